@@ -1,0 +1,1 @@
+//! Choosing an endpoint: load, health, ejection and retry budget as state machines without a clock.

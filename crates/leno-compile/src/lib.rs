@@ -1,0 +1,1 @@
+//! Configuration and workloads to what proxies act on: keyed, incremental, deterministic.

@@ -1,0 +1,1 @@
+//! Sources, compile, snapshot, distribute; certificate authority, registry, tokens, telemetry.

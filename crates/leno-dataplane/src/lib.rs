@@ -1,0 +1,1 @@
+//! Capture, identify, authorize, route, balance, forward, record.

@@ -1,0 +1,1 @@
+//! Sockets, original destinations, nftables, namespaces: the only crate with unsafe code.

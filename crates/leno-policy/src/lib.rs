@@ -1,0 +1,1 @@
+//! Route matching and authorization: the evaluator that proxy, CLI and tests share.

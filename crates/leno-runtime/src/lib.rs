@@ -1,0 +1,1 @@
+//! Named tasks, readiness, drain and signals.

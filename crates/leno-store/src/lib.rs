@@ -1,0 +1,1 @@
+//! A small versioned store: list, watch, compare-and-set; SQLite behind it.

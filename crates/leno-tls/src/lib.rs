@@ -1,0 +1,1 @@
+//! Identities, verification, rotation and certificate authority; the only user of rustls.

@@ -1,0 +1,79 @@
+//! The id of one running workload: 128 bits, written as one DNS label of 32 lower-case hex digits, and the SNI
+//! by which a caller names it on a shared address.
+
+use std::{fmt, str::FromStr};
+
+/// The id of one running workload, given by the control plane at registration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid([u8; 16]);
+
+/// The text is not 32 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a workload id is 32 lower-case hex digits")]
+pub struct UidError;
+
+impl WorkloadUid {
+    /// The id with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl FromStr for WorkloadUid {
+    type Err = UidError;
+
+    fn from_str(text: &str) -> Result<Self, UidError> {
+        let digits: &[u8; 32] = text.as_bytes().try_into().map_err(|_| UidError)?;
+        let nibble = |digit: u8| match digit {
+            b'0'..=b'9' => Ok(digit - b'0'),
+            b'a'..=b'f' => Ok(digit - b'a' + 10),
+            _ => Err(UidError),
+        };
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+            let [high, low] = *pair;
+            *byte = nibble(high)? << 4 | nibble(low)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_text_and_nothing_else_is_one() {
+        let uid = WorkloadUid::from_bytes([0xa5; 16]);
+        assert_eq!(uid.to_string(), "a5".repeat(16));
+        assert_eq!(uid.to_string().parse(), Ok(uid));
+        for bad in [
+            "",
+            "a5",
+            &"A5".repeat(16),
+            &"g0".repeat(16),
+            &"é5".repeat(8),
+        ] {
+            assert_eq!(bad.parse::<WorkloadUid>(), Err(UidError), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The mesh, end to end, in network namespaces.
