@@ -1,0 +1,3 @@
+//! Blocking netlink.
+#[derive(Debug)]
+pub(crate) struct Netlink;

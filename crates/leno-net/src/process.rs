@@ -1,0 +1,82 @@
+//! What `/proc` says about processes: memory, and who listens on a port (for error messages only).
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// A process's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident, shared pages counted whole.
+    pub rss_bytes: u64,
+    /// Resident, shared pages counted in proportion: what adds up across processes.
+    pub pss_bytes: u64,
+    /// Resident and backed by no file: heap and stacks.
+    pub rss_anon_bytes: u64,
+}
+
+/// The memory of process `pid`. The kernel walks its page tables for this: not for a hot path.
+pub fn memory(pid: i32) -> io::Result<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    parse_rollup(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "smaps_rollup lacks Rss, Pss or Anonymous"))
+}
+
+fn parse_rollup(text: &str) -> Option<Memory> {
+    let field = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    Some(Memory { rss_bytes: field("Rss")?, pss_bytes: field("Pss")?, rss_anon_bytes: field("Anonymous")? })
+}
+
+/// The process that listens on TCP `port` in this network namespace, and its program's name. For error messages
+/// only: it scans `/proc`, and sees only processes it may look into.
+#[must_use]
+pub fn owner_of_port(port: u16) -> Option<(i32, String)> {
+    let inodes: Vec<String> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| listening_inodes(&table, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    if inodes.is_empty() {
+        return None;
+    }
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let holds = fs::read_dir(entry.path().join("fd"))
+            .ok()?
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
+        if !holds {
+            return None;
+        }
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        Some((pid, name.trim_end().to_owned()))
+    })
+}
+
+/// The inodes of sockets that listen on `port`, from the text of `/proc/net/tcp` (proc(5)).
+fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+    const LISTEN: &str = "0A";
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
+            let state = fields.nth(1)?;
+            let inode = fields.nth(5)?.parse().ok()?;
+            let matches = state == LISTEN && u16::from_str_radix(local_port, 16) == Ok(port);
+            matches.then_some(inode)
+        })
+        .collect()
+}
+
+/// Asks the kernel to kill this process when the *thread* that started it ends. Does not reach grandchildren:
+/// for whole trees use `arena`.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+}

@@ -1,0 +1,111 @@
+//! All unsafe code of Leno: the system calls that have no safe wrapper.
+//!
+//! Each function is safe to call as documented; each `unsafe` block says why.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::thread::UnshareFlags;
+
+/// `setsockopt` with an `int`.
+#[expect(unsafe_code, reason = "neither std nor rustix sets SO_MARK or netlink options")]
+pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `fd` is open for the call, and the kernel reads `length` bytes of `value`, which lives through it.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Moves the calling thread into new namespaces. The descriptor table is never unshared.
+#[expect(unsafe_code, reason = "rustix marks unshare unsafe because of UnshareFlags::FILES")]
+pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    let namespaces = namespaces & !UnshareFlags::FILES;
+    // SAFETY: the only unsound flag, FILES, is masked out above: all threads keep seeing one descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }?;
+    Ok(())
+}
+
+/// Takes over a descriptor that a parent left open for this process under an agreed number.
+///
+/// The number must come from the parent, and this must be called once for it: the result closes it.
+#[expect(unsafe_code, reason = "a descriptor handed over by number has no owner yet")]
+pub(crate) fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a borrow of any number is only used for one fcntl, which answers EBADF when it is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+    // SAFETY: it is open (checked above), and by contract nothing else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Runs `hook` in the child between fork and exec.
+///
+/// `hook` must only make system calls: no allocation, no locks, no panic.
+#[expect(unsafe_code, reason = "std has no other way to drop capabilities in the child only")]
+pub(crate) fn before_exec(command: &mut Command, hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: by contract `hook` is async-signal-safe.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Program, arguments and environment as `execve` wants them; made before the fork, since nothing may be allocated after.
+pub(crate) struct Image {
+    _strings: Vec<CString>,
+    path: CString,
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+}
+
+impl Image {
+    /// `path` executed with `arguments` (the first is the program's name for itself) and `environment` (`NAME=value`).
+    pub(crate) fn new(
+        path: CString,
+        arguments: Vec<CString>,
+        environment: Vec<CString>,
+    ) -> Self {
+        let pointers = |strings: &[CString]| {
+            strings.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+        };
+        let (argument_pointers, environment_pointers) = (pointers(&arguments), pointers(&environment));
+        let mut strings = arguments;
+        strings.extend(environment);
+        Self { _strings: strings, path, arguments: argument_pointers, environment: environment_pointers }
+    }
+
+    /// Replaces this process; returns only the reason why that failed.
+    #[expect(unsafe_code, reason = "exec without allocation, for use after clone_into")]
+    pub(crate) fn execute(&self) -> rustix::io::Errno {
+        // SAFETY: the path and both arrays end with NUL, and what they point to is owned by `self`.
+        unsafe { libc::execve(self.path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
+        rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::NOEXEC)
+    }
+}
+
+/// Makes a child process in new namespaces and runs `child` in it, which must not return.
+///
+/// `child` sees a copy of this process with one thread: it must only make system calls and end with exec or
+/// exit; no allocation, no locks, no panic.
+#[expect(unsafe_code, reason = "only clone makes a process that is the first of its PID namespace")]
+pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> std::convert::Infallible) -> io::Result<i32> {
+    // SAFETY: all zero is a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = libc::c_ulonglong::from(namespaces.cast_unsigned());
+    arguments.exit_signal = libc::c_ulonglong::from(libc::SIGCHLD.cast_unsigned());
+    // SAFETY: without CLONE_VM and with no stack given this is fork; the kernel reads `arguments` only during
+    // the call. The child, by contract, makes only system calls.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        0 => match child() {},
+        pid => i32::try_from(pid).map_err(io::Error::other),
+    }
+}
+
+/// Ends this process at once, without destructors: for a child of `clone_into` that could not exec.
+#[expect(unsafe_code, reason = "std::process::exit runs handlers that belong to the parent")]
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
