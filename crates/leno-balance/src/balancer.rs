@@ -1,0 +1,308 @@
+//! Power of two choices over peak-EWMA, with ejection of endpoints that fail.
+//!
+//! Invariant: an ejected endpoint stays in the table, so that its return can be reported; and some endpoint is always
+//! offered while any is usable at all: refusing everybody because all look ill helps nobody (Envoy's panic mode).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leno_ir::{Endpoint, Health};
+use leno_types::WorkloadUid;
+
+use crate::ewma::PeakEwma;
+
+/// So many failures in a row eject an endpoint (Envoy `consecutive_5xx`).
+pub const CONSECUTIVE_FAILURES: u32 = 5;
+/// The first ejection's length; the n-th in a row is n times as long (Envoy `base_ejection_time`).
+pub const BASE_EJECTION: Duration = Duration::from_secs(30);
+/// No ejection is longer (Envoy `max_ejection_time`).
+pub const MAX_EJECTION: Duration = Duration::from_secs(300);
+/// At most this share of a service's endpoints is ejected for failures, but always one may be. An endpoint that
+/// cannot be reached at all is passed over in any case.
+pub const MAX_EJECTED_PERCENT: usize = 50;
+/// How long an endpoint that refused a connection is passed over; doubles while it goes on.
+const UNREACHABLE: Duration = Duration::from_millis(500);
+const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
+
+/// The endpoints of one service, as one worker sees them.
+#[derive(Debug, Default)]
+pub struct Balancer {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    endpoint: Arc<Endpoint>,
+    load: PeakEwma,
+    pending: u32,
+    failures: u32,
+    ejections: u32,
+    ejected_until: Option<Instant>,
+    unreachable: u32,
+    unreachable_until: Option<Instant>,
+}
+
+/// An endpoint that was chosen.
+#[derive(Clone, Debug)]
+pub struct Pick {
+    /// It.
+    pub endpoint: Arc<Endpoint>,
+    /// Nothing healthy was left, and this one was taken all the same.
+    pub forced: bool,
+}
+
+/// How an exchange with an endpoint ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer that is no failure.
+    Success,
+    /// A 5xx answer, a reset, a time-out.
+    Failure,
+    /// It could not be reached: it is passed over at once.
+    ConnectFailure,
+    /// Nothing can be concluded: the caller went away.
+    Cancelled,
+}
+
+/// An endpoint was taken out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Which.
+    pub uid: WorkloadUid,
+    /// How long.
+    pub hold: Duration,
+    /// After so many failures in a row.
+    pub failures: u32,
+}
+
+/// What `proxy endpoints` shows.
+#[derive(Clone, Debug)]
+pub struct EndpointState {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// Open requests.
+    pub pending: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// How long it stays out.
+    pub ejected_for: Option<Duration>,
+}
+
+impl Entry {
+    fn is_out(&self, now: Instant) -> bool {
+        self.ejected_until.is_some_and(|until| now < until)
+            || self.unreachable_until.is_some_and(|until| now < until)
+    }
+}
+
+impl Balancer {
+    /// Without endpoints.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a new set of endpoints; what is known of those that stay is kept.
+    pub fn update(&mut self, endpoints: &[Endpoint]) {
+        let mut old = std::mem::take(&mut self.entries);
+        self.entries = endpoints
+            .iter()
+            .map(|endpoint| {
+                let known = old
+                    .iter()
+                    .position(|entry| entry.endpoint.uid == endpoint.uid)
+                    .map(|i| old.swap_remove(i));
+                match known {
+                    Some(entry) if *entry.endpoint == *endpoint => entry,
+                    Some(entry) => Entry {
+                        endpoint: Arc::new(endpoint.clone()),
+                        ..entry
+                    },
+                    None => Entry {
+                        endpoint: Arc::new(endpoint.clone()),
+                        load: PeakEwma::new(),
+                        pending: 0,
+                        failures: 0,
+                        ejections: 0,
+                        ejected_until: None,
+                        unreachable: 0,
+                        unreachable_until: None,
+                    },
+                }
+            })
+            .collect();
+    }
+
+    /// Chooses an endpoint among those `usable` says fit, not among `avoid` if there is any other.
+    ///
+    /// Healthy ones first; then those whose health is bad or unknown; last, ejected ones.
+    pub fn pick(
+        &mut self,
+        now: Instant,
+        random: &mut dyn FnMut() -> u64,
+        usable: &dyn Fn(&Endpoint) -> bool,
+        avoid: &[WorkloadUid],
+    ) -> Option<Pick> {
+        let fresh = |entry: &Entry| usable(&entry.endpoint) && !avoid.contains(&entry.endpoint.uid);
+        let healthy = |entry: &Entry| {
+            fresh(entry) && entry.endpoint.health == Health::Healthy && !entry.is_out(now)
+        };
+        if let Some(endpoint) = self.best(now, random, &healthy) {
+            return Some(Pick {
+                endpoint,
+                forced: false,
+            });
+        }
+        let doubtful = |entry: &Entry| fresh(entry) && !entry.is_out(now);
+        let forced = self
+            .best(now, random, &doubtful)
+            .or_else(|| self.best(now, random, &fresh));
+        let forced = forced.or_else(|| self.best(now, random, &|entry| usable(&entry.endpoint)));
+        forced.map(|endpoint| Pick {
+            endpoint,
+            forced: true,
+        })
+    }
+
+    /// The cheaper of two random ones that are eligible.
+    fn best(
+        &self,
+        now: Instant,
+        random: &mut dyn FnMut() -> u64,
+        eligible: &dyn Fn(&Entry) -> bool,
+    ) -> Option<Arc<Endpoint>> {
+        let count = self.entries.iter().filter(|entry| eligible(entry)).count();
+        let nth = |n: usize| self.entries.iter().filter(|entry| eligible(entry)).nth(n);
+        let below =
+            |limit: usize, random: u64| usize::try_from(random % limit.max(1) as u64).unwrap_or(0);
+        let chosen = match count {
+            0 => return None,
+            1 => nth(0)?,
+            _ => {
+                let first = below(count, random());
+                let second = (first + 1 + below(count - 1, random())) % count;
+                let (first, second) = (nth(first)?, nth(second)?);
+                let cheaper =
+                    second.load.cost(now, second.pending) < first.load.cost(now, first.pending);
+                if cheaper { second } else { first }
+            }
+        };
+        Some(Arc::clone(&chosen.endpoint))
+    }
+
+    /// The endpoint with this id.
+    #[must_use]
+    pub fn endpoint(&self, uid: WorkloadUid) -> Option<&Arc<Endpoint>> {
+        self.entries
+            .iter()
+            .find(|entry| entry.endpoint.uid == uid)
+            .map(|entry| &entry.endpoint)
+    }
+
+    /// How many endpoints there are, fit or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// A request was sent to it.
+    pub fn started(&mut self, uid: WorkloadUid) {
+        if let Some(entry) = self.entry(uid) {
+            entry.pending += 1;
+        }
+    }
+
+    /// That request ended; `latency` is to the first byte of the answer. `Some` when this one ejects the endpoint.
+    pub fn finished(
+        &mut self,
+        uid: WorkloadUid,
+        now: Instant,
+        outcome: Outcome,
+        latency: Option<Duration>,
+    ) -> Option<Ejection> {
+        let total = self.entries.len();
+        let out = self
+            .entries
+            .iter()
+            .filter(|entry| entry.ejected_until.is_some_and(|until| now < until))
+            .count();
+        let room = out == 0 || (out + 1) * 100 <= total * MAX_EJECTED_PERCENT;
+        let entry = self.entry(uid)?;
+        entry.pending = entry.pending.saturating_sub(1);
+        if let Some(latency) = latency {
+            entry.load.observe(now, latency);
+        }
+        match outcome {
+            Outcome::Cancelled => return None,
+            Outcome::Success => {
+                (entry.failures, entry.unreachable, entry.unreachable_until) = (0, 0, None);
+                if entry
+                    .ejected_until
+                    .is_none_or(|until| now >= until + BASE_EJECTION)
+                {
+                    entry.ejections = 0;
+                }
+                return None;
+            }
+            Outcome::ConnectFailure => {
+                let hold = UNREACHABLE
+                    .saturating_mul(1 << entry.unreachable.min(5))
+                    .min(UNREACHABLE_MAX);
+                entry.unreachable = entry.unreachable.saturating_add(1);
+                entry.unreachable_until = Some(now + hold);
+                entry.failures += 1;
+            }
+            Outcome::Failure => entry.failures += 1,
+        }
+        let tripped = entry.failures >= CONSECUTIVE_FAILURES
+            && room
+            && entry.ejected_until.is_none_or(|until| now >= until);
+        tripped.then(|| {
+            let failures = std::mem::take(&mut entry.failures);
+            entry.ejections = entry.ejections.saturating_add(1);
+            let hold = BASE_EJECTION
+                .saturating_mul(entry.ejections)
+                .min(MAX_EJECTION);
+            entry.ejected_until = Some(now + hold);
+            Ejection {
+                uid,
+                hold,
+                failures,
+            }
+        })
+    }
+
+    /// Every endpoint as it stands.
+    #[must_use]
+    pub fn states(&self, now: Instant) -> Vec<EndpointState> {
+        let state = |entry: &Entry| {
+            let until = entry.ejected_until.max(entry.unreachable_until);
+            EndpointState {
+                endpoint: Arc::clone(&entry.endpoint),
+                pending: entry.pending,
+                failures: entry.failures,
+                ejected_for: until
+                    .and_then(|until| until.checked_duration_since(now))
+                    .filter(|left| !left.is_zero()),
+            }
+        };
+        self.entries.iter().map(state).collect()
+    }
+
+    fn entry(&mut self, uid: WorkloadUid) -> Option<&mut Entry> {
+        self.entries
+            .iter_mut()
+            .find(|entry| entry.endpoint.uid == uid)
+    }
+}
+
+#[cfg(test)]
+mod tests;
