@@ -71,3 +71,30 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use rustix::process::{Signal as Raw, getpid, kill_process};
+
+    use super::{Signal, Signals};
+
+    #[tokio::test]
+    async fn each_signal_is_told_apart_and_a_hangup_is_no_end() {
+        let mut signals = Signals::new().unwrap();
+        for (raw, expected) in [
+            (Raw::HUP, Signal::Hangup),
+            (Raw::INT, Signal::Interrupt),
+            (Raw::TERM, Signal::Terminate),
+        ] {
+            kill_process(getpid(), raw).unwrap();
+            assert_eq!(signals.next().await, expected);
+        }
+        kill_process(getpid(), Raw::HUP).unwrap();
+        assert_eq!(signals.next().await, Signal::Hangup);
+        kill_process(getpid(), Raw::HUP).unwrap();
+        kill_process(getpid(), Raw::TERM).unwrap();
+        assert_eq!(signals.next_end().await, Signal::Terminate);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
@@ -10,13 +11,19 @@ use crate::panics;
 /// Helper threads one runtime may hold, for name look-ups and files. Further such work waits its turn.
 const MAX_BLOCKING_THREADS: usize = 8;
 
+/// How long the end waits for such helpers: a name look-up that hangs must not hold up a process that stops.
+const HELPER_GRACE: Duration = Duration::from_secs(1);
+
 /// Runs `work` to its end on this thread, with a runtime of its own on which `spawn_local` works; its helper threads
-/// carry `name`. Tasks that still run when `work` ends are dropped.
+/// carry `name`. Tasks that still run when `work` ends are dropped; helper threads are waited for one second at most.
 ///
 /// # Panics
 /// When called within a runtime, and when the operating system refuses what a runtime needs (file descriptors).
 pub fn block_on_local<F: Future>(name: &str, work: F) -> F::Output {
-    runtime(name).block_on(work)
+    let runtime = runtime(name);
+    let output = runtime.block_on(work);
+    runtime.shutdown_timeout(HELPER_GRACE);
+    output
 }
 
 /// Starts a thread called `name` that runs, on a runtime of its own, the future that `make` makes there.
@@ -34,7 +41,7 @@ where
     let body = move || {
         // What unwinds is the whole thread: nothing of it is used after, so nothing broken can be seen.
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            runtime(&owned).block_on(async { make().await })
+            block_on_local(&owned, async { make().await })
         }));
         ended.unwrap_or_else(|payload| {
             panics::report(&owned, panics::message(&*payload));
@@ -77,6 +84,21 @@ mod tests {
                 .unwrap()
         });
         assert_eq!(answer, 42);
+    }
+
+    #[test]
+    fn a_helper_that_hangs_does_not_hold_up_the_end() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        block_on_local("test", async {
+            let (started, starting) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                started.send(()).unwrap();
+                assert!(released.recv().is_ok());
+            });
+            starting.await.unwrap();
+        });
+        // Only now may the helper end; a join without bound would never have come here.
+        release.send(()).unwrap();
     }
 
     #[test]
