@@ -6,6 +6,7 @@
 mod app_protocol;
 mod duration;
 mod identity;
+mod join_token;
 mod name;
 mod refusal;
 mod uid;
@@ -13,6 +14,7 @@ mod uid;
 pub use app_protocol::{AppProtocol, AppProtocolError};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use identity::{Identity, IdentityError, TrustDomain};
+pub use join_token::{HostPort, HostPortError, JoinToken, JoinTokenError};
 pub use name::{DnsLabel, MeshName, NameError, ServiceName, parse_service_host};
 pub use refusal::Refusal;
 pub use uid::{UidError, WorkloadUid};
