@@ -1,1 +1,24 @@
 //! Sources, compile, snapshot, distribute; certificate authority, registry, tokens, telemetry.
+//!
+//! Owns everything a mesh's control plane does behind one TLS port and one admin socket. Never routes a request.
+//! Invariant: what decides ([`registry`], [`distribution`], [`vips`], [`telemetry`]) has no clock, socket or
+//! randomness of its own.
+
+pub mod config;
+pub mod documents;
+mod error;
+mod server;
+
+pub use config::Config;
+pub use error::StartError;
+pub use server::Bound;
+
+use leno_runtime::Stop;
+
+/// Runs a control plane until `stop`. Needs a current-thread runtime on which local tasks can be started.
+///
+/// # Errors
+/// What keeps it from starting, and what to do about it.
+pub async fn run(config: Config, stop: Stop) -> Result<(), StartError> {
+    Bound::bind(config).await?.serve(stop).await
+}
