@@ -82,12 +82,12 @@ impl Image {
     }
 }
 
-/// Makes a child process in new namespaces and runs `child` in it, which must not return.
+/// Makes a child process in new namespaces and runs `child` in it, whose exit code is what that returns.
 ///
-/// `child` sees a copy of this process with one thread: it must only make system calls and end with exec or
-/// exit; no allocation, no locks, no panic.
+/// `child` sees a copy of this process with one thread: it must only make system calls; no allocation, no locks,
+/// no panic.
 #[expect(unsafe_code, reason = "only clone makes a process that is the first of its PID namespace")]
-pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> std::convert::Infallible) -> io::Result<i32> {
+pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: all zero is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = libc::c_ulonglong::from(namespaces.cast_unsigned());
@@ -97,14 +97,14 @@ pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> std::convert::
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     match result {
         -1 => Err(io::Error::last_os_error()),
-        0 => match child() {},
+        0 => exit_now(child()),
         pid => i32::try_from(pid).map_err(io::Error::other),
     }
 }
 
-/// Ends this process at once, without destructors: for a child of `clone_into` that could not exec.
+/// Ends this process at once, without destructors.
 #[expect(unsafe_code, reason = "std::process::exit runs handlers that belong to the parent")]
-pub(crate) fn exit_now(code: i32) -> ! {
+fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }

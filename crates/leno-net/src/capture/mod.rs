@@ -1,8 +1,24 @@
 //! Redirects a namespace's, or some programs', connections to Leno: one atomic nftables batch for IPv4 and IPv6.
 
+mod nft;
+mod rules;
+
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::NetError;
+use crate::netlink::{self, Batch, Netlink};
+
+const CAPABILITY: &str = "CAP_NET_ADMIN";
+
+/// The most cgroups of one table.
+pub const MAX_CGROUPS: usize = 1024;
+
+/// The most excluded ports in one direction, Leno's own included.
+pub const MAX_PORTS: usize = 1024;
+
+/// The most excluded networks.
+pub const MAX_CIDRS: usize = 128;
 
 /// The firewall mark of Leno's own sockets, which no capture touches.
 pub const MARK: u32 = 0x1e_e0;
@@ -41,7 +57,7 @@ pub struct WholeNamespace {
 }
 
 /// A cgroup (v2), as the kernel matches it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cgroup {
     /// How deep below the root of the hierarchy; a child of the root has 1.
     pub level: u32,
@@ -61,37 +77,63 @@ pub struct HostCgroups {
     pub cgroups: Vec<Cgroup>,
 }
 
-fn later<T>(table: &str) -> Result<T, NetError> {
-    Err(NetError::io(table.to_owned(), std::io::Error::from(std::io::ErrorKind::Unsupported)))
-}
-
 impl OwnNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        later(table)
+        install(table, &self.batch(table))
     }
 }
 
 impl WholeNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        later(table)
+        install(table, &self.batch(table)?)
     }
 }
 
 impl HostCgroups {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        later(table)
+        install(table, &self.batch(table)?)
     }
 }
 
 /// Removes table `inet TABLE`; true when there was one.
 pub fn remove(table: &str) -> Result<bool, NetError> {
-    later(table)
+    let batch = nft::Table::delete(table).finish();
+    found(open().and_then(|mut netlink| netlink.send(&batch)), || format!("remove nftables table {table}"))
 }
 
 /// Whether there is a table `inet TABLE`.
 pub fn exists(table: &str) -> Result<bool, NetError> {
-    later(table)
+    let request = nft::get(table);
+    found(open().and_then(|mut netlink| netlink.ask(&request, |_| {})), || format!("look for nftables table {table}"))
+}
+
+fn open() -> io::Result<Netlink> {
+    Netlink::open(netlink::NETFILTER)
+}
+
+fn install(table: &str, batch: &Batch) -> Result<(), NetError> {
+    let what = format!("capture connections with nftables table {table}");
+    let result = open().and_then(|mut netlink| netlink.send(batch));
+    result.map_err(|error| match netlink::errno(&error) {
+        // A chain type or expression whose module is missing is "not found", and so are a missing protocol or family.
+        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => NetError::Unsupported {
+            what,
+            advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct and, for programs on the host's network, nft_socket",
+            source: error,
+        },
+        _ => NetError::step(what, CAPABILITY, error),
+    })?;
+    tracing::debug!(table, bytes = batch.len(), "capture rules installed");
+    Ok(())
+}
+
+fn found(result: io::Result<()>, what: impl FnOnce() -> String) -> Result<bool, NetError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(NetError::step(what(), CAPABILITY, error)),
+    }
 }

@@ -1,0 +1,386 @@
+//! nftables as netlink messages: tables, chains, sets and rules, as `linux/netfilter/nf_tables.h` numbers them.
+//!
+//! Attributes are big-endian; values compared with a mark, a cgroup id or a connection state are in the host's order, as
+//! the kernel has them in its registers. A payload is only read after the network protocol was checked.
+
+use std::net::IpAddr;
+
+use crate::netlink::{ACK, Attributes, Batch, CREATE};
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEW_TABLE: u16 = 0;
+const GET_TABLE: u16 = 1;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+const NEW_SET_ELEMENT: u16 = 12;
+
+const FAMILY_INET: u8 = 1;
+const FAMILY_IPV4: u8 = 2;
+const FAMILY_IPV6: u8 = 10;
+
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const REGISTER_VERDICT: u32 = 0;
+const REGISTER: u32 = 1;
+const ACCEPT: i32 = 1;
+const GOTO: i32 = -4;
+
+const META_MARK: u32 = 3;
+const META_IIFTYPE: u32 = 8;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const ARPHRD_LOOPBACK: u16 = 772;
+const CT_STATE: u32 = 0;
+const SOCKET_CGROUPV2: u32 = 3;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
+
+/// Established or related (`NF_CT_STATE_BIT`).
+const CT_KNOWN: u32 = 2 | 4;
+
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// What a base chain does and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hook {
+    /// Address translation of packets made here.
+    NatOutput,
+    /// Address translation of packets that come in.
+    NatPrerouting,
+    /// Filter of packets made here, after translation.
+    FilterOutput,
+    /// Filter of packets delivered here, after translation.
+    FilterInput,
+}
+
+/// What a set's keys are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Key {
+    Port,
+    Cgroup,
+}
+
+impl Key {
+    /// The type's number in the `nft` tool, which only it reads, and the length.
+    fn kind_and_length(self) -> (u32, u32) {
+        match self {
+            Self::Port => (13, 2),
+            Self::Cgroup => (46, 8),
+        }
+    }
+}
+
+/// Why a packet is refused, for whichever network protocol it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reject {
+    PortUnreachable = 1,
+    Prohibited = 3,
+}
+
+/// A table under construction, as one batch that is applied wholly or not at all.
+#[derive(Debug)]
+pub(super) struct Table<'a> {
+    name: &'a str,
+    batch: Batch,
+    sets: u32,
+}
+
+impl<'a> Table<'a> {
+    /// A batch that replaces table `name`, if there is one, by what is added next.
+    pub(super) fn replace(name: &'a str) -> Self {
+        let mut table = Self::begin(name);
+        // Deleting what is not there is an error, so it is made first; kernels since 6.3 know DESTROYTABLE.
+        table.message(NEW_TABLE, CREATE, |_| {});
+        table.message(DELETE_TABLE, 0, |_| {});
+        table.message(NEW_TABLE, CREATE, |_| {});
+        table
+    }
+
+    /// A batch that deletes table `name`.
+    pub(super) fn delete(name: &'a str) -> Self {
+        let mut table = Self::begin(name);
+        table.message(DELETE_TABLE, 0, |_| {});
+        table
+    }
+
+    fn begin(name: &'a str) -> Self {
+        let mut batch = Batch::default();
+        batch.message(BATCH_BEGIN, 0, &generation(0), |_| {});
+        Self { name, batch, sets: 0 }
+    }
+
+    /// The finished batch.
+    pub(super) fn finish(mut self) -> Batch {
+        self.batch.message(BATCH_END, 0, &generation(0), |_| {});
+        self.batch
+    }
+
+    /// A message of the table; its name is the first attribute of all of them.
+    fn message(&mut self, kind: u16, flags: u16, attributes: impl FnOnce(&mut Attributes<'_>)) {
+        let name = self.name;
+        self.batch.message(SUBSYSTEM << 8 | kind, flags | ACK, &family(FAMILY_INET), |to| {
+            to.text(1, name);
+            attributes(to);
+        });
+    }
+
+    /// A base chain.
+    pub(super) fn base_chain(&mut self, chain: &str, hook: Hook) {
+        let (number, priority, kind): (u32, i32, &str) = match hook {
+            Hook::NatPrerouting => (0, -100, "nat"),
+            Hook::FilterInput => (1, 0, "filter"),
+            Hook::NatOutput => (3, -100, "nat"),
+            Hook::FilterOutput => (3, 0, "filter"),
+        };
+        self.message(NEW_CHAIN, CREATE, |to| {
+            to.text(3, chain);
+            to.nested(4, |to| {
+                to.u32_be(1, number);
+                to.u32_be(2, priority.cast_unsigned());
+            });
+            to.text(7, kind);
+        });
+    }
+
+    /// A chain that others go to.
+    pub(super) fn chain(&mut self, chain: &str) {
+        self.message(NEW_CHAIN, CREATE, |to| to.text(3, chain));
+    }
+
+    /// A set with its elements, which must differ.
+    pub(super) fn set(&mut self, set: &str, key: Key, elements: impl Iterator<Item = Vec<u8>>) {
+        let (kind, length) = key.kind_and_length();
+        self.sets += 1;
+        let id = self.sets;
+        self.message(NEW_SET, CREATE, |to| {
+            to.text(2, set);
+            to.u32_be(3, 0);
+            to.u32_be(4, kind);
+            to.u32_be(5, length);
+            to.u32_be(10, id);
+        });
+        self.message(NEW_SET_ELEMENT, CREATE, |to| {
+            to.text(2, set);
+            to.u32_be(4, id);
+            to.nested(3, |to| {
+                for element in elements {
+                    to.nested(1, |to| to.nested(1, |to| to.bytes(DATA_VALUE, &element)));
+                }
+            });
+        });
+    }
+
+    /// A rule at the end of `chain`.
+    pub(super) fn rule(&mut self, chain: &str, expressions: impl FnOnce(&mut Rule<'_, '_>)) {
+        const APPEND: u16 = 0x800;
+        self.message(NEW_RULE, CREATE | APPEND, |to| {
+            to.text(2, chain);
+            to.nested(4, |to| expressions(&mut Rule(to)));
+        });
+    }
+}
+
+/// `struct nfgenmsg` of a table's messages.
+fn family(family: u8) -> [u8; 4] {
+    [family, 0, 0, 0]
+}
+
+/// A request for table `name` itself.
+pub(super) fn get(name: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.message(SUBSYSTEM << 8 | GET_TABLE, 0, &family(FAMILY_INET), |to| to.text(1, name));
+    batch
+}
+
+/// `struct nfgenmsg` of the batch's begin and end: the subsystem is its resource.
+fn generation(family: u8) -> [u8; 4] {
+    let [high, low] = SUBSYSTEM.to_be_bytes();
+    [family, 0, high, low]
+}
+
+/// A rule's expressions: matches in order, then one verdict.
+pub(super) struct Rule<'a, 'b>(&'a mut Attributes<'b>);
+
+impl Rule<'_, '_> {
+    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+        self.0.nested(1, |to| {
+            to.text(1, name);
+            to.nested(2, data);
+        });
+        self
+    }
+
+    fn compare(&mut self, operator: u32, value: &[u8]) -> &mut Self {
+        self.expression("cmp", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, operator);
+            to.nested(3, |to| to.bytes(DATA_VALUE, value));
+        })
+    }
+
+    fn meta(&mut self, key: u32, value: &[u8]) -> &mut Self {
+        self.expression("meta", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, key);
+        });
+        self.compare(EQUAL, value)
+    }
+
+    fn load(&mut self, base: u32, offset: u32, length: u32) -> &mut Self {
+        self.expression("payload", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, base);
+            to.u32_be(3, offset);
+            to.u32_be(4, length);
+        })
+    }
+
+    fn mask(&mut self, mask: &[u8]) -> &mut Self {
+        let length = u32::try_from(mask.len()).unwrap_or_default();
+        self.expression("bitwise", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, REGISTER);
+            to.u32_be(3, length);
+            to.nested(4, |to| to.bytes(DATA_VALUE, mask));
+            to.nested(5, |to| to.bytes(DATA_VALUE, &vec![0; mask.len()]));
+        })
+    }
+
+    fn lookup(&mut self, set: &str) -> &mut Self {
+        self.expression("lookup", |to| {
+            to.text(1, set);
+            to.u32_be(2, REGISTER);
+        })
+    }
+
+    pub(super) fn mark(&mut self, mark: u32) -> &mut Self {
+        self.meta(META_MARK, &mark.to_ne_bytes())
+    }
+
+    pub(super) fn protocol(&mut self, protocol: u8) -> &mut Self {
+        self.meta(META_L4PROTO, &[protocol])
+    }
+
+    /// The packet came in by loopback.
+    pub(super) fn from_loopback(&mut self) -> &mut Self {
+        self.meta(META_IIFTYPE, &ARPHRD_LOOPBACK.to_ne_bytes())
+    }
+
+    /// It belongs to a connection, or is an error about one, that was let through before.
+    pub(super) fn known_connection(&mut self) -> &mut Self {
+        self.expression("ct", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, CT_STATE);
+        });
+        self.mask(&CT_KNOWN.to_ne_bytes());
+        self.compare(NOT_EQUAL, &[0; 4])
+    }
+
+    /// The destination is in a network.
+    pub(super) fn destination(&mut self, network: (IpAddr, u8)) -> &mut Self {
+        let (address, prefix) = network;
+        let mask = |bytes: usize| -> Vec<u8> {
+            let ones = u128::MAX.checked_shl(128_u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
+            ones.to_be_bytes().into_iter().take(bytes).collect()
+        };
+        match address {
+            IpAddr::V4(address) => {
+                self.meta(META_NFPROTO, &[FAMILY_IPV4]).load(NETWORK_HEADER, 16, 4);
+                self.masked_compare(&mask(4), &address.octets())
+            }
+            IpAddr::V6(address) => {
+                self.meta(META_NFPROTO, &[FAMILY_IPV6]).load(NETWORK_HEADER, 24, 16);
+                self.masked_compare(&mask(16), &address.octets())
+            }
+        }
+    }
+
+    fn masked_compare(&mut self, mask: &[u8], address: &[u8]) -> &mut Self {
+        let network: Vec<u8> = address.iter().zip(mask).map(|(byte, mask)| byte & mask).collect();
+        if mask.iter().any(|byte| *byte != u8::MAX) {
+            self.mask(mask);
+        }
+        self.compare(EQUAL, &network)
+    }
+
+    /// Destination port of TCP or UDP; the protocol must be checked already.
+    pub(super) fn port(&mut self, port: u16) -> &mut Self {
+        self.load(TRANSPORT_HEADER, 2, 2).compare(EQUAL, &port.to_be_bytes())
+    }
+
+    /// As `port`, in a set.
+    pub(super) fn port_in(&mut self, set: &str) -> &mut Self {
+        self.load(TRANSPORT_HEADER, 2, 2).lookup(set)
+    }
+
+    /// The socket was made in, or below, a cgroup of a set of cgroups at `level`.
+    pub(super) fn cgroup_in(&mut self, level: u32, set: &str) -> &mut Self {
+        self.expression("socket", |to| {
+            to.u32_be(1, SOCKET_CGROUPV2);
+            to.u32_be(2, REGISTER);
+            to.u32_be(3, level);
+        });
+        self.lookup(set)
+    }
+
+    /// An echo request over IPv4.
+    pub(super) fn ping_v4(&mut self) -> &mut Self {
+        self.meta(META_NFPROTO, &[FAMILY_IPV4]).protocol(ICMP).load(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[8])
+    }
+
+    /// An echo request over IPv6.
+    pub(super) fn ping_v6(&mut self) -> &mut Self {
+        self.meta(META_NFPROTO, &[FAMILY_IPV6]).protocol(ICMPV6).load(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[128])
+    }
+
+    fn verdict(&mut self, code: i32, chain: Option<&str>) {
+        self.expression("immediate", |to| {
+            to.u32_be(1, REGISTER_VERDICT);
+            to.nested(2, |to| {
+                to.nested(DATA_VERDICT, |to| {
+                    to.u32_be(1, code.cast_unsigned());
+                    if let Some(chain) = chain {
+                        to.text(2, chain);
+                    }
+                });
+            });
+        });
+    }
+
+    /// Lets the packet pass this chain.
+    pub(super) fn accept(&mut self) {
+        self.verdict(ACCEPT, None);
+    }
+
+    /// Goes on in another chain, and does not come back.
+    pub(super) fn goto(&mut self, chain: &str) {
+        self.verdict(GOTO, Some(chain));
+    }
+
+    /// Sends the connection to a port of this namespace: on loopback for packets made here.
+    pub(super) fn redirect(&mut self, port: u16) {
+        self.expression("immediate", |to| {
+            to.u32_be(1, REGISTER);
+            to.nested(2, |to| to.bytes(DATA_VALUE, &port.to_be_bytes()));
+        });
+        self.expression("redir", |to| to.u32_be(1, REGISTER));
+    }
+
+    /// Refuses the packet and tells its sender.
+    pub(super) fn reject(&mut self, why: Reject) {
+        const ICMPX: u32 = 2;
+        self.expression("reject", |to| {
+            to.u32_be(1, ICMPX);
+            to.bytes(2, &[why as u8]);
+        });
+    }
+}

@@ -1,0 +1,144 @@
+//! Which packets each kind of capture takes: pure functions from a description to a batch.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use leno_types::ports;
+
+use super::nft::{Hook, Key, Reject, TCP, Table, UDP};
+use super::{Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4, VIP_RANGE_V6, WholeNamespace};
+use crate::NetError;
+use crate::netlink::Batch;
+
+const OUTPUT: &str = "output";
+const INBOUND: &str = "inbound";
+const CAPTURED: &str = "captured";
+const REJECT: &str = "reject";
+const REFUSED: &str = "refused";
+
+/// systemd-resolved's address: the one on loopback that is captured, for DNS.
+const STUB_RESOLVER: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 32);
+const LOOPBACK: [(IpAddr, u8); 2] = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
+const VIPS: [(IpAddr, u8); 2] = [(IpAddr::V4(VIP_RANGE_V4.0), VIP_RANGE_V4.1), (IpAddr::V6(VIP_RANGE_V6.0), VIP_RANGE_V6.1)];
+const DNS: u16 = 53;
+
+impl OwnNamespace {
+    pub(super) fn batch(&self, name: &str) -> Batch {
+        let mut table = Table::replace(name);
+        table.base_chain(OUTPUT, Hook::NatOutput);
+        table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
+        capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
+
+        // On the way in, not out: everything here is delivered by loopback, and a packet dropped on its way out
+        // is EPERM to its sender, while one refused on its way in is ECONNREFUSED.
+        table.base_chain(REJECT, Hook::FilterInput);
+        table.rule(REJECT, |rule| rule.known_connection().accept());
+        for network in LOOPBACK {
+            table.rule(REJECT, |rule| rule.destination(network).accept());
+        }
+        table.rule(REJECT, |rule| rule.mark(MARK).accept());
+        table.rule(REJECT, |rule| rule.protocol(UDP).reject(Reject::PortUnreachable));
+        table.rule(REJECT, |rule| rule.ping_v4().reject(Reject::Prohibited));
+        table.rule(REJECT, |rule| rule.ping_v6().reject(Reject::Prohibited));
+        table.finish()
+    }
+}
+
+impl WholeNamespace {
+    pub(super) fn batch(&self, name: &str) -> Result<Batch, NetError> {
+        let own_ports = (ports::ADMIN..=ports::DNS).filter(|port| ports::is_reserved(*port));
+        let own_ports = own_ports.chain([self.outbound_port, self.inbound_port, self.dns_port]);
+        let left_in = distinct(self.excluded_inbound_ports.iter().copied().chain(own_ports));
+        let left_out = distinct(self.excluded_outbound_ports.iter().copied());
+        at_most("excluded ports", left_in.len().max(left_out.len()), MAX_PORTS)?;
+        at_most("excluded networks", self.excluded_outbound_cidrs.len(), MAX_CIDRS)?;
+
+        let mut table = Table::replace(name);
+        let port_key = |port: u16| port.to_be_bytes().to_vec();
+        table.set("ports_in", Key::Port, left_in.into_iter().map(port_key));
+        table.set("ports_out", Key::Port, left_out.into_iter().map(port_key));
+
+        table.base_chain(OUTPUT, Hook::NatOutput);
+        table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
+        for network in &self.excluded_outbound_cidrs {
+            table.rule(OUTPUT, |rule| rule.destination(*network).accept());
+        }
+        for protocol in [TCP, UDP] {
+            table.rule(OUTPUT, |rule| rule.protocol(protocol).port_in("ports_out").accept());
+        }
+        capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
+
+        table.base_chain(INBOUND, Hook::NatPrerouting);
+        table.rule(INBOUND, |rule| rule.from_loopback().accept());
+        table.rule(INBOUND, |rule| rule.mark(MARK).accept());
+        table.rule(INBOUND, |rule| rule.protocol(TCP).port_in("ports_in").accept());
+        table.rule(INBOUND, |rule| rule.protocol(TCP).redirect(self.inbound_port));
+
+        table.base_chain(REJECT, Hook::FilterOutput);
+        table.rule(REJECT, |rule| rule.mark(MARK).accept());
+        refuse_vips(&mut table, REJECT);
+        Ok(table.finish())
+    }
+}
+
+impl HostCgroups {
+    pub(super) fn batch(&self, name: &str) -> Result<Batch, NetError> {
+        let cgroups = distinct(self.cgroups.iter().copied());
+        at_most("cgroups", cgroups.len(), MAX_CGROUPS)?;
+        let levels = distinct(cgroups.iter().map(|cgroup| cgroup.level));
+
+        let mut table = Table::replace(name);
+        // Chains first: rules may only name what is there.
+        table.chain(CAPTURED);
+        capture_outgoing(&mut table, CAPTURED, self.outbound_port, self.dns_port);
+        table.chain(REFUSED);
+        refuse_vips(&mut table, REFUSED);
+        table.base_chain(OUTPUT, Hook::NatOutput);
+        table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
+        table.base_chain(REJECT, Hook::FilterOutput);
+        table.rule(REJECT, |rule| rule.mark(MARK).accept());
+        for level in levels {
+            let set = format!("cgroups_{level}");
+            let members = cgroups.iter().filter(|cgroup| cgroup.level == level);
+            table.set(&set, Key::Cgroup, members.map(|Cgroup { id, .. }| id.to_ne_bytes().to_vec()));
+            table.rule(OUTPUT, |rule| rule.cgroup_in(level, &set).goto(CAPTURED));
+            // This chain sees every packet of the host: the destination is checked before the cgroup is looked up.
+            for network in VIPS {
+                table.rule(REJECT, |rule| rule.destination(network).cgroup_in(level, &set).goto(REFUSED));
+            }
+        }
+        Ok(table.finish())
+    }
+}
+
+/// TCP beyond loopback to `outbound`, and DNS anywhere beyond it, or to the stub resolver, to `dns`.
+fn capture_outgoing(table: &mut Table<'_>, chain: &str, outbound: u16, dns: u16) {
+    for protocol in [UDP, TCP] {
+        table.rule(chain, |rule| rule.destination(STUB_RESOLVER).protocol(protocol).port(DNS).redirect(dns));
+    }
+    for network in LOOPBACK {
+        table.rule(chain, |rule| rule.destination(network).accept());
+    }
+    for protocol in [UDP, TCP] {
+        table.rule(chain, |rule| rule.protocol(protocol).port(DNS).redirect(dns));
+    }
+    table.rule(chain, |rule| rule.protocol(TCP).redirect(outbound));
+}
+
+/// UDP and pings to virtual addresses are refused at once, so that clients fall back.
+fn refuse_vips(table: &mut Table<'_>, chain: &str) {
+    for network in VIPS {
+        table.rule(chain, |rule| rule.destination(network).protocol(UDP).reject(Reject::PortUnreachable));
+    }
+    let [v4, v6] = VIPS;
+    table.rule(chain, |rule| rule.destination(v4).ping_v4().reject(Reject::Prohibited));
+    table.rule(chain, |rule| rule.destination(v6).ping_v6().reject(Reject::Prohibited));
+}
+
+/// Sorted and without doubles, which a set would refuse.
+fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
+    values.collect::<std::collections::BTreeSet<T>>().into_iter().collect()
+}
+
+fn at_most(what: &'static str, given: usize, limit: usize) -> Result<(), NetError> {
+    if given <= limit { Ok(()) } else { Err(NetError::TooMany { what, given, limit }) }
+}
