@@ -1,1 +1,14 @@
-//! Configuration and workloads to what proxies act on: keyed, incremental, deterministic.
+//! Configuration and workloads to what proxies act on: keyed, incremental, deterministic (CP11).
+//!
+//! Owns what was compiled. Each output is a pure function of a key and a view; the view records what was read, so that
+//! a change recompiles exactly its readers. Reads no clock and no socket; nothing here can fail: what dangles becomes
+//! an output that refuses, and a condition that says so.
+//! Invariant: after any sequence of changes, the outputs equal a fresh compilation of what is known, byte for byte.
+
+mod compiler;
+mod input;
+mod output;
+
+pub use compiler::Compiler;
+pub use input::{Input, RegisteredPort, WorkloadRecord};
+pub use output::{Condition, EffectiveService, Key, Output};

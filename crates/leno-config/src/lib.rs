@@ -1,1 +1,47 @@
 //! The resources people write: parsed, defaulted, validated, and what is wrong with them and where.
+//!
+//! Owns the vocabulary of documents. Refuses whatever it cannot honour whole: unknown fields, fields of the
+//! Kubernetes or Gateway API that Leno does not have yet, values that mean two things. Reads no file and no clock.
+//! Invariant: a [`Resource`] needs no further check of itself; only references to other objects may dangle.
+
+mod access_policy;
+mod document;
+mod fields;
+mod finding;
+mod httproute;
+mod kind;
+mod meta;
+mod resource;
+mod service;
+mod template;
+mod yaml;
+
+use serde_json::Value;
+
+pub use document::{Document, parse_documents};
+pub use finding::{Finding, nearest};
+pub use kind::Kind;
+pub use resource::{
+    AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, BackendRef, HttpRoute,
+    IpFamily, Meta, ParentRef, PathMatch, Principal, Resource, RouteMatch, RouteRule,
+    SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort, TargetPort,
+};
+pub use template::{SplitBackend, access_policy, httproute_split, service_template};
+
+/// A document the server can store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admitted {
+    /// The document with its defaults.
+    pub value: Value,
+    /// The same, typed.
+    pub resource: Resource,
+}
+
+/// Reads a document as the server does: unknown fields refused, defaults set, everything checked. The namespace is
+/// `default` where the document has none.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the document.
+pub fn admit(kind: Kind, value: Value) -> Result<Admitted, Vec<Finding>> {
+    fields::admit(kind, value)
+}

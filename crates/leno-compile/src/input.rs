@@ -1,0 +1,127 @@
+//! What is compiled: objects as people wrote them, and what the registry knows.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use leno_config::{Kind, Resource};
+use leno_ir::{Health, Mesh};
+use leno_types::{AppProtocol, DnsLabel, ServiceName, WorkloadUid};
+
+/// One change of what is known. `None` means that it is gone.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An applied object: kind, namespace, name. The resource is of that kind and has that name.
+    Object(Kind, DnsLabel, DnsLabel, Option<Arc<Resource>>),
+    /// A registered workload.
+    Workload(WorkloadUid, Option<Arc<WorkloadRecord>>),
+    /// The virtual addresses of a service; none when it has none (any more).
+    Vips(ServiceName, Vec<IpAddr>),
+    /// The mesh.
+    Mesh(Arc<Mesh>),
+}
+
+/// A registered workload, as the registry authorised it (CP5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadRecord {
+    /// Its id.
+    pub uid: WorkloadUid,
+    /// Its namespace.
+    pub namespace: DnsLabel,
+    /// Its name, unique in the mesh while it lives.
+    pub name: String,
+    /// Its service account.
+    pub service_account: DnsLabel,
+    /// The service it is registered for; `None` when it only calls.
+    pub service: Option<ServiceName>,
+    /// Its version; empty when it has none.
+    pub version: String,
+    /// Labels beside those that [`WorkloadRecord::all_labels`] adds.
+    pub labels: BTreeMap<String, String>,
+    /// Where its proxy is reached.
+    pub addresses: Vec<IpAddr>,
+    /// The port of its proxy there.
+    pub hbone_port: u16,
+    /// The agent that hosts it.
+    pub agent: DnsLabel,
+    /// What it serves.
+    pub ports: Vec<RegisteredPort>,
+    /// Whether its checks pass.
+    pub health: Health,
+    /// Whether it is ready to be called at all.
+    pub ready: bool,
+}
+
+/// A port a workload was registered with: `--port 80:8080/http`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegisteredPort {
+    /// The port of its service.
+    pub service_port: u16,
+    /// Where the program listens.
+    pub workload_port: u16,
+    /// What it speaks; `None` is detected.
+    pub protocol: Option<AppProtocol>,
+    /// The port of the host for callers from outside the mesh.
+    pub published: Option<u16>,
+}
+
+impl RegisteredPort {
+    /// The name by which a `targetPort` may mean this port, and which a derived service's port has: `http-80`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let prefix = self.protocol.map_or("port", AppProtocol::as_str);
+        format!("{prefix}-{}", self.service_port)
+    }
+}
+
+impl WorkloadRecord {
+    /// The labels that selectors see: its own, and `app`, `version`, `leno.dev/service` and
+    /// `leno.dev/service-account` as registered, which nothing it says of itself can change.
+    #[must_use]
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        for own in ["leno.dev/service", "leno.dev/service-account"] {
+            labels.remove(own);
+        }
+        if let Some(service) = &self.service {
+            labels.insert("app".into(), service.name.to_string());
+            labels.insert("leno.dev/service".into(), service.name.to_string());
+        }
+        if !self.version.is_empty() {
+            labels.insert("version".into(), self.version.clone());
+        }
+        labels.insert(
+            "leno.dev/service-account".into(),
+            self.service_account.to_string(),
+        );
+        labels
+    }
+
+    /// The service for its version alone, `cart-v2`; `None` where that is no name.
+    #[must_use]
+    pub fn version_service(&self) -> Option<ServiceName> {
+        let service = self.service.as_ref()?;
+        if self.version.is_empty() {
+            return None;
+        }
+        let version = self.version.to_ascii_lowercase().replace(['.', '_'], "-");
+        let name = format!("{}-{version}", service.name).parse().ok()?;
+        Some(ServiceName::new(service.namespace.clone(), name))
+    }
+
+    /// The services it is registered for: its own and its version's.
+    pub(crate) fn registered_for(&self) -> impl Iterator<Item = ServiceName> {
+        self.service
+            .clone()
+            .into_iter()
+            .chain(self.version_service())
+    }
+
+    /// Whether everything that routes and services depend on is the same; health, readiness and place may differ.
+    pub(crate) fn same_shape(&self, other: &Self) -> bool {
+        self.namespace == other.namespace
+            && self.service_account == other.service_account
+            && self.service == other.service
+            && self.version == other.version
+            && self.labels == other.labels
+            && self.ports == other.ports
+    }
+}

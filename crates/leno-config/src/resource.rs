@@ -1,0 +1,301 @@
+//! Resources, typed: what is left of a document once it is known to be right.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use leno_types::{AppProtocol, DnsLabel, Identity, ServiceName};
+
+use crate::Kind;
+
+/// The annotation in which `leno apply` keeps where a document was written: `shop.yaml:12`.
+pub const SOURCE_ANNOTATION: &str = "leno.dev/source";
+/// The annotation in which it keeps the lines of the document's rules: `spec.rules[0]=14 spec.rules[1]=20`.
+pub const SOURCE_MAP_ANNOTATION: &str = "leno.dev/source-map";
+
+/// A resource that people write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A service.
+    Service(Service),
+    /// A route.
+    HttpRoute(HttpRoute),
+    /// A policy.
+    AccessPolicy(AccessPolicy),
+}
+
+impl Resource {
+    /// Its metadata.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Self::Service(service) => &service.meta,
+            Self::HttpRoute(route) => &route.meta,
+            Self::AccessPolicy(policy) => &policy.meta,
+        }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::HttpRoute(_) => Kind::HttpRoute,
+            Self::AccessPolicy(_) => Kind::AccessPolicy,
+        }
+    }
+}
+
+/// What every object has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The namespace it lives in.
+    pub namespace: DnsLabel,
+    /// Its name there.
+    pub name: DnsLabel,
+    /// The server's id of it; empty before it is stored.
+    pub uid: String,
+    /// How often its `spec` changed; 0 before it is stored.
+    pub generation: u64,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// When it was stored first, RFC 3339 in UTC with whole seconds: such texts sort by time.
+    pub creation: Option<String>,
+    /// `file:line` of the document, from [`SOURCE_ANNOTATION`].
+    pub source: Option<String>,
+}
+
+impl Meta {
+    /// `file:line` of a field: its own line where [`SOURCE_MAP_ANNOTATION`] knows it or the nearest field around it,
+    /// otherwise the document's; empty when the object says nothing.
+    #[must_use]
+    pub fn source_of(&self, field: &str) -> String {
+        let Some(source) = &self.source else {
+            return String::new();
+        };
+        let lines = self.annotations.get(SOURCE_MAP_ANNOTATION);
+        let line_of = |wanted: &str| {
+            let mut pairs = lines?.split(' ').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(at, _)| *at == wanted).map(|(_, line)| line)
+        };
+        let mut at = field;
+        loop {
+            let file = source
+                .rsplit_once(':')
+                .map_or(source.as_str(), |(file, _)| file);
+            if let Some(line) = line_of(at).filter(|line| line.parse::<u32>().is_ok()) {
+                return format!("{file}:{line}");
+            }
+            match at.rfind(['.', '[']).and_then(|end| at.get(..end)) {
+                Some(outer) => at = outer,
+                None => return source.clone(),
+            }
+        }
+    }
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Metadata.
+    pub meta: Meta,
+    /// Labels its workloads have, all of them. Empty: the workloads registered for it by name.
+    pub selector: BTreeMap<String, String>,
+    /// Its ports; at least one unless it is headless.
+    pub ports: Vec<ServicePort>,
+    /// Addresses given to it (`clusterIPs`); the API allocates them when there are none.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`: it has no address of its own and gets none.
+    pub headless: bool,
+    /// The families of which it is to have an address, in order.
+    pub families: Vec<IpFamily>,
+}
+
+impl Service {
+    /// Its namespace and name.
+    #[must_use]
+    pub fn name(&self) -> ServiceName {
+        ServiceName::new(self.meta.namespace.clone(), self.meta.name.clone())
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum IpFamily {
+    /// `IPv4`.
+    V4,
+    /// `IPv6`.
+    V6,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty when it has none.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
+    /// The port of the workloads behind it.
+    pub target: TargetPort,
+    /// What it speaks: `appProtocol`, otherwise what its name begins with (`http-web`), otherwise detected.
+    pub protocol: Option<AppProtocol>,
+}
+
+/// A port of workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name the workload's port has.
+    Name(String),
+}
+
+/// Rules for the requests of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRoute {
+    /// Metadata.
+    pub meta: Meta,
+    /// The services it is for.
+    pub parents: Vec<ParentRef>,
+    /// Its rules, in order.
+    pub rules: Vec<RouteRule>,
+}
+
+/// A service that a route is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParentRef {
+    /// The service.
+    pub service: ServiceName,
+    /// The one port of it; all when `None`.
+    pub port: Option<u16>,
+}
+
+/// One rule of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteRule {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Any of them; at least one after defaults.
+    pub matches: Vec<RouteMatch>,
+    /// Where requests go, by weight. None: to the parent itself.
+    pub backends: Vec<BackendRef>,
+    /// `timeouts.request`; zero means none, as the Gateway API says.
+    pub request_timeout: Option<Duration>,
+    /// `timeouts.backendRequest`.
+    pub backend_request_timeout: Option<Duration>,
+}
+
+/// What a request must look like; every part that is given must match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// The method, in upper case.
+    pub method: Option<String>,
+    /// Header fields: name in lower case, value.
+    pub headers: Vec<(String, String)>,
+    /// Query parameters: name, value.
+    pub query: Vec<(String, String)>,
+}
+
+/// A match on the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// Equal.
+    Exact(String),
+    /// Equal or longer by whole segments; `/` matches all. Without trailing slash otherwise.
+    Prefix(String),
+}
+
+/// Where a rule sends requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendRef {
+    /// The service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// Its share of the sum of weights.
+    pub weight: u32,
+}
+
+/// Who may call a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessPolicy {
+    /// Metadata.
+    pub meta: Meta,
+    /// What it protects; at least one.
+    pub targets: Vec<AccessTarget>,
+    /// What its rules do.
+    pub action: AccessAction,
+    /// Its rules. None, with [`AccessAction::Allow`], allows nobody.
+    pub rules: Vec<AccessRule>,
+}
+
+/// What a policy protects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AccessTarget {
+    /// The workloads of a service.
+    Service(ServiceName),
+    /// The workloads of a namespace.
+    Namespace(DnsLabel),
+    /// Every workload.
+    Mesh,
+}
+
+/// What the rules of a policy do. Deny beats allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessAction {
+    /// What matches may call; once a workload has an allow policy, nobody else may.
+    Allow,
+    /// What matches may not.
+    Deny,
+}
+
+impl AccessAction {
+    /// What documents say.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "Allow",
+            Self::Deny => "Deny",
+        }
+    }
+}
+
+/// One rule: it matches a call that one of `from` (anybody when there is none) makes to one of `ports` (any when
+/// there is none).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRule {
+    /// Callers.
+    pub from: Vec<AccessSource>,
+    /// Ports at which the program listens, from every entry of `to`.
+    pub ports: Vec<u16>,
+}
+
+/// A set of callers: those in one of `principals` (if any) who are also in one of `namespaces` (if any). One of the
+/// two has a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessSource {
+    /// Identities, from `principals` or `serviceAccounts`.
+    pub principals: Vec<Principal>,
+    /// Namespaces of identities.
+    pub namespaces: Vec<DnsLabel>,
+}
+
+/// A set of identities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// `*`: everyone who proved an identity.
+    AnyAuthenticated,
+    /// One identity.
+    Exact(Identity),
+    /// Identities whose URI begins so (`spiffe://shop.leno/ns/web/*`).
+    Prefix(String),
+    /// A service account of the policy's own mesh, whatever its trust domain is called.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: DnsLabel,
+        /// Its name.
+        name: DnsLabel,
+    },
+}
