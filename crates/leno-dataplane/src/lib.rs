@@ -1,1 +1,16 @@
-//! Capture, identify, authorize, route, balance, forward, record.
+//! Capture, identify, authorize, route, balance, forward, record: one worker of the data path.
+//!
+//! A worker is one thread with a current-thread runtime. It shares nothing: what it knows arrives in its mailbox as
+//! [`Update`]s, what it wants to know or has to report leaves as [`Event`]s. It asks for destinations on first use,
+//! keeps what it was told, and serves on when nobody answers any more.
+//!
+//! Invariant: nothing that the mesh claims ever leaves in clear. An address of the mesh is reached by mutual TLS
+//! between identities, or it is refused with one reason of a closed set.
+
+mod api;
+mod config;
+
+pub use api::{
+    AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, Worker, start,
+};
+pub use config::{Limits, OriginalDestination, WorkerConfig};

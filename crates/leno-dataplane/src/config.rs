@@ -1,0 +1,161 @@
+//! What a worker is told once: its place, its ceilings and its deadlines.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use leno_types::ports;
+use tokio::net::TcpStream;
+
+/// Says where an accepted connection was going before it was captured; `None`: to the listener itself.
+pub type OriginalDestination = fn(&TcpStream) -> io::Result<Option<SocketAddr>>;
+
+/// What a worker is told once.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Addresses of the host.
+    pub host_addresses: Vec<IpAddr>,
+    /// The port peers are told to reach this host's proxy at.
+    pub hbone_port: u16,
+    /// Ceilings and deadlines.
+    pub limits: Limits,
+    /// Where names that are not the mesh's are asked; in order.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// The host's search domains: `cart.corp.example` means `cart` where `corp.example` is one.
+    pub dns_search: Vec<String>,
+    /// Whether addresses of version 6 can be reached from here; otherwise AAAA is answered empty.
+    pub ipv6: bool,
+    /// How long streams live on after the certificate they began under was renewed.
+    pub stream_grace: Duration,
+    /// How long a drain by the stop given to [`crate::start`] may take.
+    pub drain_grace: Duration,
+    /// Whether a line is written for each request and connection.
+    pub access_log: bool,
+    /// Whether sockets that leave this host's namespace are marked, so that capture leaves them alone. Needs
+    /// `CAP_NET_ADMIN`; without capture in this namespace no mark is due.
+    pub mark: bool,
+    /// Where an accepted connection was going; the kernel knows.
+    pub original_destination: OriginalDestination,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            host_addresses: Vec::new(),
+            hbone_port: ports::HBONE,
+            limits: Limits::default(),
+            dns_upstreams: Vec::new(),
+            dns_search: Vec::new(),
+            ipv6: true,
+            stream_grace: Duration::from_secs(24 * 3600),
+            drain_grace: Duration::from_secs(20),
+            access_log: false,
+            mark: false,
+            original_destination: leno_net::socket::original_destination,
+        }
+    }
+}
+
+/// Every ceiling and deadline of a worker. What meets one is refused or closed, and counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of messages and HTTP/2 connections.
+    pub http: leno_http::Limits,
+    /// Tasks open at once: connections, streams, queries.
+    pub tasks: usize,
+    /// Destinations and services known at once; the least recently used goes first.
+    pub destinations: usize,
+    /// Destinations asked for and not answered yet.
+    pub discoveries: usize,
+    /// How long a destination waits for its answer (CP7).
+    pub discovery_timeout: Duration,
+    /// A destination not used for so long is unsubscribed (CP8).
+    pub destination_idle: Duration,
+    /// To the TCP connection with a peer or an application.
+    pub connect_timeout: Duration,
+    /// Handshakes open at once; the oldest is closed for a new one.
+    pub handshakes: usize,
+    /// Mesh connections to one workload from one workload.
+    pub connections_per_peer: usize,
+    /// A mesh connection is replaced when it is so old.
+    pub connection_age: Duration,
+    /// A mesh connection without a stream is closed after this.
+    pub connection_idle: Duration,
+    /// How long a request waits for room on a connection.
+    pub queue_timeout: Duration,
+    /// HTTP/1 connections to one port of an application.
+    pub app_connections: usize,
+    /// Requests that wait for one of those.
+    pub app_queue: usize,
+    /// HTTP/1 connections to an application kept for the next request.
+    pub app_idle_connections: usize,
+    /// For how long they are kept.
+    pub app_idle: Duration,
+    /// HTTP/2 connections to one port of an application.
+    pub app_h2_connections: usize,
+    /// Unconnected sockets in stock for one workload and address family.
+    pub app_sockets: usize,
+    /// How long a dial waits for a socket to come.
+    pub socket_timeout: Duration,
+    /// Tries of one request, the first included.
+    pub tries: usize,
+    /// Without a byte either way a stream of bytes ends.
+    pub stream_idle: Duration,
+    /// Without a byte either way an exchange ends after its response head.
+    pub exchange_idle: Duration,
+    /// How long the first byte of a connection that is refused anyway is waited for, to refuse in its protocol.
+    pub refusal_wait: Duration,
+    /// How long a client of a port known to speak HTTP may be silent before the other side is asked as well.
+    pub detect_patience: Duration,
+    /// DNS queries being forwarded.
+    pub dns_queries: usize,
+    /// How long one upstream of DNS may take.
+    pub dns_timeout: Duration,
+    /// DNS connections over TCP.
+    pub dns_connections: usize,
+    /// Events not yet taken by the agent.
+    pub events: usize,
+    /// Refusals remembered between two reports.
+    pub refusals: usize,
+    /// Bytes of access log between two reports.
+    pub log_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            http: leno_http::Limits::default(),
+            tasks: 65_536,
+            destinations: 4_096,
+            discoveries: 1_024,
+            discovery_timeout: Duration::from_secs(2),
+            destination_idle: Duration::from_secs(600),
+            connect_timeout: Duration::from_secs(1),
+            handshakes: 1_024,
+            connections_per_peer: 16,
+            connection_age: Duration::from_secs(3_600),
+            connection_idle: Duration::from_secs(300),
+            queue_timeout: Duration::from_secs(5),
+            app_connections: 512,
+            app_queue: 1_024,
+            app_idle_connections: 128,
+            app_idle: Duration::from_secs(30),
+            app_h2_connections: 4,
+            app_sockets: 32,
+            socket_timeout: Duration::from_secs(2),
+            tries: 3,
+            stream_idle: Duration::from_secs(2 * 3600),
+            exchange_idle: Duration::from_secs(3600),
+            refusal_wait: Duration::from_secs(1),
+            detect_patience: Duration::from_millis(300),
+            dns_queries: 256,
+            dns_timeout: Duration::from_secs(2),
+            dns_connections: 64,
+            events: 1_024,
+            refusals: 128,
+            log_bytes: 1024 * 1024,
+        }
+    }
+}
