@@ -154,8 +154,8 @@ impl Acceptor {
         let (uid, config) = match chosen {
             Ok(chosen) => chosen,
             Err(refused) => {
-                // The caller learns why it was refused if it still listens; if not, the refusal is the same.
-                refuse_name(&mut start).await.map_err(HandshakeError::Io)?;
+                // Best effort: whether or not the caller still listens, this is the reason.
+                drop(refuse_name(&mut start).await);
                 return Err(refused);
             }
         };

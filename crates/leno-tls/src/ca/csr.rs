@@ -38,7 +38,7 @@ impl Csr {
         Ok(Self(public))
     }
 
-    pub(super) fn public_key(&self) -> &rcgen::SubjectPublicKeyInfo {
+    pub(crate) fn public_key(&self) -> &rcgen::SubjectPublicKeyInfo {
         &self.0
     }
 }
