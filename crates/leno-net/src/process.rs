@@ -80,3 +80,9 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
 pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
+
+/// The effective user of this process.
+#[must_use]
+pub fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}

@@ -14,8 +14,6 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
     set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::{NetError, netns, sys};
 
@@ -82,7 +80,7 @@ impl Child {
         if let Some(status) = self.try_wait()? {
             return Ok(status);
         }
-        let end = AsyncFd::register_with_interest(self.pidfd()?, Interest::READABLE)?;
+        let end = sys::watch(self.pidfd()?)?;
         loop {
             let mut ready = end.readable().await?;
             if let Some(status) = self.try_wait()? {
