@@ -1,0 +1,84 @@
+//! Runs the tests, and says what was skipped and why: a test that could not run never counts as passed.
+
+use std::{collections::BTreeMap, env, fs, process::Command};
+
+use crate::tool::{Failure, cargo, cargo_command, has, root, status};
+
+/// Every test. `names` narrows it to tests whose name contains one of them.
+pub(crate) fn run(names: &[&str]) -> Result<(), Failure> {
+    let skips = env::temp_dir().join(format!("leno-skips-{}", std::process::id()));
+    // What the end-to-end tests start is the real binaries, as a user would build them.
+    cargo(&["build", "--package", "leno", "--package", "leno-proxy"])?;
+    let mut command = cargo_command();
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .env("LENO_SKIPPED", &skips);
+    if !names.is_empty() {
+        command.arg("--").args(names);
+    }
+    let outcome = status(&mut command, "cargo test --workspace");
+    let skipped = fs::read_to_string(&skips).unwrap_or_default();
+    if !skipped.is_empty() {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (test, reason) in skipped.lines().filter_map(|line| line.split_once('\t')) {
+            reasons.entry(reason).or_default().push(test);
+        }
+        println!("skipped {} tests:", skipped.lines().count());
+        for (reason, tests) in reasons {
+            println!("  {reason}: {}", tests.join(", "));
+        }
+        fs::remove_file(&skips).map_err(|error| Failure::Io(skips, error))?;
+    }
+    outcome
+}
+
+/// Rewrites what golden tests expect; the difference is then read by a person.
+pub(crate) fn golden() -> Result<(), Failure> {
+    let mut command = cargo_command();
+    command
+        .args([
+            "test",
+            "--package",
+            "leno-config",
+            "--package",
+            "leno-compile",
+        ])
+        .env("UPDATE_GOLDEN", "1");
+    status(&mut command, "cargo test with UPDATE_GOLDEN=1")
+}
+
+/// Runs each fuzz target for a while.
+pub(crate) fn fuzz(args: &[&str]) -> Result<(), Failure> {
+    let seconds: u64 = args
+        .first()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(60);
+    if !has("cargo-fuzz") {
+        return Err(Failure::Found(
+            "cargo-fuzz is not installed: cargo install cargo-fuzz".into(),
+        ));
+    }
+    let output = Command::new("cargo")
+        .args(["fuzz", "list"])
+        .current_dir(root())
+        .output();
+    let output = output.map_err(|error| Failure::Start("cargo fuzz list".into(), error))?;
+    for target in String::from_utf8_lossy(&output.stdout).lines() {
+        let mut command = Command::new("cargo");
+        // Stable compilers take the sanitizer flags only when told to.
+        command
+            .args([
+                "fuzz",
+                "run",
+                target,
+                "--",
+                &format!("-max_total_time={seconds}"),
+            ])
+            .env("RUSTC_BOOTSTRAP", "1");
+        status(
+            command.current_dir(root()),
+            &format!("cargo fuzz run {target}"),
+        )?;
+    }
+    Ok(())
+}
