@@ -6,7 +6,10 @@ use std::{fmt::Display, str::FromStr};
 
 use serde_json::{Map, Value};
 
-use crate::{Admitted, Finding, Kind, Resource, access_policy, httproute, meta, nearest, service};
+use crate::{
+    Admitted, Finding, Kind, Resource, access_policy, httproute, meta, nearest, path::member_path,
+    service,
+};
 
 /// A document with more mistakes than this is told about the first ones only.
 const MAX_FINDINGS: usize = 100;
@@ -63,11 +66,7 @@ impl<'v> Object<'v> {
 
     /// The path of one of its fields.
     pub(crate) fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.into()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        member_path(&self.path, key)
     }
 
     /// Makes a finding of every field that is none of `known`; `refused` are real fields of the API with the reason
@@ -77,8 +76,7 @@ impl<'v> Object<'v> {
             if known.contains(&key.as_str()) {
                 continue;
             }
-            let shown: String = key.chars().take(64).collect();
-            let path = self.path(&shown);
+            let path = self.path(key);
             match refused.iter().find(|(name, _)| *name == key.as_str()) {
                 Some(_) if is_empty(value) => {}
                 Some((_, reason)) => findings.note(&path, *reason),

@@ -11,6 +11,7 @@ mod finding;
 mod httproute;
 mod kind;
 mod meta;
+mod path;
 mod resource;
 mod service;
 mod template;

@@ -7,6 +7,7 @@ use leno_types::DnsLabel;
 use crate::{
     Meta, SOURCE_ANNOTATION,
     fields::{Findings, Object, text_of},
+    path::member_path,
 };
 
 /// What a label says at most (Kubernetes).
@@ -87,8 +88,7 @@ pub(crate) fn labels(
             findings.note(&path, format!("at most {MAX_LABELS} labels are allowed"));
             break;
         }
-        let shown: String = name.chars().take(64).collect();
-        let at = format!("{path}[{shown}]");
+        let at = member_path(&path, name);
         if !is_qualified(name) {
             let reason = "is no label: write letters, digits, '-', '_' and '.', at most 63, after an optional prefix/";
             findings.note(&at, reason);
@@ -110,8 +110,7 @@ fn annotations(meta: &Object<'_>, findings: &mut Findings) -> BTreeMap<String, S
     let mut annotations = BTreeMap::new();
     let mut size = 0_usize;
     for (name, value) in meta.entries("annotations", findings) {
-        let shown: String = name.chars().take(64).collect();
-        let at = format!("metadata.annotations[{shown}]");
+        let at = member_path("metadata.annotations", name);
         if !is_qualified(name) {
             findings.note(&at, "is no name of an annotation");
         }

@@ -86,7 +86,7 @@ impl Meta {
             if let Some(line) = line_of(at).filter(|line| line.parse::<u32>().is_ok()) {
                 return format!("{file}:{line}");
             }
-            match at.rfind(['.', '[']).and_then(|end| at.get(..end)) {
+            match crate::path::outer(at) {
                 Some(outer) => at = outer,
                 None => return source.clone(),
             }
