@@ -1,1 +1,253 @@
-//! The Kubernetes-shaped HTTP API over a store.
+//! The Kubernetes-shaped HTTP API over a store (CP1): discovery, get, list, watch, create, update, patch, delete,
+//! status, tables; and the batch that `leno apply` sends.
+//!
+//! Owns the shape of requests and answers, and the system's part of `metadata`. Parsing and defaulting of objects is
+//! leno-config's, what follows from them the control plane's ([`Derived`]), who is calling the listener's
+//! ([`Caller`]). Refuses, as a `Status` object that says why, whatever it would answer only by half.
+//!
+//! Invariants: every stored object has passed [`leno_config::admit`]; one `resourceVersion` is one revision of the
+//! store; nothing here outlives a request but the watches, which are counted and bounded.
+
+mod apply;
+mod changes;
+mod columns;
+mod derived;
+mod discovery;
+mod duplicates;
+mod handler;
+mod media;
+mod object;
+mod patch;
+mod plan;
+mod query;
+mod read;
+mod selector;
+mod status;
+mod strategic;
+mod target;
+mod watch;
+mod write;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, SystemTime},
+};
+
+use axum::routing::any;
+use leno_config::{Finding, Kind};
+use leno_store::{Key, Store};
+use leno_types::DnsLabel;
+use serde_json::Value;
+
+/// What the control plane knows beside the stored objects.
+pub trait Derived: Send + Sync {
+    /// All objects of a derived kind, whole, with `metadata.name` and `.namespace`; `metadata.resourceVersion` is
+    /// the API's to set.
+    fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value>;
+
+    /// The status of a stored object, computed when it is read (CP12).
+    fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value>;
+
+    /// The last word on a write: may refuse it, or add to the object what only the control plane can give (the
+    /// addresses of a Service). Also called for writes that then do not happen (a dry run, a conflict): what it gives
+    /// is taken only once the object is in the store.
+    ///
+    /// # Errors
+    /// What is wrong, field by field.
+    fn admit_write(
+        &self,
+        mesh: &DnsLabel,
+        kind: Kind,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Vec<Finding>>;
+
+    /// A number that grows whenever a derived object of any mesh may have changed.
+    fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+
+    /// Whether there is such a mesh.
+    fn has_mesh(&self, mesh: &DnsLabel) -> bool {
+        let _ = mesh;
+        true
+    }
+}
+
+/// What a caller may do in a mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Admin,
+    /// Read.
+    Viewer,
+    /// Nothing.
+    None,
+}
+
+/// Who sends a request. The listener that authenticated it inserts this as a request extension; a request without
+/// one is answered 401.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The name, for the audit line.
+    pub name: String,
+    /// What it may do in a mesh that `meshes` does not name.
+    pub elsewhere: Access,
+    /// What it may do in these meshes.
+    pub meshes: BTreeMap<DnsLabel, Access>,
+}
+
+impl Caller {
+    /// One with the same access to every mesh, as the owner of the admin socket.
+    #[must_use]
+    pub fn everywhere(name: impl Into<String>, access: Access) -> Self {
+        Self {
+            name: name.into(),
+            elsewhere: access,
+            meshes: BTreeMap::new(),
+        }
+    }
+
+    /// One with access to one mesh only.
+    #[must_use]
+    pub fn of_mesh(name: impl Into<String>, mesh: DnsLabel, access: Access) -> Self {
+        Self {
+            name: name.into(),
+            elsewhere: Access::None,
+            meshes: BTreeMap::from([(mesh, access)]),
+        }
+    }
+
+    /// What it may do in `mesh`.
+    #[must_use]
+    pub fn access(&self, mesh: &DnsLabel) -> Access {
+        self.meshes.get(mesh).copied().unwrap_or(self.elsewhere)
+    }
+}
+
+/// Time and randomness, so that a simulation can give its own.
+pub trait Environment: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> SystemTime;
+    /// 128 random bits, for ids.
+    fn random(&self) -> u128;
+}
+
+/// The machine's clock and a generator seeded by the system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEnvironment;
+
+impl Environment for SystemEnvironment {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn random(&self) -> u128 {
+        fastrand::u128(..)
+    }
+}
+
+/// The ceilings of the API. What reaches one is refused with a `Status` that names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of one object in a request, as Kubernetes has it.
+    pub object_bytes: usize,
+    /// Bytes of one batch.
+    pub batch_bytes: usize,
+    /// Objects of one batch.
+    pub batch_objects: usize,
+    /// Watches at once.
+    pub watches: usize,
+    /// How long a body may take to arrive.
+    pub body_time: Duration,
+    /// How long a watch lasts that does not say; the client then resumes it.
+    pub watch_time: Duration,
+    /// How often a quiet watch that allows bookmarks gets one.
+    pub bookmark_interval: Duration,
+    /// Changes of a derived collection that are kept for its watchers.
+    pub derived_changes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            object_bytes: 1_536 << 10,
+            batch_bytes: 16 << 20,
+            batch_objects: 4_096,
+            watches: 1_024,
+            body_time: Duration::from_secs(30),
+            watch_time: Duration::from_secs(30 * 60),
+            bookmark_interval: Duration::from_secs(60),
+            derived_changes: 4_096,
+        }
+    }
+}
+
+/// What the API counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests, watches included.
+    pub requests: AtomicU64,
+    /// Watches open now.
+    pub watches: AtomicU64,
+    /// Watches refused because of [`Limits::watches`].
+    pub watches_exceeded: AtomicU64,
+    /// Bodies refused because of their size or because they took too long.
+    pub bodies_exceeded: AtomicU64,
+    /// Objects created, changed or deleted.
+    pub changes: AtomicU64,
+}
+
+/// The API, to be mounted with [`Api::router`].
+#[derive(Clone)]
+pub struct Api {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// What follows from them.
+    pub derived: Arc<dyn Derived>,
+    /// Clock and randomness.
+    pub environment: Arc<dyn Environment>,
+    /// The ceilings.
+    pub limits: Limits,
+    /// What is counted; keep a clone to read it.
+    pub counters: Arc<Counters>,
+}
+
+impl Api {
+    /// The API over `store`, with the machine's clock and default limits.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, derived: Arc<dyn Derived>) -> Self {
+        Self {
+            store,
+            derived,
+            environment: Arc::new(SystemEnvironment),
+            limits: Limits::default(),
+            counters: Arc::default(),
+        }
+    }
+
+    /// Answers `/version` and everything under `/meshes/`. Merge it with routes of your own: those that are more
+    /// specific win, also under `/meshes/{mesh}/leno/v1/`.
+    pub fn router(self) -> axum::Router {
+        let server = Arc::new(handler::Server::new(self));
+        axum::Router::new()
+            .route("/version", any(handler::handle))
+            .route("/meshes/{*path}", any(handler::handle))
+            .with_state(server)
+    }
+}
+
+/// The collection of the store that holds objects of `kind`: `services`, `httproutes.gateway.networking.k8s.io`.
+/// A value there is the object as JSON, defaulted, without `status` and `metadata.resourceVersion`.
+#[must_use]
+pub fn store_resource(kind: Kind) -> String {
+    match kind.group() {
+        "" => kind.plural().into(),
+        group => format!("{}.{group}", kind.plural()),
+    }
+}
+
+/// Where the store holds an object.
+#[must_use]
+pub fn store_key(mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Key {
+    Key::new(mesh.clone(), store_resource(kind), namespace, name)
+}

@@ -1,0 +1,188 @@
+//! One way to read both sorts of collections, stored and derived: a state, and the changes after it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use leno_config::Kind;
+use leno_store::{Change, Entry, Watch};
+use leno_types::DnsLabel;
+
+use crate::{
+    derived::DerivedWatch,
+    handler::Server,
+    object::{Body, Item},
+    status::ApiError,
+    store_resource,
+};
+
+/// Which objects of a kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) mesh: DnsLabel,
+    pub(crate) kind: Kind,
+    /// `None`: of all namespaces.
+    pub(crate) namespace: Option<String>,
+    /// `None`: all.
+    pub(crate) name: Option<String>,
+}
+
+impl Scope {
+    /// Whether the object of this name is one of them.
+    pub(crate) fn contains(&self, namespace: &str, name: &str) -> bool {
+        self.namespace
+            .as_deref()
+            .is_none_or(|ours| ours == namespace)
+            && self.name.as_deref().is_none_or(|ours| ours == name)
+    }
+}
+
+/// A change of one object.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectChange {
+    pub(crate) revision: u64,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    /// What was there before.
+    pub(crate) old: Option<Body>,
+    /// What is there now.
+    pub(crate) new: Option<Body>,
+}
+
+/// One step of a history: a revision, and the change if it is in scope.
+pub(crate) struct Step {
+    pub(crate) revision: u64,
+    pub(crate) change: Option<ObjectChange>,
+}
+
+/// The changes of a scope.
+pub(crate) enum Source {
+    Stored(Box<Watch>, Scope, String),
+    Derived(Box<DerivedWatch>),
+}
+
+impl Source {
+    /// Changes after `from`.
+    pub(crate) fn open(server: &Server, scope: Scope, from: u64) -> Result<Self, ApiError> {
+        if scope.kind.derived() {
+            let now = server.api.environment.now();
+            let watch = server.collections.watch(scope, from, now)?;
+            return Ok(Self::Derived(Box::new(watch)));
+        }
+        let watch = server
+            .api
+            .store
+            .watch(from)
+            .map_err(|error| ApiError::store(&error))?;
+        let resource = store_resource(scope.kind);
+        Ok(Self::Stored(Box::new(watch), scope, resource))
+    }
+
+    /// The next step; waits for it. May be dropped while waiting.
+    pub(crate) async fn next(&mut self) -> Result<Step, ApiError> {
+        let (watch, scope, resource) = match self {
+            Self::Stored(watch, scope, resource) => (watch, scope, resource),
+            Self::Derived(watch) => return watch.next().await,
+        };
+        let (change, previous) = watch
+            .next_with_previous()
+            .await
+            .map_err(|error| ApiError::store(&error))?;
+        let key = change.key();
+        let ours = key.mesh == scope.mesh
+            && *key.resource == **resource
+            && scope.contains(&key.namespace, &key.name);
+        Ok(Step {
+            revision: change.revision(),
+            change: ours.then(|| stored_change(change, previous)),
+        })
+    }
+
+    /// The revision up to which everything was told.
+    pub(crate) const fn revision(&self) -> u64 {
+        match self {
+            Self::Stored(watch, ..) => watch.revision(),
+            Self::Derived(watch) => watch.revision(),
+        }
+    }
+}
+
+fn stored_change(change: Change, previous: Option<Entry>) -> ObjectChange {
+    let key = change.key();
+    ObjectChange {
+        revision: change.revision(),
+        namespace: Arc::clone(&key.namespace),
+        name: Arc::clone(&key.name),
+        old: previous.map(Body::Stored),
+        new: match change {
+            Change::Put(entry) => Some(Body::Stored(entry)),
+            Change::Delete { .. } => None,
+        },
+    }
+}
+
+/// The objects of a scope now, ordered by namespace and name, and the revision they are of.
+pub(crate) fn current(server: &Server, scope: &Scope) -> Result<(Vec<Item>, u64), ApiError> {
+    if scope.kind.derived() {
+        return Ok(server.collections.list(scope, server.api.environment.now()));
+    }
+    let (entries, revision) = server
+        .api
+        .store
+        .list(
+            &scope.mesh,
+            &store_resource(scope.kind),
+            scope.namespace.as_deref(),
+        )
+        .map_err(|error| ApiError::store(&error))?;
+    let items = entries
+        .into_iter()
+        .filter(|entry| scope.contains(&entry.key.namespace, &entry.key.name))
+        .map(|entry| Item {
+            namespace: Arc::clone(&entry.key.namespace),
+            name: Arc::clone(&entry.key.name),
+            body: Body::Stored(entry),
+        })
+        .collect();
+    Ok((items, revision))
+}
+
+/// The objects of a scope as they were at `revision`: those of now, with the changes since taken back. So the pages
+/// of a list are of one moment, and an exact list is exact.
+pub(crate) async fn at(
+    server: &Server,
+    scope: &Scope,
+    revision: u64,
+) -> Result<Vec<Item>, ApiError> {
+    let (items, head) = current(server, scope)?;
+    if revision == head {
+        return Ok(items);
+    }
+    let mut source = Source::open(server, scope.clone(), revision)?;
+    let mut state: BTreeMap<_, _> = items
+        .into_iter()
+        .map(|item| ((item.namespace, item.name), item.body))
+        .collect();
+    let mut undone = BTreeMap::new();
+    while source.revision() < head {
+        // The list read what is on disk; the log learns of it a moment later, so this may wait that long.
+        let step = source.next().await?;
+        if let Some(change) = step.change
+            && step.revision <= head
+        {
+            undone
+                .entry((change.namespace, change.name))
+                .or_insert(change.old); // the first change after `revision` knows what was there
+        }
+    }
+    for (name, old) in undone {
+        match old {
+            Some(body) => state.insert(name, body),
+            None => state.remove(&name),
+        };
+    }
+    let item = |((namespace, name), body)| Item {
+        namespace,
+        name,
+        body,
+    };
+    Ok(state.into_iter().map(item).collect())
+}

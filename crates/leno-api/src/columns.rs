@@ -1,0 +1,308 @@
+//! Tables, as `kubectl get` shows them: for each kind its columns, for each object its cells.
+
+use std::time::SystemTime;
+
+use leno_config::Kind;
+use serde_json::{Value, json};
+
+use crate::{object, query::Include};
+
+struct Column {
+    name: &'static str,
+    /// 0 is always shown, 1 with `-o wide`.
+    priority: u8,
+    description: &'static str,
+    cell: fn(&Value, SystemTime) -> String,
+}
+
+const fn column(
+    name: &'static str,
+    priority: u8,
+    description: &'static str,
+    cell: fn(&Value, SystemTime) -> String,
+) -> Column {
+    Column {
+        name,
+        priority,
+        description,
+        cell,
+    }
+}
+
+const NAME: Column = column(
+    "Name",
+    0,
+    "The name, unique in its namespace.",
+    |object, _| object::meta_text(object, "name").into(),
+);
+const AGE: Column = column("Age", 0, "The time since it was created.", |object, now| {
+    object::age(object::meta_text(object, "creationTimestamp"), now)
+});
+
+const SERVICE: &[Column] = &[
+    NAME,
+    column("Type", 0, "How it is reached.", |object, _| {
+        text(object, "/spec/type").unwrap_or("ClusterIP").into()
+    }),
+    column("Cluster-IP", 0, "Its address in the mesh.", |object, _| {
+        let ips = texts(object.pointer("/spec/clusterIPs"));
+        text(object, "/spec/clusterIP")
+            .map(Into::into)
+            .or_else(|| ips.into_iter().next())
+            .unwrap_or_else(none)
+    }),
+    column("External-IP", 0, "Its address outside.", |object, _| {
+        joined(texts(object.pointer("/spec/externalIPs")))
+    }),
+    column("Port(s)", 0, "Its ports.", |object, _| {
+        joined(each(object.pointer("/spec/ports"), |port| {
+            let protocol = port
+                .get("protocol")
+                .and_then(Value::as_str)
+                .unwrap_or("TCP");
+            format!("{}/{protocol}", plain(port.get("port")))
+        }))
+    }),
+    AGE,
+    column(
+        "Selector",
+        1,
+        "Which workloads answer for it.",
+        |object, _| {
+            let pairs = object.pointer("/spec/selector").and_then(Value::as_object);
+            joined(
+                pairs
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| format!("{key}={}", plain(Some(value))))
+                    .collect(),
+            )
+        },
+    ),
+];
+
+const ENDPOINT_SLICE: &[Column] = &[
+    NAME,
+    column(
+        "AddressType",
+        0,
+        "The family of its addresses.",
+        |object, _| text(object, "/addressType").map_or_else(none, Into::into),
+    ),
+    column("Ports", 0, "The ports of its endpoints.", |object, _| {
+        joined(each(object.get("ports"), |port| plain(port.get("port"))))
+    }),
+    column(
+        "Endpoints",
+        0,
+        "The addresses of its endpoints.",
+        |object, _| {
+            joined(each(object.get("endpoints"), |endpoint| {
+                texts(endpoint.get("addresses")).join(",")
+            }))
+        },
+    ),
+    AGE,
+];
+
+const HTTP_ROUTE: &[Column] = &[
+    NAME,
+    column("Hostnames", 0, "The host names it is for.", |object, _| {
+        object
+            .pointer("/spec/hostnames")
+            .map_or_else(String::new, Value::to_string)
+    }),
+    column("Parents", 1, "What it is attached to.", |object, _| {
+        joined(each(object.pointer("/spec/parentRefs"), |parent| {
+            plain(parent.get("name"))
+        }))
+    }),
+    column("Accepted", 1, "Whether the mesh took it.", |object, _| {
+        condition(object, "Accepted")
+    }),
+    column(
+        "Programmed",
+        1,
+        "Whether the proxies run it.",
+        |object, _| condition(object, "Programmed"),
+    ),
+    AGE,
+];
+
+const ACCESS_POLICY: &[Column] = &[
+    NAME,
+    column("Action", 0, "What its rules do.", |object, _| {
+        text(object, "/spec/action").unwrap_or("Allow").into()
+    }),
+    column("Targets", 0, "What it protects.", |object, _| {
+        let targets = object
+            .pointer("/spec/targetRefs")
+            .or_else(|| object.pointer("/spec/targets"));
+        joined(each(targets, |target| {
+            let kind = target
+                .get("kind")
+                .and_then(Value::as_str)
+                .unwrap_or("Mesh")
+                .to_ascii_lowercase();
+            match target.get("name").and_then(Value::as_str) {
+                Some(name) => format!("{kind}/{name}"),
+                None => kind,
+            }
+        }))
+    }),
+    column(
+        "Programmed",
+        1,
+        "Whether the proxies run it.",
+        |object, _| condition(object, "Programmed"),
+    ),
+    AGE,
+];
+
+const WORKLOAD: &[Column] = &[
+    NAME,
+    column("Service-Account", 0, "Its identity.", |object, _| {
+        text(object, "/spec/serviceAccount").map_or_else(none, Into::into)
+    }),
+    column("Host", 0, "The host it runs on.", |object, _| {
+        text(object, "/spec/host").map_or_else(none, Into::into)
+    }),
+    column("Address", 0, "Its addresses.", |object, _| {
+        let many = texts(object.pointer("/spec/addresses"));
+        match text(object, "/spec/address") {
+            Some(one) if many.is_empty() => one.into(),
+            _ => joined(many),
+        }
+    }),
+    column("Health", 0, "Whether it is healthy.", |object, _| {
+        text(object, "/status/health").map_or_else(none, Into::into)
+    }),
+    AGE,
+];
+
+const fn columns(kind: Kind) -> &'static [Column] {
+    match kind {
+        Kind::Service => SERVICE,
+        Kind::EndpointSlice => ENDPOINT_SLICE,
+        Kind::HttpRoute => HTTP_ROUTE,
+        Kind::AccessPolicy => ACCESS_POLICY,
+        Kind::Workload => WORKLOAD,
+    }
+}
+
+/// How a table is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Style {
+    /// `meta.k8s.io/v1` or `/v1beta1`.
+    pub(crate) version: &'static str,
+    pub(crate) include: Include,
+    pub(crate) now: SystemTime,
+}
+
+/// A `Table` of these objects; `metadata` is that of the list.
+pub(crate) fn table(kind: Kind, objects: &[Value], metadata: &Value, style: Style) -> Value {
+    let definitions: Vec<_> = columns(kind)
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.name,
+                "type": "string",
+                "format": if column.name == "Name" { "name" } else { "" },
+                "description": column.description,
+                "priority": column.priority,
+            })
+        })
+        .collect();
+    let rows: Vec<_> = objects
+        .iter()
+        .map(|object| {
+            let cells: Vec<_> = columns(kind)
+                .iter()
+                .map(|column| (column.cell)(object, style.now))
+                .collect();
+            match style.include {
+                Include::None => json!({"cells": cells}),
+                Include::Metadata => json!({"cells": cells, "object": partial(object)}),
+                Include::Object => json!({"cells": cells, "object": object}),
+            }
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": style.version,
+        "metadata": metadata,
+        "columnDefinitions": definitions,
+        "rows": rows,
+    })
+}
+
+/// The `PartialObjectMetadata` of an object.
+pub(crate) fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+fn none() -> String {
+    "<none>".into()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
+    object.pointer(pointer).and_then(Value::as_str)
+}
+
+/// A text without its quotes, anything else as JSON.
+fn plain(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+fn each(list: Option<&Value>, show: impl Fn(&Value) -> String) -> Vec<String> {
+    let list = list.and_then(Value::as_array);
+    list.into_iter().flatten().map(show).collect()
+}
+
+fn texts(list: Option<&Value>) -> Vec<String> {
+    each(list, |value| plain(Some(value)))
+}
+
+/// At most three, as `kubectl` has it for endpoints: a row stays a row.
+fn joined(list: Vec<String>) -> String {
+    const SHOWN: usize = 3;
+    if list.is_empty() {
+        return none();
+    }
+    let rest = list.len().saturating_sub(SHOWN);
+    let mut text = list.into_iter().take(SHOWN).collect::<Vec<_>>().join(",");
+    if rest > 0 {
+        text.push_str(&format!(" + {rest} more..."));
+    }
+    text
+}
+
+/// The status of a condition, of the object's own or of every parent's.
+fn condition(object: &Value, name: &str) -> String {
+    let own = object.pointer("/status/conditions").into_iter();
+    let parents = object.pointer("/status/parents").and_then(Value::as_array);
+    let parents = parents
+        .into_iter()
+        .flatten()
+        .filter_map(|parent| parent.get("conditions"));
+    let found: Vec<_> = own
+        .chain(parents)
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter(|condition| condition.get("type").is_some_and(|kind| kind == name))
+        .map(|condition| plain(condition.get("status")))
+        .collect();
+    let worst = found
+        .iter()
+        .find(|status| *status != "True")
+        .or(found.first());
+    worst.map_or_else(|| "Unknown".into(), Clone::clone)
+}

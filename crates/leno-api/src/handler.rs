@@ -1,0 +1,233 @@
+//! From a request to what does it: who calls, what for, may they.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use leno_types::DnsLabel;
+use tokio::sync::Semaphore;
+
+use crate::{
+    Access, Api, Caller, apply,
+    derived::Collections,
+    discovery, read,
+    status::ApiError,
+    target::{InMesh, Objects, Target},
+    watch, write,
+};
+
+/// The API and what it keeps between requests.
+pub(crate) struct Server {
+    pub(crate) api: Api,
+    pub(crate) collections: Collections,
+    pub(crate) watches: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(crate) fn new(api: Api) -> Self {
+        Self {
+            collections: Collections::new(Arc::clone(&api.derived), api.limits.derived_changes),
+            watches: Arc::new(Semaphore::new(api.limits.watches)),
+            api,
+        }
+    }
+
+    /// Reads a body to its end, at most `limit` bytes of it.
+    pub(crate) async fn read_body(&self, body: Body, limit: usize) -> Result<Bytes, ApiError> {
+        let exceeded = |error| {
+            self.api
+                .counters
+                .bodies_exceeded
+                .fetch_add(1, Ordering::Relaxed);
+            error
+        };
+        let read = Limited::new(body, limit).collect();
+        match tokio::time::timeout(self.api.limits.body_time, read).await {
+            Err(_) => Err(exceeded(ApiError::body_timeout())),
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(exceeded(ApiError::too_large(
+                format!("Request entity too large: limit is {limit}"),
+            ))),
+            Ok(Err(error)) => Err(ApiError::bad_request(format!(
+                "the body could not be read: {error}"
+            ))),
+        }
+    }
+}
+
+/// One authorised request about objects.
+pub(crate) struct Call<'a> {
+    pub(crate) server: &'a Arc<Server>,
+    pub(crate) caller: &'a Caller,
+    pub(crate) mesh: &'a DnsLabel,
+    pub(crate) parts: &'a Parts,
+}
+
+impl Call<'_> {
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+}
+
+/// Answers a request; every error is a `Status`.
+pub(crate) async fn handle(State(server): State<Arc<Server>>, request: Request<Body>) -> Response {
+    server.api.counters.requests.fetch_add(1, Ordering::Relaxed);
+    serve(&server, request)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let caller = parts
+        .extensions
+        .get::<Caller>()
+        .ok_or_else(ApiError::unauthorized)?;
+    let path = parts.uri.path();
+    let (mesh, target) = match Target::parse(path).ok_or_else(|| ApiError::no_path(path))? {
+        Target::Version => {
+            reads_only(&parts.method)?;
+            return Ok(discovery::version());
+        }
+        Target::Mesh(mesh, target) => (mesh, target),
+    };
+    authorize(caller, &mesh, &parts.method, &target)?;
+    if !server.api.derived.has_mesh(&mesh) {
+        return Err(ApiError::no_mesh(mesh.as_str()));
+    }
+    let call = Call {
+        server,
+        caller,
+        mesh: &mesh,
+        parts: &parts,
+    };
+    match target {
+        InMesh::Objects(objects) => serve_objects(&call, objects, body).await,
+        InMesh::Apply if parts.method == Method::POST => apply::apply(&call, body).await,
+        InMesh::Apply => Err(ApiError::method_not_allowed("apply is a POST")),
+        document => {
+            reads_only(&parts.method)?;
+            serve_discovery(&document, &parts.headers)
+        }
+    }
+}
+
+fn serve_discovery(target: &InMesh, headers: &HeaderMap) -> Result<Response, ApiError> {
+    match target {
+        InMesh::CoreVersions => discovery::core_versions(headers),
+        InMesh::Groups => discovery::groups(headers),
+        InMesh::Group(group) => Ok(discovery::group(group)),
+        InMesh::Resources(group, version) => Ok(discovery::resources(group, version)),
+        InMesh::Version | InMesh::Apply | InMesh::Objects(_) => Ok(discovery::version()),
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn reads_only(method: &Method) -> Result<(), ApiError> {
+    if is_read(method) {
+        return Ok(());
+    }
+    Err(ApiError::method_not_allowed(
+        "the server does not allow this method on the requested resource: it can only be read",
+    ))
+}
+
+/// A viewer reads, an admin does everything; somebody with no role in a mesh does not learn whether it exists.
+fn authorize(
+    caller: &Caller,
+    mesh: &DnsLabel,
+    method: &Method,
+    target: &InMesh,
+) -> Result<(), ApiError> {
+    let why = match caller.access(mesh) {
+        Access::Admin => return Ok(()),
+        Access::Viewer if is_read(method) => return Ok(()),
+        Access::Viewer => "its role there is viewer, which only reads",
+        Access::None => "it has no role there",
+    };
+    let what = match target {
+        InMesh::Objects(objects) => objects.kind.plural(),
+        InMesh::Apply => "objects",
+        _ => "the API",
+    };
+    Err(ApiError::forbidden(format!(
+        "{what} forbidden: user \"{}\" may not {} in mesh \"{mesh}\": {why}",
+        caller.name,
+        if is_read(method) { "read" } else { "write" },
+    )))
+}
+
+async fn serve_objects(
+    call: &Call<'_>,
+    objects: Objects,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let method = &call.parts.method;
+    let kind = objects.kind;
+    if !is_read(method) && kind.derived() {
+        return Err(ApiError::method_not_allowed(format!(
+            "{} are made by the control plane from what runs: they can only be read",
+            kind.plural()
+        )));
+    }
+    if !is_read(method) && objects.status {
+        return Err(ApiError::method_not_allowed(
+            "status is computed when it is read: it cannot be written",
+        ));
+    }
+    let Objects {
+        namespace, name, ..
+    } = objects;
+    match (method.as_str(), namespace, name) {
+        ("GET" | "HEAD", namespace, name) => read_objects(call, kind, namespace, name).await,
+        ("POST", Some(namespace), None) => write::create(call, kind, &namespace, body).await,
+        ("PUT", Some(namespace), Some(name)) => {
+            write::update(call, kind, &namespace, &name, body).await
+        }
+        ("PATCH", Some(namespace), Some(name)) => {
+            write::patch(call, kind, &namespace, &name, body).await
+        }
+        ("DELETE", Some(namespace), Some(name)) => {
+            write::delete(call, kind, &namespace, &name, body).await
+        }
+        (method, namespace, _) => Err(ApiError::method_not_allowed(format!(
+            "the server does not allow {method} on this path{}",
+            if namespace.is_none() {
+                ": name a namespace"
+            } else {
+                ""
+            }
+        ))),
+    }
+}
+
+async fn read_objects(
+    call: &Call<'_>,
+    kind: leno_config::Kind,
+    namespace: Option<String>,
+    name: Option<String>,
+) -> Result<Response, ApiError> {
+    let parameters = crate::query::Parameters::parse(&call.parts.uri)?;
+    let scope = crate::changes::Scope {
+        mesh: call.mesh.clone(),
+        kind,
+        namespace,
+        name,
+    };
+    if parameters.watch {
+        return watch::watch(call, scope, parameters).await;
+    }
+    match scope.name {
+        Some(_) => read::get(call, &scope, &parameters),
+        None => read::list(call, &scope, &parameters).await,
+    }
+}

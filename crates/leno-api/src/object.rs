@@ -1,0 +1,176 @@
+//! Objects as JSON: the system's part of `metadata`, and small readers.
+
+use std::{sync::Arc, time::SystemTime};
+
+use leno_config::Kind;
+use leno_store::Entry;
+use serde_json::{Map, Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::status::ApiError;
+
+/// An object on its way to a caller: parsed only when it is needed.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// As it is stored.
+    Stored(Entry),
+    /// As it was derived, its `resourceVersion` set.
+    Derived(Arc<Value>),
+}
+
+impl Body {
+    /// The object with its `resourceVersion`.
+    pub(crate) fn to_value(&self) -> Result<Value, ApiError> {
+        match self {
+            Self::Stored(entry) => {
+                let mut value = stored(entry)?;
+                set_revision(&mut value, entry.revision);
+                Ok(value)
+            }
+            Self::Derived(value) => Ok(Value::clone(value)),
+        }
+    }
+}
+
+/// An object of a collection.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) body: Body,
+}
+
+/// What the store holds, parsed: without `resourceVersion`.
+pub(crate) fn stored(entry: &Entry) -> Result<Value, ApiError> {
+    serde_json::from_slice(&entry.value).map_err(|error| {
+        ApiError::internal(format!("{} in the store is no object: {error}", entry.key))
+    })
+}
+
+/// The object's `metadata`, made if there is none.
+pub(crate) fn metadata(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    object
+        .as_object_mut()?
+        .entry("metadata")
+        .or_insert_with(|| json!({}))
+        .as_object_mut()
+}
+
+pub(crate) fn set_revision(object: &mut Value, revision: u64) {
+    if let Some(metadata) = metadata(object) {
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+    }
+}
+
+/// A text of `metadata`.
+pub(crate) fn meta_text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object
+        .get("metadata")
+        .and_then(|metadata| metadata.get(field))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Takes away what is the system's to say, or is computed when read.
+pub(crate) fn strip(object: &mut Value) {
+    if let Some(object) = object.as_object_mut() {
+        object.shift_remove("status");
+    }
+    let Some(metadata) = metadata(object) else {
+        return;
+    };
+    for field in [
+        "resourceVersion",
+        "uid",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "managedFields",
+        "selfLink",
+        "generateName",
+    ] {
+        metadata.shift_remove(field);
+    }
+}
+
+/// Whether anything but `metadata` differs: what `generation` counts.
+pub(crate) fn spec_differs(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        return true;
+    };
+    let spec = |object: &Map<String, Value>| {
+        let mut object = object.clone();
+        object.shift_remove("metadata");
+        object
+    };
+    spec(a) != spec(b)
+}
+
+/// RFC 3339 in UTC with whole seconds.
+pub(crate) fn timestamp(now: SystemTime) -> String {
+    let now = OffsetDateTime::from(now);
+    now.replace_nanosecond(0)
+        .unwrap_or(now)
+        .format(&Rfc3339)
+        .unwrap_or_default()
+}
+
+/// How long ago an RFC 3339 time was, as kubectl writes it: two units at most, fewer the longer it is.
+pub(crate) fn age(since: &str, now: SystemTime) -> String {
+    let Ok(since) = OffsetDateTime::parse(since, &Rfc3339) else {
+        return "<unknown>".into();
+    };
+    let seconds = (OffsetDateTime::from(now) - since).whole_seconds().max(0);
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    let two = |first: i64, unit: &str, rest: i64, small: &str| {
+        if rest == 0 {
+            format!("{first}{unit}")
+        } else {
+            format!("{first}{unit}{rest}{small}")
+        }
+    };
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
+        691_200..63_072_000 => format!("{days}d"),
+        63_072_000..252_288_000 => two(days / 365, "y", days % 365, "d"),
+        _ => format!("{}y", days / 365),
+    }
+}
+
+/// A version 4 UUID (RFC 9562 5.4) of these random bits.
+pub(crate) fn uuid(random: u128) -> String {
+    let bits = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    let mut text = String::with_capacity(36);
+    for (index, digit) in hex.chars().enumerate() {
+        if matches!(index, 8 | 12 | 16 | 20) {
+            text.push('-');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Five letters and digits for `generateName`, those Kubernetes uses: no vowels, so no words.
+pub(crate) fn suffix(random: u128) -> String {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rest = random;
+    (0..5)
+        .filter_map(|_| {
+            let index = usize::try_from(rest % 27).ok()?;
+            rest /= 27;
+            ALPHABET.get(index).map(|byte| char::from(*byte))
+        })
+        .collect()
+}
+
+/// The kind's list: `ServiceList`.
+pub(crate) fn list_kind(kind: Kind) -> String {
+    format!("{}List", kind.kind())
+}

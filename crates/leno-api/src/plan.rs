@@ -1,0 +1,83 @@
+//! From what a caller proposes to what is stored: admitted, completed by the control plane, stamped by the system.
+
+use leno_config::{Admitted, Finding, Kind, Resource, admit};
+use leno_types::DnsLabel;
+use serde_json::Value;
+
+use crate::{Api, object};
+
+/// What a write will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Created,
+    Configured,
+    Unchanged,
+}
+
+impl Outcome {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Configured => "configured",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// An object as it will be stored.
+pub(crate) struct Planned {
+    pub(crate) value: Value,
+    pub(crate) outcome: Outcome,
+}
+
+/// The first half: what can be said of the object by itself.
+pub(crate) fn admitted(kind: Kind, mut proposed: Value) -> Result<(Value, Resource), Vec<Finding>> {
+    object::strip(&mut proposed);
+    let Admitted { value, resource } = admit(kind, proposed)?;
+    Ok((value, resource))
+}
+
+/// The second half: what the control plane and the system add, given what is there.
+pub(crate) fn complete(
+    api: &Api,
+    mesh: &DnsLabel,
+    kind: Kind,
+    mut value: Value,
+    old: Option<&Value>,
+) -> Result<Planned, Vec<Finding>> {
+    api.derived.admit_write(mesh, kind, &mut value, old)?;
+    object::strip(&mut value);
+    let now = object::timestamp(api.environment.now());
+    let (uid, created, generation) = match old {
+        None => (object::uuid(api.environment.random()), now, 1),
+        Some(old) => {
+            let generation = old
+                .pointer("/metadata/generation")
+                .and_then(Value::as_u64)
+                .unwrap_or(1);
+            (
+                object::meta_text(old, "uid").into(),
+                object::meta_text(old, "creationTimestamp").into(),
+                generation,
+            )
+        }
+    };
+    if let Some(metadata) = object::metadata(&mut value) {
+        metadata.insert("uid".into(), uid.into());
+        metadata.insert("creationTimestamp".into(), created.into());
+        metadata.insert("generation".into(), generation.into());
+    }
+    let outcome = match old {
+        None => Outcome::Created,
+        Some(old) if *old == value => Outcome::Unchanged,
+        Some(old) => {
+            if object::spec_differs(old, &value)
+                && let Some(metadata) = object::metadata(&mut value)
+            {
+                metadata.insert("generation".into(), generation.saturating_add(1).into());
+            }
+            Outcome::Configured
+        }
+    };
+    Ok(Planned { value, outcome })
+}

@@ -1,0 +1,224 @@
+//! Strategic merge patch for Service: a merge patch that knows that `spec.ports` is keyed by `port`.
+//!
+//! `kubectl apply` sends a *changed* Service in this form. Directives: `$patch` (replace, delete, merge),
+//! `$setElementOrder/LIST`, `$deleteFromPrimitiveList/LIST`, `$retainKeys`; another one is an error, not a field.
+//! The merge keys are those of the `patchMergeKey` tags in Kubernetes' `core/v1` types.
+
+use serde_json::{Map, Value};
+
+use crate::patch::PatchError;
+
+/// How a list of a Service is merged.
+#[derive(Clone, Copy)]
+enum ListRule {
+    /// Objects, the same when this field is.
+    ByKey(&'static str),
+    /// Values, as a set.
+    Set,
+}
+
+/// The lists that are merged; any other is replaced.
+fn rule(path: &[&str]) -> Option<ListRule> {
+    match path {
+        ["spec", "ports"] => Some(ListRule::ByKey("port")),
+        ["metadata", "ownerReferences"] => Some(ListRule::ByKey("uid")),
+        ["metadata", "finalizers"] => Some(ListRule::Set),
+        _ => None,
+    }
+}
+
+const SET_ORDER: &str = "$setElementOrder/";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+
+/// Applies `patch` to a Service.
+pub(crate) fn service(target: &mut Value, patch: Value) -> Result<(), PatchError> {
+    let Value::Object(patch) = patch else {
+        return Err(malformed("a strategic merge patch is an object"));
+    };
+    object(target, patch, &[])
+}
+
+fn malformed(text: impl Into<String>) -> PatchError {
+    PatchError::Malformed(text.into())
+}
+
+fn object(
+    target: &mut Value,
+    mut patch: Map<String, Value>,
+    path: &[&str],
+) -> Result<(), PatchError> {
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(here) = target.as_object_mut() else {
+        return Ok(());
+    };
+    match patch
+        .shift_remove("$patch")
+        .as_ref()
+        .map(|value| value.as_str())
+    {
+        None | Some(Some("merge")) => {}
+        Some(Some("replace")) => here.clear(),
+        Some(Some("delete")) => {
+            here.clear();
+            return Ok(());
+        }
+        Some(_) => return Err(malformed("$patch is replace, delete or merge")),
+    }
+    if let Some(retain) = patch.shift_remove("$retainKeys") {
+        let retain = strings(&retain)?;
+        here.retain(|name, _| retain.contains(&name.as_str()));
+    }
+    let mut orders = Vec::new();
+    for (name, value) in patch {
+        if let Some(list) = name.strip_prefix(SET_ORDER) {
+            orders.push((list.to_owned(), value));
+        } else if let Some(list) = name.strip_prefix(DELETE_FROM) {
+            let gone = value
+                .as_array()
+                .ok_or_else(|| malformed(format!("{name} is a list")))?;
+            if let Some(Value::Array(list)) = here.get_mut(list) {
+                list.retain(|item| !gone.contains(item));
+            }
+        } else if name.starts_with('$') {
+            return Err(malformed(format!("the directive {name} is not known")));
+        } else {
+            field(here, name, value, path)?;
+        }
+    }
+    for (name, order) in orders {
+        let inner: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
+        let rule = rule(&inner).ok_or_else(|| malformed(format!("{name} has no merge order")))?;
+        let order = order
+            .as_array()
+            .ok_or_else(|| malformed(format!("{SET_ORDER}{name} is a list")))?;
+        if let Some(Value::Array(list)) = here.get_mut(&name) {
+            reorder(list, order, rule);
+        }
+    }
+    Ok(())
+}
+
+fn field(
+    here: &mut Map<String, Value>,
+    name: String,
+    value: Value,
+    path: &[&str],
+) -> Result<(), PatchError> {
+    let inner: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
+    match value {
+        Value::Null => {
+            here.shift_remove(&name);
+        }
+        Value::Object(patch) => {
+            let delete = patch.get("$patch").is_some_and(|value| value == "delete");
+            if delete {
+                here.shift_remove(&name);
+            } else {
+                let mut merged = here.get(&name).cloned().unwrap_or_default();
+                object(&mut merged, patch, &inner)?;
+                here.insert(name, merged);
+            }
+        }
+        Value::Array(items) => match rule(&inner) {
+            Some(rule) => {
+                let mut list = match here.get(&name) {
+                    Some(Value::Array(list)) => list.clone(),
+                    _ => Vec::new(),
+                };
+                self::list(&mut list, items, rule, &inner)?;
+                here.insert(name, list.into());
+            }
+            None => {
+                here.insert(name, items.into());
+            }
+        },
+        other => {
+            here.insert(name, other);
+        }
+    }
+    Ok(())
+}
+
+fn list(
+    list: &mut Vec<Value>,
+    items: Vec<Value>,
+    rule: ListRule,
+    path: &[&str],
+) -> Result<(), PatchError> {
+    let key = match rule {
+        ListRule::Set => {
+            for item in items {
+                if !list.contains(&item) {
+                    list.push(item);
+                }
+            }
+            return Ok(());
+        }
+        ListRule::ByKey(key) => key,
+    };
+    if items
+        .iter()
+        .any(|item| item.get("$patch").is_some_and(|value| value == "replace"))
+    {
+        list.clear();
+    }
+    for item in items {
+        let Value::Object(patch) = item else {
+            return Err(malformed(format!("{} holds objects", path.join("."))));
+        };
+        let directive = patch.get("$patch").and_then(Value::as_str);
+        if directive == Some("replace") {
+            continue; // the marker itself; the elements stand beside it
+        }
+        let Some(identity) = patch.get(key).cloned() else {
+            return Err(malformed(format!(
+                "an element of {} has no {key}",
+                path.join(".")
+            )));
+        };
+        let same = |item: &Value| item.get(key) == Some(&identity);
+        if directive == Some("delete") {
+            list.retain(|item| !same(item));
+            continue;
+        }
+        match list.iter_mut().find(|item| same(item)) {
+            Some(item) => object(item, patch, &[])?,
+            None => {
+                let mut item = Value::Null;
+                object(&mut item, patch, &[])?;
+                list.push(item);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Elements named in `order` come in that order; each other one stays behind the element it stood behind.
+fn reorder(list: &mut Vec<Value>, order: &[Value], rule: ListRule) {
+    let place = |item: &Value| match rule {
+        ListRule::Set => order.iter().position(|o| o == item),
+        ListRule::ByKey(key) => {
+            let identity = item.get(key)?;
+            order.iter().position(|o| o.get(key) == Some(identity))
+        }
+    };
+    let mut last = 0;
+    let mut placed: Vec<(usize, Value)> = std::mem::take(list)
+        .into_iter()
+        .map(|item| {
+            last = place(&item).unwrap_or(last);
+            (last, item)
+        })
+        .collect();
+    placed.sort_by_key(|(place, _)| *place); // stable
+    list.extend(placed.into_iter().map(|(_, item)| item));
+}
+
+fn strings(value: &Value) -> Result<Vec<&str>, PatchError> {
+    value
+        .as_array()
+        .and_then(|list| list.iter().map(Value::as_str).collect())
+        .ok_or_else(|| malformed("$retainKeys is a list of names"))
+}

@@ -1,0 +1,124 @@
+//! What a path asks for. Pure: a path in, a target or nothing out.
+
+use leno_config::Kind;
+use leno_types::DnsLabel;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `/version`, outside any mesh.
+    Version,
+    /// Something of a mesh.
+    Mesh(DnsLabel, InMesh),
+}
+
+/// Something of a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InMesh {
+    /// `version`
+    Version,
+    /// `api`
+    CoreVersions,
+    /// `apis`
+    Groups,
+    /// `apis/GROUP`
+    Group(&'static str),
+    /// `api/v1`, `apis/GROUP/VERSION`
+    Resources(&'static str, &'static str),
+    /// `leno/v1/apply`
+    Apply,
+    /// A collection, or one object of it.
+    Objects(Objects),
+}
+
+/// A collection, or one object of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Objects {
+    pub(crate) kind: Kind,
+    /// `None`: of all namespaces.
+    pub(crate) namespace: Option<String>,
+    /// `None`: the collection.
+    pub(crate) name: Option<String>,
+    /// `.../NAME/status`
+    pub(crate) status: bool,
+}
+
+impl Target {
+    /// Reads a path; `None` when there is nothing there.
+    pub(crate) fn parse(path: &str) -> Option<Self> {
+        if path == "/version" {
+            return Some(Self::Version);
+        }
+        let mut parts = path
+            .strip_prefix("/meshes/")?
+            .trim_end_matches('/')
+            .split('/');
+        let mesh = parts.next()?.parse().ok()?;
+        let rest: Vec<&str> = parts.collect();
+        Some(Self::Mesh(mesh, in_mesh(&rest)?))
+    }
+}
+
+fn in_mesh(parts: &[&str]) -> Option<InMesh> {
+    Some(match parts {
+        ["version"] => InMesh::Version,
+        ["api"] => InMesh::CoreVersions,
+        ["apis"] => InMesh::Groups,
+        ["apis", group] => InMesh::Group(group_version(group, None)?.0),
+        ["leno", "v1", "apply"] => InMesh::Apply,
+        ["api", "v1"] => InMesh::Resources("", "v1"),
+        ["apis", group, version] => {
+            let (group, version) = group_version(group, Some(version))?;
+            InMesh::Resources(group, version)
+        }
+        ["api", "v1", rest @ ..] => objects("", "v1", rest)?,
+        ["apis", group, version, rest @ ..] => objects(group, version, rest)?,
+        _ => return None,
+    })
+}
+
+/// The group, other than core, that has a kind in this version.
+fn group_version(group: &str, version: Option<&str>) -> Option<(&'static str, &'static str)> {
+    Kind::ALL
+        .iter()
+        .map(|kind| (kind.group(), kind.version()))
+        .find(|(g, v)| !g.is_empty() && *g == group && version.is_none_or(|version| *v == version))
+}
+
+fn objects(group: &str, version: &str, parts: &[&str]) -> Option<InMesh> {
+    let find = |plural: &str| {
+        Kind::ALL.iter().copied().find(|kind| {
+            kind.group() == group && kind.version() == version && kind.plural() == plural
+        })
+    };
+    let (namespace, plural, rest) = match parts {
+        ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => {
+            (Some(*namespace), *plural, rest)
+        }
+        [plural, rest @ ..] => (None, *plural, rest),
+        [] => return None,
+    };
+    let kind = find(plural)?;
+    let (name, status) = match rest {
+        [] => (None, false),
+        [name] => (Some(*name), false),
+        [name, "status"] => (Some(*name), true),
+        _ => return None,
+    };
+    if name.is_some_and(str::is_empty) {
+        return None;
+    }
+    // An object of a namespaced kind has a namespace in its path, another has none.
+    let namespace = match (kind.namespaced(), namespace) {
+        (true, None) if name.is_some() => return None,
+        (true, namespace) => namespace.map(Into::into),
+        (false, None) => Some(String::new()),
+        (false, Some(_)) => return None,
+    };
+    Some(InMesh::Objects(Objects {
+        kind,
+        namespace,
+        name: name.map(Into::into),
+        status,
+    }))
+}

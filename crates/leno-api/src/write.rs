@@ -1,0 +1,546 @@
+//! Create, update, patch, delete: one object, one transaction, one audit line.
+
+use std::sync::atomic::Ordering;
+
+use axum::{body::Body, response::Response};
+use http::StatusCode;
+use leno_config::Kind;
+use leno_store::{Entry, Expect, StoreError, Write};
+use serde_json::{Value, json};
+
+use crate::{
+    changes::Scope,
+    duplicates,
+    handler::Call,
+    media, object,
+    patch::{self, PatchError},
+    plan::{self, Outcome, Planned},
+    query::Parameters,
+    read,
+    status::{ApiError, json_response},
+    store_key, strategic,
+};
+
+/// How often a write that names no version is tried again when somebody else was faster.
+pub(crate) const TRIES: usize = 8;
+
+/// Creates an object.
+pub(crate) async fn create(
+    call: &Call<'_>,
+    kind: Kind,
+    namespace: &str,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(&call.parts.uri)?;
+    let mut proposed = read_object(call, kind, body).await?;
+    name_generated(call, &mut proposed);
+    let name = object::meta_text(&proposed, "name").to_owned();
+    agree(kind, &mut proposed, namespace, &name)?;
+    if !object::meta_text(&proposed, "resourceVersion").is_empty() {
+        return Err(ApiError::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let planned = planned(call, kind, &name, proposed, None)?;
+    let target = Target::new(call, kind, namespace, &name);
+    let revision = if parameters.dry_run {
+        if target.entry()?.is_some() {
+            return Err(ApiError::already_exists(kind, &name));
+        }
+        None
+    } else {
+        Some(
+            target
+                .commit(&planned, Expect::Absent)
+                .await
+                .map_err(|e| target.error(&e))?,
+        )
+    };
+    target.answer(planned, revision, &parameters, StatusCode::CREATED)
+}
+
+/// Replaces an object.
+pub(crate) async fn update(
+    call: &Call<'_>,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(&call.parts.uri)?;
+    let mut proposed = read_object(call, kind, body).await?;
+    agree(kind, &mut proposed, namespace, name)?;
+    let target = Target::new(call, kind, namespace, name);
+    target.change(&parameters, |_| Ok(proposed.clone())).await
+}
+
+/// Changes an object by a patch.
+pub(crate) async fn patch(
+    call: &Call<'_>,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(&call.parts.uri)?;
+    let form = patch_form(call, kind)?;
+    let bytes = call
+        .server
+        .read_body(body, call.server.api.limits.object_bytes)
+        .await?;
+    let patch = duplicates::parse(&bytes)
+        .map_err(|error| ApiError::bad_request(format!("the patch is no JSON: {error}")))?;
+    let target = Target::new(call, kind, namespace, name);
+    target
+        .change(&parameters, |current| {
+            let mut next = current.clone();
+            let applied = match form {
+                PatchForm::Json => patch::json(&mut next, &patch),
+                PatchForm::Merge => {
+                    patch::merge(&mut next, patch.clone());
+                    Ok(())
+                }
+                PatchForm::Strategic => strategic::service(&mut next, patch.clone()),
+            };
+            applied.map_err(|error| match error {
+                PatchError::Malformed(text) => ApiError::bad_request(text),
+                PatchError::Unfit(text) => ApiError::invalid(
+                    kind,
+                    name,
+                    &[leno_config::Finding::new(
+                        "",
+                        format!("the patch does not fit: {text}"),
+                    )],
+                ),
+            })?;
+            if !next.is_object() {
+                return Err(ApiError::bad_request(
+                    "the patch makes the object something else",
+                ));
+            }
+            agree(kind, &mut next, namespace, name)?;
+            Ok(next)
+        })
+        .await
+}
+
+/// Deletes an object.
+pub(crate) async fn delete(
+    call: &Call<'_>,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::parse(&call.parts.uri)?;
+    let options = read_options(call, body).await?;
+    let dry_run = parameters.dry_run || options.dry_run;
+    let target = Target::new(call, kind, namespace, name);
+    for _ in 0..TRIES {
+        let entry = target
+            .entry()?
+            .ok_or_else(|| ApiError::not_found(kind, name))?;
+        let current = object::stored(&entry)?;
+        let uid = object::meta_text(&current, "uid");
+        if let Some(expected) = options.uid.as_deref().filter(|expected| *expected != uid) {
+            let why = format!(
+                "Precondition failed: UID in precondition: {expected}, UID in object meta: {uid}"
+            );
+            return Err(ApiError::conflict(kind, name, &why));
+        }
+        if options
+            .revision
+            .is_some_and(|expected| expected != entry.revision)
+        {
+            return Err(ApiError::modified(kind, name));
+        }
+        if !dry_run {
+            let write = Write::delete(entry.key.clone(), Expect::Revision(entry.revision));
+            match call.server.api.store.commit(vec![write]).await {
+                Ok(revision) => target.audit("deleted", uid, revision),
+                Err(StoreError::Conflict { .. }) => continue,
+                Err(error) => return Err(target.error(&error)),
+            }
+        }
+        let mut details = json!({"name": name, "kind": kind.plural(), "uid": uid});
+        if let (false, Some(details)) = (kind.group().is_empty(), details.as_object_mut()) {
+            details.insert("group".into(), kind.group().into());
+        }
+        let status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "details": details,
+        });
+        return Ok(json_response(StatusCode::OK, &status));
+    }
+    Err(ApiError::modified(kind, name))
+}
+
+/// One object that is to be written.
+struct Target<'a> {
+    call: &'a Call<'a>,
+    kind: Kind,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    const fn new(call: &'a Call<'a>, kind: Kind, namespace: &'a str, name: &'a str) -> Self {
+        Self {
+            call,
+            kind,
+            namespace,
+            name,
+        }
+    }
+
+    fn key(&self) -> leno_store::Key {
+        store_key(self.call.mesh, self.kind, self.namespace, self.name)
+    }
+
+    fn entry(&self) -> Result<Option<Entry>, ApiError> {
+        let store = &self.call.server.api.store;
+        store
+            .get(&self.key())
+            .map_err(|error| ApiError::store(&error))
+    }
+
+    fn error(&self, error: &StoreError) -> ApiError {
+        ApiError::store_about(error, self.kind, self.name)
+    }
+
+    /// Replaces the object by what `next` makes of it. Without a version of the caller's it is tried again when
+    /// somebody else was faster, on what they wrote.
+    async fn change(
+        &self,
+        parameters: &Parameters,
+        next: impl Fn(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Response, ApiError> {
+        let Self { kind, name, .. } = *self;
+        for _ in 0..TRIES {
+            let entry = self
+                .entry()?
+                .ok_or_else(|| ApiError::not_found(kind, name))?;
+            let old = object::stored(&entry)?;
+            let mut current = old.clone();
+            object::set_revision(&mut current, entry.revision);
+            let proposed = next(&current)?;
+            same_object(kind, name, &proposed, &old, entry.revision)?;
+            let planned = planned(self.call, kind, name, proposed, Some(&old))?;
+            if planned.outcome == Outcome::Unchanged || parameters.dry_run {
+                return self.answer(planned, Some(entry.revision), parameters, StatusCode::OK);
+            }
+            // A caller's own version was compared above; if it was right, a conflict now finds it wrong next time.
+            match self
+                .commit(&planned, Expect::Revision(entry.revision))
+                .await
+            {
+                Ok(revision) => {
+                    return self.answer(planned, Some(revision), parameters, StatusCode::OK);
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(self.error(&error)),
+            }
+        }
+        Err(ApiError::modified(kind, name))
+    }
+
+    async fn commit(&self, planned: &Planned, expect: Expect) -> Result<u64, StoreError> {
+        let write = Write::put(self.key(), planned.value.to_string().into_bytes(), expect);
+        let revision = self.call.server.api.store.commit(vec![write]).await?;
+        let uid = object::meta_text(&planned.value, "uid");
+        self.audit(planned.outcome.as_str(), uid, revision);
+        Ok(revision)
+    }
+
+    /// Who did what.
+    fn audit(&self, what: &str, uid: &str, revision: u64) {
+        let Self {
+            call,
+            kind,
+            namespace,
+            name,
+        } = self;
+        audit(
+            call,
+            &Audit {
+                what,
+                kind: *kind,
+                namespace,
+                name,
+                uid,
+                revision,
+            },
+        );
+    }
+
+    fn answer(
+        &self,
+        planned: Planned,
+        revision: Option<u64>,
+        parameters: &Parameters,
+        code: StatusCode,
+    ) -> Result<Response, ApiError> {
+        let form = media::form(self.call.headers())?;
+        let mut value = planned.value;
+        if let Some(revision) = revision {
+            object::set_revision(&mut value, revision);
+        }
+        let scope = Scope {
+            mesh: self.call.mesh.clone(),
+            kind: self.kind,
+            namespace: None,
+            name: None,
+        };
+        read::add_status(
+            self.call.server,
+            &scope,
+            self.namespace,
+            self.name,
+            &mut value,
+        );
+        Ok(read::one(
+            self.call, self.kind, &value, form, parameters, code,
+        ))
+    }
+}
+
+/// One change, for the audit log.
+pub(crate) struct Audit<'a> {
+    pub(crate) what: &'a str,
+    pub(crate) kind: Kind,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) uid: &'a str,
+    pub(crate) revision: u64,
+}
+
+/// Writes the audit line of a change.
+pub(crate) fn audit(call: &Call<'_>, audit: &Audit<'_>) {
+    let Audit {
+        what,
+        kind,
+        namespace,
+        name,
+        uid,
+        revision,
+    } = audit;
+    call.server
+        .api
+        .counters
+        .changes
+        .fetch_add(1, Ordering::Relaxed);
+    tracing::info!(
+        target: "leno::audit",
+        who = call.caller.name,
+        what,
+        mesh = %call.mesh,
+        kind = kind.kind(),
+        namespace,
+        name,
+        uid,
+        revision,
+        "changed",
+    );
+}
+
+fn planned(
+    call: &Call<'_>,
+    kind: Kind,
+    name: &str,
+    proposed: Value,
+    old: Option<&Value>,
+) -> Result<Planned, ApiError> {
+    let api = &call.server.api;
+    plan::admitted(kind, proposed)
+        .and_then(|(value, _)| plan::complete(api, call.mesh, kind, value, old))
+        .map_err(|findings| ApiError::invalid(kind, name, &findings))
+}
+
+/// Reads an object from a body.
+async fn read_object(call: &Call<'_>, kind: Kind, body: Body) -> Result<Value, ApiError> {
+    json_only(&media::content_type(call.headers())?)?;
+    let limit = call.server.api.limits.object_bytes;
+    let bytes = call.server.read_body(body, limit).await?;
+    let value = duplicates::parse(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
+    })?;
+    if !value.is_object() {
+        return Err(ApiError::bad_request(format!(
+            "the body is no object: send a {} as JSON",
+            kind.kind()
+        )));
+    }
+    Ok(value)
+}
+
+pub(crate) fn json_only(media: &str) -> Result<(), ApiError> {
+    match media {
+        "" | "application/json" => Ok(()),
+        "application/vnd.kubernetes.protobuf" => Err(ApiError::unsupported_media(
+            "protobuf bodies are not spoken here: send application/json",
+        )),
+        other => Err(ApiError::unsupported_media(format!(
+            "the body of the request was in an unknown format ({other}) - accepted media types include: application/json"
+        ))),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum PatchForm {
+    Json,
+    Merge,
+    Strategic,
+}
+
+fn patch_form(call: &Call<'_>, kind: Kind) -> Result<PatchForm, ApiError> {
+    match media::content_type(call.headers())?.as_str() {
+        "application/json-patch+json" => Ok(PatchForm::Json),
+        "application/merge-patch+json" => Ok(PatchForm::Merge),
+        "application/strategic-merge-patch+json" if kind == Kind::Service => {
+            Ok(PatchForm::Strategic)
+        }
+        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+            Err(ApiError::unsupported_media(
+                "server-side apply is not there yet: use client-side apply, or leno apply",
+            ))
+        }
+        other => Err(ApiError::unsupported_media(format!(
+            "the body of the request was in an unknown format ({other}) - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json{}",
+            if kind == Kind::Service {
+                ", application/strategic-merge-patch+json"
+            } else {
+                ""
+            }
+        ))),
+    }
+}
+
+/// Holds the body to its path: type, namespace and name. What it leaves out is filled in.
+fn agree(kind: Kind, object: &mut Value, namespace: &str, name: &str) -> Result<(), ApiError> {
+    let given = |field: &str| object.get(field).and_then(Value::as_str);
+    let (version, of) = (given("apiVersion"), given("kind"));
+    if version.is_some_and(|version| version != kind.api_version())
+        || of.is_some_and(|of| of != kind.kind())
+    {
+        return Err(ApiError::bad_request(format!(
+            "the object is a {} of {}, the path is for a {} of {}",
+            of.unwrap_or_default(),
+            version.unwrap_or_default(),
+            kind.kind(),
+            kind.api_version()
+        )));
+    }
+    if let Some(object) = object.as_object_mut() {
+        object.insert("apiVersion".into(), kind.api_version().into());
+        object.insert("kind".into(), kind.kind().into());
+    }
+    let (given_namespace, given_name) = (
+        object::meta_text(object, "namespace").to_owned(),
+        object::meta_text(object, "name").to_owned(),
+    );
+    if !given_namespace.is_empty() && given_namespace != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if !given_name.is_empty() && given_name != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given_name}) does not match the name on the URL ({name})"
+        )));
+    }
+    if let Some(metadata) = object::metadata(object) {
+        if !name.is_empty() {
+            metadata.insert("name".into(), name.into());
+        }
+        if !namespace.is_empty() {
+            metadata.insert("namespace".into(), namespace.into());
+        }
+    }
+    Ok(())
+}
+
+/// Holds the versions a caller names to those that are there.
+fn same_object(
+    kind: Kind,
+    name: &str,
+    proposed: &Value,
+    old: &Value,
+    revision: u64,
+) -> Result<(), ApiError> {
+    let version = object::meta_text(proposed, "resourceVersion");
+    if !version.is_empty() && version != "0" {
+        match version.parse::<u64>() {
+            Ok(version) if version == revision => {}
+            Ok(_) => return Err(ApiError::modified(kind, name)),
+            Err(_) => {
+                return Err(ApiError::bad_request(
+                    "metadata.resourceVersion is none that this server gave",
+                ));
+            }
+        }
+    }
+    let (given, uid) = (
+        object::meta_text(proposed, "uid"),
+        object::meta_text(old, "uid"),
+    );
+    if !given.is_empty() && given != uid {
+        let why =
+            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+        return Err(ApiError::conflict(kind, name, &why));
+    }
+    Ok(())
+}
+
+/// Gives an object that has only a `generateName` its name.
+fn name_generated(call: &Call<'_>, proposed: &mut Value) {
+    let prefix = object::meta_text(proposed, "generateName").to_owned();
+    if prefix.is_empty() || !object::meta_text(proposed, "name").is_empty() {
+        return;
+    }
+    let suffix = object::suffix(call.server.api.environment.random());
+    let kept: String = prefix.chars().take(58).collect();
+    if let Some(metadata) = object::metadata(proposed) {
+        metadata.insert("name".into(), format!("{kept}{suffix}").into());
+    }
+}
+
+/// What of `DeleteOptions` concerns us. Nothing here has dependents, so how to propagate does not matter.
+#[derive(Default)]
+struct DeleteOptions {
+    dry_run: bool,
+    uid: Option<String>,
+    revision: Option<u64>,
+}
+
+async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, ApiError> {
+    let limit = call.server.api.limits.object_bytes;
+    let bytes = call.server.read_body(body, limit).await?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(DeleteOptions::default());
+    }
+    json_only(&media::content_type(call.headers())?)?;
+    let value = duplicates::parse(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the DeleteOptions are no JSON: {error}"))
+    })?;
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let revision = text("/preconditions/resourceVersion")
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| {
+            ApiError::bad_request("preconditions.resourceVersion is none that this server gave")
+        })?;
+    let dry_run = match value.get("dryRun") {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(list)) if list.iter().all(|item| item == "All") => !list.is_empty(),
+        Some(_) => return Err(ApiError::bad_request("dryRun is [\"All\"] or absent")),
+    };
+    Ok(DeleteOptions {
+        dry_run,
+        uid: text("/preconditions/uid").map(Into::into),
+        revision,
+    })
+}
