@@ -167,6 +167,12 @@ impl<'a> Table<'a> {
             to.u32_be(4, kind);
             to.u32_be(5, length);
             to.u32_be(10, id);
+            if let Key::Cgroup = key {
+                // For the `nft` tool alone: keys are in the host's order, or it shows them reversed.
+                const KEY_BYTE_ORDER: u8 = 0;
+                let [a, b, c, d] = 1_u32.to_ne_bytes();
+                to.bytes(13, &[KEY_BYTE_ORDER, 4, a, b, c, d]);
+            }
         });
         self.message(NEW_SET_ELEMENT, CREATE, |to| {
             to.text(2, set);

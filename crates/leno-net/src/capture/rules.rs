@@ -12,8 +12,8 @@ use crate::netlink::Batch;
 const OUTPUT: &str = "output";
 const INBOUND: &str = "inbound";
 const CAPTURED: &str = "captured";
-const REJECT: &str = "reject";
-const REFUSED: &str = "refused";
+const REFUSE: &str = "refuse";
+const REFUSE_VIPS: &str = "refuse_vips";
 
 /// systemd-resolved's address: the one on loopback that is captured, for DNS.
 const STUB_RESOLVER: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 32);
@@ -30,15 +30,15 @@ impl OwnNamespace {
 
         // On the way in, not out: everything here is delivered by loopback, and a packet dropped on its way out
         // is EPERM to its sender, while one refused on its way in is ECONNREFUSED.
-        table.base_chain(REJECT, Hook::FilterInput);
-        table.rule(REJECT, |rule| rule.known_connection().accept());
+        table.base_chain(REFUSE, Hook::FilterInput);
+        table.rule(REFUSE, |rule| rule.known_connection().accept());
         for network in LOOPBACK {
-            table.rule(REJECT, |rule| rule.destination(network).accept());
+            table.rule(REFUSE, |rule| rule.destination(network).accept());
         }
-        table.rule(REJECT, |rule| rule.mark(MARK).accept());
-        table.rule(REJECT, |rule| rule.protocol(UDP).reject(Reject::PortUnreachable));
-        table.rule(REJECT, |rule| rule.ping_v4().reject(Reject::Prohibited));
-        table.rule(REJECT, |rule| rule.ping_v6().reject(Reject::Prohibited));
+        table.rule(REFUSE, |rule| rule.mark(MARK).accept());
+        table.rule(REFUSE, |rule| rule.protocol(UDP).reject(Reject::PortUnreachable));
+        table.rule(REFUSE, |rule| rule.ping_v4().reject(Reject::Prohibited));
+        table.rule(REFUSE, |rule| rule.ping_v6().reject(Reject::Prohibited));
         table.finish()
     }
 }
@@ -73,9 +73,9 @@ impl WholeNamespace {
         table.rule(INBOUND, |rule| rule.protocol(TCP).port_in("ports_in").accept());
         table.rule(INBOUND, |rule| rule.protocol(TCP).redirect(self.inbound_port));
 
-        table.base_chain(REJECT, Hook::FilterOutput);
-        table.rule(REJECT, |rule| rule.mark(MARK).accept());
-        refuse_vips(&mut table, REJECT);
+        table.base_chain(REFUSE, Hook::FilterOutput);
+        table.rule(REFUSE, |rule| rule.mark(MARK).accept());
+        refuse_vips(&mut table, REFUSE);
         Ok(table.finish())
     }
 }
@@ -90,12 +90,12 @@ impl HostCgroups {
         // Chains first: rules may only name what is there.
         table.chain(CAPTURED);
         capture_outgoing(&mut table, CAPTURED, self.outbound_port, self.dns_port);
-        table.chain(REFUSED);
-        refuse_vips(&mut table, REFUSED);
+        table.chain(REFUSE_VIPS);
+        refuse_vips(&mut table, REFUSE_VIPS);
         table.base_chain(OUTPUT, Hook::NatOutput);
         table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
-        table.base_chain(REJECT, Hook::FilterOutput);
-        table.rule(REJECT, |rule| rule.mark(MARK).accept());
+        table.base_chain(REFUSE, Hook::FilterOutput);
+        table.rule(REFUSE, |rule| rule.mark(MARK).accept());
         for level in levels {
             let set = format!("cgroups_{level}");
             let members = cgroups.iter().filter(|cgroup| cgroup.level == level);
@@ -103,7 +103,7 @@ impl HostCgroups {
             table.rule(OUTPUT, |rule| rule.cgroup_in(level, &set).goto(CAPTURED));
             // This chain sees every packet of the host: the destination is checked before the cgroup is looked up.
             for network in VIPS {
-                table.rule(REJECT, |rule| rule.destination(network).cgroup_in(level, &set).goto(REFUSED));
+                table.rule(REFUSE, |rule| rule.destination(network).cgroup_in(level, &set).goto(REFUSE_VIPS));
             }
         }
         Ok(table.finish())
