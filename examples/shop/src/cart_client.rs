@@ -123,14 +123,12 @@ impl CartClient {
             .header(USER_AGENT, agent())
             .body(())
             .map_err(|error| Failed::Call(CallError::broken(error)))?;
-        let mut ready = self
-            .connection()
-            .await
-            .map_err(Failed::Call)?
-            .sender
-            .ready()
-            .await?;
-        let (response, asking) = ready.send_request(request, false)?;
+        let sender = self.connection().await.map_err(Failed::Call)?.sender;
+        // What cannot be sent has not been seen.
+        let mut ready = sender.ready().await.map_err(Failed::Unprocessed)?;
+        let (response, asking) = ready
+            .send_request(request, false)
+            .map_err(Failed::Unprocessed)?;
         Ok((asking, response))
     }
 

@@ -1,6 +1,7 @@
 //! Prices as they change: a WebSocket feed (RFC 6455) on `/feed`, and its client.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
@@ -34,7 +35,12 @@ const SILENCE: Duration = Duration::from_secs(3);
 const FAREWELL: Duration = Duration::from_secs(1);
 const ITEM: &str = "lamp";
 
-type Feeds = Rc<RefCell<JoinSet<()>>>;
+/// What the program holds: one price, in cents, that all feeds tell, and the open feeds.
+#[derive(Debug)]
+struct Market {
+    price: Cell<u32>,
+    feeds: RefCell<JoinSet<()>>,
+}
 
 /// Small messages need no large buffers.
 fn config() -> WebSocketConfig {
@@ -47,19 +53,22 @@ fn config() -> WebSocketConfig {
 }
 
 pub(crate) async fn run(listeners: Listeners, stop: &Stop) {
-    let feeds = Feeds::default();
-    let (opened, ending) = (Rc::clone(&feeds), stop.clone());
+    let market = Rc::new(Market {
+        price: Cell::new(4900),
+        feeds: RefCell::default(),
+    });
+    let (opened, ending) = (Rc::clone(&market), stop.clone());
     serve(listeners, Speaks::Http1, stop, move |request| {
         let reply = open(request, &opened, &ending);
         async move { reply }
     })
     .await;
-    let open = feeds.take();
+    let open = market.feeds.take();
     finish(open).await;
 }
 
 /// Answers the request for a feed, and starts it.
-fn open(mut request: Request<Incoming>, feeds: &Feeds, stop: &Stop) -> Reply {
+fn open(mut request: Request<Incoming>, market: &Rc<Market>, stop: &Stop) -> Reply {
     if request.uri().path() != "/feed" {
         return refuse(StatusCode::NOT_FOUND, "the feed is at /feed");
     }
@@ -72,36 +81,44 @@ fn open(mut request: Request<Incoming>, feeds: &Feeds, stop: &Stop) -> Reply {
             );
         }
     };
-    let mut feeds = feeds.borrow_mut();
+    let mut feeds = market.feeds.borrow_mut();
     while feeds.try_join_next().is_some() {}
     if feeds.len() >= MAX_FEEDS {
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many feeds are open");
     }
-    let (upgrade, stop) = (hyper::upgrade::on(&mut request), stop.clone());
+    let (upgrade, market, stop) = (
+        hyper::upgrade::on(&mut request),
+        Rc::clone(market),
+        stop.clone(),
+    );
     feeds.spawn_local(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let feed =
             WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config()))
                 .await;
         // A client that goes away ends its own feed only.
-        drop(tell(feed, &stop).await);
+        drop(tell(feed, &market.price, &stop).await);
     });
     reply
 }
 
 /// Tells the price until the client or the program ends. Pings are answered by the library.
-async fn tell<S>(mut feed: WebSocketStream<S>, stop: &Stop) -> Result<(), tungstenite::Error>
+async fn tell<S>(
+    mut feed: WebSocketStream<S>,
+    price: &Cell<u32>,
+    stop: &Stop,
+) -> Result<(), tungstenite::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut pace = interval(EVERY);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut price: u32 = 4900;
     loop {
         tokio::select! {
             _ = pace.tick() => {
-                price = price.saturating_add(fastrand::u32(0..=20)).saturating_sub(10).clamp(1000, 9900);
-                let news = json!({"item": ITEM, "price": price, "note": PAYLOAD}).to_string();
+                let step = price.get().saturating_add(fastrand::u32(0..=20)).saturating_sub(10);
+                price.set(step.clamp(1000, 9900));
+                let news = json!({"item": ITEM, "price": price.get(), "note": PAYLOAD}).to_string();
                 let sent = timeout(CALL_TIMEOUT, feed.send(Message::text(news))).await;
                 sent.map_err(|_stalled| tungstenite::Error::ConnectionClosed)??;
             }
@@ -114,22 +131,21 @@ where
     }
 }
 
-/// Opens the feed at `url`, gives each price to `heard` for as long as `hold`, and closes it in order.
+/// Opens the feed at `url`, gives each price to `heard` until `end`, and closes it in order.
 pub(crate) async fn watch(
     url: &Url,
-    hold: Duration,
+    end: impl Future<Output = ()>,
     mut heard: impl FnMut(u64),
 ) -> Result<(), CallError> {
     let mut feed = within(connect(url)).await?;
-    let end = Instant::now() + hold;
+    let mut end = pin!(end);
     loop {
-        let silent = Instant::now() + SILENCE;
-        let message = match timeout_at(silent.min(end), feed.next()).await {
-            Ok(Some(message)) => message.map_err(CallError::broken)?,
-            Ok(None) => return Err(CallError::Strange("the feed ended".to_owned())),
-            Err(_silent) if silent < end => return Err(CallError::Timeout),
-            Err(_over) => return farewell(feed).await.map_err(CallError::broken),
+        let message = tokio::select! {
+            message = timeout(SILENCE, feed.next()) => message.map_err(|_silent| CallError::Timeout)?,
+            () = &mut end => return farewell(feed).await.map_err(CallError::broken),
         };
+        let message = message.ok_or_else(|| CallError::Strange("the feed ended".to_owned()))?;
+        let message = message.map_err(CallError::broken)?;
         match message {
             Message::Text(news) => {
                 heard(price(&news).ok_or_else(|| CallError::Strange(news.to_string()))?)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use tokio::time::sleep;
 
 use crate::cart_client::CartClient;
 use crate::cli::{Origin, Peers, Url};
@@ -108,8 +109,8 @@ async fn load(shop: &Shop, rate: f64) {
     }));
     let note = || format!("good, {PAYLOAD}");
     let feed = || async {
-        let hold = Duration::from_millis(fastrand::u64(FEED_MILLISECONDS));
-        let ended = prices::watch(&shop.prices, hold, |price| shop.price.set(Some(price))).await;
+        let end = sleep(Duration::from_millis(fastrand::u64(FEED_MILLISECONDS)));
+        let ended = prices::watch(&shop.prices, end, |price| shop.price.set(Some(price))).await;
         if ended.is_err() {
             shop.price.set(None);
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::cell::{Cell, RefCell};
+use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -202,6 +203,11 @@ async fn a_program_is_reached_over_ipv4_and_ipv6_on_one_port() {
             }
         }
         assert!(reached > 0);
+        let by_name = Origin {
+            host: "localhost".to_owned(),
+            ..at(running.port)
+        };
+        assert_eq!(stock::query(&by_name, "table").await.unwrap(), 2);
         running.end().await;
     })
     .await;
@@ -230,32 +236,25 @@ async fn the_catalog_serves_its_version_over_a_kept_connection() {
 #[tokio::test(flavor = "local")]
 async fn a_kept_connection_that_the_server_has_ended_is_replaced_unnoticed() {
     soon(async {
-        let (first, second) = (
-            start(async |listeners, stop| reviews::run(listeners, stop).await).await,
-            start(async |listeners, stop| reviews::run(listeners, stop).await).await,
-        );
-        // One name, two servers in turn.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let servers = [first.port, first.port, second.port, second.port];
-        spawn_local(async move {
-            for server in servers {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, server))
-                    .await
-                    .unwrap();
-                spawn_local(async move {
-                    tokio::io::copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        });
-        let (http1, http2) = (Http1::new(at(port), 1), Http2::new(at(port)));
-        http1.get("/").await.unwrap();
-        http2.get("/").await.unwrap();
-        first.end().await;
-        http1.get("/").await.unwrap();
-        http2.get("/").await.unwrap();
-        second.end().await;
+        let page = async |listeners, stop: &Stop| reviews::run(listeners, stop).await;
+        let goods = async |listeners, stop: &Stop| cart::run(listeners, stop).await;
+        let (pages, carts) = (Away::new().await, Away::new().await);
+        let (http1, http2) = (Http1::new(at(pages.port), 1), Http2::new(at(pages.port)));
+        let grpc = CartClient::new(at(carts.port));
+        for _server_of_that_name in 0..3 {
+            let (reviews, cart) = (start(page).await, start(goods).await);
+            pages.server.set(Some(reviews.port));
+            carts.server.set(Some(cart.port));
+            http1.get("/").await.unwrap();
+            http2.get("/").await.unwrap();
+            assert_eq!(
+                grpc.add("lamp").await.unwrap().quantity,
+                1,
+                "the cart is a new one"
+            );
+            reviews.end().await;
+            cart.end().await;
+        }
     })
     .await;
 }
@@ -352,13 +351,18 @@ async fn prices_come_over_a_websocket_that_closes_in_order() {
         let running = start(async |listeners, stop| prices::run(listeners, stop).await).await;
         let tap = Tap::on(running.port).await;
         let peers = peers(1, 1, 1, tap.port, 1);
-        let mut heard = Vec::new();
-        prices::watch(&peers.prices, Duration::from_millis(400), |price| {
-            heard.push(price)
-        })
-        .await
-        .unwrap();
-        assert!(heard.len() >= 2, "{heard:?}");
+        let (enough, mut heard) = (Notify::new(), Vec::new());
+        let watched = prices::watch(&peers.prices, enough.notified(), |price| {
+            heard.push(price);
+            if heard.len() == 3 {
+                enough.notify_one();
+            }
+        });
+        watched.await.unwrap();
+        assert!(
+            heard.len() >= 3 && heard.iter().all(|price| (1000..=9900).contains(price)),
+            "{heard:?}"
+        );
         tap.saw(PAYLOAD, PAYLOAD).await;
         tap.saw("GET /feed HTTP/1.1\r\n", "HTTP/1.1 101 ").await;
         let plain = Http1::new(at(running.port), 1);
@@ -379,10 +383,7 @@ async fn open_feeds_are_closed_when_the_program_is_asked_to_end() {
         let (first, stop) = (Rc::new(Notify::new()), running.stop.clone());
         let told = Rc::clone(&first);
         let watching = spawn_local(async move {
-            prices::watch(&peers.prices, Duration::from_secs(60), |_price| {
-                told.notify_one()
-            })
-            .await
+            prices::watch(&peers.prices, pending(), |_price| told.notify_one()).await
         });
         first.notified().await;
         stop.cancel();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -56,16 +56,18 @@ fn a_signal_ends_a_program_with_open_connections_in_order() {
 }
 
 #[test]
-fn a_storefront_whose_peers_have_no_names_serves_and_ends_at_a_signal() {
-    let nowhere = |option: &str| format!("--{option}=http://{option}.invalid/");
+fn a_storefront_whose_peers_never_answer_serves_and_ends_at_a_signal() {
+    // Connections to it are made by the system, and never accepted.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let silent = listener.local_addr().unwrap();
     let (mut running, port) = start(&[
         "storefront",
         "--port=0",
-        "--stock=stock.invalid:3306",
-        "--prices=ws://prices.invalid/feed",
-        &nowhere("catalog"),
-        &nowhere("cart"),
-        &nowhere("reviews"),
+        &format!("--catalog=http://{silent}"),
+        &format!("--cart=http://{silent}"),
+        &format!("--reviews=http://{silent}"),
+        &format!("--prices=ws://{silent}/feed"),
+        &format!("--stock={silent}"),
     ]);
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client
