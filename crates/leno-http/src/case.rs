@@ -1,3 +1,156 @@
-//! Case.
-/// The private field that carries the case of HTTP/1 field names over an HTTP/2 hop.
+//! Keeps the case of HTTP/1 field names over an HTTP/2 hop, where names are lower case (RFC 9113 8.2.1).
+//!
+//! Names are written `Title-Case` after an HTTP/2 hop, with the few customary exceptions of [`IRREGULAR`]. A head in
+//! which that would change a name says so in [`CASE_FIELD`]: an optional leading `-` (lower case is the rule here),
+//! then the names that follow neither, one for every occurrence, the last standing for all that follow.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::Fields;
+
+/// The private field that carries the case of HTTP/1 field names over an HTTP/2 hop. Whoever owns a connection to an
+/// application strips it from what comes from there.
 pub const CASE_FIELD: &str = "x-leno-case";
+
+/// More than this is not carried: names are case-insensitive, nobody needs it.
+const MAX: usize = 2 * 1024;
+
+/// Names that are customarily not in Title-Case.
+const IRREGULAR: [&str; 9] = [
+    "ETag",
+    "WWW-Authenticate",
+    "DNT",
+    "TE",
+    "X-XSS-Protection",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Protocol",
+];
+
+/// The field's value for an HTTP/1 head; `None` for the usual head, which is as it will be restored anyway.
+pub(crate) fn describe(fields: &Fields) -> Option<Bytes> {
+    let mut odd = 0_usize;
+    let mut lower = 0_usize;
+    let mut title = 0_usize;
+    for (name, _) in fields.iter() {
+        match (is_lower(name), is_title(name)) {
+            (true, true) => {}
+            (true, false) => lower += 1,
+            (false, true) => title += 1,
+            (false, false) => odd += 1,
+        }
+    }
+    if odd == 0 && lower == 0 {
+        return None;
+    }
+    let lower_rules = lower > title;
+    let regular = |name: &[u8]| if lower_rules { is_lower(name) } else { is_title(name) };
+    let mut value = BytesMut::new();
+    if lower_rules {
+        value.put_u8(b'-');
+    }
+    let mut named: Vec<&Bytes> = Vec::new();
+    for (name, _) in fields.iter() {
+        if regular(name) || named.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        named.push(name);
+        let mut same: Vec<&Bytes> = fields
+            .iter()
+            .map(|(other, _)| other)
+            .filter(|other| other.eq_ignore_ascii_case(name))
+            .collect();
+        while let [.., before, last] = same.as_slice()
+            && before == last
+        {
+            same.pop();
+        }
+        for occurrence in same {
+            if !value.is_empty() {
+                value.put_u8(b',');
+            }
+            value.put_slice(occurrence);
+        }
+        if value.len() > MAX {
+            return None;
+        }
+    }
+    Some(value.freeze())
+}
+
+/// Gives the names of a head that came over HTTP/2 their HTTP/1 case.
+#[derive(Debug, Default)]
+pub(crate) struct Restore<'v> {
+    lower: bool,
+    /// Lower-case name to be matched, as it is to be written; used ones are emptied except the last of a name.
+    names: Vec<&'v [u8]>,
+}
+
+impl<'v> Restore<'v> {
+    /// Reads the field's value, which a peer wrote: what is no token list is ignored.
+    pub(crate) fn new(value: Option<&'v Bytes>) -> Self {
+        let Some(value) = value.filter(|value| value.len() <= MAX) else {
+            return Self::default();
+        };
+        let (lower, list) = match value.strip_prefix(b"-") {
+            Some(list) => (true, list),
+            None => (false, value.as_ref()),
+        };
+        let names = list
+            .split(|byte| *byte == b',')
+            .filter(|name| crate::fields::is_token(name))
+            .collect();
+        Self { lower, names }
+    }
+
+    /// Writes `name` in its case.
+    pub(crate) fn write(&mut self, name: &[u8], out: &mut BytesMut) {
+        let mut matching = self.names.iter_mut().filter(|own| own.eq_ignore_ascii_case(name));
+        if let Some(first) = matching.next() {
+            out.put_slice(first);
+            if matching.next().is_some() {
+                *first = b"";
+            }
+            return;
+        }
+        if self.lower {
+            return out.put_slice(name);
+        }
+        write_title(name, out);
+    }
+}
+
+fn irregular(name: &[u8]) -> Option<&'static str> {
+    IRREGULAR
+        .into_iter()
+        .find(|own| own.len() == name.len() && own.as_bytes().eq_ignore_ascii_case(name))
+}
+
+fn write_title(name: &[u8], out: &mut BytesMut) {
+    if let Some(own) = irregular(name) {
+        return out.put_slice(own.as_bytes());
+    }
+    let mut start = true;
+    out.extend(name.iter().map(|byte| {
+        let written = if start { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
+        start = *byte == b'-';
+        written
+    }));
+}
+
+fn is_lower(name: &[u8]) -> bool {
+    !name.iter().any(u8::is_ascii_uppercase)
+}
+
+fn is_title(name: &[u8]) -> bool {
+    if let Some(own) = irregular(name) {
+        return own.as_bytes() == name;
+    }
+    let mut start = true;
+    name.iter().all(|byte| {
+        let fits = if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+        start = *byte == b'-';
+        fits
+    })
+}

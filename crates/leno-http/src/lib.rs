@@ -9,6 +9,7 @@ mod body;
 mod cancel;
 mod case;
 pub mod client;
+mod convert;
 mod cork;
 pub mod detect;
 mod error;
@@ -19,7 +20,10 @@ mod limits;
 mod relay;
 mod reply;
 pub mod server;
+mod sink;
+mod timer;
 mod tunnel;
+mod websocket;
 
 pub use body::Body;
 pub use cancel::Cancel;

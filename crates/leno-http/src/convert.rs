@@ -1,0 +1,209 @@
+//! Heads of HTTP/2, as the h2 crate gives and takes them, from and to ours.
+//!
+//! Invariant: what leaves here for HTTP/2 has no connection-specific field (RFC 9113 8.2.2), and one authority.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use crate::{
+    Fields, RequestHead, ResponseHead, Version,
+    case::{self, CASE_FIELD},
+    h1::is_made_anew,
+    h1::{is_authority, parse_length},
+};
+
+/// A request as the h2 crate sends it. `declared` becomes Content-Length.
+pub(crate) fn request_to_h2(
+    head: &RequestHead,
+    declared: Option<u64>,
+    carry_case: bool,
+) -> Result<http::Request<()>, &'static str> {
+    let mut request = http::Request::new(());
+    *request.version_mut() = http::Version::HTTP_2;
+    let mut uri = http::uri::Parts::default();
+    let authority = head.authority.clone().filter(|authority| !authority.is_empty());
+    uri.authority = authority
+        .map(|authority| Authority::from_maybe_shared(authority).map_err(|_| "the authority"))
+        .transpose()?;
+    let plain_connect = head.method == Method::CONNECT && head.protocol.is_none();
+    if plain_connect {
+        uri.authority.as_ref().ok_or("CONNECT without an authority")?;
+    } else {
+        uri.path_and_query =
+            Some(PathAndQuery::from_maybe_shared(head.path.clone()).map_err(|_| "the path")?);
+        if uri.authority.is_some() {
+            let https = head.scheme_https;
+            uri.scheme = Some(if https { Scheme::HTTPS } else { Scheme::HTTP });
+        } else {
+            // HTTP/1.0 knows requests without an authority; the h2 crate takes them when told where they come from.
+            *request.version_mut() = http::Version::HTTP_11;
+        }
+    }
+    *request.uri_mut() = http::Uri::from_parts(uri).map_err(|_| "the target")?;
+    *request.method_mut() = match &head.protocol {
+        Some(protocol) => {
+            let name = std::str::from_utf8(protocol).map_err(|_| "the protocol")?;
+            request.extensions_mut().insert(h2::ext::Protocol::from(name));
+            Method::CONNECT
+        }
+        None => head.method.clone(),
+    };
+    let carry_case = carry_case && head.version.is_http1();
+    *request.headers_mut() = fields_to_h2(&head.fields, declared, carry_case);
+    Ok(request)
+}
+
+/// A response as the h2 crate sends it.
+pub(crate) fn response_to_h2(
+    head: &ResponseHead,
+    declared: Option<u64>,
+    carry_case: bool,
+) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() =
+        http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let carry_case = carry_case && head.version.is_http1();
+    *response.headers_mut() = fields_to_h2(&head.fields, declared, carry_case);
+    response
+}
+
+/// Fields or trailers as the h2 crate sends them.
+pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: bool) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len() + 2);
+    let case = if carry_case { case::describe(fields) } else { None };
+    for (name, value) in fields.iter() {
+        let stale_case = carry_case && name.eq_ignore_ascii_case(CASE_FIELD.as_bytes());
+        if is_made_anew(name) || stale_case {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name),
+            HeaderValue::from_maybe_shared(value.clone()),
+        ) {
+            // Fails above 32,768 names, which no limit of ours lets in.
+            let _full = map.try_append(name, value).is_err();
+        }
+    }
+    if let Some(length) = declared {
+        map.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(Ok(case)) = case.map(HeaderValue::from_maybe_shared) {
+        map.insert(HeaderName::from_static(CASE_FIELD), case);
+    }
+    map
+}
+
+/// A request as the h2 crate received it, and its Content-Length.
+pub(crate) fn request_from_h2<B>(
+    request: http::Request<B>,
+) -> Result<(RequestHead, Option<u64>, B), &'static str> {
+    let (mut parts, body) = request.into_parts();
+    let declared = content_length(&parts.headers)?;
+    let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+    let mut authority = parts
+        .uri
+        .authority()
+        .map(|authority| Bytes::copy_from_slice(authority.as_str().as_bytes()));
+    if let Some(host) = parts.headers.remove(http::header::HOST) {
+        // RFC 9113 8.3.1: where both are there they say the same.
+        match &authority {
+            Some(authority) if !authority.eq_ignore_ascii_case(host.as_bytes()) => {
+                return Err("Host differs from :authority");
+            }
+            Some(_) => {}
+            None => authority = Some(Bytes::copy_from_slice(host.as_bytes())),
+        }
+    }
+    if authority.as_deref().is_some_and(|authority| !is_authority(authority)) {
+        return Err("the authority");
+    }
+    let path = match parts.uri.path_and_query() {
+        Some(path) if parts.method != Method::CONNECT || protocol.is_some() => {
+            Bytes::copy_from_slice(path.as_str().as_bytes())
+        }
+        _ => Bytes::new(),
+    };
+    let head = RequestHead {
+        authority,
+        path,
+        scheme_https: parts.uri.scheme() == Some(&Scheme::HTTPS),
+        version: Version::Http2,
+        protocol: protocol.map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())),
+        fields: fields_from_h2(&parts.headers),
+        method: parts.method,
+    };
+    Ok((head, declared, body))
+}
+
+/// A response as the h2 crate received it, and its Content-Length.
+pub(crate) fn response_from_h2<B>(
+    response: http::Response<B>,
+) -> Result<(ResponseHead, Option<u64>, B), &'static str> {
+    let (parts, body) = response.into_parts();
+    let declared = content_length(&parts.headers)?;
+    let head = ResponseHead {
+        status: parts.status.as_u16(),
+        reason: None,
+        version: Version::Http2,
+        fields: fields_from_h2(&parts.headers),
+    };
+    Ok((head, declared, body))
+}
+
+/// Fields or trailers as the h2 crate received them, in one buffer. Cookie crumbs are put together again
+/// (RFC 9113 8.2.3).
+pub(crate) fn fields_from_h2(map: &HeaderMap) -> Fields {
+    let crumbs = map.get_all(http::header::COOKIE).iter().nth(1).is_some();
+    let total: usize = map
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 2)
+        .sum();
+    let mut buffer = BytesMut::with_capacity(total);
+    let mut cookies_done = false;
+    let mut spans = Vec::with_capacity(map.len());
+    for (name, value) in map {
+        if is_made_anew(name.as_str().as_bytes()) {
+            continue;
+        }
+        let is_cookie = crumbs && *name == http::header::COOKIE;
+        if is_cookie && std::mem::replace(&mut cookies_done, true) {
+            continue;
+        }
+        buffer.put_slice(name.as_str().as_bytes());
+        let name_end = buffer.len();
+        if is_cookie {
+            for (index, crumb) in map.get_all(http::header::COOKIE).iter().enumerate() {
+                buffer.put_slice(if index == 0 { b"" } else { b"; " });
+                buffer.put_slice(crumb.as_bytes());
+            }
+        } else {
+            buffer.put_slice(value.as_bytes());
+        }
+        spans.push((name_end, buffer.len()));
+    }
+    let mut rest = buffer.freeze();
+    let mut start = 0;
+    let mut fields = Fields::with_capacity(spans.len() + 4);
+    for (name_end, value_end) in spans {
+        let name = rest.split_to(name_end - start);
+        let value = rest.split_to(value_end - name_end);
+        fields.push_parsed(name, value);
+        start = value_end;
+    }
+    fields
+}
+
+fn content_length(map: &HeaderMap) -> Result<Option<u64>, &'static str> {
+    let mut found = None;
+    for value in map.get_all(http::header::CONTENT_LENGTH) {
+        let length = parse_length(value.as_bytes()).ok_or("Content-Length")?;
+        if found.is_some_and(|before| before != length) {
+            return Err("different Content-Lengths");
+        }
+        found = Some(length);
+    }
+    Ok(found)
+}

@@ -1,0 +1,211 @@
+//! Carries one exchange from an incoming request to an upstream, whichever versions both are.
+//!
+//! Owns the order of things: the request goes out while the answer is awaited, interim answers pass on as they come,
+//! an early answer does not stop the request, and what ends early on one side ends visibly on the other.
+//! Invariant: a request comes back as [`Unsent`] only when nothing of it had an effect.
+
+mod exchange;
+mod pump;
+mod upstream;
+
+use std::{fmt, time::Duration};
+
+use leno_types::Refusal;
+use tokio::time::Instant;
+
+use crate::{Cancel, ClientError, Incoming, ResponseHead, client};
+use exchange::{Exchange, Verdict};
+use upstream::Awaiting;
+
+/// Where a request goes.
+#[derive(Debug)]
+pub enum Upstream {
+    /// A stream of a multiplexed connection.
+    H2(client::H2),
+    /// A connection of its own; given back in [`Relayed::reusable`].
+    H1(client::H1),
+}
+
+/// How one exchange is to be carried.
+pub struct RelayOptions<'a> {
+    /// To the end of the response head.
+    pub request_timeout: Option<Duration>,
+    /// Without a byte either way, after the response head.
+    pub idle_timeout: Option<Duration>,
+    /// Sees and may edit the final response head (or the one that switches) before it is written; not interim ones,
+    /// and not the refusals that relay makes itself.
+    pub on_response: &'a mut dyn FnMut(&mut ResponseHead),
+    /// Ends the exchange from outside.
+    pub cancel: &'a Cancel,
+}
+
+/// Whose fault it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The caller.
+    Client,
+    /// The endpoint.
+    Upstream,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both messages were carried whole, or the response was and nobody wanted the rest of the request.
+    Complete,
+    /// The client went away.
+    ClientGone,
+    /// The upstream reset or closed before its response head.
+    UpstreamResetBeforeHead,
+    /// The upstream reset or closed within its response.
+    UpstreamResetAfterHead,
+    /// A timeout of [`RelayOptions`].
+    Timeout,
+    /// A side broke its protocol.
+    Protocol(Side),
+    /// [`RelayOptions::cancel`] was thrown.
+    Cancelled,
+    /// The exchange became bytes both ways and ended; the byte counts are in [`Relayed`].
+    Switched,
+}
+
+/// What became of an exchange.
+#[derive(Debug)]
+pub struct Relayed {
+    /// The status the client got.
+    pub status: Option<u16>,
+    /// From trailers, or the head of a trailers-only response.
+    pub grpc_status: Option<u8>,
+    /// Body bytes (after a switch: bytes) from the client.
+    pub request_bytes: u64,
+    /// Body bytes (after a switch: bytes) to the client.
+    pub response_bytes: u64,
+    /// From the start to the final response head.
+    pub first_byte: Option<Duration>,
+    /// How it ended.
+    pub ended: Ended,
+    /// When relay itself answered: why.
+    pub refused: Option<Refusal>,
+    /// The HTTP/1 connection, if a further exchange may use it.
+    pub reusable: Option<client::H1>,
+}
+
+/// The request comes back whole: nothing of it had an effect, another endpoint may be tried.
+#[derive(Debug)]
+pub struct Unsent<'c> {
+    /// The request as it was given.
+    pub incoming: Incoming<'c>,
+    /// What happened.
+    pub why: UnsentReason,
+}
+
+/// Why nothing of a request had an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsentReason {
+    /// REFUSED_STREAM (RFC 9113 8.7), or no room for a further stream.
+    RefusedStream,
+    /// A GOAWAY whose last stream is below ours, or the connection takes no further stream.
+    GoAway,
+    /// The connection was dead before anything was sent.
+    ConnectionDead,
+    /// A reused HTTP/1 connection closed without a byte of an answer to an idempotent request (RFC 9112 9.3.1).
+    StaleConnection,
+}
+
+impl fmt::Debug for RelayOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayOptions")
+            .field("request_timeout", &self.request_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Carries one exchange. Dropping the future cuts the exchange on both sides.
+///
+/// # Errors
+/// [`Unsent`] when nothing of the request had an effect.
+pub async fn relay<'c>(
+    incoming: Incoming<'c>,
+    upstream: Upstream,
+    options: RelayOptions<'_>,
+) -> Result<Relayed, Unsent<'c>> {
+    let started = Instant::now();
+    match upstream {
+        Upstream::H2(connection) => via_h2(incoming, &connection, options, started).await,
+        Upstream::H1(connection) => via_h1(incoming, connection, options, started).await,
+    }
+}
+
+async fn via_h2<'c>(
+    incoming: Incoming<'c>,
+    connection: &client::H2,
+    options: RelayOptions<'_>,
+    started: Instant,
+) -> Result<Relayed, Unsent<'c>> {
+    let end = incoming.body.is_end() && !incoming.head.asks_to_switch();
+    let opened = match connection.prepare(&incoming.head).await {
+        Ok(()) => connection.send(&incoming.head, incoming.body.length(), end),
+        Err(error) => Err(error),
+    };
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(ClientError::Unsupported(reason)) => {
+            tracing::debug!(reason, "a request HTTP/2 cannot carry");
+            return Ok(refuse_unsent(incoming, Refusal::ClientProtocol).await);
+        }
+        Err(ClientError::Refused | ClientError::Http2(_) | ClientError::Io(_)) => {
+            let why = if connection.is_closing() {
+                UnsentReason::GoAway
+            } else {
+                UnsentReason::RefusedStream
+            };
+            return Err(Unsent { incoming, why });
+        }
+    };
+    let (awaiting, sink) = Awaiting::h2(opened, end);
+    let exchange = Exchange::new(incoming, &connection.limits(), started);
+    exchange.run(awaiting, sink, options).await.relayed()
+}
+
+async fn via_h1<'c>(
+    incoming: Incoming<'c>,
+    mut connection: client::H1,
+    options: RelayOptions<'_>,
+    started: Instant,
+) -> Result<Relayed, Unsent<'c>> {
+    if connection.carried > 0 && !connection.is_reusable() {
+        let why = UnsentReason::ConnectionDead;
+        return Err(Unsent { incoming, why });
+    }
+    let limits = connection.reader.limits.clone();
+    let Some((awaiting, sink)) = Awaiting::h1(&mut connection, &incoming) else {
+        return Ok(refuse_unsent(incoming, Refusal::ClientProtocol).await);
+    };
+    let exchange = Exchange::new(incoming, &limits, started);
+    let verdict = exchange.run(awaiting, sink, options).await;
+    let keep = matches!(verdict, Verdict::Done { upstream_keeps: true, .. });
+    let mut relayed = verdict.relayed()?;
+    connection.carried += 1;
+    if keep && connection.is_reusable() {
+        relayed.reusable = Some(connection);
+    }
+    Ok(relayed)
+}
+
+/// Answers a request that no connection of this kind can carry.
+async fn refuse_unsent(incoming: Incoming<'_>, reason: Refusal) -> Relayed {
+    let Incoming { body, reply, .. } = incoming;
+    let mut relayed = Relayed {
+        status: None,
+        grpc_status: None,
+        request_bytes: 0,
+        response_bytes: 0,
+        first_byte: None,
+        ended: Ended::Protocol(Side::Client),
+        refused: None,
+        reusable: None,
+    };
+    exchange::refuse(reply, body, reason, &mut relayed).await;
+    relayed
+}

@@ -1,0 +1,222 @@
+//! An HTTP/2 connection from a client.
+//!
+//! Owns the connection's driving: whoever calls [`H2::next`] moves every stream of it. Windows, stream counts, header
+//! sizes and resets are bounded by [`Limits`]; a client that goes beyond is closed with ENHANCE_YOUR_CALM and counted.
+
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use crate::{
+    Body, Incoming, Limits, Reply, ServerError, convert::request_from_h2, limits::count, timer::Timer,
+};
+
+/// An HTTP/2 connection from a client.
+pub struct H2<IO> {
+    connection: h2::server::Connection<Prefixed<IO>, Bytes>,
+    limits: Rc<Limits>,
+    carry_case: bool,
+    over: bool,
+    timer: Timer,
+    idle_since: Option<Instant>,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
+    /// Exchanges prefaces; `prefix` is what was read already.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the client breaks the protocol or is too slow.
+    pub async fn handshake(io: IO, limits: Rc<Limits>, prefix: Bytes) -> Result<Self, ServerError> {
+        let handshake = h2::server::Builder::new()
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.effective_connection_window())
+            .max_concurrent_streams(limits.effective_streams())
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_send_buffer_size(limits.send_buffer)
+            .max_concurrent_reset_streams(limits.reset_streams)
+            .max_pending_accept_reset_streams(limits.pending_resets)
+            .enable_connect_protocol()
+            .handshake(Prefixed { io, prefix });
+        match tokio::time::timeout(limits.header_timeout, handshake).await {
+            Ok(Ok(connection)) => Ok(Self {
+                connection,
+                limits,
+                carry_case: true,
+                over: false,
+                timer: Timer::default(),
+                idle_since: None,
+            }),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => {
+                count(|counters| &counters.head_timeouts);
+                Err(ServerError::HeadTimeout)
+            }
+        }
+    }
+
+    /// The next request; drives the connection, so it must be polled while requests are served elsewhere. `None` when
+    /// the connection is over. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Incoming<'static>, ServerError>> {
+        loop {
+            if self.over {
+                return None;
+            }
+            let accepted = std::future::poll_fn(|cx| self.poll_accept(cx)).await;
+            let (request, respond) = match accepted {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Some(Err(failed(error)));
+                }
+                None => {
+                    self.over = true;
+                    return None;
+                }
+            };
+            if let Some(incoming) = self.begin(request, respond) {
+                return Some(Ok(incoming));
+            }
+        }
+    }
+
+    /// Tells the client to open no further streams: GOAWAY twice, as RFC 9113 6.8 advises; `next` gives `None` once
+    /// the last stream is done.
+    pub fn drain(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+
+    /// Whether names keep their HTTP/1 case on this hop by means of [`crate::CASE_FIELD`] (default: yes).
+    pub fn carry_case(&mut self, carry: bool) {
+        self.carry_case = carry;
+    }
+
+    #[expect(clippy::type_complexity, reason = "it is the h2 crate's")]
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<(http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>), h2::Error>>> {
+        if let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
+            self.idle_since = None;
+            return Poll::Ready(accepted);
+        }
+        if self.connection.has_streams() {
+            self.idle_since = None;
+            return Poll::Pending;
+        }
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        if self.timer.poll(cx, since + self.limits.idle_timeout) {
+            count(|counters| &counters.idle_closes);
+            self.idle_since = None;
+            self.connection.graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// A request as ours; what is malformed beyond what the h2 crate looks at is answered here.
+    fn begin(
+        &self,
+        request: http::Request<h2::RecvStream>,
+        mut respond: h2::server::SendResponse<Bytes>,
+    ) -> Option<Incoming<'static>> {
+        let too_many = request.headers().len() > self.limits.head_fields;
+        let status = match request_from_h2(request) {
+            Ok((head, declared, stream)) if !too_many => {
+                return Some(Incoming {
+                    reply: Reply::h2(&head, respond, self.carry_case),
+                    body: Body::h2(stream, declared),
+                    head,
+                });
+            }
+            Ok(_) => {
+                count(|counters| &counters.heads_too_large);
+                http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Err(reason) => {
+                count(|counters| &counters.malformed_requests);
+                tracing::debug!(reason, "malformed HTTP/2 request");
+                http::StatusCode::BAD_REQUEST
+            }
+        };
+        let mut response = http::Response::new(());
+        *response.status_mut() = status;
+        if let Err(error) = respond.send_response(response, true) {
+            tracing::trace!(%error, "the client of a malformed request is gone");
+        }
+        None
+    }
+}
+
+fn failed(error: h2::Error) -> ServerError {
+    if error.is_io() {
+        return match error.into_io() {
+            Some(error) => ServerError::Io(error),
+            None => ServerError::Truncated,
+        };
+    }
+    if error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+        count(|counters| &counters.h2_abuse);
+    } else {
+        count(|counters| &counters.h2_protocol_errors);
+    }
+    ServerError::Http2(error)
+}
+
+/// A stream some bytes of which were read already.
+struct Prefixed<IO> {
+    io: IO,
+    prefix: Bytes,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Prefixed<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buffer);
+        }
+        let count = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(self.prefix.get(..count).unwrap_or_default());
+        self.prefix.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefixed<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl<IO> std::fmt::Debug for H2<IO> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H2").field("over", &self.over).finish_non_exhaustive()
+    }
+}
