@@ -58,17 +58,24 @@ fn wait_for(pid: i32) -> io::Result<i32> {
 }
 
 fn exit_code(status: WaitStatus) -> i32 {
-    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default())
+    status
+        .exit_status()
+        .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default())
 }
 
 /// Starts `argv` as init (pid 1) of new PID, mount and network namespaces, with `/proc` and `/sys` of their own.
 ///
 /// With `as_user_root` they belong to a new user namespace in which the caller is root: what an ordinary user needs.
 /// The whole environment is `env` and [`LIFELINE_VARIABLE`]. Init must call [`lifeline`] and [`reap_forever`].
-pub fn spawn_init(argv: &[OsString], env: &[(OsString, OsString)], as_user_root: bool) -> Result<Arena, NetError> {
-    let (theirs, ours) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|error| NetError::io("make the arena's lifeline", error))?;
-    let (failure, report) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| NetError::io("make a pipe", error))?;
+pub fn spawn_init(
+    argv: &[OsString],
+    env: &[(OsString, OsString)],
+    as_user_root: bool,
+) -> Result<Arena, NetError> {
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| NetError::io("make the arena's lifeline", error))?;
+    let (failure, report) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|error| NetError::io("make a pipe", error))?;
     let image = image(argv, env, &theirs)?;
     let maps = as_user_root.then(|| {
         let (uid, gid) = netns::own_ids();
@@ -88,7 +95,10 @@ pub fn spawn_init(argv: &[OsString], env: &[(OsString, OsString)], as_user_root:
         false => NetError::step("make the arena's namespaces", CAPABILITY, error),
     })?;
     drop(report);
-    let arena = Arena { pid, lifeline: ours };
+    let arena = Arena {
+        pid,
+        lifeline: ours,
+    };
     match hear(failure.as_fd()) {
         None => Ok(arena),
         Some((step, error)) => {
@@ -111,21 +121,27 @@ enum Step {
 }
 
 /// Everything between clone and exec, without allocation; returns only what failed.
-fn become_init(maps: Option<&[String; 2]>, lifeline: BorrowedFd<'_>, image: &Image) -> (Step, Errno) {
-    let steps: [(Step, &dyn Fn() -> Result<(), Errno>); 5] = [
-        (Step::MapUser, &|| maps.map_or(Ok(()), map_user)),
-        (Step::Mounts, &|| {
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change(c"/", private)
-        }),
-        (Step::Proc, &|| mount(c"proc", c"/proc")),
-        (Step::Sys, &mount_sys),
-        (Step::Lifeline, &|| rustix::io::fcntl_setfd(lifeline, FdFlags::empty())),
-    ];
-    for (step, run) in steps {
-        if let Err(error) = run() {
-            return (step, error);
-        }
+fn become_init(
+    maps: Option<&[String; 2]>,
+    lifeline: BorrowedFd<'_>,
+    image: &Image,
+) -> (Step, Errno) {
+    let separate = || {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change(c"/", private)
+    };
+    // Each is tried only when all before it went well.
+    let failed = maps
+        .map_or(Ok(()), map_user)
+        .map_err(|error| (Step::MapUser, error))
+        .and_then(|()| separate().map_err(|error| (Step::Mounts, error)))
+        .and_then(|()| mount(c"proc", c"/proc").map_err(|error| (Step::Proc, error)))
+        .and_then(|()| mount_sys().map_err(|error| (Step::Sys, error)))
+        .and_then(|()| {
+            rustix::io::fcntl_setfd(lifeline, FdFlags::empty()).map_err(|error| (Step::Lifeline, error))
+        });
+    if let Err(failed) = failed {
+        return failed;
     }
     (Step::Exec, image.execute())
 }
@@ -150,13 +166,16 @@ fn mount(kind: &std::ffi::CStr, target: &std::ffi::CStr) -> Result<(), Errno> {
 
 /// A `/sys` of the new network namespace; the cgroup hierarchies stay where they were, where that can be done.
 fn mount_sys() -> Result<(), Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
     let cgroups = rustix::mount::open_tree(CWD, c"/sys/fs/cgroup", flags);
     mount(c"sysfs", c"/sys")?;
     if let Ok(cgroups) = cgroups {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         // Without it there are no cgroups in the arena, which then does without limits.
-        let _optional = rustix::mount::move_mount(cgroups.as_fd(), c"", CWD, c"/sys/fs/cgroup", flags);
+        let _optional =
+            rustix::mount::move_mount(cgroups.as_fd(), c"", CWD, c"/sys/fs/cgroup", flags);
     }
     Ok(())
 }
@@ -180,21 +199,43 @@ fn hear(failure: BorrowedFd<'_>) -> Option<(Step, io::Error)> {
         return None;
     }
     let [step, a, b, c, d] = bytes;
-    let steps = [Step::MapUser, Step::Mounts, Step::Proc, Step::Sys, Step::Lifeline, Step::Exec];
+    let steps = [
+        Step::MapUser,
+        Step::Mounts,
+        Step::Proc,
+        Step::Sys,
+        Step::Lifeline,
+        Step::Exec,
+    ];
     let step = steps.into_iter().find(|known| *known as u8 == step)?;
-    Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]))))
+    Some((
+        step,
+        io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d])),
+    ))
 }
 
 fn explain(step: Step, error: io::Error, argv: &[OsString]) -> NetError {
-    const MASKED: &str = "inside a container, let it see /proc and /sys unmasked, or run it privileged";
+    const MASKED: &str =
+        "inside a container, let it see /proc and /sys unmasked, or run it privileged";
     match step {
         Step::MapUser => netns::refused(&error),
         Step::Mounts => NetError::step("separate the arena's mounts", CAPABILITY, error),
-        Step::Proc => NetError::Unsupported { what: "mount /proc in the arena".to_owned(), advice: MASKED, source: error },
-        Step::Sys => NetError::Unsupported { what: "mount /sys in the arena".to_owned(), advice: MASKED, source: error },
+        Step::Proc => NetError::Unsupported {
+            what: "mount /proc in the arena".to_owned(),
+            advice: MASKED,
+            source: error,
+        },
+        Step::Sys => NetError::Unsupported {
+            what: "mount /sys in the arena".to_owned(),
+            advice: MASKED,
+            source: error,
+        },
         Step::Lifeline => NetError::io("hand the lifeline to the arena", error),
         Step::Exec => {
-            let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
+            let program = argv
+                .first()
+                .map(|program| program.to_string_lossy().into_owned())
+                .unwrap_or_default();
             match error.kind() {
                 io::ErrorKind::NotFound => NetError::ProgramNotFound { program },
                 io::ErrorKind::PermissionDenied => NetError::ProgramNotExecutable { program },
@@ -204,19 +245,40 @@ fn explain(step: Step, error: io::Error, argv: &[OsString]) -> NetError {
     }
 }
 
-fn image(argv: &[OsString], env: &[(OsString, OsString)], lifeline: &OwnedFd) -> Result<Image, NetError> {
+fn image(
+    argv: &[OsString],
+    env: &[(OsString, OsString)],
+    lifeline: &OwnedFd,
+) -> Result<Image, NetError> {
     let text = |text: &OsStr| {
-        CString::new(text.as_bytes()).map_err(|error| NetError::io("start the arena with a NUL in its arguments", error))
+        CString::new(text.as_bytes())
+            .map_err(|error| NetError::io("start the arena with a NUL in its arguments", error))
     };
-    let program = argv.first().ok_or_else(|| NetError::ProgramNotFound { program: String::new() })?;
-    let arguments = argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
+    let program = argv.first().ok_or_else(|| NetError::ProgramNotFound {
+        program: String::new(),
+    })?;
+    let arguments = argv
+        .iter()
+        .map(|argument| text(argument))
+        .collect::<Result<Vec<_>, _>>()?;
     let lifeline = OsString::from(lifeline.as_raw_fd().to_string());
     let lifeline = (OsString::from(LIFELINE_VARIABLE), lifeline);
-    let variables = env.iter().filter(|(name, _)| name != LIFELINE_VARIABLE).chain(std::iter::once(&lifeline));
+    let variables = env
+        .iter()
+        .filter(|(name, _)| name != LIFELINE_VARIABLE)
+        .chain(std::iter::once(&lifeline));
     let environment = variables
-        .map(|(name, value)| text(&OsString::from_vec([name.as_bytes(), b"=", value.as_bytes()].concat())))
+        .map(|(name, value)| {
+            text(&OsString::from_vec(
+                [name.as_bytes(), b"=", value.as_bytes()].concat(),
+            ))
+        })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Image::new(text(resolve(program).as_os_str())?, arguments, environment))
+    Ok(Image::new(
+        text(resolve(program).as_os_str())?,
+        arguments,
+        environment,
+    ))
 }
 
 /// A program without a slash is looked for in the caller's PATH.
@@ -225,15 +287,22 @@ fn resolve(program: &OsStr) -> OsString {
         return program.to_owned();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| Path::is_file(path));
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|path| Path::is_file(path));
     found.map_or_else(|| program.to_owned(), std::path::PathBuf::into_os_string)
 }
 
 /// In init: the lifeline left by [`spawn_init`]. To be called once.
 pub fn lifeline() -> io::Result<OwnedFd> {
-    let number = std::env::var(LIFELINE_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let number = std::env::var(LIFELINE_VARIABLE)
+        .ok()
+        .and_then(|text| text.parse().ok());
     let number = number.filter(|number| *number > 2).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("{LIFELINE_VARIABLE} is not set: this is no arena"))
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{LIFELINE_VARIABLE} is not set: this is no arena"),
+        )
     })?;
     sys::adopt_descriptor(number)
 }
@@ -243,13 +312,17 @@ pub fn lifeline() -> io::Result<OwnedFd> {
 ///
 /// It reaps every child: nothing else in this process may wait for one.
 pub fn reap_forever(lifeline: OwnedFd, main: Option<i32>) -> io::Result<i32> {
-    std::thread::Builder::new().name("lifeline".to_owned()).spawn(move || {
-        wait_for_end(&lifeline);
-        std::process::exit(0);
-    })?;
+    std::thread::Builder::new()
+        .name("lifeline".to_owned())
+        .spawn(move || {
+            wait_for_end(&lifeline);
+            std::process::exit(0);
+        })?;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if Some(pid.as_raw_nonzero().get()) == main => return Ok(exit_code(status)),
+            Ok(Some((pid, status))) if Some(pid.as_raw_nonzero().get()) == main => {
+                return Ok(exit_code(status));
+            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::CHILD) if main.is_some() => return Err(Errno::CHILD.into()),
             // Nobody is left who could leave an orphan behind.
@@ -275,7 +348,10 @@ pub fn wait_for_end(lifeline: &OwnedFd) {
 /// In init: kills every other process of the PID namespace. Refused anywhere else.
 pub fn kill_all() -> io::Result<()> {
     if rustix::process::getpid() != Pid::INIT || std::env::var_os(LIFELINE_VARIABLE).is_none() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "only the init of an arena may end it"));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "only the init of an arena may end it",
+        ));
     }
     match rustix::process::kill_process_group(Pid::INIT, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),

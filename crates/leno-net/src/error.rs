@@ -15,7 +15,9 @@ pub enum NetError {
         advice: String,
     },
     /// A step needs a capability that this process does not have.
-    #[error("not permitted to {what}: it needs {capability}; run as root, or add that capability to the service or container")]
+    #[error(
+        "not permitted to {what}: it needs {capability}; run as root, or add that capability to the service or container"
+    )]
     Permission {
         /// The step, as an infinitive: "make a network namespace".
         what: String,
@@ -66,7 +68,11 @@ pub enum NetError {
 
 impl NetError {
     /// A failed step, told apart by what the kernel said: missing permission names `capability`.
-    pub(crate) fn step(what: impl Into<String>, capability: &'static str, source: io::Error) -> Self {
+    pub(crate) fn step(
+        what: impl Into<String>,
+        capability: &'static str,
+        source: io::Error,
+    ) -> Self {
         let what = what.into();
         if source.kind() == io::ErrorKind::PermissionDenied {
             Self::Permission { what, capability }
@@ -77,6 +83,9 @@ impl NetError {
 
     /// A failed step that needs no capability.
     pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io { what: what.into(), source: source.into() }
+        Self::Io {
+            what: what.into(),
+            source: source.into(),
+        }
     }
 }

@@ -51,7 +51,13 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Appends a message: `fixed` is its family's header, `attributes` adds the rest.
-    pub(crate) fn message(&mut self, kind: u16, flags: u16, fixed: &[u8], attributes: impl FnOnce(&mut Attributes<'_>)) {
+    pub(crate) fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fixed: &[u8],
+        attributes: impl FnOnce(&mut Attributes<'_>),
+    ) {
         let start = self.bytes.len();
         self.sequence += 1;
         self.acknowledged += usize::from(flags & ACK != 0);
@@ -145,7 +151,8 @@ pub(crate) struct Received<'a> {
 
 /// What an `ERROR` message says: an acknowledgement has no errno.
 fn acknowledgement(message: Received<'_>) -> Result<(), Refused> {
-    let code = u32_at(message.payload, 0).map_or(libc::EPROTO, |code| code.cast_signed().saturating_neg());
+    let code =
+        u32_at(message.payload, 0).map_or(libc::EPROTO, |code| code.cast_signed().saturating_neg());
     if code == 0 {
         return Ok(());
     }
@@ -180,14 +187,22 @@ impl From<Refused> for io::Error {
     /// Keeps the errno where the kernel said no more than that.
     fn from(refused: Refused) -> Self {
         let plain = io::Error::from_raw_os_error(refused.errno);
-        if refused.text.is_some() { io::Error::new(plain.kind(), refused) } else { plain }
+        if refused.text.is_some() {
+            io::Error::new(plain.kind(), refused)
+        } else {
+            plain
+        }
     }
 }
 
 /// The errno behind an error of this module.
 pub(crate) fn errno(error: &io::Error) -> Option<i32> {
-    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<Refused>());
-    refused.map(|refused| refused.errno).or_else(|| error.raw_os_error())
+    let refused = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Refused>());
+    refused
+        .map(|refused| refused.errno)
+        .or_else(|| error.raw_os_error())
 }
 
 /// Splits what was received into messages; a length that does not fit ends it.
@@ -217,7 +232,9 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 
 /// The first attribute of a kind.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+    attributes(bytes)
+        .find(|(found, _)| *found == kind)
+        .map(|(_, value)| value)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -244,12 +261,20 @@ impl AsFd for Netlink {
 impl Netlink {
     /// Opens one in the calling thread's network namespace.
     pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        let fd = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?;
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
             sys::set_option(fd.as_fd(), libc::SOL_NETLINK, option, 1)?;
         }
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self { fd, buffer: vec![0; RECEIVE_BUFFER] })
+        Ok(Self {
+            fd,
+            buffer: vec![0; RECEIVE_BUFFER],
+        })
     }
 
     /// Sends messages and reads the answers; the first refusal is the error.
@@ -268,7 +293,9 @@ impl Netlink {
         match refused {
             Some(error) => Err(error.into()),
             None if acknowledged == batch.acknowledged => Ok(()),
-            None => Err(io::Error::other("the kernel did not acknowledge every netlink message")),
+            None => Err(io::Error::other(
+                "the kernel did not acknowledge every netlink message",
+            )),
         }
     }
 
@@ -298,7 +325,11 @@ impl Netlink {
     fn transmit(&self, batch: &Batch) -> io::Result<()> {
         let kernel = SocketAddrNetlink::new(0, 0);
         let sent = rustix::net::sendto(&self.fd, &batch.bytes, SendFlags::empty(), &kernel)?;
-        if sent == batch.bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if sent == batch.bytes.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 
     /// The next datagram, or `None` when there is none.
@@ -307,12 +338,73 @@ impl Netlink {
             match rustix::net::recv(&self.fd, &mut *self.buffer, flags | RecvFlags::TRUNC) {
                 Ok((_, length)) => {
                     let answer = self.buffer.get(..length);
-                    return answer.map(Some).ok_or_else(|| io::Error::other("a netlink answer is too long"));
+                    return answer
+                        .map(Some)
+                        .ok_or_else(|| io::Error::other("a netlink answer is too long"));
                 }
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn refusal() -> Vec<u8> {
+        let mut answer = Batch::default();
+        let mut fixed = (-libc::ENOENT).to_ne_bytes().to_vec();
+        fixed.extend([0; HEADER]);
+        answer.message(ERROR, ACK_ATTRIBUTES, &fixed, |to| {
+            to.text(ERROR_TEXT, "no such chain")
+        });
+        answer.bytes
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_errno_and_the_kernels_words() {
+        let bytes = refusal();
+        let message = messages(&bytes).next().unwrap();
+        let error = io::Error::from(acknowledgement(message).unwrap_err());
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert_eq!(errno(&error), Some(libc::ENOENT));
+        assert!(error.to_string().ends_with(": no such chain"), "{error}");
+    }
+
+    #[test]
+    fn cut_or_garbled_answers_never_panic_and_always_end() {
+        let whole = refusal();
+        for end in 0..whole.len() {
+            for at in 0..end {
+                for value in [0, 1, 3, 15, 16, 17, 0x7f, 0xff] {
+                    let mut bytes = whole.get(..end).unwrap().to_vec();
+                    *bytes.get_mut(at).unwrap() = value;
+                    for message in messages(&bytes) {
+                        drop(acknowledgement(message));
+                        assert!(attributes(message.payload).count() <= bytes.len());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_says_its_length_and_is_padded() {
+        let mut batch = Batch::default();
+        batch.message(7, ACK, &[1, 2, 3, 4], |to| to.bytes(5, &[9]));
+        batch.message(8, 0, &[], |_| {});
+        let found: Vec<_> = messages(&batch.bytes)
+            .map(|message| (message.kind, message.payload.to_vec()))
+            .collect();
+        assert_eq!(
+            found,
+            [(7, vec![1, 2, 3, 4, 5, 0, 5, 0, 9, 0, 0, 0]), (8, vec![])]
+        );
+        assert_eq!((batch.acknowledged, batch.len()), (1, 44));
     }
 }

@@ -28,7 +28,10 @@ impl NetNs {
 
     /// Moves the calling thread into it. Needs `CAP_SYS_ADMIN` in both user namespaces.
     pub fn enter(&self) -> io::Result<()> {
-        Ok(rustix::thread::move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?)
+        Ok(rustix::thread::move_into_link_name_space(
+            self.0.as_fd(),
+            Some(LinkNameSpaceType::Network),
+        )?)
     }
 
     /// Runs `f` inside and returns to the present namespace, also after an error or a panic.
@@ -99,7 +102,14 @@ pub fn unshare_net() -> io::Result<()> {
 /// Until the next exec the process holds every capability there; the program it becomes has none.
 pub fn unshare_user_and_net() -> Result<(), NetError> {
     let (uid, gid) = own_ids();
-    unshare_user(Namespaces { net: true, ..Namespaces::default() }, (uid, uid), (gid, gid))
+    unshare_user(
+        Namespaces {
+            net: true,
+            ..Namespaces::default()
+        },
+        (uid, uid),
+        (gid, gid),
+    )
 }
 
 /// As `unshare_user_and_net`, but with the caller as user and group 0 inside and a choice of namespaces.
@@ -117,7 +127,10 @@ pub fn has_admin_capability() -> bool {
 }
 
 pub(crate) fn own_ids() -> (u32, u32) {
-    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    )
 }
 
 fn unshare_user(namespaces: Namespaces, uid: (u32, u32), gid: (u32, u32)) -> Result<(), NetError> {
@@ -133,16 +146,30 @@ fn unshare_user(namespaces: Namespaces, uid: (u32, u32), gid: (u32, u32)) -> Res
 pub(crate) fn refused(error: &io::Error) -> NetError {
     explain_refusal(error, |setting| {
         let path = format!("/proc/sys/{}", setting.replace('.', "/"));
-        std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
     })
 }
 
 /// Which of the known settings forbids user namespaces. The first that is set so is named.
 fn explain_refusal(error: &io::Error, setting: impl Fn(&str) -> Option<String>) -> NetError {
     const KNOWN: [(&str, &str, &str); 4] = [
-        ("kernel.unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
-        ("user.max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=15000"),
-        ("user.max_net_namespaces", "0", "sudo sysctl -w user.max_net_namespaces=15000"),
+        (
+            "kernel.unprivileged_userns_clone",
+            "0",
+            "sudo sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+        (
+            "user.max_user_namespaces",
+            "0",
+            "sudo sysctl -w user.max_user_namespaces=15000",
+        ),
+        (
+            "user.max_net_namespaces",
+            "0",
+            "sudo sysctl -w user.max_net_namespaces=15000",
+        ),
         (
             "kernel.apparmor_restrict_unprivileged_userns",
             "1",
@@ -159,7 +186,8 @@ fn explain_refusal(error: &io::Error, setting: impl Fn(&str) -> Option<String>) 
     }
     match error.raw_os_error() {
         Some(libc::EINVAL) => NetError::UserNamespace {
-            cause: "the calling process has more than one thread, or shares its file system view".to_owned(),
+            cause: "the calling process has more than one thread, or shares its file system view"
+                .to_owned(),
             advice: "make it before any thread is started".to_owned(),
         },
         Some(libc::ENOSPC | libc::EUSERS) => NetError::UserNamespace {
@@ -167,13 +195,88 @@ fn explain_refusal(error: &io::Error, setting: impl Fn(&str) -> Option<String>) 
             advice: "raise user.max_user_namespaces with sysctl, or run as root".to_owned(),
         },
         Some(libc::EPERM | libc::EACCES) => NetError::UserNamespace {
-            cause: "a seccomp filter, a security module or a chroot forbids it; containers commonly do".to_owned(),
-            advice: "run as root, or start the container with a seccomp profile that allows unshare".to_owned(),
+            cause:
+                "a seccomp filter, a security module or a chroot forbids it; containers commonly do"
+                    .to_owned(),
+            advice:
+                "run as root, or start the container with a seccomp profile that allows unshare"
+                    .to_owned(),
         },
         Some(libc::ENOSYS) => NetError::UserNamespace {
             cause: "the kernel was built without user namespaces".to_owned(),
             advice: "run as root".to_owned(),
         },
-        _ => NetError::UserNamespace { cause: error.to_string(), advice: "run as root".to_owned() },
+        _ => NetError::UserNamespace {
+            cause: error.to_string(),
+            advice: "run as root".to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn message(errno: i32, setting: Option<(&str, &str)>) -> String {
+        let error = io::Error::from_raw_os_error(errno);
+        explain_refusal(&error, |name| {
+            setting
+                .filter(|(known, _)| *known == name)
+                .map(|(_, value)| value.to_owned())
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting_that_forbids_and_the_command_that_allows() {
+        for (name, value) in [
+            ("kernel.unprivileged_userns_clone", "0"),
+            ("user.max_user_namespaces", "0"),
+            ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+        ] {
+            let text = message(libc::EPERM, Some((name, value)));
+            assert!(text.contains(&format!("{name} is {value}")), "{text}");
+            assert!(text.contains(&format!("`sudo sysctl -w {name}=")), "{text}");
+        }
+        assert!(message(libc::EPERM, Some(("user.max_user_namespaces", "9"))).contains("seccomp"));
+        assert!(message(libc::EINVAL, None).contains("more than one thread"));
+        assert!(message(libc::ENOSPC, None).contains("user.max_user_namespaces"));
+    }
+
+    #[test]
+    fn within_returns_after_an_error_and_after_a_panic() {
+        if !has_admin_capability() {
+            eprintln!("skipped: making a network namespace needs CAP_SYS_ADMIN");
+            return;
+        }
+        let inode = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let thread = std::thread::spawn(move || {
+            unshare_net().unwrap();
+            let (inner, inside) = (NetNs::current().unwrap(), inode());
+            unshare_net().unwrap();
+            let outside = inode();
+            assert_ne!(inside, outside);
+            assert_eq!(inner.within(|| Ok(inode())).unwrap(), inside);
+            assert!(
+                inner
+                    .within(|| -> io::Result<()> { Err(io::ErrorKind::Other.into()) })
+                    .is_err()
+            );
+            assert_eq!(inode(), outside);
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                inner.within(|| -> io::Result<()> { std::panic::resume_unwind(Box::new(())) })
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(inode(), outside);
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_not_entered() {
+        let file = File::open("/proc/self/status").unwrap();
+        assert!(NetNs::from(OwnedFd::from(file)).enter().is_err());
     }
 }

@@ -19,15 +19,31 @@ pub struct Memory {
 /// The memory of process `pid`. The kernel walks its page tables for this: not for a hot path.
 pub fn memory(pid: i32) -> io::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    parse_rollup(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "smaps_rollup lacks Rss, Pss or Anonymous"))
+    parse_rollup(&text).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "smaps_rollup lacks Rss, Pss or Anonymous",
+        )
+    })
 }
 
 fn parse_rollup(text: &str) -> Option<Memory> {
     let field = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
     };
-    Some(Memory { rss_bytes: field("Rss")?, pss_bytes: field("Pss")?, rss_anon_bytes: field("Anonymous")? })
+    Some(Memory {
+        rss_bytes: field("Rss")?,
+        pss_bytes: field("Pss")?,
+        rss_anon_bytes: field("Anonymous")?,
+    })
 }
 
 /// The process that listens on TCP `port` in this network namespace, and its program's name. For error messages
@@ -49,7 +65,11 @@ pub fn owner_of_port(port: u16) -> Option<(i32, String)> {
             .ok()?
             .flatten()
             .filter_map(|fd| fs::read_link(fd.path()).ok())
-            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
+            .any(|link| {
+                inodes
+                    .iter()
+                    .any(|inode| link.as_os_str() == inode.as_str())
+            });
         if !holds {
             return None;
         }
@@ -85,4 +105,46 @@ pub fn die_with_parent() -> io::Result<()> {
 #[must_use]
 pub fn user() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn memory_of_this_process_adds_up() {
+        let memory = memory(std::process::id().cast_signed()).unwrap();
+        assert!(memory.rss_bytes >= memory.pss_bytes && memory.rss_bytes >= memory.rss_anon_bytes);
+        assert!(memory.rss_anon_bytes > 0);
+    }
+
+    #[test]
+    fn a_rollup_that_lacks_a_field_is_refused() {
+        let text = "55-7f ---p 0 00:00 0 [rollup]\nRss: 12 kB\nPss:  8 kB\nAnonymous: 4 kB\n";
+        let expected = Memory {
+            rss_bytes: 12 * 1024,
+            pss_bytes: 8 * 1024,
+            rss_anon_bytes: 4 * 1024,
+        };
+        assert_eq!(parse_rollup(text), Some(expected));
+        assert_eq!(parse_rollup(&text.replace("Pss:", "Pss_Dirty:")), None);
+        assert_eq!(
+            parse_rollup(&text.replace("12", "99999999999999999999")),
+            None
+        );
+        assert_eq!(parse_rollup(""), None);
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_port_and_not_by_the_other_ends() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (pid, name) = owner_of_port(port).unwrap();
+        assert_eq!(pid, std::process::id().cast_signed());
+        assert!(!name.is_empty());
+        assert_eq!(owner_of_port(client.local_addr().unwrap().port()), None);
+    }
 }

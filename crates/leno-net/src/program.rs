@@ -8,11 +8,13 @@ use std::process::{Command, ExitStatus};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, geteuid, getppid, kill_process, pidfd_open, set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, geteuid, getppid, kill_process, pidfd_open,
+    set_parent_process_death_signal,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use crate::{NetError, netns, sys};
@@ -108,11 +110,16 @@ impl Child {
 /// Starts the program. It stays in the caller's process group, so that a terminal works, and is killed when the
 /// *thread* that called this ends.
 pub fn spawn(spawn: &Spawn) -> Result<Child, NetError> {
-    let (program, arguments) = spawn
-        .argv
-        .split_first()
-        .ok_or_else(|| NetError::io("start a program", io::Error::new(io::ErrorKind::InvalidInput, "none is named")))?;
-    let become_user = spawn.uid_gid.filter(|ids| *ids != netns::own_ids()).map(|(uid, gid)| User::new(uid, gid));
+    let (program, arguments) = spawn.argv.split_first().ok_or_else(|| {
+        NetError::io(
+            "start a program",
+            io::Error::new(io::ErrorKind::InvalidInput, "none is named"),
+        )
+    })?;
+    let become_user = spawn
+        .uid_gid
+        .filter(|ids| *ids != netns::own_ids())
+        .map(|(uid, gid)| User::new(uid, gid));
     let drop_capabilities = spawn.drop_capabilities;
     let parent = rustix::process::getpid();
 
@@ -143,7 +150,9 @@ pub fn spawn(spawn: &Spawn) -> Result<Child, NetError> {
             _ => Ok(()),
         }
     });
-    let inner = command.spawn().map_err(|error| cannot_start(program, error))?;
+    let inner = command
+        .spawn()
+        .map_err(|error| cannot_start(program, error))?;
     Ok(Child { inner })
 }
 
@@ -152,7 +161,11 @@ fn cannot_start(program: &OsStr, error: io::Error) -> NetError {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => NetError::ProgramNotFound { program },
         Some(libc::EACCES) => NetError::ProgramNotExecutable { program },
-        _ => NetError::step(format!("start {program:?} with its user and capabilities"), "root's capabilities", error),
+        _ => NetError::step(
+            format!("start {program:?} with its user and capabilities"),
+            "root's capabilities",
+            error,
+        ),
     }
 }
 
@@ -167,7 +180,11 @@ impl User {
     fn new(uid: u32, gid: u32) -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let groups = groups_of(uid, gid, &read("/etc/passwd"), &read("/etc/group"));
-        Self { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid), groups: groups.into_iter().map(Gid::from_raw).collect() }
+        Self {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(gid),
+            groups: groups.into_iter().map(Gid::from_raw).collect(),
+        }
     }
 
     fn set_groups(&self) -> io::Result<()> {
@@ -218,11 +235,45 @@ fn limit_own_sets() -> io::Result<()> {
     clear_ambient_capability_set()?;
     let present = capabilities(None)?;
     let kept = present.permitted & KEPT;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
     Ok(set_capabilities(None, sets)?)
 }
 
 /// Lets programs in this network namespace listen on ports below 1024 without a capability.
 pub fn allow_low_ports() -> io::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_the_groups_that_list_it_and_its_own_once() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nanna:x:1001:100::/:/bin/sh\n";
+        let group =
+            "wheel:x:10:root,ann\nusers:x:100:ann\naudio:x:29:anna\nbroken\ndocker:x:999:bob,ann\n";
+        assert_eq!(groups_of(1000, 100, passwd, group), [100, 10, 999]);
+        assert_eq!(groups_of(4242, 7, passwd, group), [7]);
+        assert_eq!(groups_of(4242, 7, "", ""), [7]);
+    }
+
+    #[test]
+    fn what_is_kept_reaches_past_no_capture() {
+        for forbidden in [
+            CapabilitySet::NET_ADMIN,
+            CapabilitySet::NET_RAW,
+            CapabilitySet::SYS_ADMIN,
+            CapabilitySet::SYS_PTRACE,
+            CapabilitySet::SYS_MODULE,
+            CapabilitySet::MKNOD,
+            CapabilitySet::BPF,
+        ] {
+            assert!(!KEPT.intersects(forbidden));
+        }
+    }
 }

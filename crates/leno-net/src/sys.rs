@@ -13,16 +13,34 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// `setsockopt` with an `int`.
-#[expect(unsafe_code, reason = "neither std nor rustix sets SO_MARK or netlink options")]
+#[expect(
+    unsafe_code,
+    reason = "neither std nor rustix sets SO_MARK or netlink options"
+)]
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: `fd` is open for the call, and the kernel reads `length` bytes of `value`, which lives through it.
-    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Moves the calling thread into new namespaces. The descriptor table is never unshared.
-#[expect(unsafe_code, reason = "rustix marks unshare unsafe because of UnshareFlags::FILES")]
+#[expect(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe because of UnshareFlags::FILES"
+)]
 pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     let namespaces = namespaces & !UnshareFlags::FILES;
     // SAFETY: the only unsound flag, FILES, is masked out above: all threads keep seeing one descriptor table.
@@ -33,7 +51,10 @@ pub(crate) fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 /// Takes over a descriptor that a parent left open for this process under an agreed number.
 ///
 /// The number must come from the parent, and this must be called once for it: the result closes it.
-#[expect(unsafe_code, reason = "a descriptor handed over by number has no owner yet")]
+#[expect(
+    unsafe_code,
+    reason = "a descriptor handed over by number has no owner yet"
+)]
 pub(crate) fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: a borrow of any number is only used for one fcntl, which answers EBADF when it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
@@ -43,7 +64,10 @@ pub(crate) fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// A descriptor that a task can wait for to become readable.
-#[expect(unsafe_code, reason = "tokio's safe constructor is deprecated: it trusts any AsRawFd")]
+#[expect(
+    unsafe_code,
+    reason = "tokio's safe constructor is deprecated: it trusts any AsRawFd"
+)]
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd keeps the same open descriptor for as long as it lives, and the AsyncFd owns it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
@@ -52,8 +76,14 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Runs `hook` in the child between fork and exec.
 ///
 /// `hook` must only make system calls: no allocation, no locks, no panic.
-#[expect(unsafe_code, reason = "std has no other way to drop capabilities in the child only")]
-pub(crate) fn before_exec(command: &mut Command, hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+#[expect(
+    unsafe_code,
+    reason = "std has no other way to drop capabilities in the child only"
+)]
+pub(crate) fn before_exec(
+    command: &mut Command,
+    hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
     // SAFETY: by contract `hook` is async-signal-safe.
     unsafe { command.pre_exec(hook) };
 }
@@ -68,26 +98,42 @@ pub(crate) struct Image {
 
 impl Image {
     /// `path` executed with `arguments` (the first is the program's name for itself) and `environment` (`NAME=value`).
-    pub(crate) fn new(
-        path: CString,
-        arguments: Vec<CString>,
-        environment: Vec<CString>,
-    ) -> Self {
+    pub(crate) fn new(path: CString, arguments: Vec<CString>, environment: Vec<CString>) -> Self {
         let pointers = |strings: &[CString]| {
-            strings.iter().map(|text| text.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+            strings
+                .iter()
+                .map(|text| text.as_ptr())
+                .chain(std::iter::once(std::ptr::null()))
+                .collect::<Vec<_>>()
         };
-        let (argument_pointers, environment_pointers) = (pointers(&arguments), pointers(&environment));
+        let (argument_pointers, environment_pointers) =
+            (pointers(&arguments), pointers(&environment));
         let mut strings = arguments;
         strings.extend(environment);
-        Self { _strings: strings, path, arguments: argument_pointers, environment: environment_pointers }
+        Self {
+            _strings: strings,
+            path,
+            arguments: argument_pointers,
+            environment: environment_pointers,
+        }
     }
 
     /// Replaces this process; returns only the reason why that failed.
-    #[expect(unsafe_code, reason = "exec without allocation, for use after clone_into")]
+    #[expect(
+        unsafe_code,
+        reason = "exec without allocation, for use after clone_into"
+    )]
     pub(crate) fn execute(&self) -> rustix::io::Errno {
         // SAFETY: the path and both arrays end with NUL, and what they point to is owned by `self`.
-        unsafe { libc::execve(self.path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
-        rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::NOEXEC)
+        unsafe {
+            libc::execve(
+                self.path.as_ptr(),
+                self.arguments.as_ptr(),
+                self.environment.as_ptr(),
+            )
+        };
+        rustix::io::Errno::from_io_error(&io::Error::last_os_error())
+            .unwrap_or(rustix::io::Errno::NOEXEC)
     }
 }
 
@@ -95,7 +141,10 @@ impl Image {
 ///
 /// `child` sees a copy of this process with one thread: it must only make system calls; no allocation, no locks,
 /// no panic.
-#[expect(unsafe_code, reason = "only clone makes a process that is the first of its PID namespace")]
+#[expect(
+    unsafe_code,
+    reason = "only clone makes a process that is the first of its PID namespace"
+)]
 pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: all zero is a valid clone_args.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -103,7 +152,13 @@ pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Re
     arguments.exit_signal = libc::c_ulonglong::from(libc::SIGCHLD.cast_unsigned());
     // SAFETY: without CLONE_VM and with no stack given this is fork; the kernel reads `arguments` only during
     // the call. The child, by contract, makes only system calls.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
     match result {
         -1 => Err(io::Error::last_os_error()),
         0 => exit_now(child()),
@@ -112,9 +167,11 @@ pub(crate) fn clone_into(namespaces: i32, child: impl FnOnce() -> i32) -> io::Re
 }
 
 /// Ends this process at once, without destructors.
-#[expect(unsafe_code, reason = "std::process::exit runs handlers that belong to the parent")]
+#[expect(
+    unsafe_code,
+    reason = "std::process::exit runs handlers that belong to the parent"
+)]
 fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
-

@@ -25,7 +25,8 @@ impl Group {
             let identity = cgroup::create(&path)?;
             Ok(Self(path, identity))
         });
-        made.inspect_err(|error| eprintln!("skipped: no cgroup can be made: {error}")).ok()
+        made.inspect_err(|error| eprintln!("skipped: no cgroup can be made: {error}"))
+            .ok()
     }
 }
 
@@ -33,7 +34,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         cgroup::kill_all(&self.0).unwrap();
         // The dead leave a moment after they are killed.
-        while std::fs::read_to_string(self.0.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty()) {
+        while std::fs::read_to_string(self.0.join("cgroup.procs"))
+            .is_ok_and(|pids| !pids.is_empty())
+        {
             std::thread::yield_now();
         }
         assert!(cgroup::remove(&self.0).unwrap());
@@ -47,9 +50,19 @@ struct Connector(Child);
 impl Connector {
     fn start(group: Option<&Path>, to: SocketAddr) -> Self {
         // The shell moves itself, so that the socket is made inside.
-        let move_in = group.map(|path| format!("echo $$ > {}/cgroup.procs; ", path.display())).unwrap_or_default();
-        let script = format!("{move_in}exec 3<>/dev/tcp/{}/{} && echo connected && exec cat", to.ip(), to.port());
-        let child = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let move_in = group
+            .map(|path| format!("echo $$ > {}/cgroup.procs; ", path.display()))
+            .unwrap_or_default();
+        let script = format!(
+            "{move_in}exec 3<>/dev/tcp/{}/{} && echo connected && exec cat",
+            to.ip(),
+            to.port()
+        );
+        let child = Command::new("bash")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
         Self(child.unwrap())
     }
 }
@@ -64,10 +77,18 @@ impl Drop for Connector {
 #[test]
 fn only_programs_of_the_named_cgroups_are_captured_and_known_by_one_query() {
     in_namespace(|| async {
-        let (Some(group), Some(outside)) = (Group::new("in"), Group::new("out")) else { return };
+        let (Some(group), Some(outside)) = (Group::new("in"), Group::new("out")) else {
+            return;
+        };
         keep_everything_inside();
         let (outbound_port, outbound) = loopback_listeners();
-        HostCgroups { outbound_port, dns_port: 15053, cgroups: vec![group.1, group.1] }.install("leno").unwrap();
+        HostCgroups {
+            outbound_port,
+            dns_port: 15053,
+            cgroups: vec![group.1, group.1],
+        }
+        .install("leno")
+        .unwrap();
 
         for to in ["240.240.0.5:80", "[2001:2::5]:80"].map(|to| to.parse::<SocketAddr>().unwrap()) {
             let connector = Connector::start(Some(&group.0), to);
@@ -78,9 +99,16 @@ fn only_programs_of_the_named_cgroups_are_captured_and_known_by_one_query() {
             assert_eq!(owner.uid, 0);
             let link = std::fs::read_link(format!("/proc/{}/fd/3", connector.0.id())).unwrap();
             assert_eq!(link.to_str().unwrap(), format!("socket:[{}]", owner.inode));
-            assert_eq!(cgroup::of_process(connector.0.id().cast_signed()).unwrap(), group.0);
+            assert_eq!(
+                cgroup::of_process(connector.0.id().cast_signed()).unwrap(),
+                group.0
+            );
             drop(connector);
-            assert_eq!(socket::owner_of(from, to).unwrap(), None, "nobody holds it any more");
+            assert_eq!(
+                socket::owner_of(from, to).unwrap(),
+                None,
+                "nobody holds it any more"
+            );
         }
 
         for path in [None, Some(&*outside.0)] {
@@ -88,8 +116,17 @@ fn only_programs_of_the_named_cgroups_are_captured_and_known_by_one_query() {
             let mut connector = Connector::start(path, to);
             drop(connector.0.stdin.take());
             let mut text = String::new();
-            connector.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-            assert_eq!(text, "", "nothing listens there itself, and the connection is refused");
+            connector
+                .0
+                .stdout
+                .take()
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
+            assert_eq!(
+                text, "",
+                "nothing listens there itself, and the connection is refused"
+            );
         }
     });
 }
@@ -114,8 +151,16 @@ fn a_query_never_names_the_owner_of_another_socket() {
 #[test]
 fn the_kernel_has_the_rules_that_were_meant() {
     in_namespace(|| async {
-        let Some(group) = Group::new("rules") else { return };
-        HostCgroups { outbound_port: 15001, dns_port: 15053, cgroups: vec![] }.install("leno").unwrap();
+        let Some(group) = Group::new("rules") else {
+            return;
+        };
+        HostCgroups {
+            outbound_port: 15001,
+            dns_port: 15053,
+            cgroups: vec![],
+        }
+        .install("leno")
+        .unwrap();
         assert_table(
             "chain captured {
                 ip daddr 127.0.0.53 udp dport 53 redirect to :15053
@@ -141,18 +186,34 @@ fn the_kernel_has_the_rules_that_were_meant() {
                 meta mark 0x1ee0 accept
             }",
         );
-        HostCgroups { outbound_port: 15001, dns_port: 15053, cgroups: vec![group.1] }.install("leno").unwrap();
-        let Some((_, listed)) = common::output("nft", &["-n", "list", "table", "inet", "leno"]) else { return };
+        HostCgroups {
+            outbound_port: 15001,
+            dns_port: 15053,
+            cgroups: vec![group.1],
+        }
+        .install("leno")
+        .unwrap();
+        let Some((_, listed)) = common::output("nft", &["-n", "list", "table", "inet", "leno"])
+        else {
+            return;
+        };
         let level = group.1.level;
         for rule in [
             format!("socket cgroupv2 level {level} @cgroups_{level} goto captured"),
-            format!("ip daddr 240.240.0.0/16 socket cgroupv2 level {level} @cgroups_{level} goto refuse_vips"),
-            format!("ip6 daddr 2001:2::/48 socket cgroupv2 level {level} @cgroups_{level} goto refuse_vips"),
+            format!(
+                "ip daddr 240.240.0.0/16 socket cgroupv2 level {level} @cgroups_{level} goto refuse_vips"
+            ),
+            format!(
+                "ip6 daddr 2001:2::/48 socket cgroupv2 level {level} @cgroups_{level} goto refuse_vips"
+            ),
         ] {
             assert!(listed.contains(&rule), "{rule} in {listed}");
         }
         // The tool shows an id by its path where it finds one.
         let name = group.0.file_name().unwrap().to_str().unwrap();
-        assert!(listed.contains(name) || listed.contains(&group.1.id.to_string()), "{listed}");
+        assert!(
+            listed.contains(name) || listed.contains(&group.1.id.to_string()),
+            "{listed}"
+        );
     });
 }

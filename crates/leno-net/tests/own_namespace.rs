@@ -8,7 +8,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::{V4, V6, any, assert_table, in_namespace, keep_everything_inside, listeners, loopback_listeners, of_family, output, udp};
+use common::{
+    V4, V6, any, assert_table, in_namespace, keep_everything_inside, listeners, loopback_listeners,
+    of_family, output, udp,
+};
 use leno_net::capture::{self, OwnNamespace};
 use leno_net::socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,10 +28,22 @@ fn capture_everything() -> Captured {
     keep_everything_inside();
     let (outbound_port, outbound) = loopback_listeners();
     let (dns_port, dns) = loopback_listeners();
-    let dns_udp = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(|ip| udp((ip, dns_port).into()));
-    let rules = OwnNamespace { outbound_port, dns_port };
+    let dns_udp = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        Ipv6Addr::LOCALHOST.into(),
+    ]
+    .map(|ip| udp((ip, dns_port).into()));
+    let rules = OwnNamespace {
+        outbound_port,
+        dns_port,
+    };
     rules.install("leno").unwrap();
-    Captured { outbound, dns, dns_udp, rules }
+    Captured {
+        outbound,
+        dns,
+        dns_udp,
+        rules,
+    }
 }
 
 fn address(text: &str) -> SocketAddr {
@@ -43,12 +58,27 @@ fn source(to: SocketAddr) -> IpAddr {
 fn tcp_to_anywhere_reaches_the_outbound_listener_with_its_destination_and_source() {
     in_namespace(|| async {
         let captured = capture_everything();
-        for to in ["240.240.0.5:80", "[2001:2::5]:80", "8.8.8.8:443", "[2606:4700::1]:25", "10.77.0.2:8080"].map(address) {
+        for to in [
+            "240.240.0.5:80",
+            "[2001:2::5]:80",
+            "8.8.8.8:443",
+            "[2606:4700::1]:25",
+            "10.77.0.2:8080",
+        ]
+        .map(address)
+        {
             let client = TcpStream::connect(to).await.unwrap();
-            let (accepted, peer) = of_family(&captured.outbound, to.ip()).accept().await.unwrap();
+            let (accepted, peer) = of_family(&captured.outbound, to.ip())
+                .accept()
+                .await
+                .unwrap();
             assert_eq!(socket::original_destination(&accepted).unwrap(), Some(to));
             assert_eq!(peer.ip(), source(to));
-            assert_eq!(client.peer_addr().unwrap(), to, "the program sees the address it asked for");
+            assert_eq!(
+                client.peer_addr().unwrap(),
+                to,
+                "the program sees the address it asked for"
+            );
         }
     });
 }
@@ -84,13 +114,19 @@ fn loopback_is_left_alone() {
     in_namespace(|| async {
         let _captured = capture_everything();
         let (port, private) = loopback_listeners();
-        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        for ip in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
             let _client = TcpStream::connect((ip, port)).await.unwrap();
             let (accepted, _) = of_family(&private, ip).accept().await.unwrap();
             assert_eq!(socket::original_destination(&accepted).unwrap(), None);
             let server = udp((ip, 0).into());
             let client = udp((ip, 0).into());
-            client.send_to(b"x", server.local_addr().unwrap()).await.unwrap();
+            client
+                .send_to(b"x", server.local_addr().unwrap())
+                .await
+                .unwrap();
             server.recv_from(&mut [0; 1]).await.unwrap();
         }
     });
@@ -128,7 +164,14 @@ fn connecting_to_a_closed_port_past_capture_is_refused() {
 fn other_udp_is_refused_at_once_even_where_a_program_listens_on_every_address() {
     in_namespace(|| async {
         let _captured = capture_everything();
-        for to in ["240.240.0.5:9999", "[2001:2::5]:9999", "1.1.1.1:443", "10.77.0.2:9999"].map(address) {
+        for to in [
+            "240.240.0.5:9999",
+            "[2001:2::5]:9999",
+            "1.1.1.1:443",
+            "10.77.0.2:9999",
+        ]
+        .map(address)
+        {
             let listening = udp(SocketAddr::new(any(to.ip()).ip(), to.port()));
             let client = udp(any(to.ip()));
             client.connect(to).await.unwrap();
@@ -137,7 +180,9 @@ fn other_udp_is_refused_at_once_even_where_a_program_listens_on_every_address() 
             let error = client.recv(&mut [0; 1]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");
             assert!(begun.elapsed() < Duration::from_secs(1));
-            let received = listening.try_recv_from(&mut [0; 1]).map_err(|error| error.kind());
+            let received = listening
+                .try_recv_from(&mut [0; 1])
+                .map_err(|error| error.kind());
             assert_eq!(received.unwrap_err(), io::ErrorKind::WouldBlock, "{to}");
         }
     });
@@ -149,11 +194,15 @@ fn a_ping_fails_at_once() {
         let _captured = capture_everything();
         for to in ["240.240.0.5", "2001:2::5"] {
             let begun = Instant::now();
-            let Some((success, text)) = output("ping", &["-c", "1", "-W", "10", to]) else { return };
+            let Some((success, text)) = output("ping", &["-c", "1", "-W", "10", to]) else {
+                return;
+            };
             assert!(!success && text.contains("+1 errors"), "{text}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{text}");
         }
-        let Some((success, text)) = output("ping", &["-c", "1", "-W", "10", "127.0.0.1"]) else { return };
+        let Some((success, text)) = output("ping", &["-c", "1", "-W", "10", "127.0.0.1"]) else {
+            return;
+        };
         assert!(success, "{text}");
     });
 }
@@ -162,7 +211,10 @@ fn a_ping_fails_at_once() {
 fn the_kernel_has_the_rules_that_were_meant() {
     in_namespace(|| async {
         let captured = capture_everything();
-        let OwnNamespace { outbound_port, dns_port } = captured.rules;
+        let OwnNamespace {
+            outbound_port,
+            dns_port,
+        } = captured.rules;
         assert_table(&format!(
             "chain output {{
                 type nat hook output priority -100; policy accept;
@@ -195,7 +247,12 @@ fn installing_again_replaces_and_removing_says_whether_there_was_one() {
         let captured = capture_everything();
         assert!(capture::exists("leno").unwrap());
         let (other_port, others) = loopback_listeners();
-        OwnNamespace { outbound_port: other_port, ..captured.rules.clone() }.install("leno").unwrap();
+        OwnNamespace {
+            outbound_port: other_port,
+            ..captured.rules.clone()
+        }
+        .install("leno")
+        .unwrap();
         let _client = TcpStream::connect("240.240.0.5:80").await.unwrap();
         of_family(&others, V4.into()).accept().await.unwrap();
 
@@ -203,7 +260,11 @@ fn installing_again_replaces_and_removing_says_whether_there_was_one() {
         assert!(!capture::remove("leno").unwrap());
         assert!(!capture::exists("leno").unwrap());
         let error = TcpStream::connect("240.240.0.5:80").await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "nothing listens there itself");
+        assert_eq!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused,
+            "nothing listens there itself"
+        );
     });
 }
 

@@ -36,8 +36,18 @@ fn peer() -> NetNs {
     link::add_address("eth0", POD_V4.into(), 24).unwrap();
     link::add_address("eth0", POD_V6.into(), 64).unwrap();
     link::up("eth0").unwrap();
-    link::add_route((Ipv4Addr::UNSPECIFIED.into(), 0), Some(PEER_V4.into()), None).unwrap();
-    link::add_route((Ipv6Addr::UNSPECIFIED.into(), 0), Some(PEER_V6.into()), Some("eth0")).unwrap();
+    link::add_route(
+        (Ipv4Addr::UNSPECIFIED.into(), 0),
+        Some(PEER_V4.into()),
+        None,
+    )
+    .unwrap();
+    link::add_route(
+        (Ipv6Addr::UNSPECIFIED.into(), 0),
+        Some(PEER_V6.into()),
+        Some("eth0"),
+    )
+    .unwrap();
     peer
 }
 
@@ -62,7 +72,12 @@ fn pod(change: impl FnOnce(&mut WholeNamespace)) -> Pod {
     };
     change(&mut rules);
     rules.install("leno").unwrap();
-    Pod { outbound, inbound, peer, rules }
+    Pod {
+        outbound,
+        inbound,
+        peer,
+        rules,
+    }
 }
 
 /// A listener in another namespace, used from this thread.
@@ -89,15 +104,27 @@ fn pods(port: u16) -> [SocketAddr; 2] {
 fn connections_going_out_are_captured_and_marked_ones_are_not() {
     in_namespace(|| async {
         let pod = pod(|_| {});
-        for to in peers(8080).into_iter().chain(["240.240.0.5:80", "[2001:2::5]:80"].map(|to| to.parse().unwrap())) {
+        for to in peers(8080)
+            .into_iter()
+            .chain(["240.240.0.5:80", "[2001:2::5]:80"].map(|to| to.parse().unwrap()))
+        {
             let _client = TcpStream::connect(to).await.unwrap();
             let (accepted, from) = of_family(&pod.outbound, to.ip()).accept().await.unwrap();
             assert_eq!(socket::original_destination(&accepted).unwrap(), Some(to));
-            assert_eq!(from.ip(), if to.is_ipv4() { IpAddr::from(POD_V4) } else { POD_V6.into() });
+            assert_eq!(
+                from.ip(),
+                if to.is_ipv4() {
+                    IpAddr::from(POD_V4)
+                } else {
+                    POD_V6.into()
+                }
+            );
         }
         for to in peers(8080) {
             let server = listener_in(&pod.peer, to);
-            let client = socket::connect(socket::stream_socket(to.is_ipv6(), true).unwrap(), to).await.unwrap();
+            let client = socket::connect(socket::stream_socket(to.is_ipv6(), true).unwrap(), to)
+                .await
+                .unwrap();
             let (_, from) = server.accept().await.unwrap();
             assert_eq!(from, client.local_addr().unwrap());
         }
@@ -114,7 +141,12 @@ fn connections_coming_in_are_captured_except_to_ports_left_alone_and_lenos_own()
             assert_eq!(socket::original_destination(&accepted).unwrap(), Some(to));
             assert_eq!(from, client.local_addr().unwrap());
         }
-        for port in [22, leno_types::ports::HBONE, leno_types::ports::METRICS, leno_types::ports::READINESS] {
+        for port in [
+            22,
+            leno_types::ports::HBONE,
+            leno_types::ports::METRICS,
+            leno_types::ports::READINESS,
+        ] {
             for to in pods(port) {
                 let direct = TcpListener::from_std(socket::listen_tcp(to, 8).unwrap()).unwrap();
                 let _client = connect_from(&pod.peer, to).await.unwrap();
@@ -125,7 +157,11 @@ fn connections_coming_in_are_captured_except_to_ports_left_alone_and_lenos_own()
         for to in pods(pod.rules.inbound_port) {
             let _client = connect_from(&pod.peer, to).await.unwrap();
             let (accepted, _) = of_family(&pod.inbound, to.ip()).accept().await.unwrap();
-            assert_eq!(socket::original_destination(&accepted).unwrap(), None, "who connects to Leno itself is seen");
+            assert_eq!(
+                socket::original_destination(&accepted).unwrap(),
+                None,
+                "who connects to Leno itself is seen"
+            );
         }
     });
 }
@@ -136,7 +172,9 @@ fn a_marked_socket_reaches_the_program_at_the_pods_own_address_once() {
         let _pod = pod(|_| {});
         for to in pods(8080) {
             let program = TcpListener::from_std(socket::listen_tcp(to, 8).unwrap()).unwrap();
-            let client = socket::connect(socket::stream_socket(to.is_ipv6(), true).unwrap(), to).await.unwrap();
+            let client = socket::connect(socket::stream_socket(to.is_ipv6(), true).unwrap(), to)
+                .await
+                .unwrap();
             let (_, from) = program.accept().await.unwrap();
             assert_eq!(from, client.local_addr().unwrap());
         }
@@ -148,7 +186,8 @@ fn excluded_ports_and_networks_are_left_alone_going_out() {
     in_namespace(|| async {
         let pod = pod(|rules| {
             rules.excluded_outbound_ports = vec![3306, 3306];
-            rules.excluded_outbound_cidrs = vec![(PEER_V6.into(), 64), ([192, 0, 2, 77].into(), 24)];
+            rules.excluded_outbound_cidrs =
+                vec![(PEER_V6.into(), 64), ([192, 0, 2, 77].into(), 24)];
         });
         let [v4, v6] = peers(3306);
         for to in [v4, v6, (PEER_V6, 8080).into()] {
@@ -157,7 +196,10 @@ fn excluded_ports_and_networks_are_left_alone_going_out() {
             server.accept().await.unwrap();
         }
         let _client = TcpStream::connect((PEER_V4, 8080)).await.unwrap();
-        of_family(&pod.outbound, PEER_V4.into()).accept().await.unwrap();
+        of_family(&pod.outbound, PEER_V4.into())
+            .accept()
+            .await
+            .unwrap();
     });
 }
 
@@ -171,7 +213,8 @@ fn udp_is_left_alone_but_refused_at_once_to_virtual_addresses() {
             client.send_to(b"x", to).await.unwrap();
             server.recv_from(&mut [0; 1]).await.unwrap();
         }
-        for to in ["240.240.0.5:443", "[2001:2::5]:443"].map(|to| to.parse::<SocketAddr>().unwrap()) {
+        for to in ["240.240.0.5:443", "[2001:2::5]:443"].map(|to| to.parse::<SocketAddr>().unwrap())
+        {
             let client = udp(any(to.ip()));
             client.connect(to).await.unwrap();
             // Dropped on the way out: the kernel says so to the sender, by either error.
@@ -179,7 +222,10 @@ fn udp_is_left_alone_but_refused_at_once_to_virtual_addresses() {
                 Err(error) => error,
                 Ok(_) => client.recv(&mut [0; 1]).await.unwrap_err(),
             };
-            let expected = [io::ErrorKind::ConnectionRefused, io::ErrorKind::PermissionDenied];
+            let expected = [
+                io::ErrorKind::ConnectionRefused,
+                io::ErrorKind::PermissionDenied,
+            ];
             assert!(expected.contains(&error.kind()), "{error}");
         }
     });
@@ -195,10 +241,18 @@ fn the_kernel_has_the_rules_that_were_meant() {
         let pod = pod(|rules| {
             rules.excluded_inbound_ports = vec![22];
             rules.excluded_outbound_ports = vec![3306];
-            rules.excluded_outbound_cidrs =
-                vec![([10, 9, 9, 9].into(), 20), (PEER_V6.into(), 64), ([9, 9, 9, 9].into(), 32)];
+            rules.excluded_outbound_cidrs = vec![
+                ([10, 9, 9, 9].into(), 20),
+                (PEER_V6.into(), 64),
+                ([9, 9, 9, 9].into(), 32),
+            ];
         });
-        let WholeNamespace { outbound_port, inbound_port, dns_port, .. } = pod.rules;
+        let WholeNamespace {
+            outbound_port,
+            inbound_port,
+            dns_port,
+            ..
+        } = pod.rules;
         assert_table(&format!(
             "set ports_in {{
                 type inet_service
@@ -256,9 +310,18 @@ fn more_than_the_ceilings_is_refused_by_name() {
             excluded_outbound_cidrs: vec![(PEER_V4.into(), 24); MAX_CIDRS + 1],
         };
         let error = too_many.install("leno").unwrap_err();
-        assert!(error.to_string().starts_with("129 excluded networks"), "{error}");
+        assert!(
+            error.to_string().starts_with("129 excluded networks"),
+            "{error}"
+        );
         let cgroups = (0..5000).map(|id| Cgroup { level: 1, id }).collect();
-        let error = HostCgroups { outbound_port: 1, dns_port: 2, cgroups }.install("leno").unwrap_err();
+        let error = HostCgroups {
+            outbound_port: 1,
+            dns_port: 2,
+            cgroups,
+        }
+        .install("leno")
+        .unwrap_err();
         assert!(error.to_string().starts_with("5000 cgroups"), "{error}");
     });
 }

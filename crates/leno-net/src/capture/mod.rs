@@ -101,13 +101,18 @@ impl HostCgroups {
 /// Removes table `inet TABLE`; true when there was one.
 pub fn remove(table: &str) -> Result<bool, NetError> {
     let batch = nft::Table::delete(table).finish();
-    found(open().and_then(|mut netlink| netlink.send(&batch)), || format!("remove nftables table {table}"))
+    found(open().and_then(|mut netlink| netlink.send(&batch)), || {
+        format!("remove nftables table {table}")
+    })
 }
 
 /// Whether there is a table `inet TABLE`.
 pub fn exists(table: &str) -> Result<bool, NetError> {
     let request = nft::get(table);
-    found(open().and_then(|mut netlink| netlink.ask(&request, |_| {})), || format!("look for nftables table {table}"))
+    found(
+        open().and_then(|mut netlink| netlink.ask(&request, |_| {})),
+        || format!("look for nftables table {table}"),
+    )
 }
 
 fn open() -> io::Result<Netlink> {

@@ -115,7 +115,11 @@ impl<'a> Table<'a> {
     fn begin(name: &'a str) -> Self {
         let mut batch = Batch::default();
         batch.message(BATCH_BEGIN, 0, &generation(0), |_| {});
-        Self { name, batch, sets: 0 }
+        Self {
+            name,
+            batch,
+            sets: 0,
+        }
     }
 
     /// The finished batch.
@@ -127,10 +131,15 @@ impl<'a> Table<'a> {
     /// A message of the table; its name is the first attribute of all of them.
     fn message(&mut self, kind: u16, flags: u16, attributes: impl FnOnce(&mut Attributes<'_>)) {
         let name = self.name;
-        self.batch.message(SUBSYSTEM << 8 | kind, flags | ACK, &family(FAMILY_INET), |to| {
-            to.text(1, name);
-            attributes(to);
-        });
+        self.batch.message(
+            SUBSYSTEM << 8 | kind,
+            flags | ACK,
+            &family(FAMILY_INET),
+            |to| {
+                to.text(1, name);
+                attributes(to);
+            },
+        );
     }
 
     /// A base chain.
@@ -203,7 +212,9 @@ fn family(family: u8) -> [u8; 4] {
 /// A request for table `name` itself.
 pub(super) fn get(name: &str) -> Batch {
     let mut batch = Batch::default();
-    batch.message(SUBSYSTEM << 8 | GET_TABLE, 0, &family(FAMILY_INET), |to| to.text(1, name));
+    batch.message(SUBSYSTEM << 8 | GET_TABLE, 0, &family(FAMILY_INET), |to| {
+        to.text(1, name)
+    });
     batch
 }
 
@@ -277,7 +288,7 @@ impl Rule<'_, '_> {
     }
 
     /// The packet came in by loopback.
-    pub(super) fn from_loopback(&mut self) -> &mut Self {
+    pub(super) fn by_loopback(&mut self) -> &mut Self {
         self.meta(META_IIFTYPE, &ARPHRD_LOOPBACK.to_ne_bytes())
     }
 
@@ -295,23 +306,31 @@ impl Rule<'_, '_> {
     pub(super) fn destination(&mut self, network: (IpAddr, u8)) -> &mut Self {
         let (address, prefix) = network;
         let mask = |bytes: usize| -> Vec<u8> {
-            let ones = u128::MAX.checked_shl(128_u32.saturating_sub(u32::from(prefix))).unwrap_or(0);
+            let ones = u128::MAX
+                .checked_shl(128_u32.saturating_sub(u32::from(prefix)))
+                .unwrap_or(0);
             ones.to_be_bytes().into_iter().take(bytes).collect()
         };
         match address {
             IpAddr::V4(address) => {
-                self.meta(META_NFPROTO, &[FAMILY_IPV4]).load(NETWORK_HEADER, 16, 4);
+                self.meta(META_NFPROTO, &[FAMILY_IPV4])
+                    .load(NETWORK_HEADER, 16, 4);
                 self.masked_compare(&mask(4), &address.octets())
             }
             IpAddr::V6(address) => {
-                self.meta(META_NFPROTO, &[FAMILY_IPV6]).load(NETWORK_HEADER, 24, 16);
+                self.meta(META_NFPROTO, &[FAMILY_IPV6])
+                    .load(NETWORK_HEADER, 24, 16);
                 self.masked_compare(&mask(16), &address.octets())
             }
         }
     }
 
     fn masked_compare(&mut self, mask: &[u8], address: &[u8]) -> &mut Self {
-        let network: Vec<u8> = address.iter().zip(mask).map(|(byte, mask)| byte & mask).collect();
+        let network: Vec<u8> = address
+            .iter()
+            .zip(mask)
+            .map(|(byte, mask)| byte & mask)
+            .collect();
         if mask.iter().any(|byte| *byte != u8::MAX) {
             self.mask(mask);
         }
@@ -320,7 +339,8 @@ impl Rule<'_, '_> {
 
     /// Destination port of TCP or UDP; the protocol must be checked already.
     pub(super) fn port(&mut self, port: u16) -> &mut Self {
-        self.load(TRANSPORT_HEADER, 2, 2).compare(EQUAL, &port.to_be_bytes())
+        self.load(TRANSPORT_HEADER, 2, 2)
+            .compare(EQUAL, &port.to_be_bytes())
     }
 
     /// As `port`, in a set.
@@ -340,12 +360,18 @@ impl Rule<'_, '_> {
 
     /// An echo request over IPv4.
     pub(super) fn ping_v4(&mut self) -> &mut Self {
-        self.meta(META_NFPROTO, &[FAMILY_IPV4]).protocol(ICMP).load(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[8])
+        self.meta(META_NFPROTO, &[FAMILY_IPV4])
+            .protocol(ICMP)
+            .load(TRANSPORT_HEADER, 0, 1)
+            .compare(EQUAL, &[8])
     }
 
     /// An echo request over IPv6.
     pub(super) fn ping_v6(&mut self) -> &mut Self {
-        self.meta(META_NFPROTO, &[FAMILY_IPV6]).protocol(ICMPV6).load(TRANSPORT_HEADER, 0, 1).compare(EQUAL, &[128])
+        self.meta(META_NFPROTO, &[FAMILY_IPV6])
+            .protocol(ICMPV6)
+            .load(TRANSPORT_HEADER, 0, 1)
+            .compare(EQUAL, &[128])
     }
 
     fn verdict(&mut self, code: i32, chain: Option<&str>) {

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use leno_types::ports;
 
 use super::nft::{Hook, Key, Reject, TCP, Table, UDP};
-use super::{Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4, VIP_RANGE_V6, WholeNamespace};
+use super::{
+    Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4,
+    VIP_RANGE_V6, WholeNamespace,
+};
 use crate::NetError;
 use crate::netlink::Batch;
 
@@ -17,8 +20,14 @@ const REFUSE_VIPS: &str = "refuse_vips";
 
 /// systemd-resolved's address: the one on loopback that is captured, for DNS.
 const STUB_RESOLVER: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 32);
-const LOOPBACK: [(IpAddr, u8); 2] = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
-const VIPS: [(IpAddr, u8); 2] = [(IpAddr::V4(VIP_RANGE_V4.0), VIP_RANGE_V4.1), (IpAddr::V6(VIP_RANGE_V6.0), VIP_RANGE_V6.1)];
+const LOOPBACK: [(IpAddr, u8); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+];
+const VIPS: [(IpAddr, u8); 2] = [
+    (IpAddr::V4(VIP_RANGE_V4.0), VIP_RANGE_V4.1),
+    (IpAddr::V6(VIP_RANGE_V6.0), VIP_RANGE_V6.1),
+];
 const DNS: u16 = 53;
 
 impl OwnNamespace {
@@ -36,7 +45,9 @@ impl OwnNamespace {
             table.rule(REFUSE, |rule| rule.destination(network).accept());
         }
         table.rule(REFUSE, |rule| rule.mark(MARK).accept());
-        table.rule(REFUSE, |rule| rule.protocol(UDP).reject(Reject::PortUnreachable));
+        table.rule(REFUSE, |rule| {
+            rule.protocol(UDP).reject(Reject::PortUnreachable)
+        });
         table.rule(REFUSE, |rule| rule.ping_v4().reject(Reject::Prohibited));
         table.rule(REFUSE, |rule| rule.ping_v6().reject(Reject::Prohibited));
         table.finish()
@@ -49,8 +60,16 @@ impl WholeNamespace {
         let own_ports = own_ports.chain([self.outbound_port, self.inbound_port, self.dns_port]);
         let left_in = distinct(self.excluded_inbound_ports.iter().copied().chain(own_ports));
         let left_out = distinct(self.excluded_outbound_ports.iter().copied());
-        at_most("excluded ports", left_in.len().max(left_out.len()), MAX_PORTS)?;
-        at_most("excluded networks", self.excluded_outbound_cidrs.len(), MAX_CIDRS)?;
+        at_most(
+            "excluded ports",
+            left_in.len().max(left_out.len()),
+            MAX_PORTS,
+        )?;
+        at_most(
+            "excluded networks",
+            self.excluded_outbound_cidrs.len(),
+            MAX_CIDRS,
+        )?;
 
         let mut table = Table::replace(name);
         let port_key = |port: u16| port.to_be_bytes().to_vec();
@@ -63,15 +82,21 @@ impl WholeNamespace {
             table.rule(OUTPUT, |rule| rule.destination(*network).accept());
         }
         for protocol in [TCP, UDP] {
-            table.rule(OUTPUT, |rule| rule.protocol(protocol).port_in("ports_out").accept());
+            table.rule(OUTPUT, |rule| {
+                rule.protocol(protocol).port_in("ports_out").accept()
+            });
         }
         capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
 
         table.base_chain(INBOUND, Hook::NatPrerouting);
-        table.rule(INBOUND, |rule| rule.from_loopback().accept());
+        table.rule(INBOUND, |rule| rule.by_loopback().accept());
         table.rule(INBOUND, |rule| rule.mark(MARK).accept());
-        table.rule(INBOUND, |rule| rule.protocol(TCP).port_in("ports_in").accept());
-        table.rule(INBOUND, |rule| rule.protocol(TCP).redirect(self.inbound_port));
+        table.rule(INBOUND, |rule| {
+            rule.protocol(TCP).port_in("ports_in").accept()
+        });
+        table.rule(INBOUND, |rule| {
+            rule.protocol(TCP).redirect(self.inbound_port)
+        });
 
         table.base_chain(REFUSE, Hook::FilterOutput);
         table.rule(REFUSE, |rule| rule.mark(MARK).accept());
@@ -99,11 +124,19 @@ impl HostCgroups {
         for level in levels {
             let set = format!("cgroups_{level}");
             let members = cgroups.iter().filter(|cgroup| cgroup.level == level);
-            table.set(&set, Key::Cgroup, members.map(|Cgroup { id, .. }| id.to_ne_bytes().to_vec()));
+            table.set(
+                &set,
+                Key::Cgroup,
+                members.map(|Cgroup { id, .. }| id.to_ne_bytes().to_vec()),
+            );
             table.rule(OUTPUT, |rule| rule.cgroup_in(level, &set).goto(CAPTURED));
             // This chain sees every packet of the host: the destination is checked before the cgroup is looked up.
             for network in VIPS {
-                table.rule(REFUSE, |rule| rule.destination(network).cgroup_in(level, &set).goto(REFUSE_VIPS));
+                table.rule(REFUSE, |rule| {
+                    rule.destination(network)
+                        .cgroup_in(level, &set)
+                        .goto(REFUSE_VIPS)
+                });
             }
         }
         Ok(table.finish())
@@ -113,13 +146,20 @@ impl HostCgroups {
 /// TCP beyond loopback to `outbound`, and DNS anywhere beyond it, or to the stub resolver, to `dns`.
 fn capture_outgoing(table: &mut Table<'_>, chain: &str, outbound: u16, dns: u16) {
     for protocol in [UDP, TCP] {
-        table.rule(chain, |rule| rule.destination(STUB_RESOLVER).protocol(protocol).port(DNS).redirect(dns));
+        table.rule(chain, |rule| {
+            rule.destination(STUB_RESOLVER)
+                .protocol(protocol)
+                .port(DNS)
+                .redirect(dns)
+        });
     }
     for network in LOOPBACK {
         table.rule(chain, |rule| rule.destination(network).accept());
     }
     for protocol in [UDP, TCP] {
-        table.rule(chain, |rule| rule.protocol(protocol).port(DNS).redirect(dns));
+        table.rule(chain, |rule| {
+            rule.protocol(protocol).port(DNS).redirect(dns)
+        });
     }
     table.rule(chain, |rule| rule.protocol(TCP).redirect(outbound));
 }
@@ -127,18 +167,33 @@ fn capture_outgoing(table: &mut Table<'_>, chain: &str, outbound: u16, dns: u16)
 /// UDP and pings to virtual addresses are refused at once, so that clients fall back.
 fn refuse_vips(table: &mut Table<'_>, chain: &str) {
     for network in VIPS {
-        table.rule(chain, |rule| rule.destination(network).protocol(UDP).reject(Reject::PortUnreachable));
+        table.rule(chain, |rule| {
+            rule.destination(network)
+                .protocol(UDP)
+                .reject(Reject::PortUnreachable)
+        });
     }
     let [v4, v6] = VIPS;
-    table.rule(chain, |rule| rule.destination(v4).ping_v4().reject(Reject::Prohibited));
-    table.rule(chain, |rule| rule.destination(v6).ping_v6().reject(Reject::Prohibited));
+    table.rule(chain, |rule| {
+        rule.destination(v4).ping_v4().reject(Reject::Prohibited)
+    });
+    table.rule(chain, |rule| {
+        rule.destination(v6).ping_v6().reject(Reject::Prohibited)
+    });
 }
 
 /// Sorted and without doubles, which a set would refuse.
 fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
-    values.collect::<std::collections::BTreeSet<T>>().into_iter().collect()
+    values
+        .collect::<std::collections::BTreeSet<T>>()
+        .into_iter()
+        .collect()
 }
 
 fn at_most(what: &'static str, given: usize, limit: usize) -> Result<(), NetError> {
-    if given <= limit { Ok(()) } else { Err(NetError::TooMany { what, given, limit }) }
+    if given <= limit {
+        Ok(())
+    } else {
+        Err(NetError::TooMany { what, given, limit })
+    }
 }

@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 pub use route::{add_local_default, add_route, delete_route, has_route_to};
 
-use crate::netlink::{ACK, Attributes, Batch, CREATE, DUMP, EXCLUSIVE, Netlink, ROUTE, attribute, errno, u32_at};
+use crate::netlink::{
+    ACK, Attributes, Batch, CREATE, DUMP, EXCLUSIVE, Netlink, ROUTE, attribute, errno, u32_at,
+};
 use crate::netns::NetNs;
 
 const NEW_LINK: u16 = 16;
@@ -66,24 +68,32 @@ pub fn set_down(name: &str) -> io::Result<()> {
 
 /// Gives a link an address, usable at once: no duplicate address detection.
 pub fn add_address(name: &str, ip: IpAddr, prefix: u8) -> io::Result<()> {
-    change(&format!("give {name} the address {ip}/{prefix}"), |netlink, batch| {
-        let [a, b, c, d] = index(netlink, name)?.to_ne_bytes();
-        let fixed = [family(ip), prefix, IFA_F_NODAD, 0, a, b, c, d];
-        batch.message(NEW_ADDRESS, CREATE | EXCLUSIVE | ACK, &fixed, |to| {
-            address(to, IFA_LOCAL, ip);
-            address(to, IFA_ADDRESS, ip);
-        });
-        Ok(())
-    })
+    change(
+        &format!("give {name} the address {ip}/{prefix}"),
+        |netlink, batch| {
+            let [a, b, c, d] = index(netlink, name)?.to_ne_bytes();
+            let fixed = [family(ip), prefix, IFA_F_NODAD, 0, a, b, c, d];
+            batch.message(NEW_ADDRESS, CREATE | EXCLUSIVE | ACK, &fixed, |to| {
+                address(to, IFA_LOCAL, ip);
+                address(to, IFA_ADDRESS, ip);
+            });
+            Ok(())
+        },
+    )
 }
 
 /// Makes a bridge, which is down.
 pub fn create_bridge(name: &str) -> io::Result<()> {
     change(&format!("make bridge {name}"), |_, batch| {
-        batch.message(NEW_LINK, CREATE | EXCLUSIVE | ACK, &link_header(0, 0, 0), |to| {
-            to.text(IFLA_IFNAME, name);
-            to.nested(IFLA_LINKINFO, |to| to.text(IFLA_INFO_KIND, "bridge"));
-        });
+        batch.message(
+            NEW_LINK,
+            CREATE | EXCLUSIVE | ACK,
+            &link_header(0, 0, 0),
+            |to| {
+                to.text(IFLA_IFNAME, name);
+                to.nested(IFLA_LINKINFO, |to| to.text(IFLA_INFO_KIND, "bridge"));
+            },
+        );
         Ok(())
     })
 }
@@ -91,37 +101,55 @@ pub fn create_bridge(name: &str) -> io::Result<()> {
 /// Makes a pair of virtual links, both down: `name` here, `peer` in `peer_ns`.
 pub fn create_veth(name: &str, peer: &str, peer_ns: &NetNs) -> io::Result<()> {
     let namespace = peer_ns.as_fd().as_raw_fd().cast_unsigned();
-    change(&format!("make the pair of links {name} and {peer}"), |_, batch| {
-        batch.message(NEW_LINK, CREATE | EXCLUSIVE | ACK, &link_header(0, 0, 0), |to| {
-            to.text(IFLA_IFNAME, name);
-            to.nested(IFLA_LINKINFO, |to| {
-                to.text(IFLA_INFO_KIND, "veth");
-                to.nested(IFLA_INFO_DATA, |to| {
-                    to.nested(VETH_INFO_PEER, |to| {
-                        to.raw(&link_header(0, 0, 0));
-                        to.text(IFLA_IFNAME, peer);
-                        to.u32(IFLA_NET_NS_FD, namespace);
+    change(
+        &format!("make the pair of links {name} and {peer}"),
+        |_, batch| {
+            batch.message(
+                NEW_LINK,
+                CREATE | EXCLUSIVE | ACK,
+                &link_header(0, 0, 0),
+                |to| {
+                    to.text(IFLA_IFNAME, name);
+                    to.nested(IFLA_LINKINFO, |to| {
+                        to.text(IFLA_INFO_KIND, "veth");
+                        to.nested(IFLA_INFO_DATA, |to| {
+                            to.nested(VETH_INFO_PEER, |to| {
+                                to.raw(&link_header(0, 0, 0));
+                                to.text(IFLA_IFNAME, peer);
+                                to.u32(IFLA_NET_NS_FD, namespace);
+                            });
+                        });
                     });
-                });
-            });
-        });
-        Ok(())
-    })
+                },
+            );
+            Ok(())
+        },
+    )
 }
 
 /// Puts a link into a bridge.
 pub fn set_master(name: &str, bridge: &str) -> io::Result<()> {
-    change(&format!("put {name} into bridge {bridge}"), |netlink, batch| {
-        let (link, master) = (index(netlink, name)?, index(netlink, bridge)?);
-        batch.message(NEW_LINK, ACK, &link_header(link, 0, 0), |to| to.u32(IFLA_MASTER, master));
-        Ok(())
-    })
+    change(
+        &format!("put {name} into bridge {bridge}"),
+        |netlink, batch| {
+            let (link, master) = (index(netlink, name)?, index(netlink, bridge)?);
+            batch.message(NEW_LINK, ACK, &link_header(link, 0, 0), |to| {
+                to.u32(IFLA_MASTER, master)
+            });
+            Ok(())
+        },
+    )
 }
 
 /// Deletes a link, and its peer if it is one of a pair.
 pub fn delete(name: &str) -> io::Result<()> {
     change(&format!("delete link {name}"), |netlink, batch| {
-        batch.message(DELETE_LINK, ACK, &link_header(index(netlink, name)?, 0, 0), |_| {});
+        batch.message(
+            DELETE_LINK,
+            ACK,
+            &link_header(index(netlink, name)?, 0, 0),
+            |_| {},
+        );
         Ok(())
     })
 }
@@ -134,7 +162,9 @@ pub fn addresses() -> io::Result<Vec<InterfaceAddress>> {
             result => return result,
         }
     }
-    Err(io::Error::other("the list of addresses keeps changing while it is read"))
+    Err(io::Error::other(
+        "the list of addresses keeps changing while it is read",
+    ))
 }
 
 fn read_addresses() -> io::Result<Vec<InterfaceAddress>> {
@@ -149,7 +179,12 @@ fn read_addresses() -> io::Result<Vec<InterfaceAddress>> {
     netlink.ask(&request, |payload| found.extend(parse_address(payload)))?;
     let named = found.into_iter().filter_map(|(index, ip, prefix)| {
         let (name, flags) = links.get(&index)?;
-        Some(InterfaceAddress { name: String::clone(name), ip, prefix, loopback: flags & IFF_LOOPBACK != 0 })
+        Some(InterfaceAddress {
+            name: String::clone(name),
+            ip,
+            prefix,
+            loopback: flags & IFF_LOOPBACK != 0,
+        })
     });
     Ok(named.collect())
 }
@@ -185,13 +220,21 @@ pub fn ipv6_enabled() -> bool {
 fn set_flags(name: &str, flags: u32) -> io::Result<()> {
     let direction = if flags & IFF_UP == 0 { "down" } else { "up" };
     change(&format!("bring {name} {direction}"), |netlink, batch| {
-        batch.message(NEW_LINK, ACK, &link_header(index(netlink, name)?, flags, IFF_UP), |_| {});
+        batch.message(
+            NEW_LINK,
+            ACK,
+            &link_header(index(netlink, name)?, flags, IFF_UP),
+            |_| {},
+        );
         Ok(())
     })
 }
 
 /// Sends what `build` makes; an error says what was to be done.
-fn change(what: &str, build: impl FnOnce(&Netlink, &mut Batch) -> io::Result<()>) -> io::Result<()> {
+fn change(
+    what: &str,
+    build: impl FnOnce(&Netlink, &mut Batch) -> io::Result<()>,
+) -> io::Result<()> {
     let attempt = || {
         let mut netlink = Netlink::open(ROUTE)?;
         let mut batch = Batch::default();
@@ -215,7 +258,11 @@ fn index(netlink: &Netlink, name: &str) -> io::Result<u32> {
 /// `struct ifinfomsg`.
 fn link_header(index: u32, flags: u32, changed: u32) -> [u8; 16] {
     let mut header = [0; 16];
-    for (target, value) in header.chunks_exact_mut(4).skip(1).zip([index, flags, changed]) {
+    for (target, value) in header
+        .chunks_exact_mut(4)
+        .skip(1)
+        .zip([index, flags, changed])
+    {
         target.copy_from_slice(&value.to_ne_bytes());
     }
     header

@@ -28,18 +28,24 @@ const TYPE_LOCAL: u8 = 2;
 ///
 /// A `local` default route in table `local`. Without a source the kernel would use the destination as one, and a
 /// connection would come from where it goes. `lo` must be up; a family without source gets no route.
-pub fn add_local_default(source_v4: Option<Ipv4Addr>, source_v6: Option<Ipv6Addr>) -> io::Result<()> {
+pub fn add_local_default(
+    source_v4: Option<Ipv4Addr>,
+    source_v6: Option<Ipv6Addr>,
+) -> io::Result<()> {
     let sources = [source_v4.map(IpAddr::V4), source_v6.map(IpAddr::V6)];
     sources.into_iter().flatten().try_for_each(|source| {
-        change(&format!("deliver everything locally from {source}"), |netlink, batch| {
-            let fixed = route_header(family(source), 0, TABLE_LOCAL, SCOPE_HOST, TYPE_LOCAL);
-            let loopback = index(netlink, "lo")?;
-            batch.message(NEW_ROUTE, CREATE | EXCLUSIVE | ACK, &fixed, |to| {
-                to.u32(RTA_OIF, loopback);
-                address(to, RTA_PREFSRC, source);
-            });
-            Ok(())
-        })
+        change(
+            &format!("deliver everything locally from {source}"),
+            |netlink, batch| {
+                let fixed = route_header(family(source), 0, TABLE_LOCAL, SCOPE_HOST, TYPE_LOCAL);
+                let loopback = index(netlink, "lo")?;
+                batch.message(NEW_ROUTE, CREATE | EXCLUSIVE | ACK, &fixed, |to| {
+                    to.u32(RTA_OIF, loopback);
+                    address(to, RTA_PREFSRC, source);
+                });
+                Ok(())
+            },
+        )
     })
 }
 
@@ -62,24 +68,34 @@ fn alter(
     dev: Option<&str>,
 ) -> io::Result<()> {
     let (network, prefix) = dest;
-    change(&format!("{verb} the route to {network}/{prefix}"), |netlink, batch| {
-        if via.is_none() && dev.is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a route needs a gateway or a link"));
-        }
-        let link = dev.map(|name| index(netlink, name)).transpose()?;
-        let scope = if via.is_none() && network.is_ipv4() { SCOPE_LINK } else { SCOPE_UNIVERSE };
-        let fixed = route_header(family(network), prefix, TABLE_MAIN, scope, TYPE_UNICAST);
-        batch.message(kind, flags | ACK, &fixed, |to| {
-            address(to, RTA_DST, network);
-            if let Some(gateway) = via {
-                address(to, RTA_GATEWAY, gateway);
+    change(
+        &format!("{verb} the route to {network}/{prefix}"),
+        |netlink, batch| {
+            if via.is_none() && dev.is_none() {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a route needs a gateway or a link",
+                ));
             }
-            if let Some(link) = link {
-                to.u32(RTA_OIF, link);
-            }
-        });
-        Ok(())
-    })
+            let link = dev.map(|name| index(netlink, name)).transpose()?;
+            let scope = if via.is_none() && network.is_ipv4() {
+                SCOPE_LINK
+            } else {
+                SCOPE_UNIVERSE
+            };
+            let fixed = route_header(family(network), prefix, TABLE_MAIN, scope, TYPE_UNICAST);
+            batch.message(kind, flags | ACK, &fixed, |to| {
+                address(to, RTA_DST, network);
+                if let Some(gateway) = via {
+                    address(to, RTA_GATEWAY, gateway);
+                }
+                if let Some(link) = link {
+                    to.u32(RTA_OIF, link);
+                }
+            });
+            Ok(())
+        },
+    )
 }
 
 /// Whether a packet to `ip` would be sent, or delivered here. Says nothing about an answer.
@@ -87,16 +103,36 @@ fn alter(
 pub fn has_route_to(ip: IpAddr) -> bool {
     let length = if ip.is_ipv4() { 32 } else { 128 };
     let mut request = Batch::default();
-    request.message(GET_ROUTE, 0, &route_header(family(ip), length, 0, 0, 0), |to| address(to, RTA_DST, ip));
+    request.message(
+        GET_ROUTE,
+        0,
+        &route_header(family(ip), length, 0, 0, 0),
+        |to| address(to, RTA_DST, ip),
+    );
     let mut usable = false;
     // The type is the eighth byte of `struct rtmsg`; unreachable and prohibited ones are no route.
     let asked = Netlink::open(ROUTE).and_then(|mut netlink| {
-        netlink.ask(&request, |route| usable = matches!(route.get(7), Some(&(TYPE_UNICAST | TYPE_LOCAL))))
+        netlink.ask(&request, |route| {
+            usable = matches!(route.get(7), Some(&(TYPE_UNICAST | TYPE_LOCAL)))
+        })
     });
     asked.is_ok() && usable
 }
 
 /// `struct rtmsg`.
 fn route_header(family: u8, prefix: u8, table: u8, scope: u8, kind: u8) -> [u8; 12] {
-    [family, prefix, 0, 0, table, PROTOCOL_STATIC, scope, kind, 0, 0, 0, 0]
+    [
+        family,
+        prefix,
+        0,
+        0,
+        table,
+        PROTOCOL_STATIC,
+        scope,
+        kind,
+        0,
+        0,
+        0,
+        0,
+    ]
 }

@@ -73,7 +73,12 @@ pub fn datagram_socket(v6: bool, mark: bool) -> io::Result<OwnedFd> {
 
 /// Marks a socket as Leno's own, so that capture leaves it alone. Needs `CAP_NET_ADMIN`, as [`stream_socket`].
 pub fn set_mark(socket: &impl AsFd) -> io::Result<()> {
-    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, capture::MARK.cast_signed())
+    sys::set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_MARK,
+        capture::MARK.cast_signed(),
+    )
 }
 
 /// Connects a socket of [`stream_socket`] and waits for the answer; Nagle's delay is off.
@@ -99,7 +104,12 @@ pub fn set_user_timeout(s: &impl AsFd, timeout: Duration) -> io::Result<()> {
 }
 
 /// Probes an idle peer after `idle`, then every `interval`, and gives up after `count` unanswered probes.
-pub fn set_keepalive(s: &impl AsFd, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
+pub fn set_keepalive(
+    s: &impl AsFd,
+    idle: Duration,
+    interval: Duration,
+    count: u32,
+) -> io::Result<()> {
     sockopt::set_tcp_keepidle(s, idle)?;
     sockopt::set_tcp_keepintvl(s, interval)?;
     sockopt::set_tcp_keepcnt(s, count)?;
@@ -107,8 +117,17 @@ pub fn set_keepalive(s: &impl AsFd, idle: Duration, interval: Duration, count: u
 }
 
 fn new_socket(v6: bool, kind: SocketType) -> io::Result<OwnedFd> {
-    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-    let fd = rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    let family = if v6 {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let fd = rustix::net::socket_with(
+        family,
+        kind,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?;
     if v6 {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }

@@ -34,9 +34,16 @@ impl OwnerQuery {
     /// The owner of the local TCP socket bound to `local` and connected to `remote` (as that socket sees it: the
     /// original destination of a captured connection). `None` when there is no such socket, or nobody holds it
     /// any more.
-    pub fn owner_of(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<SocketOwner>> {
+    pub fn owner_of(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> io::Result<Option<SocketOwner>> {
         if local.is_ipv4() != remote.is_ipv4() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the two addresses are of different families"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the two addresses are of different families",
+            ));
         }
         let id = socket_id(local, remote);
         let mut request = Batch::default();
@@ -62,7 +69,11 @@ fn socket_id(local: SocketAddr, remote: SocketAddr) -> [u8; SOCKET_ID] {
         IpAddr::V6(ip) => ip.octets(),
     };
     let (source, destination) = (octets(local.ip()), octets(remote.ip()));
-    let bytes = local.port().to_be_bytes().into_iter().chain(remote.port().to_be_bytes());
+    let bytes = local
+        .port()
+        .to_be_bytes()
+        .into_iter()
+        .chain(remote.port().to_be_bytes());
     let mut id = [0; SOCKET_ID];
     for (target, byte) in id.iter_mut().zip(bytes.chain(source).chain(destination)) {
         *target = byte;
@@ -95,6 +106,12 @@ fn parse(answer: &[u8], id: &[u8; SOCKET_ID]) -> Option<SocketOwner> {
         return None;
     }
     let cgroup = attribute(answer.get(72..)?, INET_DIAG_CGROUP_ID);
-    let cgroup_id = cgroup.and_then(|value| value.first_chunk()).map(|id| u64::from_ne_bytes(*id));
-    Some(SocketOwner { uid: u32_at(answer, 64)?, inode, cgroup_id })
+    let cgroup_id = cgroup
+        .and_then(|value| value.first_chunk())
+        .map(|id| u64::from_ne_bytes(*id));
+    Some(SocketOwner {
+        uid: u32_at(answer, 64)?,
+        inode,
+        cgroup_id,
+    })
 }

@@ -34,8 +34,15 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(f: impl FnOnce() -> F + Send 
 
 /// Runs `future` on a runtime of this thread, with an end.
 pub(crate) fn run(future: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async { tokio::time::timeout(LONG, future).await.expect("it ends in time") });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        tokio::time::timeout(LONG, future)
+            .await
+            .expect("it ends in time")
+    });
 }
 
 /// Gives the namespace its addresses and keeps everything in it.
@@ -50,7 +57,10 @@ pub(crate) fn listeners(v4: Ipv4Addr, v6: Ipv6Addr) -> (u16, [TcpListener; 2]) {
     let first = socket::listen_tcp((v4, 0).into(), 64).expect("an IPv4 listener");
     let port = first.local_addr().expect("its address").port();
     let second = socket::listen_tcp((v6, port).into(), 64).expect("an IPv6 listener");
-    (port, [first, second].map(|listener| TcpListener::from_std(listener).expect("a listener")))
+    (
+        port,
+        [first, second].map(|listener| TcpListener::from_std(listener).expect("a listener")),
+    )
 }
 
 pub(crate) fn loopback_listeners() -> (u16, [TcpListener; 2]) {
@@ -64,11 +74,18 @@ pub(crate) fn udp(addr: SocketAddr) -> UdpSocket {
 /// Panics unless table `inet leno` is what the `nft` tool makes of `rules`. Compared as that tool lists both, whatever
 /// its version.
 pub(crate) fn assert_table(rules: &str) {
-    let Some((_, installed)) = output("nft", &["list", "table", "inet", "leno"]) else { return };
-    let (success, text) = output("nft", &[&format!("table inet meant {{ {rules}\n}}")]).expect("nft ran a moment ago");
+    let Some((_, installed)) = output("nft", &["list", "table", "inet", "leno"]) else {
+        return;
+    };
+    let (success, text) = output("nft", &[&format!("table inet meant {{ {rules}\n}}")])
+        .expect("nft ran a moment ago");
     assert!(success, "{text}");
-    let (_, meant) = output("nft", &["list", "table", "inet", "meant"]).expect("nft ran a moment ago");
-    assert_eq!(installed, meant.replace("table inet meant", "table inet leno"));
+    let (_, meant) =
+        output("nft", &["list", "table", "inet", "meant"]).expect("nft ran a moment ago");
+    assert_eq!(
+        installed,
+        meant.replace("table inet meant", "table inet leno")
+    );
 }
 
 /// What a program prints, or `None` when it is not installed.
@@ -76,7 +93,10 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<(bool, String)
     match Command::new(program).args(arguments).output() {
         Ok(output) => {
             let text = [output.stdout, output.stderr].concat();
-            Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+            Some((
+                output.status.success(),
+                String::from_utf8_lossy(&text).into_owned(),
+            ))
         }
         Err(_) => {
             eprintln!("skipped in part: {program} is not installed");
