@@ -7,7 +7,6 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -16,7 +15,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::sys::{self, Image};
-use crate::{NetError, netns};
+use crate::{NetError, netns, program};
 
 /// The environment variable with the number of the lifeline's descriptor.
 pub const LIFELINE_VARIABLE: &str = "LENO_LIFELINE_FD";
@@ -138,7 +137,8 @@ fn become_init(
         .and_then(|()| mount(c"proc", c"/proc").map_err(|error| (Step::Proc, error)))
         .and_then(|()| mount_sys().map_err(|error| (Step::Sys, error)))
         .and_then(|()| {
-            rustix::io::fcntl_setfd(lifeline, FdFlags::empty()).map_err(|error| (Step::Lifeline, error))
+            rustix::io::fcntl_setfd(lifeline, FdFlags::empty())
+                .map_err(|error| (Step::Lifeline, error))
         });
     if let Err(failed) = failed {
         return failed;
@@ -257,6 +257,9 @@ fn image(
     let program = argv.first().ok_or_else(|| NetError::ProgramNotFound {
         program: String::new(),
     })?;
+    let found = program::find(program).ok_or_else(|| NetError::ProgramNotFound {
+        program: program.to_string_lossy().into_owned(),
+    })?;
     let arguments = argv
         .iter()
         .map(|argument| text(argument))
@@ -274,23 +277,7 @@ fn image(
             ))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Image::new(
-        text(resolve(program).as_os_str())?,
-        arguments,
-        environment,
-    ))
-}
-
-/// A program without a slash is looked for in the caller's PATH.
-fn resolve(program: &OsStr) -> OsString {
-    if program.as_bytes().contains(&b'/') {
-        return program.to_owned();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|path| Path::is_file(path));
-    found.map_or_else(|| program.to_owned(), std::path::PathBuf::into_os_string)
+    Ok(Image::new(text(found.as_os_str())?, arguments, environment))
 }
 
 /// In init: the lifeline left by [`spawn_init`]. To be called once.

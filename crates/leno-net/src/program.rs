@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use rustix::fs::{Gid, Uid};
@@ -156,10 +157,24 @@ pub fn spawn(spawn: &Spawn) -> Result<Child, NetError> {
     Ok(Child { inner })
 }
 
+/// The file that is meant by a program's name: itself if it has a slash, otherwise the first in the caller's PATH.
+pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(PathBuf::from(program));
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}
+
 fn cannot_start(program: &OsStr, error: io::Error) -> NetError {
+    // A directory of PATH that may not be searched makes "not found" into "permission denied".
+    let nowhere = find(program).is_none();
     let program = program.to_string_lossy().into_owned();
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => NetError::ProgramNotFound { program },
+        Some(libc::EACCES) if nowhere => NetError::ProgramNotFound { program },
         Some(libc::EACCES) => NetError::ProgramNotExecutable { program },
         _ => NetError::step(
             format!("start {program:?} with its user and capabilities"),

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::NetError;
 use crate::netlink::{self, Batch, Netlink};
+use nft::Start;
 
 const CAPABILITY: &str = "CAP_NET_ADMIN";
 
@@ -80,21 +81,21 @@ pub struct HostCgroups {
 impl OwnNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        install(table, &self.batch(table))
+        install(table, |start| self.batch(table, start))
     }
 }
 
 impl WholeNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        install(table, &self.batch(table)?)
+        install(table, |start| self.batch(table, start))
     }
 }
 
 impl HostCgroups {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
     pub fn install(&self, table: &str) -> Result<(), NetError> {
-        install(table, &self.batch(table)?)
+        install(table, |start| self.batch(table, start))
     }
 }
 
@@ -119,9 +120,13 @@ fn open() -> io::Result<Netlink> {
     Netlink::open(netlink::NETFILTER)
 }
 
-fn install(table: &str, batch: &Batch) -> Result<(), NetError> {
+fn install(table: &str, batch: impl Fn(Start) -> Result<Batch, NetError>) -> Result<(), NetError> {
     let what = format!("capture connections with nftables table {table}");
-    let result = open().and_then(|mut netlink| netlink.send(batch));
+    let (new, replacement) = (batch(Start::New)?, batch(Start::Replace)?);
+    let result = open().and_then(|mut netlink| match netlink.send(&new) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => netlink.send(&replacement),
+        result => result,
+    });
     result.map_err(|error| match netlink::errno(&error) {
         // A chain type or expression whose module is missing is "not found", and so are a missing protocol or family.
         Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => NetError::Unsupported {
@@ -131,7 +136,7 @@ fn install(table: &str, batch: &Batch) -> Result<(), NetError> {
         },
         _ => NetError::step(what, CAPABILITY, error),
     })?;
-    tracing::debug!(table, bytes = batch.len(), "capture rules installed");
+    tracing::debug!(table, bytes = new.len(), "capture rules installed");
     Ok(())
 }
 

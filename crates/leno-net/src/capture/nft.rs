@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::netlink::{ACK, Attributes, Batch, CREATE};
+use crate::netlink::{ACK, Attributes, Batch, CREATE, EXCLUSIVE};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -62,6 +62,15 @@ pub(super) enum Hook {
     FilterInput,
 }
 
+/// How a table begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It must not be there yet. Much faster: to delete, the kernel waits until no packet can meet the old rules.
+    New,
+    /// In place of the one that is there, if there is one.
+    Replace,
+}
+
 /// What a set's keys are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Key {
@@ -95,13 +104,19 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// A batch that replaces table `name`, if there is one, by what is added next.
-    pub(super) fn replace(name: &'a str) -> Self {
+    /// A batch that makes table `name` of what is added next.
+    pub(super) fn make(name: &'a str, start: Start) -> Self {
         let mut table = Self::begin(name);
-        // Deleting what is not there is an error, so it is made first; kernels since 6.3 know DESTROYTABLE.
-        table.message(NEW_TABLE, CREATE, |_| {});
-        table.message(DELETE_TABLE, 0, |_| {});
-        table.message(NEW_TABLE, CREATE, |_| {});
+        match start {
+            Start::New => table.message(NEW_TABLE, CREATE | EXCLUSIVE, |_| {}),
+            Start::Replace => {
+                // Deleting what is not there is an error, so it is made first; only kernels since 6.3 know
+                // DESTROYTABLE.
+                table.message(NEW_TABLE, CREATE, |_| {});
+                table.message(DELETE_TABLE, 0, |_| {});
+                table.message(NEW_TABLE, CREATE, |_| {});
+            }
+        }
         table
     }
 

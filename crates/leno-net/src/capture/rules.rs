@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use leno_types::ports;
 
-use super::nft::{Hook, Key, Reject, TCP, Table, UDP};
+use super::nft::{Hook, Key, Reject, Start, TCP, Table, UDP};
 use super::{
     Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4,
     VIP_RANGE_V6, WholeNamespace,
@@ -31,8 +31,8 @@ const VIPS: [(IpAddr, u8); 2] = [
 const DNS: u16 = 53;
 
 impl OwnNamespace {
-    pub(super) fn batch(&self, name: &str) -> Batch {
-        let mut table = Table::replace(name);
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
+        let mut table = Table::make(name, start);
         table.base_chain(OUTPUT, Hook::NatOutput);
         table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
         capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
@@ -50,12 +50,12 @@ impl OwnNamespace {
         });
         table.rule(REFUSE, |rule| rule.ping_v4().reject(Reject::Prohibited));
         table.rule(REFUSE, |rule| rule.ping_v6().reject(Reject::Prohibited));
-        table.finish()
+        Ok(table.finish())
     }
 }
 
 impl WholeNamespace {
-    pub(super) fn batch(&self, name: &str) -> Result<Batch, NetError> {
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
         let own_ports = (ports::ADMIN..=ports::DNS).filter(|port| ports::is_reserved(*port));
         let own_ports = own_ports.chain([self.outbound_port, self.inbound_port, self.dns_port]);
         let left_in = distinct(self.excluded_inbound_ports.iter().copied().chain(own_ports));
@@ -71,7 +71,7 @@ impl WholeNamespace {
             MAX_CIDRS,
         )?;
 
-        let mut table = Table::replace(name);
+        let mut table = Table::make(name, start);
         let port_key = |port: u16| port.to_be_bytes().to_vec();
         table.set("ports_in", Key::Port, left_in.into_iter().map(port_key));
         table.set("ports_out", Key::Port, left_out.into_iter().map(port_key));
@@ -106,12 +106,12 @@ impl WholeNamespace {
 }
 
 impl HostCgroups {
-    pub(super) fn batch(&self, name: &str) -> Result<Batch, NetError> {
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
         let cgroups = distinct(self.cgroups.iter().copied());
         at_most("cgroups", cgroups.len(), MAX_CGROUPS)?;
         let levels = distinct(cgroups.iter().map(|cgroup| cgroup.level));
 
-        let mut table = Table::replace(name);
+        let mut table = Table::make(name, start);
         // Chains first: rules may only name what is there.
         table.chain(CAPTURED);
         capture_outgoing(&mut table, CAPTURED, self.outbound_port, self.dns_port);
