@@ -1,18 +1,50 @@
 //! Keeps what was compiled, and compiles again exactly what a change touches (CP11).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use leno_config::Kind;
-use leno_ir::ResourceName;
-use leno_types::{DnsLabel, TrustDomain};
+use leno_ir::{Destination, Provenance, ResourceName};
+use leno_types::{DnsLabel, ServiceName, TrustDomain};
 
-use crate::{Condition, EffectiveService, Input, Key, Output};
+use crate::{
+    Condition, EffectiveService, Input, Key, Output, conditions, destination,
+    graph::Graph,
+    known::{Known, ObjectName, Touched},
+    service,
+    view::{Read, Services, View},
+    workload,
+};
+
+/// How often each kind of thing was compiled, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compilations {
+    /// Services with their routes.
+    pub destinations: u64,
+    /// Hosts.
+    pub hosts: u64,
+    /// Endpoints of services.
+    pub endpoints: u64,
+    /// Workloads with their access rules.
+    pub workloads: u64,
+}
 
 /// Everything known of one mesh, and everything compiled from it.
 #[derive(Debug)]
 pub struct Compiler {
-    domain: TrustDomain,
+    known: Known,
+    services: Services,
+    service_reads: Graph<ServiceName>,
     outputs: BTreeMap<Key, Arc<Output>>,
+    output_reads: Graph<Key>,
+    /// Services by virtual address; of several that claim one, the first by name has it.
+    vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
+    /// Keys whose outputs carry rules of an object.
+    carriers: BTreeMap<(Kind, ObjectName), BTreeSet<Key>>,
+    compilations: Compilations,
 }
 
 impl Compiler {
@@ -20,15 +52,98 @@ impl Compiler {
     #[must_use]
     pub fn new(domain: TrustDomain) -> Self {
         Self {
-            domain,
+            known: Known::new(domain),
+            services: Services::new(),
+            service_reads: Graph::new(),
             outputs: BTreeMap::new(),
+            output_reads: Graph::new(),
+            vips: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+            compilations: Compilations::default(),
         }
     }
 
     /// Takes changes in; gives exactly what came out different, in the order of keys. `None`: it is gone.
     pub fn apply(&mut self, inputs: Vec<Input>) -> Vec<(Key, Option<Arc<Output>>)> {
-        drop(inputs);
-        Vec::new()
+        let mut touched = Touched::default();
+        for input in inputs {
+            self.known.set(input, &mut touched);
+        }
+        self.compile_services(&mut touched);
+        let mut dirty = self.output_reads.dirty(&touched.reads);
+        dirty.append(&mut touched.keys);
+        let mut changed = Vec::new();
+        for key in dirty {
+            let view = View::new(&self.known, &self.services);
+            let output = compile(&view, &key);
+            // What is not there is not watched for: the change that makes it names its key.
+            let reads = output.as_ref().map(|_| view.into_reads());
+            self.output_reads.record(&key, reads.unwrap_or_default());
+            self.count(&key);
+            if self.outputs.get(&key).map(|output| &**output) == output.as_ref() {
+                continue;
+            }
+            let output = output.map(Arc::new);
+            self.replace(&key, output.clone());
+            changed.push((key, output));
+        }
+        changed
+    }
+
+    /// Services first: an output that reads one is dirty only where the service came out different.
+    fn compile_services(&mut self, touched: &mut Touched) {
+        let mut dirty = self.service_reads.dirty(&touched.reads);
+        dirty.append(&mut touched.services);
+        for name in dirty {
+            let view = View::fresh(&self.known);
+            let service = service::effective(&view, &name);
+            let reads = service.as_ref().map(|_| view.into_reads());
+            self.service_reads.record(&name, reads.unwrap_or_default());
+            if self.services.get(&name).map(|service| &**service) == service.as_ref() {
+                continue;
+            }
+            match service {
+                Some(service) => self.services.insert(name.clone(), Arc::new(service)),
+                None => self.services.remove(&name),
+            };
+            touched.reads.insert(Read::Effective(name.clone()));
+            touched.keys.insert(Key::Destination(name.clone()));
+            touched.keys.insert(Key::Endpoints(name));
+        }
+    }
+
+    fn count(&mut self, key: &Key) {
+        match key {
+            Key::Mesh => {}
+            Key::Destination(_) => self.compilations.destinations += 1,
+            Key::Host(_) => self.compilations.hosts += 1,
+            Key::Endpoints(_) => self.compilations.endpoints += 1,
+            Key::OwnWorkload(_) => self.compilations.workloads += 1,
+        }
+    }
+
+    /// Keeps an output, and what is found through it.
+    fn replace(&mut self, key: &Key, output: Option<Arc<Output>>) {
+        let before = match output.clone() {
+            Some(output) => self.outputs.insert(key.clone(), output),
+            None => self.outputs.remove(key),
+        };
+        if let Some(before) = before {
+            for object in objects(&before) {
+                remove(&mut self.carriers, &object, key);
+            }
+            for (vip, name) in vips(&before) {
+                remove(&mut self.vips, vip, name);
+            }
+        }
+        if let Some(after) = output {
+            for object in objects(&after) {
+                self.carriers.entry(object).or_default().insert(key.clone());
+            }
+            for (vip, name) in vips(&after) {
+                self.vips.entry(*vip).or_default().insert(name.clone());
+            }
+        }
     }
 
     /// What a key means now.
@@ -37,43 +152,172 @@ impl Compiler {
         self.outputs.get(key).cloned()
     }
 
-    /// Compiles everything afresh, with nothing kept from before: what the auditor and the tests compare with.
+    /// Every key there is, with its output.
+    pub fn outputs(&self) -> impl Iterator<Item = (&Key, &Arc<Output>)> {
+        self.outputs.iter()
+    }
+
+    /// Compiles everything afresh, with nothing kept from before: what tests compare with.
     #[must_use]
     pub fn full(&self) -> BTreeMap<Key, Output> {
-        BTreeMap::new()
+        let (known, touched) = self.known.rebuilt();
+        let mut keys = touched.keys;
+        for name in touched.services {
+            keys.insert(Key::Destination(name.clone()));
+            keys.insert(Key::Endpoints(name));
+        }
+        keys.into_iter()
+            .filter_map(|key| {
+                let output = compile(&View::fresh(&known), &key)?;
+                Some((key, output))
+            })
+            .collect()
     }
 
-    /// What a name that a proxy asks for means: a service, or the host at an address.
+    /// Compiles one key afresh and says whether what is kept is the same: the auditor's question
+    /// (`leno_compile_divergence_total`).
+    #[must_use]
+    pub fn audit(&self, key: &Key) -> bool {
+        let fresh = compile(&View::fresh(&self.known), key);
+        self.outputs.get(key).map(|output| &**output) == fresh.as_ref()
+    }
+
+    /// How often each kind of thing was compiled so far.
+    #[must_use]
+    pub fn compilations(&self) -> Compilations {
+        self.compilations
+    }
+
+    /// What a name that a proxy asks for means: a service, or the host at an address. A virtual address comes first.
     #[must_use]
     pub fn resolve(&self, name: &ResourceName) -> Option<Key> {
-        let _known = (name, &self.domain);
-        None
+        let key = match name {
+            ResourceName::Service(name) => Key::Destination(name.clone()),
+            ResourceName::Host(address) => Key::Host(*address),
+            ResourceName::Address(address) => {
+                match self.vips.get(address).and_then(BTreeSet::first) {
+                    Some(name) => Key::Destination(name.clone()),
+                    None => Key::Host(*address),
+                }
+            }
+        };
+        self.outputs.contains_key(&key).then_some(key)
     }
 
-    /// The other names of what a key means.
+    /// The other names of what a key means: the addresses by which it is found.
     #[must_use]
     pub fn aliases(&self, key: &Key) -> Vec<ResourceName> {
-        drop(key.clone());
-        Vec::new()
+        let addresses = match (key, self.outputs.get(key).map(|output| &**output)) {
+            (Key::Destination(name), Some(output)) => {
+                let own = vips(output)
+                    .filter(|(vip, _)| self.vips.get(vip).and_then(BTreeSet::first) == Some(name));
+                own.map(|(vip, _)| *vip).collect()
+            }
+            (Key::Host(address), Some(_)) if !self.vips.contains_key(address) => vec![*address],
+            _ => Vec::new(),
+        };
+        addresses.into_iter().map(ResourceName::Address).collect()
     }
 
     /// What is to be said about an object; none when there is no such object.
     #[must_use]
     pub fn conditions(&self, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Vec<Condition> {
-        drop((kind, namespace.clone(), name.clone()));
-        Vec::new()
+        let name = ObjectName::new(namespace.clone(), name.clone());
+        let view = View::new(&self.known, &self.services);
+        let conditions = match kind {
+            Kind::Service => self
+                .known
+                .service(&name)
+                .map(|service| conditions::of_service(&service.meta)),
+            Kind::HttpRoute => self
+                .known
+                .route(&name)
+                .map(|route| conditions::of_route(&view, route)),
+            Kind::AccessPolicy => self
+                .known
+                .policy(&name)
+                .map(|policy| conditions::of_policy(&view, policy)),
+            Kind::EndpointSlice | Kind::Workload => None,
+        };
+        conditions.unwrap_or_default()
     }
 
     /// Every service there is, applied or derived, by name.
     #[must_use]
     pub fn services(&self) -> Vec<EffectiveService> {
-        Vec::new()
+        self.services
+            .values()
+            .map(|service| (**service).clone())
+            .collect()
     }
 
-    /// The keys whose outputs carry rules of an object.
+    /// The keys whose outputs carry rules of an object; for a service, its own.
     #[must_use]
     pub fn resources_from(&self, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Vec<Key> {
-        drop((kind, namespace.clone(), name.clone()));
-        Vec::new()
+        let name = ObjectName::new(namespace.clone(), name.clone());
+        if kind == Kind::Service {
+            let own = [Key::Destination(name.clone()), Key::Endpoints(name)];
+            return own
+                .into_iter()
+                .filter(|key| self.outputs.contains_key(key))
+                .collect();
+        }
+        let keys = self.carriers.get(&(kind, name));
+        keys.into_iter().flatten().cloned().collect()
     }
+}
+
+/// What a key means: a pure function of the key and what the view shows.
+fn compile(view: &View<'_>, key: &Key) -> Option<Output> {
+    match key {
+        Key::Mesh => view.mesh().cloned().map(Output::Mesh),
+        Key::Destination(name) => destination::of_service(view, name).map(Output::Destination),
+        Key::Host(address) => destination::of_host(view, *address).map(Output::Destination),
+        Key::Endpoints(name) => service::endpoints(view, name).map(Output::Endpoints),
+        Key::OwnWorkload(uid) => workload::own(view, *uid).map(Output::OwnWorkload),
+    }
+}
+
+fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// The objects whose rules an output carries.
+fn objects(output: &Output) -> BTreeSet<(Kind, ObjectName)> {
+    let object = |kind: Kind, of: &Provenance| {
+        let namespace = of.namespace.parse().ok()?;
+        let name = of.name.parse().ok()?;
+        Some((kind, ObjectName::new(namespace, name)))
+    };
+    match output {
+        Output::Destination(Destination::Service(service)) => service
+            .routes
+            .iter()
+            .filter_map(|route| object(Kind::HttpRoute, &route.provenance))
+            .collect(),
+        Output::OwnWorkload(workload) => workload
+            .access
+            .iter()
+            .filter_map(|rule| object(Kind::AccessPolicy, &rule.provenance))
+            .collect(),
+        Output::Destination(Destination::Host(_)) | Output::Endpoints(_) | Output::Mesh(_) => {
+            BTreeSet::new()
+        }
+    }
+}
+
+/// The virtual addresses that an output gives to a service.
+fn vips(output: &Output) -> impl Iterator<Item = (&IpAddr, &ServiceName)> {
+    let service = match output {
+        Output::Destination(Destination::Service(service)) => Some(service),
+        _ => None,
+    };
+    service
+        .into_iter()
+        .flat_map(|service| service.vips.iter().map(move |vip| (vip, &service.name)))
 }

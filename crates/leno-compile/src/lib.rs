@@ -6,9 +6,17 @@
 //! Invariant: after any sequence of changes, the outputs equal a fresh compilation of what is known, byte for byte.
 
 mod compiler;
+mod conditions;
+mod destination;
+mod graph;
 mod input;
+mod known;
 mod output;
+mod route;
+mod service;
+mod view;
+mod workload;
 
-pub use compiler::Compiler;
+pub use compiler::{Compilations, Compiler};
 pub use input::{Input, RegisteredPort, WorkloadRecord};
 pub use output::{Condition, EffectiveService, Key, Output};

@@ -1,0 +1,414 @@
+//! Everything known of a mesh, with the indexes that ranges are read through.
+//!
+//! Invariant: each index says exactly what a scan of the records would. [`Known::set`] names every [`Read`] whose
+//! answer a change can alter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use leno_config::{AccessPolicy, AccessTarget, HttpRoute, Kind, Resource, Service};
+use leno_ir::Mesh;
+use leno_types::{DnsLabel, ServiceName, TrustDomain, WorkloadUid};
+
+use crate::{Input, Key, WorkloadRecord, view::Read};
+
+/// Namespace and name of an object of any kind.
+pub(crate) type ObjectName = ServiceName;
+
+/// A workload with the labels that selectors see.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) record: Arc<WorkloadRecord>,
+    labels: BTreeMap<String, String>,
+}
+
+impl Member {
+    /// Whether it has every label of a selector that is not empty.
+    pub(crate) fn is_selected(&self, selector: &BTreeMap<String, String>) -> bool {
+        !selector.is_empty()
+            && selector
+                .iter()
+                .all(|(name, value)| self.labels.get(name) == Some(value))
+    }
+}
+
+/// What a change may alter.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Questions that may be answered differently now.
+    pub(crate) reads: BTreeSet<Read>,
+    /// Services that may have begun to exist.
+    pub(crate) services: BTreeSet<ServiceName>,
+    /// Keys that may have begun to exist.
+    pub(crate) keys: BTreeSet<Key>,
+}
+
+/// Everything known of a mesh.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) domain: TrustDomain,
+    services: BTreeMap<ServiceName, Arc<Resource>>,
+    routes: BTreeMap<ObjectName, Arc<Resource>>,
+    policies: BTreeMap<ObjectName, Arc<Resource>>,
+    workloads: BTreeMap<WorkloadUid, Member>,
+    vips: BTreeMap<ServiceName, Vec<IpAddr>>,
+    mesh: Option<Arc<Mesh>>,
+    routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
+    policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
+    in_namespace: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
+    registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
+    at: BTreeMap<IpAddr, BTreeSet<WorkloadUid>>,
+}
+
+fn insert<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V) {
+    index.entry(key).or_default().insert(value);
+}
+
+fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+fn members<'k, K: Ord, V>(
+    index: &'k BTreeMap<K, BTreeSet<V>>,
+    key: &K,
+) -> impl Iterator<Item = &'k V> {
+    index.get(key).into_iter().flatten()
+}
+
+fn as_service(resource: &Resource) -> Option<&Service> {
+    match resource {
+        Resource::Service(service) => Some(service),
+        Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
+    }
+}
+
+fn as_route(resource: &Resource) -> Option<&HttpRoute> {
+    match resource {
+        Resource::HttpRoute(route) => Some(route),
+        Resource::Service(_) | Resource::AccessPolicy(_) => None,
+    }
+}
+
+fn as_policy(resource: &Resource) -> Option<&AccessPolicy> {
+    match resource {
+        Resource::AccessPolicy(policy) => Some(policy),
+        Resource::Service(_) | Resource::HttpRoute(_) => None,
+    }
+}
+
+impl Known {
+    /// Nothing but the trust domain.
+    pub(crate) fn new(domain: TrustDomain) -> Self {
+        Self {
+            domain,
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            mesh: None,
+            routes_of: BTreeMap::new(),
+            policies_of: BTreeMap::new(),
+            in_namespace: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            at: BTreeMap::new(),
+        }
+    }
+
+    /// The same with every index built anew from the records.
+    pub(crate) fn rebuilt(&self) -> (Self, Touched) {
+        let mut known = Self::new(self.domain.clone());
+        let mut touched = Touched::default();
+        let objects = [
+            (Kind::Service, &self.services),
+            (Kind::HttpRoute, &self.routes),
+            (Kind::AccessPolicy, &self.policies),
+        ];
+        for (kind, objects) in objects {
+            for (name, resource) in objects {
+                let (namespace, name) = (name.namespace.clone(), name.name.clone());
+                let input = Input::Object(kind, namespace, name, Some(resource.clone()));
+                known.set(input, &mut touched);
+            }
+        }
+        for (uid, member) in &self.workloads {
+            let input = Input::Workload(*uid, Some(member.record.clone()));
+            known.set(input, &mut touched);
+        }
+        for (name, vips) in &self.vips {
+            known.set(Input::Vips(name.clone(), vips.clone()), &mut touched);
+        }
+        if let Some(mesh) = &self.mesh {
+            known.set(Input::Mesh(mesh.clone()), &mut touched);
+        }
+        (known, touched)
+    }
+
+    /// Takes one change in.
+    pub(crate) fn set(&mut self, input: Input, touched: &mut Touched) {
+        match input {
+            Input::Object(kind, namespace, name, resource) => {
+                let name = ObjectName::new(namespace, name);
+                // A resource of another kind than it says would be read as something that it is not.
+                let resource = resource.filter(|resource| resource.kind() == kind);
+                match kind {
+                    Kind::Service => self.set_service(name, resource, touched),
+                    Kind::HttpRoute => self.set_route(name, resource, touched),
+                    Kind::AccessPolicy => self.set_policy(name, resource, touched),
+                    Kind::EndpointSlice | Kind::Workload => {}
+                }
+            }
+            Input::Workload(uid, record) => self.set_workload(uid, record, touched),
+            Input::Vips(name, vips) => {
+                let before = match vips.is_empty() {
+                    true => self.vips.remove(&name),
+                    false => self.vips.insert(name.clone(), vips),
+                };
+                if before.as_ref() != self.vips.get(&name) {
+                    touched.reads.insert(Read::Vips(name));
+                }
+            }
+            Input::Mesh(mesh) => {
+                self.mesh = Some(mesh);
+                touched.reads.insert(Read::Mesh);
+                touched.keys.insert(Key::Mesh);
+            }
+        }
+    }
+
+    fn set_service(
+        &mut self,
+        name: ServiceName,
+        resource: Option<Arc<Resource>>,
+        touched: &mut Touched,
+    ) {
+        let before = replace(&mut self.services, &name, resource);
+        let before = before.as_deref().and_then(as_service);
+        let after = self.service(&name);
+        if before == after {
+            return;
+        }
+        let (was, is) = (
+            before.map(|service| &service.selector),
+            after.map(|service| &service.selector),
+        );
+        if was != is {
+            touched.reads.insert(Read::Selected(name.clone()));
+            for uid in members(&self.in_namespace, &name.namespace) {
+                let Some(member) = self.workloads.get(uid) else {
+                    continue;
+                };
+                let selected = |selector: &BTreeMap<String, String>| member.is_selected(selector);
+                if was.is_some_and(selected) || is.is_some_and(selected) {
+                    touched.reads.insert(Read::Memberships(*uid));
+                }
+            }
+            let registered = members(&self.registered, &name).copied();
+            touched.reads.extend(registered.map(Read::Memberships));
+        }
+        touched.reads.insert(Read::Applied(name.clone()));
+        touched.services.insert(name);
+    }
+
+    fn set_route(
+        &mut self,
+        name: ObjectName,
+        resource: Option<Arc<Resource>>,
+        touched: &mut Touched,
+    ) {
+        let before = replace(&mut self.routes, &name, resource);
+        for parent in before
+            .as_deref()
+            .and_then(as_route)
+            .into_iter()
+            .flat_map(|route| &route.parents)
+        {
+            remove(&mut self.routes_of, &parent.service, &name);
+            touched.reads.insert(Read::Routes(parent.service.clone()));
+        }
+        let after = self.routes.get(&name).and_then(|route| as_route(route));
+        for parent in after.into_iter().flat_map(|route| &route.parents) {
+            insert(&mut self.routes_of, parent.service.clone(), name.clone());
+            touched.reads.insert(Read::Routes(parent.service.clone()));
+        }
+    }
+
+    fn set_policy(
+        &mut self,
+        name: ObjectName,
+        resource: Option<Arc<Resource>>,
+        touched: &mut Touched,
+    ) {
+        let before = replace(&mut self.policies, &name, resource);
+        for target in before
+            .as_deref()
+            .and_then(as_policy)
+            .into_iter()
+            .flat_map(|policy| &policy.targets)
+        {
+            remove(&mut self.policies_of, target, &name);
+            touched.reads.insert(Read::Policies(target.clone()));
+        }
+        let after = self
+            .policies
+            .get(&name)
+            .and_then(|policy| as_policy(policy));
+        for target in after.into_iter().flat_map(|policy| &policy.targets) {
+            insert(&mut self.policies_of, target.clone(), name.clone());
+            touched.reads.insert(Read::Policies(target.clone()));
+        }
+    }
+
+    fn set_workload(
+        &mut self,
+        uid: WorkloadUid,
+        record: Option<Arc<WorkloadRecord>>,
+        touched: &mut Touched,
+    ) {
+        let before = self.workloads.remove(&uid);
+        let after = record.map(|record| Member {
+            labels: record.all_labels(),
+            record,
+        });
+        let (was, is) = (
+            before.as_ref().map(|member| &*member.record),
+            after.as_ref().map(|member| &*member.record),
+        );
+        if was != is {
+            touched.reads.insert(Read::Workload(uid));
+            touched.keys.insert(Key::OwnWorkload(uid));
+            let same_place = was.map(|was| &was.addresses) == is.map(|is| &is.addresses);
+            for record in was.into_iter().chain(is).filter(|_| !same_place) {
+                touched
+                    .reads
+                    .extend(record.addresses.iter().copied().map(Read::At));
+                touched
+                    .keys
+                    .extend(record.addresses.iter().copied().map(Key::Host));
+            }
+            let same_shape = matches!((was, is), (Some(was), Some(is)) if was.same_shape(is));
+            for member in before.iter().chain(&after).filter(|_| !same_shape) {
+                self.touch_shape(uid, member, touched);
+            }
+        }
+        if let Some(was) = was {
+            remove(&mut self.in_namespace, &was.namespace, &uid);
+            for service in was.registered_for() {
+                remove(&mut self.registered, &service, &uid);
+            }
+            for address in &was.addresses {
+                remove(&mut self.at, address, &uid);
+            }
+        }
+        if let Some(is) = is {
+            insert(&mut self.in_namespace, is.namespace.clone(), uid);
+            for service in is.registered_for() {
+                insert(&mut self.registered, service, uid);
+            }
+            for address in &is.addresses {
+                insert(&mut self.at, *address, uid);
+            }
+        }
+        if let Some(after) = after {
+            self.workloads.insert(uid, after);
+        }
+    }
+
+    /// A workload of this shape came or went.
+    fn touch_shape(&self, uid: WorkloadUid, member: &Member, touched: &mut Touched) {
+        touched.reads.insert(Read::Memberships(uid));
+        for service in member.record.registered_for() {
+            touched.reads.insert(Read::Registered(service.clone()));
+            touched.services.insert(service);
+        }
+        for service in self.services_in(&member.record.namespace) {
+            if member.is_selected(&service.selector) {
+                touched.reads.insert(Read::Selected(service.name()));
+            }
+        }
+    }
+
+    /// The applied service of a name.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services
+            .get(name)
+            .and_then(|service| as_service(service))
+    }
+
+    /// The applied services of a namespace, by name.
+    pub(crate) fn services_in(&self, namespace: &DnsLabel) -> impl Iterator<Item = &Service> {
+        // No label sorts before "0".
+        let first = "0".parse().ok();
+        let start = first.map(|first| ServiceName::new(namespace.clone(), first));
+        start
+            .into_iter()
+            .flat_map(|start| self.services.range(start..))
+            .take_while(move |(name, _)| name.namespace == *namespace)
+            .filter_map(|(_, service)| as_service(service))
+    }
+
+    /// A route.
+    pub(crate) fn route(&self, name: &ObjectName) -> Option<&HttpRoute> {
+        self.routes.get(name).and_then(|route| as_route(route))
+    }
+
+    /// The routes that name a service as parent, by name.
+    pub(crate) fn routes_of(&self, service: &ServiceName) -> impl Iterator<Item = &HttpRoute> {
+        members(&self.routes_of, service).filter_map(|name| self.route(name))
+    }
+
+    /// A policy.
+    pub(crate) fn policy(&self, name: &ObjectName) -> Option<&AccessPolicy> {
+        self.policies.get(name).and_then(|policy| as_policy(policy))
+    }
+
+    /// The names of the policies with a target.
+    pub(crate) fn policies_of(&self, target: &AccessTarget) -> impl Iterator<Item = &ObjectName> {
+        members(&self.policies_of, target)
+    }
+
+    /// A workload.
+    pub(crate) fn workload(&self, uid: WorkloadUid) -> Option<&Member> {
+        self.workloads.get(&uid)
+    }
+
+    /// The workloads registered for a service, or for its version.
+    pub(crate) fn registered(&self, service: &ServiceName) -> impl Iterator<Item = &Member> {
+        members(&self.registered, service).filter_map(|uid| self.workload(*uid))
+    }
+
+    /// The workloads of a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &DnsLabel) -> impl Iterator<Item = &Member> {
+        members(&self.in_namespace, namespace).filter_map(|uid| self.workload(*uid))
+    }
+
+    /// The workloads at an address.
+    pub(crate) fn at(&self, address: IpAddr) -> impl Iterator<Item = WorkloadUid> {
+        self.at.get(&address).into_iter().flatten().copied()
+    }
+
+    /// The virtual addresses given to a service.
+    pub(crate) fn vips(&self, service: &ServiceName) -> &[IpAddr] {
+        self.vips.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// The mesh.
+    pub(crate) fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.as_deref()
+    }
+}
+
+fn replace<V>(map: &mut BTreeMap<ObjectName, V>, name: &ObjectName, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(name.clone(), value),
+        None => map.remove(name),
+    }
+}

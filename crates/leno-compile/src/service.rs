@@ -1,0 +1,145 @@
+//! Which services exist, and who belongs to them.
+
+use leno_config::{Service, TargetPort};
+use leno_ir::{Endpoint, EndpointPort, Endpoints, Health, ServicePort};
+use leno_types::{Identity, ServiceName};
+
+use crate::{EffectiveService, RegisteredPort, WorkloadRecord, view::View};
+
+/// The service of a name: as applied, otherwise derived from who is registered for it.
+pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<EffectiveService> {
+    if let Some(applied) = view.applied(name) {
+        let port = |port: &leno_config::ServicePort| ServicePort {
+            port: port.port,
+            protocol: port.protocol,
+            name: port.name.clone(),
+        };
+        return Some(EffectiveService {
+            name: name.clone(),
+            ports: applied.ports.iter().map(port).collect(),
+            derived: false,
+            headless: applied.headless,
+        });
+    }
+    let registered = view.registered(name);
+    if registered.is_empty() {
+        return None;
+    }
+    // Where two registrations disagree about a port, the one with the lower id is believed.
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for port in registered.iter().flat_map(|record| &record.ports) {
+        if ports.iter().all(|known| known.port != port.service_port) {
+            ports.push(ServicePort {
+                port: port.service_port,
+                protocol: port.protocol,
+                name: port.name(),
+            });
+        }
+    }
+    ports.sort_by_key(|port| port.port);
+    Some(EffectiveService {
+        name: name.clone(),
+        ports,
+        derived: true,
+        headless: false,
+    })
+}
+
+/// The registered port that a port of an applied service means. A port that nobody registered is not reached: a
+/// document must not open what its program's owner did not.
+pub(crate) fn registered_port<'r>(
+    record: &'r WorkloadRecord,
+    port: &leno_config::ServicePort,
+) -> Option<&'r RegisteredPort> {
+    record.ports.iter().find(|registered| match &port.target {
+        TargetPort::Number(number) => registered.workload_port == *number,
+        TargetPort::Name(name) => registered.name() == *name,
+    })
+}
+
+/// The ports of a workload by the ports of a service it belongs to.
+pub(crate) fn ports_of(record: &WorkloadRecord, applied: Option<&Service>) -> Vec<EndpointPort> {
+    let endpoint_port = |registered: &RegisteredPort, service_port| EndpointPort {
+        service_port,
+        workload_port: registered.workload_port,
+        protocol: registered.protocol,
+        published: registered.published,
+    };
+    let Some(applied) = applied else {
+        let all = record.ports.iter();
+        return all
+            .map(|registered| endpoint_port(registered, registered.service_port))
+            .collect();
+    };
+    let of_service = applied.ports.iter().filter_map(|port| {
+        let mut found = endpoint_port(registered_port(record, port)?, port.port);
+        found.protocol = port.protocol.or(found.protocol);
+        Some(found)
+    });
+    of_service.collect()
+}
+
+/// The endpoints of a service; `None` when there is no such service.
+pub(crate) fn endpoints(view: &View<'_>, name: &ServiceName) -> Option<Endpoints> {
+    let applied = view.applied(name);
+    let members = match applied {
+        Some(service) if !service.selector.is_empty() => view.selected(service),
+        Some(_) | None => view.registered(name),
+    };
+    if applied.is_none() && members.is_empty() {
+        return None;
+    }
+    let mut endpoints = Vec::new();
+    for member in members {
+        // The range above says who; this read says in which state they are.
+        let Some(record) = view.workload(member.uid) else {
+            continue;
+        };
+        let ports = ports_of(record, applied);
+        if !ports.is_empty() {
+            endpoints.extend(endpoint(view, record, ports));
+        }
+    }
+    Some(Endpoints {
+        service: name.clone(),
+        endpoints,
+    })
+}
+
+/// A workload as its callers see it; `None` while nobody knows where it is.
+pub(crate) fn endpoint(
+    view: &View<'_>,
+    record: &WorkloadRecord,
+    ports: Vec<EndpointPort>,
+) -> Option<Endpoint> {
+    if record.addresses.is_empty() {
+        return None;
+    }
+    let service = match &record.service {
+        Some(service) => service.name.to_string(),
+        None => {
+            let memberships = view.memberships(record);
+            memberships
+                .first()
+                .map(|first| first.name.to_string())
+                .unwrap_or_default()
+        }
+    };
+    // What is not ready yet is called only when nothing better is there, as what fails its checks.
+    let health = match record.health {
+        Health::Healthy if !record.ready => Health::Unhealthy,
+        health => health,
+    };
+    Some(Endpoint {
+        uid: record.uid,
+        name: record.name.clone(),
+        namespace: record.namespace.to_string(),
+        identity: Identity::workload(view.domain(), &record.namespace, &record.service_account),
+        version: record.version.clone(),
+        service,
+        addresses: record.addresses.clone(),
+        hbone_port: record.hbone_port,
+        ports,
+        health,
+    })
+}

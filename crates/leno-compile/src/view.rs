@@ -1,0 +1,189 @@
+//! The view a compilation has of what is known: every question it asks is recorded, so that a change finds its readers.
+//!
+//! Invariant: what a compilation depends on is what it asked; an absence and a range are answers, too.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use leno_config::{AccessPolicy, AccessTarget, HttpRoute, Service};
+use leno_ir::Mesh;
+use leno_types::{ServiceName, TrustDomain, WorkloadUid};
+
+use crate::{
+    EffectiveService, WorkloadRecord,
+    known::{Known, ObjectName},
+    service,
+};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Read {
+    /// The applied service of a name, or that there is none.
+    Applied(ServiceName),
+    /// The service of a name, applied or derived, or that there is none.
+    Effective(ServiceName),
+    /// The range of workloads registered for a service: which they are and what shape they have.
+    Registered(ServiceName),
+    /// The range of workloads that an applied service selects.
+    Selected(ServiceName),
+    /// The range of services that a workload belongs to.
+    Memberships(WorkloadUid),
+    /// All of a workload.
+    Workload(WorkloadUid),
+    /// The range of workloads at an address.
+    At(IpAddr),
+    /// The virtual addresses of a service.
+    Vips(ServiceName),
+    /// The range of routes of a service, with what they say.
+    Routes(ServiceName),
+    /// The range of policies with a target, with what they say.
+    Policies(AccessTarget),
+    /// The mesh.
+    Mesh,
+}
+
+/// Services as compiled before.
+pub(crate) type Services = BTreeMap<ServiceName, Arc<EffectiveService>>;
+
+/// A view for one compilation.
+pub(crate) struct View<'a> {
+    known: &'a Known,
+    /// `None`: each is compiled afresh.
+    services: Option<&'a Services>,
+    reads: RefCell<BTreeSet<Read>>,
+}
+
+impl<'a> View<'a> {
+    /// A view that takes services as compiled before.
+    pub(crate) fn new(known: &'a Known, services: &'a Services) -> Self {
+        let reads = RefCell::default();
+        Self {
+            known,
+            services: Some(services),
+            reads,
+        }
+    }
+
+    /// A view that keeps nothing from before.
+    pub(crate) fn fresh(known: &'a Known) -> Self {
+        let reads = RefCell::default();
+        Self {
+            known,
+            services: None,
+            reads,
+        }
+    }
+
+    /// What was asked.
+    pub(crate) fn into_reads(self) -> BTreeSet<Read> {
+        self.reads.into_inner()
+    }
+
+    fn record(&self, read: Read) {
+        self.reads.borrow_mut().insert(read);
+    }
+
+    /// The trust domain; it never changes.
+    pub(crate) fn domain(&self) -> &'a TrustDomain {
+        &self.known.domain
+    }
+
+    /// See [`Read::Applied`].
+    pub(crate) fn applied(&self, name: &ServiceName) -> Option<&'a Service> {
+        self.record(Read::Applied(name.clone()));
+        self.known.service(name)
+    }
+
+    /// See [`Read::Effective`].
+    pub(crate) fn effective(&self, name: &ServiceName) -> Option<Arc<EffectiveService>> {
+        self.record(Read::Effective(name.clone()));
+        match self.services {
+            Some(services) => services.get(name).cloned(),
+            None => service::effective(&View::fresh(self.known), name).map(Arc::new),
+        }
+    }
+
+    /// See [`Read::Registered`].
+    pub(crate) fn registered(&self, name: &ServiceName) -> Vec<&'a WorkloadRecord> {
+        self.record(Read::Registered(name.clone()));
+        let records = self.known.registered(name).map(|member| &*member.record);
+        records.collect()
+    }
+
+    /// See [`Read::Selected`].
+    pub(crate) fn selected(&self, service: &Service) -> Vec<&'a WorkloadRecord> {
+        self.record(Read::Selected(service.name()));
+        let all = self.known.in_namespace(&service.meta.namespace);
+        all.filter(|member| member.is_selected(&service.selector))
+            .map(|member| &*member.record)
+            .collect()
+    }
+
+    /// See [`Read::Memberships`].
+    pub(crate) fn memberships(&self, record: &WorkloadRecord) -> BTreeSet<ServiceName> {
+        self.record(Read::Memberships(record.uid));
+        let selecting = self
+            .known
+            .workload(record.uid)
+            .into_iter()
+            .flat_map(|member| {
+                let services = self.known.services_in(&record.namespace);
+                services.filter(|service| member.is_selected(&service.selector))
+            })
+            .map(Service::name);
+        // An applied service with a selector wins over what was registered.
+        let registered = record.registered_for().filter(|name| {
+            let applied = self.known.service(name);
+            applied.is_none_or(|service| service.selector.is_empty())
+        });
+        selecting.chain(registered).collect()
+    }
+
+    /// See [`Read::Workload`].
+    pub(crate) fn workload(&self, uid: WorkloadUid) -> Option<&'a WorkloadRecord> {
+        self.record(Read::Workload(uid));
+        self.known.workload(uid).map(|member| &*member.record)
+    }
+
+    /// See [`Read::At`].
+    pub(crate) fn at(&self, address: IpAddr) -> Vec<WorkloadUid> {
+        self.record(Read::At(address));
+        self.known.at(address).collect()
+    }
+
+    /// See [`Read::Vips`].
+    pub(crate) fn vips(&self, name: &ServiceName) -> &'a [IpAddr] {
+        self.record(Read::Vips(name.clone()));
+        self.known.vips(name)
+    }
+
+    /// See [`Read::Routes`].
+    pub(crate) fn routes(&self, name: &ServiceName) -> Vec<&'a HttpRoute> {
+        self.record(Read::Routes(name.clone()));
+        self.known.routes_of(name).collect()
+    }
+
+    /// See [`Read::Policies`]; each once, by name, whichever of the targets it has.
+    pub(crate) fn policies(
+        &self,
+        targets: impl Iterator<Item = AccessTarget>,
+    ) -> Vec<&'a AccessPolicy> {
+        let mut names: BTreeSet<&'a ObjectName> = BTreeSet::new();
+        for target in targets {
+            names.extend(self.known.policies_of(&target));
+            self.record(Read::Policies(target));
+        }
+        let policies = names.into_iter().filter_map(|name| self.known.policy(name));
+        policies.collect()
+    }
+
+    /// See [`Read::Mesh`].
+    pub(crate) fn mesh(&self) -> Option<&'a Mesh> {
+        self.record(Read::Mesh);
+        self.known.mesh()
+    }
+}
