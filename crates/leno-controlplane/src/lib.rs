@@ -5,9 +5,17 @@
 //! randomness of its own.
 
 pub mod config;
+pub mod distribution;
 pub mod documents;
+pub mod authority;
 mod error;
+pub mod registry;
 mod server;
+pub mod telemetry;
+mod times;
+pub mod tokens;
+pub mod uids;
+pub mod vips;
 
 pub use config::Config;
 pub use error::StartError;

@@ -1,0 +1,142 @@
+//! The newest form of every resource of one mesh.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use leno_ir::ResourceName;
+
+use super::Type;
+
+/// A resource as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its canonical name.
+    pub name: Arc<str>,
+    /// The digest of its bytes.
+    pub version: Arc<str>,
+    /// The message.
+    pub body: Bytes,
+}
+
+impl Resource {
+    fn new(name: &str, body: Vec<u8>) -> Self {
+        let digest = digest::digest(&digest::SHA256, &body);
+        // 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one name.
+        let bytes = digest.as_ref().iter().take(12);
+        let version: String = bytes.map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            name: name.into(),
+            version: version.into(),
+            body: body.into(),
+        }
+    }
+}
+
+/// The newest form of every resource of one mesh.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    resources: BTreeMap<(Type, Arc<str>), Arc<Resource>>,
+    /// Virtual address to the canonical name of its service.
+    virtual_addresses: BTreeMap<IpAddr, Arc<str>>,
+    /// And back.
+    addresses_of: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+}
+
+impl Catalog {
+    /// Sets or removes a resource; `addresses` are a service's virtual ones. Returns the names by which somebody may
+    /// have asked for what changed; none when nothing did.
+    pub fn set(
+        &mut self,
+        kind: Type,
+        name: &str,
+        body: Option<Vec<u8>>,
+        addresses: &[IpAddr],
+    ) -> Vec<Arc<str>> {
+        let name: Arc<str> = name.into();
+        let mut asked = vec![Arc::clone(&name)];
+        let moved = kind == Type::Destination && self.set_addresses(&name, addresses, &mut asked);
+        if let Ok(ResourceName::Host(address)) = name.parse() {
+            asked.push(ResourceName::Address(address).to_string().into());
+        }
+        let key = (kind, Arc::clone(&name));
+        let changed = match body {
+            Some(body) => {
+                let resource = Resource::new(&name, body);
+                let same = self
+                    .resources
+                    .get(&key)
+                    .is_some_and(|known| known.version == resource.version);
+                if !same {
+                    self.resources.insert(key, Arc::new(resource));
+                }
+                !same
+            }
+            None => self.resources.remove(&key).is_some(),
+        };
+        if changed || moved { asked } else { Vec::new() }
+    }
+
+    /// Notes a service's virtual addresses; adds those that came or went, or are its own, to `asked`.
+    fn set_addresses(
+        &mut self,
+        name: &Arc<str>,
+        addresses: &[IpAddr],
+        asked: &mut Vec<Arc<str>>,
+    ) -> bool {
+        let new: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        let old = self.addresses_of.remove(name).unwrap_or_default();
+        let alias = |address: &IpAddr| -> Arc<str> {
+            ResourceName::Address(*address).to_string().into()
+        };
+        asked.extend(old.union(&new).map(alias));
+        for address in old.difference(&new) {
+            if self.virtual_addresses.get(address) == Some(name) {
+                self.virtual_addresses.remove(address);
+            }
+        }
+        for address in &new {
+            self.virtual_addresses.insert(*address, Arc::clone(name));
+        }
+        let moved = old != new;
+        if !new.is_empty() {
+            self.addresses_of.insert(Arc::clone(name), new);
+        }
+        moved
+    }
+
+    /// A resource by its canonical name.
+    #[must_use]
+    pub fn get(&self, kind: Type, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(&(kind, Arc::from(name)))
+    }
+
+    /// A resource by any name it may be asked for.
+    #[must_use]
+    pub fn resolve(&self, kind: Type, asked: &str) -> Option<&Arc<Resource>> {
+        match asked.parse() {
+            Ok(ResourceName::Address(address)) => {
+                let host;
+                let name = match self.virtual_addresses.get(&address) {
+                    Some(name) => name.as_ref(),
+                    None => {
+                        host = ResourceName::Host(address).to_string();
+                        &host
+                    }
+                };
+                self.get(kind, name)
+            }
+            Ok(ResourceName::Service(_) | ResourceName::Host(_)) | Err(_) => self.get(kind, asked),
+        }
+    }
+
+    /// How many resources of a type there are.
+    #[must_use]
+    pub fn count(&self, kind: Type) -> usize {
+        self.resources.keys().filter(|(of, _)| *of == kind).count()
+    }
+}

@@ -1,0 +1,646 @@
+//! Who is in a mesh: agents by the life of their session, and the workloads they registered.
+//!
+//! Owns leases (section 3 of the control plane's design): a goodbye ends one at once, six seconds without an answer
+//! to a PING end it, a handover keeps it; where more than 30 % would vanish at once they stay, as unknown, counted.
+//! Refuses registrations outside of an agent's scope (CP5). Never reads a clock, a socket or a random generator:
+//! uptime and random bytes are arguments, and what is to be done comes back as [`Effects`].
+//! Invariant: a workload is here exactly while its agent holds a lease, and an agent has at most one session.
+
+mod registration;
+mod scope;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use leno_types::{DnsLabel, Identity, TrustDomain, WorkloadUid};
+use leno_wire::agent as wire;
+
+use crate::uids::UidMint;
+pub use registration::{Port, Refused};
+use registration::Registration;
+pub use scope::{AgentScope, OutOfScope};
+
+/// How often a session is asked for a sign of life.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
+/// How long it may stay silent.
+pub const SILENCE: Duration = Duration::from_secs(6);
+/// How long a lease is kept for an agent's successor.
+pub const HANDOVER: Duration = Duration::from_secs(30);
+/// How long after a reconnect an agent may take to name its workloads again.
+pub const CONFIRM: Duration = Duration::from_secs(10);
+/// How long an unknown workload stays.
+pub const UNKNOWN_KEPT: Duration = Duration::from_secs(3600);
+/// What counts as at once.
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// A silence that is on its way to end a lease.
+const SUSPICIOUS: Duration = Duration::from_secs(3);
+/// Longer between two ticks, and it was this process that stood still.
+const STALLED: Duration = Duration::from_secs(3);
+/// Most agents of a mesh.
+pub const MAX_AGENTS: usize = 20_000;
+/// Most workloads of one agent.
+pub const MAX_WORKLOADS: usize = 512;
+/// Most addresses of one agent.
+pub const MAX_ADDRESSES: usize = 16;
+
+/// One stream of an agent.
+pub type SessionId = u64;
+
+/// What follows from an event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Sessions to ask for a sign of life, each with its number.
+    pub ping: Vec<(SessionId, u64)>,
+    /// Sessions to end, each with the reason.
+    pub end: Vec<(SessionId, &'static str)>,
+    /// Workloads that came, changed or went.
+    pub changed: BTreeSet<WorkloadUid>,
+    /// Whether members or their addresses changed.
+    pub members: bool,
+}
+
+/// What is counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Leases that ended by silence.
+    pub expired: u64,
+    /// Leases that would have, and stay as unknown.
+    pub kept_unknown: u64,
+    /// Sessions that a newer one of the same agent replaced.
+    pub replaced: u64,
+    /// Registrations refused.
+    pub refused: u64,
+    /// Addresses claimed and not proven.
+    pub unproven: u64,
+}
+
+/// A workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its id.
+    pub uid: WorkloadUid,
+    /// Its name, unique in the mesh.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: DnsLabel,
+    /// Its service account.
+    pub account: DnsLabel,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its service; `None` when it only calls.
+    pub service: Option<DnsLabel>,
+    /// Its version.
+    pub version: Option<DnsLabel>,
+    /// What it serves.
+    pub ports: Vec<Port>,
+    /// Whether its checks pass.
+    pub healthy: bool,
+    /// What its check says.
+    pub detail: String,
+    confirmed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lease {
+    Live,
+    /// A successor is expected.
+    HandedOver { until: Duration },
+    Unknown { until: Duration },
+}
+
+/// A host's agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// What it may host.
+    pub scope: AgentScope,
+    /// Its stream, if it is connected.
+    pub session: Option<SessionId>,
+    /// Where others reach it.
+    pub addresses: Vec<IpAddr>,
+    /// The port of its proxy.
+    pub hbone_port: u16,
+    /// Its version of Leno.
+    pub version: String,
+    /// What it understands.
+    pub features: Vec<String>,
+    /// Since when it is connected.
+    pub since: SystemTime,
+    /// Its workloads.
+    pub workloads: BTreeMap<WorkloadUid, Workload>,
+    source: IpAddr,
+    claimed: Vec<IpAddr>,
+    proven: BTreeSet<IpAddr>,
+    heard: Duration,
+    pinged: Duration,
+    sequence: u64,
+    lease: Lease,
+    confirm_by: Option<Duration>,
+}
+
+impl Agent {
+    /// Whether it is silent and kept all the same.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.lease, Lease::Unknown { .. })
+    }
+
+    /// What it may truly be reached at: what it claims as far as proven, or where its stream comes from.
+    fn effective(&self) -> Vec<IpAddr> {
+        let known = |address: &&IpAddr| self.scope.any || self.proven.contains(*address);
+        let claimed: Vec<IpAddr> = self
+            .claimed
+            .iter()
+            .filter(known)
+            .copied()
+            .filter(|address| self.scope.allows_address(*address))
+            .collect();
+        if claimed.is_empty() {
+            vec![self.source]
+        } else {
+            claimed
+        }
+    }
+
+    /// When its lease ends unless it is heard of.
+    fn ends(&self) -> Duration {
+        match self.lease {
+            Lease::Live => self.heard.saturating_add(SILENCE),
+            Lease::HandedOver { until } | Lease::Unknown { until } => until,
+        }
+    }
+}
+
+/// A connection's opening.
+#[derive(Clone, Debug)]
+pub struct Opening<'a> {
+    /// Which stream.
+    pub session: SessionId,
+    /// Whose, by its certificate.
+    pub agent: &'a DnsLabel,
+    /// What that agent may host.
+    pub scope: AgentScope,
+    /// Where the stream comes from.
+    pub source: IpAddr,
+    /// What it says.
+    pub hello: &'a wire::Hello,
+    /// The wall clock.
+    pub wall: SystemTime,
+}
+
+/// Who is in a mesh.
+#[derive(Debug)]
+pub struct Registry {
+    domain: TrustDomain,
+    mint: UidMint,
+    agents: BTreeMap<DnsLabel, Agent>,
+    sessions: BTreeMap<SessionId, DnsLabel>,
+    hosts: BTreeMap<WorkloadUid, DnsLabel>,
+    /// When, and how many workloads went with each lease that ended lately.
+    lately: VecDeque<(Duration, usize)>,
+    last_tick: Duration,
+    counters: Counters,
+}
+
+impl Registry {
+    /// Nobody yet, at `now`.
+    #[must_use]
+    pub fn new(domain: TrustDomain, mint: UidMint, now: Duration) -> Self {
+        Self {
+            domain,
+            mint,
+            agents: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            lately: VecDeque::new(),
+            last_tick: now,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// All agents that hold a lease, by name.
+    pub fn agents(&self) -> impl Iterator<Item = (&DnsLabel, &Agent)> {
+        self.agents.iter()
+    }
+
+    /// An agent that holds a lease.
+    #[must_use]
+    pub fn agent(&self, name: &DnsLabel) -> Option<&Agent> {
+        self.agents.get(name)
+    }
+
+    /// A workload and its agent.
+    #[must_use]
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<(&DnsLabel, &Agent, &Workload)> {
+        let (name, agent) = self.agents.get_key_value(self.hosts.get(uid)?)?;
+        Some((name, agent, agent.workloads.get(uid)?))
+    }
+
+    /// How many workloads there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Whether there is no workload.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// A stream opens: the agent's lease begins, or goes on.
+    ///
+    /// # Errors
+    /// When it comes from where its token does not allow, or a ceiling is reached.
+    pub fn open(&mut self, opening: Opening<'_>, now: Duration, fx: &mut Effects) -> Result<(), Refused> {
+        let Opening { session, agent: name, scope, source, hello, wall } = opening;
+        if !scope.allows_address(source) {
+            return Err(Refused::Invalid {
+                field: "addresses",
+                reason: format!("this host calls from {source}, and its join token is for {scope}"),
+            });
+        }
+        if hello.addresses.len() > MAX_ADDRESSES {
+            return Err(Refused::Limit(format!("an agent has at most {MAX_ADDRESSES} addresses")));
+        }
+        if !self.agents.contains_key(name) && self.agents.len() >= MAX_AGENTS {
+            return Err(Refused::Limit(format!("a mesh has at most {MAX_AGENTS} agents at once")));
+        }
+        let claimed = parse_addresses(&hello.addresses)?;
+        let hbone_port = match hello.hbone_port {
+            0 => leno_types::ports::HBONE,
+            port => u16::try_from(port).map_err(|_| Refused::Invalid {
+                field: "hbone_port",
+                reason: format!("{port} is no port"),
+            })?,
+        };
+        let previous = self.agents.remove(name);
+        if let Some(old) = previous.as_ref().and_then(|agent| agent.session) {
+            self.sessions.remove(&old);
+            self.counters.replaced = self.counters.replaced.saturating_add(1);
+            fx.end.push((old, "a newer session of this agent took over"));
+        }
+        let mut proven = BTreeSet::from([source]);
+        let mut workloads = BTreeMap::new();
+        if let Some(previous) = previous {
+            proven.extend(previous.proven.intersection(&claimed.iter().copied().collect()));
+            workloads = previous.workloads;
+        }
+        for workload in workloads.values_mut() {
+            workload.confirmed = false;
+            fx.changed.insert(workload.uid);
+        }
+        let mut agent = Agent {
+            scope,
+            session: Some(session),
+            addresses: Vec::new(),
+            hbone_port,
+            version: hello.version.chars().take(64).collect(),
+            features: hello.features.iter().take(64).cloned().collect(),
+            since: wall,
+            confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
+            workloads,
+            source,
+            claimed,
+            proven,
+            heard: now,
+            pinged: now,
+            sequence: 0,
+            lease: Lease::Live,
+        };
+        agent.addresses = agent.effective();
+        let unproven = agent.claimed.len().saturating_sub(agent.addresses.len());
+        self.counters.unproven = self.counters.unproven.saturating_add(unproven as u64);
+        self.sessions.insert(session, name.clone());
+        self.agents.insert(name.clone(), agent);
+        fx.members = true;
+        Ok(())
+    }
+
+    /// An agent has called, with its certificate, from an address: it is proven to be its own.
+    pub fn prove(&mut self, name: &DnsLabel, address: IpAddr, fx: &mut Effects) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        if agent.proven.len() >= MAX_ADDRESSES || !agent.proven.insert(address) {
+            return;
+        }
+        let addresses = agent.effective();
+        if addresses != agent.addresses {
+            agent.addresses = addresses;
+            fx.changed.extend(agent.workloads.keys());
+            fx.members = true;
+        }
+    }
+
+    /// What an agent claims as its address and has not proven.
+    #[must_use]
+    pub fn unproven(&self, name: &DnsLabel) -> Vec<IpAddr> {
+        let Some(agent) = self.agents.get(name).filter(|agent| !agent.scope.any) else {
+            return Vec::new();
+        };
+        let open = |address: &&IpAddr| {
+            !agent.proven.contains(*address) && agent.scope.allows_address(**address)
+        };
+        agent.claimed.iter().filter(open).copied().collect()
+    }
+
+    /// Takes a workload in.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn register(
+        &mut self,
+        session: SessionId,
+        message: &wire::Register,
+        random: [u8; 8],
+        fx: &mut Effects,
+    ) -> Result<&Workload, Refused> {
+        match self.try_register(session, message, random) {
+            Ok((name, uid)) => {
+                fx.changed.insert(uid);
+                let agent = self.agents.get(&name);
+                agent
+                    .and_then(|agent| agent.workloads.get(&uid))
+                    .ok_or_else(|| Refused::Limit("the session is over".into()))
+            }
+            Err(refused) => {
+                self.counters.refused = self.counters.refused.saturating_add(1);
+                Err(refused)
+            }
+        }
+    }
+
+    fn try_register(
+        &mut self,
+        session: SessionId,
+        message: &wire::Register,
+        random: [u8; 8],
+    ) -> Result<(DnsLabel, WorkloadUid), Refused> {
+        let name = self.sessions.get(&session).cloned();
+        let name = name.ok_or_else(|| Refused::Limit("the session is over".into()))?;
+        let agent = self.agents.get_mut(&name);
+        let agent = agent.ok_or_else(|| Refused::Limit("the session is over".into()))?;
+        let wish = Registration::parse(message, &agent.scope, &self.domain)?;
+        let uid = match wish.uid.filter(|uid| self.mint.is_of(*uid, &name)) {
+            Some(uid) => uid,
+            None => self.mint.mint(&name, random),
+        };
+        let others = agent.workloads.values().filter(|other| other.uid != uid);
+        for other in others {
+            // What was not named again since a reconnect is on its way out, and gives way.
+            let clash = other.ports.iter().find(|theirs| {
+                other.confirmed && wish.ports.iter().any(|ours| needs_the_same(ours, theirs))
+            });
+            if let Some(port) = clash {
+                return Err(Refused::Conflict(format!(
+                    "port {} of this host is {}'s",
+                    port.workload_port, other.name
+                )));
+            }
+        }
+        if agent.workloads.len() >= MAX_WORKLOADS && !agent.workloads.contains_key(&uid) {
+            return Err(Refused::Limit(format!(
+                "one agent hosts at most {MAX_WORKLOADS} workloads"
+            )));
+        }
+        let workload = Workload {
+            uid,
+            name: wish.unique_name(uid),
+            namespace: wish.namespace,
+            account: wish.account,
+            identity: wish.identity,
+            service: wish.service,
+            version: wish.version,
+            healthy: wish.ready,
+            detail: String::new(),
+            ports: wish.ports,
+            confirmed: true,
+        };
+        agent.workloads.insert(uid, workload);
+        self.hosts.insert(uid, name.clone());
+        Ok((name, uid))
+    }
+
+    /// Takes a workload out.
+    pub fn deregister(&mut self, session: SessionId, uid: WorkloadUid, fx: &mut Effects) {
+        let Some(agent) = self.by_session(session) else {
+            return;
+        };
+        if agent.workloads.remove(&uid).is_some() {
+            self.hosts.remove(&uid);
+            fx.changed.insert(uid);
+        }
+    }
+
+    /// Notes whether a workload's checks pass.
+    pub fn health(
+        &mut self,
+        session: SessionId,
+        uid: WorkloadUid,
+        healthy: bool,
+        detail: &str,
+        fx: &mut Effects,
+    ) {
+        let agent = self.by_session(session);
+        if let Some(workload) = agent.and_then(|agent| agent.workloads.get_mut(&uid)) {
+            if workload.healthy != healthy {
+                fx.changed.insert(uid);
+            }
+            workload.healthy = healthy;
+            workload.detail = detail.chars().take(256).collect();
+        }
+    }
+
+    /// Notes a sign of life: any message, above all a PONG.
+    pub fn heard(&mut self, session: SessionId, now: Duration) {
+        if let Some(agent) = self.by_session(session) {
+            agent.heard = now;
+        }
+    }
+
+    /// The agent says that it ends, or that a successor takes over.
+    pub fn goodbye(&mut self, session: SessionId, handover: bool, now: Duration, fx: &mut Effects) {
+        let Some(name) = self.sessions.get(&session).cloned() else {
+            return;
+        };
+        if !handover {
+            self.remove(&name, fx);
+            return;
+        }
+        if let Some(agent) = self.agents.get_mut(&name) {
+            let until = now.saturating_add(HANDOVER);
+            agent.lease = Lease::HandedOver { until };
+            agent.session = None;
+        }
+        self.sessions.remove(&session);
+    }
+
+    /// A stream ended; without a goodbye its agent has what is left of six seconds to return.
+    pub fn closed(&mut self, session: SessionId) {
+        if let Some(name) = self.sessions.remove(&session)
+            && let Some(agent) = self.agents.get_mut(&name)
+            && agent.session == Some(session)
+        {
+            agent.session = None;
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Duration, fx: &mut Effects) {
+        let gap = now.saturating_sub(self.last_tick);
+        self.last_tick = now;
+        if gap > STALLED {
+            // We stood still (a suspended laptop, a stopped process): their silence was ours.
+            for agent in self.agents.values_mut() {
+                agent.heard = agent.heard.saturating_add(gap).min(now);
+            }
+        }
+        self.ping(now, fx);
+        self.forget_unconfirmed(now, fx);
+        self.expire(now, fx);
+    }
+
+    fn ping(&mut self, now: Duration, fx: &mut Effects) {
+        for agent in self.agents.values_mut() {
+            if let Some(session) = agent.session
+                && now.saturating_sub(agent.pinged) >= PING_EVERY
+            {
+                agent.pinged = now;
+                agent.sequence = agent.sequence.wrapping_add(1);
+                fx.ping.push((session, agent.sequence));
+            }
+        }
+    }
+
+    /// Ends workloads that their agent did not name again after a reconnect: they ended meanwhile.
+    fn forget_unconfirmed(&mut self, now: Duration, fx: &mut Effects) {
+        for agent in self.agents.values_mut() {
+            if agent.session.is_none() || agent.confirm_by.is_none_or(|by| now < by) {
+                continue;
+            }
+            agent.confirm_by = None;
+            let hosts = &mut self.hosts;
+            agent.workloads.retain(|uid, workload| {
+                if !workload.confirmed {
+                    hosts.remove(uid);
+                    fx.changed.insert(*uid);
+                }
+                workload.confirmed
+            });
+        }
+    }
+
+    fn expire(&mut self, now: Duration, fx: &mut Effects) {
+        while self.lately.front().is_some_and(|(at, _)| now.saturating_sub(*at) > AT_ONCE) {
+            self.lately.pop_front();
+        }
+        let over = |agent: &Agent| now > agent.ends();
+        let ended: Vec<DnsLabel> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| over(agent))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if ended.is_empty() {
+            return;
+        }
+        let mass = self.is_mass(now);
+        for name in ended {
+            let Some(agent) = self.agents.get_mut(&name) else {
+                continue;
+            };
+            if let Some(session) = agent.session.take() {
+                self.sessions.remove(&session);
+                fx.end.push((session, "no answer to a PING for 6 s"));
+            }
+            let count = agent.workloads.len();
+            if mass && count > 0 && agent.lease == Lease::Live {
+                agent.lease = Lease::Unknown {
+                    until: now.saturating_add(UNKNOWN_KEPT),
+                };
+                self.counters.kept_unknown = self.counters.kept_unknown.saturating_add(1);
+                fx.changed.extend(agent.workloads.keys());
+            } else {
+                self.counters.expired = self.counters.expired.saturating_add(1);
+                self.lately.push_back((now, count));
+                self.remove(&name, fx);
+            }
+        }
+    }
+
+    /// Whether more than 30 % of all workloads are vanishing, and not of one agent alone: then it is rather us, or
+    /// the network between, that fails.
+    fn is_mass(&self, now: Duration) -> bool {
+        let silent = self.agents.values().filter(|agent| match agent.lease {
+            Lease::Live => now.saturating_sub(agent.heard) > SUSPICIOUS,
+            Lease::HandedOver { .. } => false,
+            Lease::Unknown { .. } => true,
+        });
+        let (mut agents, mut workloads) = (0_usize, 0_usize);
+        for agent in silent {
+            agents += 1;
+            workloads += agent.workloads.len();
+        }
+        let gone: usize = self.lately.iter().map(|(_, count)| count).sum();
+        let vanishing = workloads + gone;
+        let all = self.hosts.len() + gone;
+        agents + self.lately.len() >= 2 && vanishing * 10 > all * 3
+    }
+
+    /// Ends a lease and all that hangs on it.
+    pub fn remove(&mut self, name: &DnsLabel, fx: &mut Effects) {
+        let Some(agent) = self.agents.remove(name) else {
+            return;
+        };
+        if let Some(session) = agent.session {
+            self.sessions.remove(&session);
+        }
+        for uid in agent.workloads.keys() {
+            self.hosts.remove(uid);
+            fx.changed.insert(*uid);
+        }
+        fx.members = true;
+    }
+
+    fn by_session(&mut self, session: SessionId) -> Option<&mut Agent> {
+        self.agents.get_mut(self.sessions.get(&session)?)
+    }
+}
+
+/// Two programs of one network namespace cannot listen on one port, nor be published on one.
+fn needs_the_same(one: &Port, other: &Port) -> bool {
+    one.workload_port == other.workload_port
+        || (one.published.is_some() && one.published == other.published)
+}
+
+fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {
+    let mut addresses = Vec::new();
+    for text in texts {
+        let address: IpAddr = text.parse().map_err(|_| Refused::Invalid {
+            field: "addresses",
+            reason: format!("\"{}\" is no address", text.chars().take(64).collect::<String>()),
+        })?;
+        let address = address.to_canonical();
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(Refused::Invalid {
+                field: "addresses",
+                reason: format!("{address} is nobody's"),
+            });
+        }
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,248 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use super::*;
+
+struct World {
+    registry: Registry,
+    now: Duration,
+    sessions: u64,
+}
+
+fn label(text: &str) -> DnsLabel {
+    text.parse().unwrap()
+}
+
+fn scope(services: &[&str]) -> AgentScope {
+    AgentScope {
+        any: false,
+        namespace: label("shop"),
+        account: None,
+        services: services.iter().map(|service| label(service)).collect(),
+        cidr: None,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let mint = UidMint::new(label("default"), &[1; 32]);
+        let domain = "default.leno".parse().unwrap();
+        Self {
+            registry: Registry::new(domain, mint, Duration::ZERO),
+            now: Duration::ZERO,
+            sessions: 0,
+        }
+    }
+
+    fn open(&mut self, agent: &str, source: &str, claimed: &[&str]) -> SessionId {
+        self.sessions += 1;
+        let hello = wire::Hello {
+            addresses: claimed.iter().map(ToString::to_string).collect(),
+            ..wire::Hello::default()
+        };
+        let opening = Opening {
+            session: self.sessions,
+            agent: &label(agent),
+            scope: scope(&["cart"]),
+            source: source.parse().unwrap(),
+            hello: &hello,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        let mut fx = Effects::default();
+        self.registry.open(opening, self.now, &mut fx).unwrap();
+        self.sessions
+    }
+
+    fn register(&mut self, session: SessionId, port: u32, uid: &str) -> Result<Workload, Refused> {
+        let message = wire::Register {
+            uid: uid.into(),
+            service: "cart".into(),
+            ports: vec![wire::Port { service_port: 80, workload_port: port, ..wire::Port::default() }],
+            ready: true,
+            ..wire::Register::default()
+        };
+        let random = (session * 100_000 + u64::from(port)).to_be_bytes();
+        self.registry.register(session, &message, random, &mut Effects::default()).cloned()
+    }
+
+    /// Lets time pass in steps of a quarter second; the sessions of `alive` answer.
+    fn pass(&mut self, seconds: f64, alive: &[SessionId]) -> Effects {
+        let mut all = Effects::default();
+        let until = self.now + Duration::from_secs_f64(seconds);
+        while self.now < until {
+            self.now += Duration::from_millis(250);
+            let mut fx = Effects::default();
+            self.registry.tick(self.now, &mut fx);
+            for (session, _) in &fx.ping {
+                if alive.contains(session) {
+                    self.registry.heard(*session, self.now);
+                }
+            }
+            all.ping.extend(fx.ping);
+            all.end.extend(fx.end);
+            all.changed.extend(fx.changed);
+        }
+        all
+    }
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_pings_are_answered_and_six_seconds_longer() {
+    let mut world = World::new();
+    let (a, b) = (world.open("a", "10.0.0.1", &[]), world.open("b", "10.0.0.2", &[]));
+    let uid = world.register(a, 8080, "").unwrap().uid;
+    for _ in 0..4 {
+        let session = world.sessions;
+        world.register(b, 9000 + u32::try_from(session).unwrap(), "").ok();
+        world.sessions += 1;
+    }
+    world.pass(60.0, &[a, b]);
+    assert!(world.registry.workload(&uid).is_some());
+    let fx = world.pass(5.5, &[b]);
+    assert!(fx.end.is_empty() && world.registry.workload(&uid).is_some());
+    let fx = world.pass(1.0, &[b]);
+    assert_eq!(fx.end.iter().map(|(session, _)| *session).collect::<Vec<_>>(), [a]);
+    assert!(fx.changed.contains(&uid) && world.registry.workload(&uid).is_none());
+    assert_eq!(world.registry.counters().expired, 1);
+}
+
+#[test]
+fn a_goodbye_ends_a_lease_at_once_and_a_handover_keeps_it() {
+    let mut world = World::new();
+    let a = world.open("a", "10.0.0.1", &[]);
+    let uid = world.register(a, 8080, "").unwrap().uid;
+    let mut fx = Effects::default();
+    world.registry.goodbye(a, true, world.now, &mut fx);
+    world.registry.closed(a);
+    world.pass(20.0, &[]);
+    assert!(world.registry.workload(&uid).is_some());
+    let successor = world.open("a", "10.0.0.1", &[]);
+    assert_eq!(world.register(successor, 8080, &uid.to_string()).unwrap().uid, uid);
+    world.registry.goodbye(successor, false, world.now, &mut fx);
+    assert!(world.registry.is_empty() && fx.changed.contains(&uid));
+}
+
+#[test]
+fn an_agent_that_returns_keeps_its_ids_and_loses_what_it_does_not_name_again() {
+    let mut world = World::new();
+    let first = world.open("a", "10.0.0.1", &[]);
+    let kept = world.register(first, 8080, "").unwrap().uid;
+    let lost = world.register(first, 8081, "").unwrap().uid;
+    world.registry.closed(first);
+    world.pass(3.0, &[]);
+    let second = world.open("a", "10.0.0.1", &[]);
+    assert_eq!(world.register(second, 8080, &kept.to_string()).unwrap().uid, kept);
+    world.pass(9.0, &[second]);
+    assert!(world.registry.workload(&lost).is_some());
+    world.pass(2.0, &[second]);
+    assert!(world.registry.workload(&lost).is_none() && world.registry.workload(&kept).is_some());
+}
+
+#[test]
+fn an_id_of_another_agent_is_not_given_away() {
+    let mut world = World::new();
+    let (a, b) = (world.open("a", "10.0.0.1", &[]), world.open("b", "10.0.0.2", &[]));
+    let uid = world.register(a, 8080, "").unwrap().uid;
+    let theirs = world.register(b, 8080, &uid.to_string()).unwrap();
+    assert_ne!(theirs.uid, uid);
+    // Also when the registry knows nothing, as after a restart.
+    let mut fresh = World::new();
+    let b = fresh.open("b", "10.0.0.2", &[]);
+    assert_ne!(fresh.register(b, 8080, &uid.to_string()).unwrap().uid, uid);
+    let a = fresh.open("a", "10.0.0.1", &[]);
+    assert_eq!(fresh.register(a, 8080, &uid.to_string()).unwrap().uid, uid);
+}
+
+#[test]
+fn when_too_many_vanish_at_once_they_stay_as_unknown() {
+    let mut world = World::new();
+    let sessions: Vec<SessionId> =
+        (1..=10).map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[])).collect();
+    for session in &sessions {
+        world.register(*session, 8080, "").unwrap();
+    }
+    let (silent, alive) = sessions.split_at(4);
+    world.pass(20.0, alive);
+    assert_eq!(world.registry.len(), 10);
+    assert_eq!(world.registry.agents().filter(|(_, agent)| agent.is_unknown()).count(), silent.len());
+    assert_eq!(world.registry.counters().kept_unknown, 4);
+    // One comes back.
+    world.open("h1", "10.0.0.1", &[]);
+    assert!(!world.registry.agent(&label("h1")).unwrap().is_unknown());
+    // Two of ten are few: they go.
+    let mut world = World::new();
+    let sessions: Vec<SessionId> =
+        (1..=10).map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[])).collect();
+    for session in &sessions {
+        world.register(*session, 8080, "").unwrap();
+    }
+    world.pass(20.0, &sessions[2..]);
+    assert_eq!(world.registry.len(), 8);
+}
+
+#[test]
+fn our_own_standstill_is_not_their_silence() {
+    let mut world = World::new();
+    let a = world.open("a", "10.0.0.1", &[]);
+    world.register(a, 8080, "").unwrap();
+    world.pass(2.0, &[a]);
+    world.now += Duration::from_secs(600);
+    let fx = world.pass(4.0, &[a]);
+    assert!(fx.end.is_empty());
+    assert_eq!(world.registry.len(), 1);
+}
+
+#[test]
+fn a_registration_outside_the_scope_is_refused_by_name() {
+    let mut world = World::new();
+    let a = world.open("a", "10.0.0.1", &[]);
+    let message = wire::Register { service: "payments".into(), ..wire::Register::default() };
+    let refused = world.registry.register(a, &message, [0; 8], &mut Effects::default());
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), "scope");
+    assert!(refused.to_string().contains("payments") && refused.to_string().contains("cart"));
+    assert_eq!(world.registry.counters().refused, 1);
+}
+
+#[test]
+fn two_programs_of_one_host_cannot_have_one_port() {
+    let mut world = World::new();
+    let a = world.open("a", "10.0.0.1", &[]);
+    world.register(a, 8080, "").unwrap();
+    assert_eq!(world.register(a, 8080, "").unwrap_err().code(), "conflict");
+    let reserved = wire::Register {
+        ports: vec![wire::Port { workload_port: 15008, ..wire::Port::default() }],
+        ..wire::Register::default()
+    };
+    let refused = world.registry.register(a, &reserved, [0; 8], &mut Effects::default());
+    assert_eq!(refused.unwrap_err().code(), "invalid");
+}
+
+#[test]
+fn an_address_counts_once_it_is_proven() {
+    let mut world = World::new();
+    let a = world.open("a", "10.0.0.1", &["10.0.0.1", "fd00::1"]);
+    let uid = world.register(a, 8080, "").unwrap().uid;
+    let addresses = |world: &World| world.registry.agent(&label("a")).unwrap().addresses.clone();
+    let v4: IpAddr = "10.0.0.1".parse().unwrap();
+    let v6: IpAddr = "fd00::1".parse().unwrap();
+    assert_eq!(addresses(&world), [v4]);
+    assert_eq!(world.registry.unproven(&label("a")), [v6]);
+    let mut fx = Effects::default();
+    world.registry.prove(&label("a"), v6, &mut fx);
+    assert_eq!(addresses(&world), [v4, v6]);
+    assert!(fx.changed.contains(&uid) && fx.members);
+    world.registry.prove(&label("a"), "10.0.0.9".parse().unwrap(), &mut fx);
+    assert_eq!(addresses(&world), [v4, v6]);
+}
+
+#[test]
+fn a_newer_session_replaces_the_older_whose_goodbye_is_not_heard() {
+    let mut world = World::new();
+    let old = world.open("a", "10.0.0.1", &[]);
+    let uid = world.register(old, 8080, "").unwrap().uid;
+    let new = world.open("a", "10.0.0.1", &[]);
+    world.registry.goodbye(old, false, world.now, &mut Effects::default());
+    world.registry.closed(old);
+    assert!(world.registry.workload(&uid).is_some());
+    assert_eq!(world.registry.agent(&label("a")).unwrap().session, Some(new));
+}

@@ -1,0 +1,308 @@
+//! Who calls whom and how it goes: ten minutes of it, from the agents' reports.
+//!
+//! Owns a ring of 1 s slots for a minute and of 10 s slots for ten, and totals since the start. The source's report
+//! counts; the destination's only where the caller has no proxy, so that nothing counts twice.
+//! Invariant: at most [`MAX_SERIES`] series and 120 slots, whatever agents send; what is beyond is counted.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use leno_telemetry::LatencyHistogram;
+use leno_wire::agent::EdgeDelta;
+
+use crate::documents::Edge;
+
+/// Series of one mesh.
+pub const MAX_SERIES: usize = 4_096;
+/// Edges of one report.
+pub const MAX_EDGES: usize = 2_048;
+/// Longest name or identity that is kept.
+const MAX_TEXT: usize = 512;
+const FINE: u64 = 60;
+const COARSE: u64 = 60;
+const COARSE_SECONDS: u64 = 10;
+
+/// The longest window there is.
+pub const LONGEST: Duration = Duration::from_secs(COARSE * COARSE_SECONDS);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SeriesKey {
+    source: String,
+    destination: String,
+    protocol: String,
+    by_destination: bool,
+    mtls: bool,
+    source_identity: String,
+    destination_identity: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sample {
+    requests: u64,
+    failures: u64,
+    latency: LatencyHistogram,
+}
+
+impl Sample {
+    fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.failures = self.failures.saturating_add(other.failures);
+        self.latency.merge(&other.latency);
+    }
+}
+
+/// Samples of one span of time, by series.
+#[derive(Debug)]
+struct Slot {
+    /// Which span since the start.
+    index: u64,
+    samples: BTreeMap<usize, Sample>,
+}
+
+/// How a mesh's workloads are called in the answers.
+pub trait Names {
+    /// What people call a workload of that name: its service, or its program, with its version.
+    fn display(&self, workload: &str) -> Option<String>;
+}
+
+/// Ten minutes of who called whom.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// Ids are never given twice, so that a slot cannot mean another series.
+    series: BTreeMap<SeriesKey, usize>,
+    keys: BTreeMap<usize, SeriesKey>,
+    next_id: usize,
+    totals: BTreeMap<usize, Sample>,
+    fine: VecDeque<Slot>,
+    coarse: VecDeque<Slot>,
+    /// Edges dropped because of a ceiling.
+    pub dropped: u64,
+    /// Edges that could not be read.
+    pub malformed: u64,
+}
+
+impl Telemetry {
+    /// Takes in what an agent saw.
+    pub fn record(&mut self, edges: &[EdgeDelta], names: &impl Names, now: Duration) {
+        let over = edges.len().saturating_sub(MAX_EDGES);
+        self.dropped = self.dropped.saturating_add(over as u64);
+        for edge in edges.iter().take(MAX_EDGES) {
+            let Ok(latency) = LatencyHistogram::decode(&edge.latency) else {
+                self.malformed = self.malformed.saturating_add(1);
+                continue;
+            };
+            let sample = Sample {
+                requests: edge.requests,
+                failures: edge.failures.min(edge.requests),
+                latency,
+            };
+            if sample.requests == 0 && sample.latency.is_empty() {
+                continue;
+            }
+            match self.series(edge, names) {
+                Some(id) => self.add(id, &sample, now.as_secs()),
+                None => self.dropped = self.dropped.saturating_add(1),
+            }
+        }
+    }
+
+    /// The edges of the last `window`, and the span it really covers.
+    #[must_use]
+    pub fn window(&self, window: Duration, now: Duration) -> (f64, Vec<Edge>) {
+        let window = window.clamp(Duration::from_secs(1), LONGEST).as_secs();
+        let now = now.as_secs();
+        let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
+        let (slots, from, unit) = if window <= FINE {
+            (&self.fine, (now + 1).saturating_sub(window), 1)
+        } else {
+            let spans = window.div_ceil(COARSE_SECONDS);
+            let first = (now / COARSE_SECONDS + 1).saturating_sub(spans);
+            (&self.coarse, first, COARSE_SECONDS)
+        };
+        for slot in slots.iter().filter(|slot| slot.index >= from) {
+            for (id, sample) in &slot.samples {
+                sums.entry(*id).or_default().add(sample);
+            }
+        }
+        let covered = if unit == 1 {
+            window.min(now + 1)
+        } else {
+            (now + 1).saturating_sub(from * unit)
+        };
+        let seconds = covered.max(1) as f64;
+        (seconds, self.edges(&sums, seconds))
+    }
+
+    /// Everything since the start.
+    #[must_use]
+    pub fn totals(&self, now: Duration) -> (f64, Vec<Edge>) {
+        let seconds = now.as_secs_f64().max(1.0);
+        (seconds, self.edges(&self.totals, seconds))
+    }
+
+    /// How many series there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether nothing was ever reported.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
+    fn add(&mut self, id: usize, sample: &Sample, second: u64) {
+        self.totals.entry(id).or_default().add(sample);
+        slot(&mut self.fine, second, FINE).entry(id).or_default().add(sample);
+        let coarse = slot(&mut self.coarse, second / COARSE_SECONDS, COARSE);
+        coarse.entry(id).or_default().add(sample);
+    }
+
+    fn series(&mut self, edge: &EdgeDelta, names: &impl Names) -> Option<usize> {
+        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
+        let key = SeriesKey {
+            source: source_name(edge, names),
+            destination: destination_name(edge, names),
+            protocol: protocol(&edge.protocol).into(),
+            by_destination: edge.reporter == 1,
+            mtls: edge.mtls,
+            source_identity: text(&edge.source_identity),
+            destination_identity: text(&edge.destination_identity),
+        };
+        if let Some(id) = self.series.get(&key) {
+            return Some(*id);
+        }
+        if self.series.len() >= MAX_SERIES && !self.forget_idle() {
+            return None;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.keys.insert(id, key.clone());
+        self.series.insert(key, id);
+        Some(id)
+    }
+
+    /// Forgets one series that no slot holds any more, totals included.
+    fn forget_idle(&mut self) -> bool {
+        let live: BTreeSet<usize> =
+            self.fine.iter().chain(&self.coarse).flat_map(|slot| slot.samples.keys().copied()).collect();
+        let Some(idle) = self.keys.keys().find(|id| !live.contains(id)).copied() else {
+            return false;
+        };
+        if let Some(key) = self.keys.remove(&idle) {
+            self.series.remove(&key);
+        }
+        self.totals.remove(&idle);
+        true
+    }
+
+    fn edges(&self, sums: &BTreeMap<usize, Sample>, seconds: f64) -> Vec<Edge> {
+        let known = |(id, sample)| Some((self.keys.get(id)?, sample));
+        let series: Vec<(&SeriesKey, &Sample)> = sums.iter().filter_map(known).collect();
+        // Callers that report themselves, by what their certificate says.
+        let reporting: BTreeSet<&str> = self
+            .keys
+            .values()
+            .filter(|key| !key.by_destination && !key.source_identity.is_empty())
+            .map(|key| key.source_identity.as_str())
+            .collect();
+        let mut merged: BTreeMap<(&str, &str, &str), (Sample, Edge)> = BTreeMap::new();
+        for (key, sample) in series {
+            if key.by_destination && key.mtls && reporting.contains(key.source_identity.as_str()) {
+                continue;
+            }
+            let name = (key.source.as_str(), key.destination.as_str(), key.protocol.as_str());
+            let (sum, edge) = merged.entry(name).or_insert_with(|| {
+                let edge = Edge {
+                    source: key.source.clone(),
+                    destination: key.destination.clone(),
+                    protocol: key.protocol.clone(),
+                    mtls: true,
+                    ..Edge::default()
+                };
+                (Sample::default(), edge)
+            });
+            sum.add(sample);
+            edge.mtls &= key.mtls;
+            let given = |identity: &String| Some(identity.clone()).filter(|text| !text.is_empty());
+            edge.source_identity = given(&key.source_identity).or(edge.source_identity.take());
+            edge.destination_identity =
+                given(&key.destination_identity).or(edge.destination_identity.take());
+        }
+        merged.into_values().map(|(sum, edge)| finish(edge, &sum, seconds)).collect()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
+fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
+    let rate = (sum.requests > 0)
+        .then(|| (sum.requests - sum.failures.min(sum.requests)) as f64 / sum.requests as f64);
+    let millis = |q: f64| sum.latency.quantile(q).map(|latency| latency.as_secs_f64() * 1e3);
+    Edge {
+        requests: sum.requests,
+        failures: sum.failures,
+        success_rate: rate,
+        rps: sum.requests as f64 / seconds,
+        p50_ms: millis(0.5),
+        p99_ms: millis(0.99),
+        ..edge
+    }
+}
+
+/// The newest slot, made if it is not there; what comes late counts in it.
+fn slot(ring: &mut VecDeque<Slot>, index: u64, keep: u64) -> &mut BTreeMap<usize, Sample> {
+    if ring.back().is_none_or(|slot| slot.index < index) {
+        ring.push_back(Slot { index, samples: BTreeMap::new() });
+    }
+    while ring.front().is_some_and(|slot| slot.index + keep <= index) {
+        ring.pop_front();
+    }
+    let newest = ring.back_mut().expect("a slot was just made where there was none");
+    &mut newest.samples
+}
+
+fn protocol(text: &str) -> &'static str {
+    ["http/1.1", "http/2", "grpc", "websocket"]
+        .into_iter()
+        .find(|known| *known == text)
+        .unwrap_or("tcp")
+}
+
+fn source_name(edge: &EdgeDelta, names: &impl Names) -> String {
+    match edge.source_workload.as_str() {
+        "" => "unknown".into(),
+        workload => names.display(workload).unwrap_or_else(|| base_name(workload)),
+    }
+}
+
+fn destination_name(edge: &EdgeDelta, names: &impl Names) -> String {
+    if let Some(name) = names.display(&edge.destination_workload) {
+        return name;
+    }
+    let service = edge.destination_service.split('.').next().unwrap_or_default();
+    let service = service.rsplit('/').next().unwrap_or_default();
+    let base = match (service, edge.destination_workload.as_str()) {
+        ("" | "unknown", "") => return "unknown".into(),
+        ("" | "unknown", workload) => return base_name(workload),
+        (service, _) => service,
+    };
+    match edge.destination_version.as_str() {
+        "" | "unknown" => base.chars().take(MAX_TEXT).collect(),
+        version => format!("{base}-{version}").chars().take(MAX_TEXT).collect(),
+    }
+}
+
+/// A workload's name without the end of its id: for one that is gone already.
+fn base_name(workload: &str) -> String {
+    let base = match workload.rsplit_once('-') {
+        Some((base, id)) if id.len() == 4 && id.bytes().all(|b| b.is_ascii_hexdigit()) => base,
+        _ => workload,
+    };
+    base.chars().take(MAX_TEXT).collect()
+}

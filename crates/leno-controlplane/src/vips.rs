@@ -1,0 +1,392 @@
+//! Virtual addresses of services: one of version 4 and one of version 6, from 240.240.0.0/16 and 2001:2::/48.
+//!
+//! Owns which service has which pair. Never talks to the store: the caller writes the [`VipRecord`]s that change.
+//! A pair rests for an hour after its service's end, so that a client's cached answer meets nobody else.
+//! Invariant: no two services hold the same pair; a service that returns within the rest has its old one.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use leno_ir::Prefix;
+use leno_types::ServiceName;
+use serde::{Deserialize, Serialize};
+
+/// How long a pair rests after its service's end.
+pub const QUARANTINE: Duration = Duration::from_secs(3600);
+/// How long a pair that was offered to a document is kept for it before it must be in the store.
+const OFFER: u64 = 60;
+/// First and last number of a pair: the network's own address and the broadcast address are left out.
+const FIRST: u16 = 1;
+const LAST: u16 = u16::MAX - 1;
+const V4: Ipv4Addr = Ipv4Addr::new(240, 240, 0, 0);
+const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+
+/// The network of virtual addresses of version 4.
+#[must_use]
+pub fn prefix_v4() -> Prefix {
+    Prefix::new(V4.into(), 16)
+}
+
+/// The network of virtual addresses of version 6.
+#[must_use]
+pub fn prefix_v6() -> Prefix {
+    Prefix::new(V6.into(), 48)
+}
+
+/// A service's pair of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip(u16);
+
+impl Vip {
+    /// The address of version 4.
+    #[must_use]
+    pub fn v4(self) -> IpAddr {
+        Ipv4Addr::from(u32::from(V4) | u32::from(self.0)).into()
+    }
+
+    /// The address of version 6.
+    #[must_use]
+    pub fn v6(self) -> IpAddr {
+        Ipv6Addr::from(u128::from(V6) | u128::from(self.0)).into()
+    }
+
+    /// Both, version 4 first.
+    #[must_use]
+    pub fn addresses(self) -> Vec<IpAddr> {
+        vec![self.v4(), self.v6()]
+    }
+
+    /// The pair that an address belongs to.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Option<Self> {
+        let number = match address {
+            IpAddr::V4(v4) => {
+                let [a, b, high, low] = v4.octets();
+                ([a, b] == [240, 240]).then(|| u16::from_be_bytes([high, low]))?
+            }
+            IpAddr::V6(v6) => {
+                let [head @ .., last] = v6.segments();
+                (head == [0x2001, 2, 0, 0, 0, 0, 0]).then_some(last)?
+            }
+        };
+        (FIRST..=LAST).contains(&number).then_some(Self(number))
+    }
+}
+
+/// What the store keeps of a pair, under the service's namespace and name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipRecord {
+    /// The pair's number.
+    pub number: u16,
+    /// When its service ended, seconds since 1970; none while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<u64>,
+}
+
+/// Why a service gets no pair.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VipError {
+    /// Every pair is held or rests.
+    #[error("all 65,534 virtual addresses are in use or rest: delete services, or wait an hour after deleting some")]
+    Exhausted,
+    /// Another service has the address.
+    #[error("{address} belongs to service {holder}")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: ServiceName,
+    },
+    /// The two addresses are not of one pair, or lie outside the ranges.
+    #[error("{0} is no virtual address of this mesh: leave clusterIP out to be given one")]
+    Foreign(IpAddr),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Its service exists.
+    Held,
+    /// Offered to a document that is being written, until then.
+    Offered { until: u64 },
+    /// Its service ended.
+    Rests { since: u64 },
+}
+
+/// Which service has which pair.
+#[derive(Debug, Default)]
+pub struct Vips {
+    by_service: BTreeMap<ServiceName, (u16, Hold)>,
+    by_number: BTreeMap<u16, ServiceName>,
+}
+
+impl Vips {
+    /// Takes in what the store kept.
+    pub fn load(&mut self, service: ServiceName, record: VipRecord) {
+        let hold = match record.released {
+            Some(since) => Hold::Rests { since },
+            None => Hold::Held,
+        };
+        if (FIRST..=LAST).contains(&record.number) && !self.by_number.contains_key(&record.number) {
+            self.insert(service, record.number, hold);
+        }
+    }
+
+    /// What the store should keep of a service's pair; `None`: nothing.
+    #[must_use]
+    pub fn record(&self, service: &ServiceName) -> Option<VipRecord> {
+        let (number, hold) = *self.by_service.get(service)?;
+        let released = match hold {
+            Hold::Held => None,
+            Hold::Rests { since } => Some(since),
+            Hold::Offered { .. } => return None,
+        };
+        Some(VipRecord { number, released })
+    }
+
+    /// The pair of a service that exists.
+    #[must_use]
+    pub fn get(&self, service: &ServiceName) -> Option<Vip> {
+        match self.by_service.get(service) {
+            Some((number, Hold::Held)) => Some(Vip(*number)),
+            _ => None,
+        }
+    }
+
+    /// The pair for a service that begins to exist: its old one if that still rests.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn allocate(&mut self, service: &ServiceName, now: u64) -> Result<Vip, VipError> {
+        let vip = self.find(service, now)?;
+        self.insert(service.clone(), vip.0, Hold::Held);
+        Ok(vip)
+    }
+
+    /// The pair that a document about to be written may name. It is kept for it for a minute.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn offer(&mut self, service: &ServiceName, now: u64) -> Result<Vip, VipError> {
+        let vip = self.find(service, now)?;
+        if self.get(service).is_none() {
+            let until = now.saturating_add(OFFER);
+            self.insert(service.clone(), vip.0, Hold::Offered { until });
+        }
+        Ok(vip)
+    }
+
+    /// Whether a document may name these addresses.
+    ///
+    /// # Errors
+    /// When one is another's, or no pair's.
+    pub fn check(
+        &self,
+        service: &ServiceName,
+        addresses: &[IpAddr],
+        now: u64,
+    ) -> Result<Option<Vip>, VipError> {
+        let mut pair = None;
+        for address in addresses {
+            let vip = Vip::of(*address).ok_or(VipError::Foreign(*address))?;
+            if pair.is_some_and(|known| known != vip) {
+                return Err(VipError::Foreign(*address));
+            }
+            if let Some(holder) = self.holder(vip, now).filter(|holder| *holder != service) {
+                return Err(VipError::Taken {
+                    address: *address,
+                    holder: holder.clone(),
+                });
+            }
+            pair = Some(vip);
+        }
+        Ok(pair)
+    }
+
+    /// Takes what a stored document names; what another already holds stays with that one.
+    pub fn adopt(&mut self, service: &ServiceName, vip: Vip) -> bool {
+        let free = match self.by_number.get(&vip.0) {
+            None => true,
+            Some(holder) => {
+                holder == service
+                    || !matches!(self.by_service.get(holder), Some((_, Hold::Held)))
+            }
+        };
+        if free {
+            if let Some(holder) = self.by_number.get(&vip.0).cloned() {
+                self.remove(&holder);
+            }
+            self.insert(service.clone(), vip.0, Hold::Held);
+        }
+        free
+    }
+
+    /// Begins the rest of a pair whose service has ended.
+    pub fn release(&mut self, service: &ServiceName, now: u64) {
+        if let Some((_, hold @ Hold::Held)) = self.by_service.get_mut(service) {
+            *hold = Hold::Rests { since: now };
+        }
+    }
+
+    /// Forgets what has rested long enough; tells of which services.
+    pub fn expire(&mut self, now: u64) -> Vec<ServiceName> {
+        let over = |hold: &Hold| is_over(*hold, now);
+        let ended: Vec<ServiceName> = self
+            .by_service
+            .iter()
+            .filter(|(_, (_, hold))| over(hold))
+            .map(|(service, _)| service.clone())
+            .collect();
+        for service in &ended {
+            self.remove(service);
+        }
+        ended
+    }
+
+    fn holder(&self, vip: Vip, now: u64) -> Option<&ServiceName> {
+        let service = self.by_number.get(&vip.0)?;
+        let (_, hold) = self.by_service.get(service)?;
+        (!is_over(*hold, now)).then_some(service)
+    }
+
+    /// The service's own, or the first free number from where its name hashes to: so that a lost record is found
+    /// again, and a name keeps its address on every machine.
+    fn find(&self, service: &ServiceName, now: u64) -> Result<Vip, VipError> {
+        if let Some((number, _)) = self.by_service.get(service) {
+            return Ok(Vip(*number));
+        }
+        let span = u64::from(LAST - FIRST) + 1;
+        let start = hash(service) % span;
+        (0..span)
+            .map(|step| u16::try_from((start + step) % span).unwrap_or(0) + FIRST)
+            .map(Vip)
+            .find(|vip| self.holder(*vip, now).is_none())
+            .ok_or(VipError::Exhausted)
+    }
+
+    fn insert(&mut self, service: ServiceName, number: u16, hold: Hold) {
+        if let Some(previous) = self.by_number.get(&number).cloned()
+            && previous != service
+        {
+            self.remove(&previous);
+        }
+        self.remove(&service);
+        self.by_number.insert(number, service.clone());
+        self.by_service.insert(service, (number, hold));
+    }
+
+    fn remove(&mut self, service: &ServiceName) {
+        if let Some((number, _)) = self.by_service.remove(service) {
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+fn is_over(hold: Hold, now: u64) -> bool {
+    match hold {
+        Hold::Held => false,
+        Hold::Offered { until } => now >= until,
+        Hold::Rests { since } => now >= since.saturating_add(QUARANTINE.as_secs()),
+    }
+}
+
+/// FNV-1a: stable over builds and machines.
+fn hash(service: &ServiceName) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in service.to_string().bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn name(text: &str) -> ServiceName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn pairs_are_unique_inside_the_ranges_and_survive_the_store() {
+        let mut vips = Vips::default();
+        let mut seen = BTreeSet::new();
+        for number in 0..2_000 {
+            let service = name(&format!("shop/s{number}"));
+            let vip = vips.allocate(&service, 0).unwrap();
+            assert!(prefix_v4().contains(vip.v4()) && prefix_v6().contains(vip.v6()));
+            assert_eq!((Vip::of(vip.v4()), Vip::of(vip.v6())), (Some(vip), Some(vip)));
+            assert!(seen.insert(vip));
+            assert_eq!(vips.allocate(&service, 9).unwrap(), vip);
+        }
+        let mut again = Vips::default();
+        for number in 0..2_000 {
+            let service = name(&format!("shop/s{number}"));
+            again.load(service.clone(), vips.record(&service).unwrap());
+            assert_eq!(again.get(&service), vips.get(&service));
+        }
+    }
+
+    #[test]
+    fn a_pair_rests_an_hour_and_returns_to_its_service_only() {
+        let mut vips = Vips::default();
+        let cart = vips.allocate(&name("shop/cart"), 0).unwrap();
+        vips.release(&name("shop/cart"), 100);
+        assert_eq!(vips.get(&name("shop/cart")), None);
+        assert!(matches!(
+            vips.check(&name("shop/thief"), &[cart.v4()], 200),
+            Err(VipError::Taken { .. })
+        ));
+        assert!(vips.expire(100 + 3599).is_empty());
+        assert_eq!(vips.allocate(&name("shop/cart"), 3600).unwrap(), cart);
+        vips.release(&name("shop/cart"), 4000);
+        assert_eq!(vips.expire(4000 + 3600), [name("shop/cart")]);
+        assert_eq!(vips.check(&name("shop/new"), &[cart.v6()], 7700), Ok(Some(cart)));
+    }
+
+    #[test]
+    fn an_offer_is_kept_a_minute_and_becomes_its_documents() {
+        let mut vips = Vips::default();
+        let offered = vips.offer(&name("shop/cart"), 0).unwrap();
+        assert_eq!(vips.offer(&name("shop/cart"), 1).unwrap(), offered);
+        assert_eq!(vips.record(&name("shop/cart")), None);
+        assert!(vips.adopt(&name("shop/cart"), offered));
+        assert_eq!(vips.get(&name("shop/cart")), Some(offered));
+        assert!(!vips.adopt(&name("shop/other"), offered));
+        vips.offer(&name("shop/never"), 0).unwrap();
+        assert_eq!(vips.expire(60), [name("shop/never")]);
+    }
+
+    #[test]
+    fn what_is_no_pair_is_refused() {
+        let vips = Vips::default();
+        let (one, two) = (Vip(1), Vip(2));
+        for bad in [
+            vec!["10.0.0.1".parse().unwrap()],
+            vec!["240.240.0.0".parse().unwrap()],
+            vec![one.v4(), two.v6()],
+        ] {
+            let answer = vips.check(&name("a/b"), &bad, 0);
+            assert!(matches!(answer, Err(VipError::Foreign(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn when_all_are_held_the_next_is_refused_and_resting_ones_are_not_given_away() {
+        let mut vips = Vips::default();
+        for number in FIRST..=LAST {
+            let record = VipRecord { number, released: None };
+            vips.load(name(&format!("n/s{number}")), record);
+        }
+        assert_eq!(vips.allocate(&name("n/x"), 0), Err(VipError::Exhausted));
+        vips.release(&name("n/s7"), 0);
+        assert_eq!(vips.allocate(&name("n/x"), 3599), Err(VipError::Exhausted));
+        assert_eq!(vips.allocate(&name("n/x"), 3600), Ok(Vip(7)));
+    }
+}
