@@ -38,6 +38,13 @@ impl Csr {
         Ok(Self(public))
     }
 
+    /// Names the key: the same for every request of its owner. Lower-case hex of its SHA-256.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        let key = rcgen::PublicKeyData::der_bytes(&self.0);
+        crate::leaf::hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key).as_ref())
+    }
+
     pub(crate) fn public_key(&self) -> &rcgen::SubjectPublicKeyInfo {
         &self.0
     }
