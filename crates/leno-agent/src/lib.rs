@@ -1,1 +1,26 @@
 //! A host's side of the mesh: its identity, workloads, certificates, subscriptions, capture and admin port.
+//!
+//! One loop ([`run`]) owns all of its state. It speaks to the control plane (a lease, certificates, delta ADS), to
+//! programs over a Unix socket ([`protocol`]) and to the data plane by mailboxes.
+
+mod admin;
+mod ads;
+mod agent;
+mod certificates;
+mod config;
+mod dial;
+mod files;
+mod hosted;
+mod join;
+mod link;
+mod local;
+mod membership;
+pub mod protocol;
+mod report;
+mod saved;
+
+pub use agent::{AgentError, run};
+pub use config::Config;
+pub use dial::DialError;
+pub use join::{JoinError, join};
+pub use membership::{Membership, MembershipError};

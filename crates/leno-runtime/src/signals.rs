@@ -16,6 +16,18 @@ pub enum Signal {
     Hangup,
 }
 
+impl Signal {
+    /// Its number on Linux (signal(7)).
+    #[must_use]
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Hangup => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+        }
+    }
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

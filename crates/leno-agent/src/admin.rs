@@ -1,0 +1,137 @@
+//! The agent's own HTTP: metrics (15020), readiness (15021), admin on loopback (15000).
+//!
+//! Owns the listeners; what a page says is asked of the agent's loop, so that nothing here shares its state.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use leno_runtime::Tasks;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Config,
+    agent::AgentError,
+    hosted::{LISTEN_BACKLOG, taken},
+};
+
+/// Pages that wait to be written.
+const PAGES: usize = 32;
+
+/// A page that the agent's loop writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// Prometheus text.
+    Metrics,
+    /// Whether programs may start here.
+    Ready,
+    /// What this proxy runs, as JSON.
+    Config,
+    /// The certificates, as JSON.
+    Certs,
+}
+
+/// A page, asked for.
+pub(crate) struct Ask {
+    pub(crate) page: Page,
+    pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+/// A page, written.
+pub(crate) struct Answer {
+    pub(crate) ok: bool,
+    pub(crate) body: String,
+}
+
+/// Listens on the three ports, and serves them as tasks.
+pub(crate) fn start(config: &Config, tasks: &mut Tasks) -> Result<mpsc::Receiver<Ask>, AgentError> {
+    let (asks, asked) = mpsc::channel(PAGES);
+    let page = |page: Page, kind: &'static str| {
+        get(
+            move |State(asks): State<mpsc::Sender<Ask>>| async move { answer(&asks, page, kind).await },
+        )
+    };
+    let (text, json) = (
+        "text/plain; version=0.0.4; charset=utf-8",
+        "application/json",
+    );
+    let metrics = Router::new()
+        .route("/metrics", page(Page::Metrics, text))
+        .route("/stats/prometheus", page(Page::Metrics, text));
+    let ready = Router::new()
+        .route("/healthz/ready", page(Page::Ready, text))
+        .route("/ready", page(Page::Ready, text));
+    let admin = Router::new()
+        .route("/config_dump", page(Page::Config, json))
+        .route("/certs", page(Page::Certs, json))
+        .route("/stats/prometheus", page(Page::Metrics, text))
+        .route("/ready", page(Page::Ready, text));
+    for (name, address, router) in [
+        ("metrics", config.metrics, metrics),
+        ("readiness", config.readiness, ready),
+        ("admin", config.admin, admin),
+    ] {
+        let listener = listen(address)?;
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .map_err(|error| AgentError::Listen(error.to_string()))?;
+        let (router, stop) = (router.with_state(asks.clone()), tasks.stop().clone());
+        tasks.spawn_critical(name, async move {
+            let serving = axum::serve(listener, router)
+                .with_graceful_shutdown(async move { stop.cancelled().await });
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "an admin port cannot be served");
+            }
+        });
+    }
+    Ok(asked)
+}
+
+async fn answer(asks: &mpsc::Sender<Ask>, page: Page, kind: &'static str) -> Response {
+    let (reply, answered) = oneshot::channel();
+    let stopping = || (StatusCode::SERVICE_UNAVAILABLE, "the agent stops\n").into_response();
+    if asks.send(Ask { page, reply }).await.is_err() {
+        return stopping();
+    }
+    let Ok(Answer { ok, body }) = answered.await else {
+        return stopping();
+    };
+    let status = if ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, [(CONTENT_TYPE, kind)], body).into_response()
+}
+
+/// Listeners on one port of every address of this host.
+pub(crate) struct Everywhere {
+    pub(crate) port: u16,
+    pub(crate) listeners: Vec<TcpListener>,
+}
+
+/// Listens on a port of every address, of both families where both are there; 0 lets the kernel choose.
+pub(crate) fn listen_everywhere(port: u16) -> Result<Everywhere, AgentError> {
+    let v4 = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+    let port = v4
+        .local_addr()
+        .map_err(|error| AgentError::Listen(error.to_string()))?
+        .port();
+    let mut listeners = vec![v4];
+    if leno_net::link::ipv6_enabled() {
+        listeners.push(listen(SocketAddr::new(
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            port,
+        ))?);
+    }
+    Ok(Everywhere { port, listeners })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
+    leno_net::socket::listen_tcp(address, LISTEN_BACKLOG)
+        .map_err(|error| AgentError::Listen(taken(address, &error)))
+}

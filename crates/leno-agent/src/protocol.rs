@@ -1,0 +1,162 @@
+//! What `leno run` and the agent say to each other over the agent's Unix socket: JSON messages framed by leno-net,
+//! with descriptors attached where a message says so.
+//!
+//! 1. agent → run: [`FromAgent::Host`], so that the namespace gets the host's addresses
+//! 2. run → agent: [`ToAgent::Start`] with the capture sockets, in the order of [`Start::sockets`]
+//! 3. agent → run: [`FromAgent::Started`] once the workload has its certificate and the must-have set is acked, or
+//!    [`FromAgent::Refused`]
+//! 4. then, in any order: [`FromAgent::NeedSockets`] answered by [`ToAgent::Sockets`], and [`ToAgent::Health`]
+//! 5. run → agent: [`ToAgent::Exited`]. A connection that ends without it means the program is gone as well.
+//!
+//! `leno run` keeps the listeners: when the agent is restarted it connects again and hands them over once more, and
+//! what waited in their queues is served.
+
+use std::net::IpAddr;
+
+use leno_types::{AppProtocol, WorkloadUid};
+use serde::{Deserialize, Serialize};
+
+/// From `leno run` to the agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToAgent {
+    /// Take this workload in.
+    Start(Box<Start>),
+    /// Unconnected TCP sockets made inside the program's namespace, attached.
+    Sockets {
+        /// Whether they are of IPv6.
+        v6: bool,
+    },
+    /// What the checks say now.
+    Health {
+        /// Whether they pass.
+        healthy: bool,
+        /// What the last one said.
+        detail: String,
+    },
+    /// The program has ended.
+    Exited {
+        /// Its exit code, 128 + n when signal n ended it.
+        code: i32,
+    },
+}
+
+/// A workload as its owner describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Its id from before the agent was restarted.
+    #[serde(default)]
+    pub uid: Option<String>,
+    /// The namespace; empty means what the agent's scope says, else `default`.
+    #[serde(default)]
+    pub namespace: String,
+    /// The service it serves; empty when it only calls.
+    #[serde(default)]
+    pub service: String,
+    /// The service account; empty means the service's name, or `default` without one.
+    #[serde(default)]
+    pub service_account: String,
+    /// Its `version` label; may be empty.
+    #[serde(default)]
+    pub version: String,
+    /// The program's name, for people.
+    pub program: String,
+    /// What it serves.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// What the attached descriptors are.
+    pub sockets: Vec<Socket>,
+}
+
+/// A port as `--port 80:8080/http` and `--publish 8080` say it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The service's port.
+    pub service_port: u16,
+    /// Where the program listens.
+    pub workload_port: u16,
+    /// What it speaks, in the words of [`AppProtocol`]; detected when absent.
+    #[serde(default)]
+    pub app_protocol: Option<String>,
+    /// The host's port for callers from outside the mesh.
+    #[serde(default)]
+    pub published: Option<u16>,
+}
+
+impl Port {
+    /// The declared protocol.
+    ///
+    /// # Errors
+    /// The text when it names none.
+    pub fn protocol(&self) -> Result<Option<AppProtocol>, leno_types::AppProtocolError> {
+        self.app_protocol.as_deref().map(str::parse).transpose()
+    }
+}
+
+/// What an attached descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Socket {
+    /// A TCP listener to which the program's connections are redirected.
+    Outbound,
+    /// A UDP socket to which its DNS queries are.
+    DnsUdp,
+    /// A TCP listener for DNS.
+    DnsTcp,
+}
+
+/// From the agent to `leno run`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromAgent {
+    /// What the host is.
+    Host(Host),
+    /// The workload is in the mesh, and its program may start.
+    Started(Started),
+    /// It was not taken in.
+    Refused {
+        /// A word of a closed set: `scope`, `invalid`, `conflict`, `limit`, `away`, `forbidden`.
+        code: String,
+        /// What to do, for people.
+        message: String,
+    },
+    /// Make and send so many sockets.
+    NeedSockets {
+        /// Of IPv6.
+        v6: bool,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// The host a program joins on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// The mesh.
+    pub mesh: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the control plane is reached now.
+    pub connected: bool,
+}
+
+/// A workload that is in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// Its id.
+    pub uid: String,
+    /// Who it is.
+    pub identity: String,
+    /// Seconds its first certificate lasts.
+    pub certificate_seconds: u64,
+}
+
+impl Started {
+    /// The id, parsed.
+    #[must_use]
+    pub fn workload_uid(&self) -> Option<WorkloadUid> {
+        self.uid.parse().ok()
+    }
+}

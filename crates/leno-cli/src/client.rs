@@ -1,0 +1,344 @@
+//! The client of the API: HTTP/1.1 over the control plane's socket, or over TLS with a certificate.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use leno_runtime::{Scope, Stop};
+use leno_tls::{Alpn, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::{
+    context::{Context, Credentials, Server},
+    exit::CommandError,
+};
+
+/// The API of one mesh.
+pub(crate) struct Client {
+    context: Context,
+    connections: Scope,
+}
+
+/// A `Status` object: the API's refusal.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: u16,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// What is wrong with which field.
+    pub(crate) causes: Vec<(String, String)>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// The control plane was not reached.
+    Unreachable(CommandError),
+    /// It said no.
+    Refused(Refusal),
+}
+
+impl From<CallError> for CommandError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable(error) => error,
+            CallError::Refused(refusal) => {
+                let causes: Vec<String> = refusal
+                    .causes
+                    .iter()
+                    .map(|(field, message)| format!("{field}: {message}"))
+                    .collect();
+                let error = Self::refused(refusal.message);
+                if causes.is_empty() {
+                    error
+                } else {
+                    error.hint(causes.join("\n  "))
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a watch or a stream: one JSON value a line.
+pub(crate) struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    /// The next value; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(value) => return Some(value),
+                    Err(_) => continue,
+                }
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.buffer.extend_from_slice(frame.data_ref()?);
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(context: Context) -> Self {
+        Self {
+            context,
+            connections: Scope::new(Stop::new(), None),
+        }
+    }
+
+    /// The namespace that commands mean when they name none.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.context.namespace
+    }
+
+    /// The mesh's name.
+    pub(crate) fn mesh(&self) -> &str {
+        let (Server::Unix { path, .. } | Server::Https { path, .. }) = &self.context.server;
+        path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// GET of a path below the mesh, such as `/leno/v1/status`.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// POST of a document.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
+        self.call(Method::POST, path, Some(("application/json", body)))
+            .await
+    }
+
+    /// DELETE.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    /// Any call with a JSON answer.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+    ) -> Result<Value, CallError> {
+        let (status, answer) = self.send(method, path, body, "application/json").await?;
+        let bytes = answer
+            .collect()
+            .await
+            .map_err(|error| lost(&error))?
+            .to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() {
+            Ok(value)
+        } else {
+            Err(CallError::Refused(refusal(status, &value)))
+        }
+    }
+
+    /// GET with an `Accept` of one's own, such as a Table's.
+    pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Result<Value, CallError> {
+        let (status, answer) = self.send(Method::GET, path, None, accept).await?;
+        let bytes = answer
+            .collect()
+            .await
+            .map_err(|error| lost(&error))?
+            .to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() {
+            Ok(value)
+        } else {
+            Err(CallError::Refused(refusal(status, &value)))
+        }
+    }
+
+    /// GET of a stream of lines.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Lines, CallError> {
+        let (status, body) = self
+            .send(Method::GET, path, None, "application/json")
+            .await?;
+        if status.is_success() {
+            return Ok(Lines {
+                body,
+                buffer: Vec::new(),
+            });
+        }
+        let bytes = body
+            .collect()
+            .await
+            .map_err(|error| lost(&error))?
+            .to_bytes();
+        Err(CallError::Refused(refusal(
+            status,
+            &serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        )))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        accept: &str,
+    ) -> Result<(StatusCode, Incoming), CallError> {
+        let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
+            &self.context.server;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{prefix}{path}"));
+        request = request
+            .header("host", self.authority())
+            .header("accept", accept)
+            .header("user-agent", "leno");
+        let content = match body {
+            Some((kind, value)) => {
+                request = request.header("content-type", kind);
+                Full::new(Bytes::from(value.to_string()))
+            }
+            None => Full::new(Bytes::new()),
+        };
+        let request = request.body(content).map_err(|error| lost(&error))?;
+        let mut sender = self.connect().await.map_err(CallError::Unreachable)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| lost(&error))?;
+        let (head, body) = answer.into_parts();
+        Ok((head.status, body))
+    }
+
+    async fn handshake<IO>(
+        &self,
+        stream: IO,
+    ) -> Result<http1::SendRequest<Full<Bytes>>, CommandError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| {
+            CommandError::unreachable(format!("the control plane speaks no HTTP: {error}"))
+        })?;
+        // Without a ceiling it is never refused, and its end shows in the answer that does not come.
+        drop(
+            self.connections
+                .spawn("API connection", async move { drop(connection.await) }),
+        );
+        Ok(sender)
+    }
+
+    fn authority(&self) -> String {
+        match &self.context.server {
+            Server::Unix { .. } => "leno".into(),
+            Server::Https { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Server::Https { host, port, .. } => format!("{host}:{port}"),
+        }
+    }
+
+    async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, CommandError> {
+        let context = &self.context.name;
+        match &self.context.server {
+            Server::Unix { socket, .. } => {
+                let stream = UnixStream::connect(socket).await.map_err(|error| {
+                    let what = format!(
+                        "the control plane of context \"{context}\" does not answer at {}: {error}",
+                        socket.display()
+                    );
+                    CommandError::unreachable(what).hint(
+                        "is it running? leno up starts one; leno --context NAME chooses another",
+                    )
+                })?;
+                self.handshake(stream).await
+            }
+            Server::Https { host, port, .. } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| {
+                    let what = format!("the control plane of context \"{context}\" cannot be reached at {host}:{port}: {error}");
+                    CommandError::unreachable(what).hint("is it running there, and does a firewall let the port through?")
+                })?;
+                let connector = connector(self.context.credentials.as_ref())?;
+                let connected = connector.connect(stream).await;
+                let connected = connected.map_err(|error| {
+                    CommandError::unreachable(format!(
+                        "{host}:{port} did not prove to be the control plane: {error}"
+                    ))
+                })?;
+                self.handshake(connected.stream).await
+            }
+        }
+    }
+}
+
+fn connector(credentials: Option<&Credentials>) -> Result<ControlConnector, CommandError> {
+    let bad = |error: &dyn std::fmt::Display| {
+        CommandError::failed(format!("the context's certificate cannot be used: {error}"))
+            .hint("log in again, or start leno up again")
+    };
+    let credentials = credentials.ok_or_else(|| bad(&"it has none"))?;
+    let key = PrivateKey::from_pem(&credentials.key).map_err(|error| bad(&error))?;
+    let domain = credentials
+        .trust_domain
+        .parse()
+        .map_err(|error| bad(&error))?;
+    let bundle = TrustBundle::from_pem(domain, &credentials.bundle).map_err(|error| bad(&error))?;
+    let certificate = WorkloadCertificate::new(
+        None,
+        &credentials.certificate,
+        &key,
+        &bundle,
+        0,
+        SystemTime::now(),
+    );
+    let certificate = certificate.map_err(|error| bad(&error))?;
+    ControlConnector::trusted(&bundle, Some(&certificate), &[Alpn::Http11])
+        .map_err(|error| bad(&error))
+}
+
+fn lost(error: &dyn std::fmt::Display) -> CallError {
+    CallError::Unreachable(CommandError::unreachable(format!(
+        "the control plane did not answer: {error}"
+    )))
+}
+
+fn refusal(status: StatusCode, value: &Value) -> Refusal {
+    let text = |pointer: &str| {
+        value
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let causes = value
+        .pointer("/details/causes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let cause = |cause: &Value| {
+        let text = |key: &str| {
+            cause
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        (text("field"), text("message"))
+    };
+    let message = text("/message");
+    Refusal {
+        code: status.as_u16(),
+        reason: text("/reason"),
+        message: if message.is_empty() {
+            format!("the control plane answered {status}")
+        } else {
+            message
+        },
+        causes: causes.map(cause).collect(),
+    }
+}

@@ -1,0 +1,407 @@
+//! Contexts: which mesh a command speaks to, in the format of a kubeconfig, so that other tools read it as well.
+//!
+//! On this machine the server is the control plane's socket, written `unix:/PATH:/meshes/MESH`; elsewhere it is
+//! `https://HOST:15012/meshes/MESH` with a client certificate.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{exit::CommandError, places};
+
+/// One way to a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Context {
+    pub(crate) name: String,
+    pub(crate) server: Server,
+    pub(crate) namespace: String,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// Where a mesh's API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The control plane's socket on this machine.
+    Unix { socket: PathBuf, path: String },
+    /// Its TLS port.
+    Https {
+        host: String,
+        port: u16,
+        path: String,
+    },
+}
+
+/// Who speaks: PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    /// The mesh's trust domain: the server's name in TLS.
+    pub(crate) trust_domain: String,
+    pub(crate) bundle: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct File {
+    #[serde(rename = "apiVersion", default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(rename = "current-context", default)]
+    current_context: String,
+    #[serde(default)]
+    contexts: Vec<Named<ContextEntry>>,
+    #[serde(default)]
+    clusters: Vec<Named<ClusterEntry>>,
+    #[serde(default)]
+    users: Vec<Named<UserEntry>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Named<T> {
+    name: String,
+    #[serde(flatten)]
+    entry: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContextEntry {
+    context: ContextBody,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContextBody {
+    cluster: String,
+    user: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    namespace: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClusterEntry {
+    cluster: ClusterBody,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClusterBody {
+    server: String,
+    #[serde(
+        rename = "certificate-authority-data",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    bundle: String,
+    #[serde(
+        rename = "tls-server-name",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    trust_domain: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UserEntry {
+    user: UserBody,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct UserBody {
+    #[serde(
+        rename = "client-certificate-data",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    certificate: String,
+    #[serde(
+        rename = "client-key-data",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    key: String,
+}
+
+impl Server {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix("unix:") {
+            let (socket, path) = rest.rsplit_once(':')?;
+            return Some(Self::Unix {
+                socket: socket.into(),
+                path: path.into(),
+            });
+        }
+        let rest = text.strip_prefix("https://")?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            Some(_) | None => (authority, 443),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some(Self::Https {
+            host: host.into(),
+            port,
+            path: path.into(),
+        })
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
+            Self::Https { host, port, path } if host.contains(':') => {
+                format!("https://[{host}]:{port}{path}")
+            }
+            Self::Https { host, port, path } => format!("https://{host}:{port}{path}"),
+        }
+    }
+}
+
+/// The context called `name`, or the current one.
+pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
+    let path = places::config_file();
+    let file = read(&path)?;
+    let name = name.unwrap_or(&file.current_context);
+    let known = || {
+        file.contexts
+            .iter()
+            .map(|context| context.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let missing = || match file.contexts.as_slice() {
+        [] => CommandError::unreachable("no mesh is known here")
+            .hint("start one with leno up, or see one with leno demo"),
+        _ => CommandError::failed(format!("there is no context \"{name}\"")).hint(format!(
+            "known are: {} (in {})",
+            known(),
+            path.display()
+        )),
+    };
+    let context = &file
+        .contexts
+        .iter()
+        .find(|context| context.name == name)
+        .ok_or_else(missing)?
+        .entry
+        .context;
+    let cluster = file
+        .clusters
+        .iter()
+        .find(|cluster| cluster.name == context.cluster)
+        .ok_or_else(missing)?;
+    let user = file.users.iter().find(|user| user.name == context.user);
+    let server = Server::parse(&cluster.entry.cluster.server);
+    let server = server.ok_or_else(|| {
+        CommandError::failed(format!(
+            "the server of context \"{name}\" is neither https:// nor unix:"
+        ))
+    })?;
+    let credentials = user
+        .filter(|user| !user.entry.user.certificate.is_empty())
+        .map(|user| {
+            let (cluster, user) = (&cluster.entry.cluster, &user.entry.user);
+            let (trust_domain, bundle) = (cluster.trust_domain.clone(), decode(&cluster.bundle)?);
+            Ok::<_, CommandError>(Credentials {
+                trust_domain,
+                bundle,
+                certificate: decode(&user.certificate)?,
+                key: decode(&user.key)?,
+            })
+        });
+    let namespace = if context.namespace.is_empty() {
+        "default".into()
+    } else {
+        context.namespace.clone()
+    };
+    Ok(Context {
+        name: name.into(),
+        server,
+        namespace,
+        credentials: credentials.transpose()?,
+    })
+}
+
+/// Writes a context, in place of one of the same name; `make_current` also where another is.
+pub(crate) fn save(context: &Context, make_current: bool) -> Result<PathBuf, CommandError> {
+    change(|file| {
+        forget(file, &context.name);
+        let name = || context.name.clone();
+        let credentials = context.credentials.as_ref();
+        let user = credentials.map(|of| UserBody {
+            certificate: encode(&of.certificate),
+            key: encode(&of.key),
+        });
+        let body = ContextBody {
+            cluster: name(),
+            user: name(),
+            namespace: context.namespace.clone(),
+        };
+        let bundle = credentials.map(|of| encode(&of.bundle)).unwrap_or_default();
+        let trust_domain = credentials
+            .map(|of| of.trust_domain.clone())
+            .unwrap_or_default();
+        let cluster = ClusterBody {
+            server: context.server.text(),
+            bundle,
+            trust_domain,
+        };
+        file.contexts.push(Named {
+            name: name(),
+            entry: ContextEntry { context: body },
+        });
+        file.clusters.push(Named {
+            name: name(),
+            entry: ClusterEntry { cluster },
+        });
+        file.users.push(Named {
+            name: name(),
+            entry: UserEntry {
+                user: user.unwrap_or_default(),
+            },
+        });
+        if make_current || file.current_context.is_empty() {
+            file.current_context = name();
+        }
+    })
+}
+
+/// Removes a context; another becomes current if it was. A file without any context is removed.
+pub(crate) fn remove(name: &str) -> Result<(), CommandError> {
+    if !places::config_file().exists() {
+        return Ok(());
+    }
+    change(|file| {
+        forget(file, name);
+        if file.current_context == name {
+            file.current_context = file
+                .contexts
+                .first()
+                .map(|context| context.name.clone())
+                .unwrap_or_default();
+        }
+    })?;
+    Ok(())
+}
+
+/// The names of all contexts.
+pub(crate) fn names() -> Vec<String> {
+    read(&places::config_file())
+        .map(|file| {
+            file.contexts
+                .into_iter()
+                .map(|context| context.name)
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn forget(file: &mut File, name: &str) {
+    file.contexts.retain(|of| of.name != name);
+    file.clusters.retain(|of| of.name != name);
+    file.users.retain(|of| of.name != name);
+}
+
+fn change(edit: impl FnOnce(&mut File)) -> Result<PathBuf, CommandError> {
+    let path = places::config_file();
+    let failed = |error: io::Error| {
+        CommandError::failed(format!("{} cannot be written: {error}", path.display()))
+    };
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed)?;
+    // Two demos may start at the same moment.
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path.with_extension("lock"))
+        .map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    let mut file = read(&path)?;
+    (file.api_version, file.kind) = ("v1".into(), "Config".into());
+    edit(&mut file);
+    if file.contexts.is_empty() {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        // The lock goes too: nothing is left behind.
+        drop(fs::remove_file(path.with_extension("lock")));
+        return Ok(path);
+    }
+    let text = serde_saphyr::to_string(&file)
+        .map_err(|error| CommandError::failed(format!("the context cannot be written: {error}")))?;
+    let temporary = path.with_extension("new");
+    let mut out = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    out.write_all(text.as_bytes()).map_err(failed)?;
+    fs::rename(&temporary, &path).map_err(failed)?;
+    Ok(path)
+}
+
+fn read(path: &Path) -> Result<File, CommandError> {
+    match fs::read_to_string(path) {
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| {
+            CommandError::failed(format!("{} cannot be read: {error}", path.display()))
+                .hint("mend it, or remove it and start again")
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) => Err(CommandError::failed(format!(
+            "{} cannot be read: {error}",
+            path.display()
+        ))),
+    }
+}
+
+fn encode(text: &str) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+fn decode(text: &str) -> Result<String, CommandError> {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+    text.ok_or_else(|| {
+        CommandError::failed("a certificate of the context is damaged")
+            .hint("log in again, or start leno up again")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_survive_text() {
+        for text in [
+            "unix:/run/x.sock:/meshes/default",
+            "https://10.0.0.1:15012/meshes/demo",
+            "https://[fd00::1]:15012/meshes/a",
+        ] {
+            assert_eq!(
+                Server::parse(text).map(|server| server.text()).as_deref(),
+                Some(text)
+            );
+        }
+        assert_eq!(Server::parse("http://a/"), None);
+    }
+}

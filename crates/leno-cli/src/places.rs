@@ -1,0 +1,54 @@
+//! Where things are: `/var/lib/leno` and `/run/leno` for root, the XDG directories for others.
+
+use std::{env, path::PathBuf};
+
+/// Where state is kept.
+pub(crate) fn data_dir() -> PathBuf {
+    if is_root() {
+        return "/var/lib/leno".into();
+    }
+    xdg("XDG_DATA_HOME", ".local/share").join("leno")
+}
+
+/// Where sockets are, and what does not outlive a reboot.
+pub(crate) fn run_dir() -> PathBuf {
+    if is_root() {
+        return "/run/leno".into();
+    }
+    match env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => PathBuf::from(dir).join("leno"),
+        None => env::temp_dir().join(format!("leno-{}", leno_net::process::user())),
+    }
+}
+
+/// Where contexts are kept.
+pub(crate) fn config_file() -> PathBuf {
+    if let Some(path) = env::var_os("LENO_CONFIG").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    xdg("XDG_CONFIG_HOME", ".config").join("leno/config")
+}
+
+/// The sockets at which an agent may listen, the likeliest first.
+pub(crate) fn agent_sockets() -> Vec<PathBuf> {
+    if let Some(path) = env::var_os("LENO_AGENT_SOCKET").filter(|path| !path.is_empty()) {
+        return vec![path.into()];
+    }
+    let mut places = vec![
+        run_dir().join("agent.sock"),
+        PathBuf::from("/run/leno/agent.sock"),
+    ];
+    places.dedup();
+    places
+}
+
+fn is_root() -> bool {
+    leno_net::process::user() == 0
+}
+
+fn xdg(variable: &str, below_home: &str) -> PathBuf {
+    match env::var_os(variable).filter(|dir| !dir.is_empty()) {
+        Some(dir) => dir.into(),
+        None => PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into())).join(below_home),
+    }
+}

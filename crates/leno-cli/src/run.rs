@@ -1,0 +1,264 @@
+//! `leno run`: starts a program as a member of the mesh.
+//!
+//! The program gets a network namespace with nothing but loopback, from which every way leads to the host's agent
+//! (data plane, section 2). This process stays beside it: it keeps the listeners, makes sockets for the agent inside
+//! the namespace, watches the program's health, passes signals on and ends with its exit code.
+
+mod agent;
+mod health;
+mod namespace;
+
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, time::Instant};
+
+use clap::Args;
+use leno_agent::protocol::{Port, Start};
+use leno_net::program::{self, Child, Spawn};
+use leno_runtime::{Signal, Signals, block_on_local};
+
+use crate::exit::{CommandError, Outcome};
+pub(crate) use agent::AgentSocket;
+pub(crate) use health::Check;
+
+/// Start a program as a member of the mesh.
+///
+/// The program gets a network namespace of its own. From there the host's 127.0.0.1, abstract Unix sockets and UDP
+/// other than DNS cannot be reached.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The service it serves; without one it only calls
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The namespace it belongs to
+    #[arg(long, short, value_name = "NAMESPACE", default_value = "")]
+    namespace: String,
+    /// The service account it runs as; the service's name if not given
+    #[arg(long, value_name = "NAME", default_value = "")]
+    service_account: String,
+    /// Its version: labels the workload, and makes a service NAME-VERSION beside NAME
+    #[arg(long, value_name = "VERSION", default_value = "")]
+    version: String,
+    /// A port: SERVICE[:PROGRAM][/PROTOCOL], such as 80:8080/http; protocols: http, http2, grpc, tls, tcp
+    #[arg(long = "port", value_name = "PORT", value_parser = parse_port)]
+    ports: Vec<Port>,
+    /// A port for callers from outside the mesh: HOST[:PROGRAM], such as 8080 or 80:8080
+    #[arg(long, value_name = "PORT", value_parser = parse_publish)]
+    publish: Vec<(u16, u16)>,
+    /// When it is ready: tcp (its port accepts; the default), http:/PATH (that answers 2xx or 3xx) or none
+    #[arg(long, value_name = "CHECK", default_value = "tcp", value_parser = Check::parse)]
+    check: Check,
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", env = "LENO_AGENT_SOCKET")]
+    agent: Option<PathBuf>,
+    /// Say nothing about the mesh
+    #[arg(long, short)]
+    quiet: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Runs the command to its end. Must be called while the process has one thread: namespaces belong to threads.
+pub(crate) fn run(args: RunArgs) -> Outcome {
+    let begun = Instant::now();
+    let start = start_message(&args)?;
+    let socket = AgentSocket::connect(args.agent.as_deref())?;
+    let host = socket.host()?;
+    let namespace = namespace::enter(&host.addresses)?;
+    block_on_local("run", async move {
+        let mut link = agent::Link::start(socket, start, namespace).await?;
+        let started = link.started().clone();
+        if !args.quiet {
+            let lasts = humanize(started.certificate_seconds);
+            eprintln!(
+                "✔ {} ({lasts})  ✔ proxy ready {:.1} s  ▶ {}",
+                started.identity,
+                begun.elapsed().as_secs_f64(),
+                args.program
+                    .first()
+                    .map(|name| name.to_string_lossy())
+                    .unwrap_or_default()
+            );
+        }
+        let mut signals = Signals::new()
+            .map_err(|error| CommandError::failed(format!("signals cannot be watched: {error}")))?;
+        let mut child = spawn(&args.program)?;
+        let code = beside(&mut child, &mut link, &mut signals, &args.check).await;
+        link.exited(code).await;
+        Ok(u8::try_from(code & 0xff).unwrap_or(1))
+    })
+}
+
+/// Stays beside the program until it ends; its exit code.
+async fn beside(
+    child: &mut Child,
+    link: &mut agent::Link,
+    signals: &mut Signals,
+    check: &Check,
+) -> i32 {
+    let mut checks = health::Checks::new(check.clone(), link.ports());
+    loop {
+        tokio::select! {
+            ended = child.exited() => return exit_code(ended),
+            signal = signals.next() => pass_on(child, signal),
+            need = link.next() => link.supply(need).await,
+            (healthy, detail) = checks.next() => link.health(healthy, detail).await,
+        }
+    }
+}
+
+fn pass_on(child: &mut Child, signal: Signal) {
+    // Ctrl-C at a terminal reaches the whole process group: the program has it already.
+    if signal == Signal::Interrupt && std::io::stdin().is_terminal() {
+        return;
+    }
+    if let Err(error) = child.signal(signal.number()) {
+        eprintln!("leno: the signal did not reach the program: {error}");
+    }
+}
+
+fn exit_code(ended: std::io::Result<std::process::ExitStatus>) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    match ended {
+        Ok(status) => status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        Err(error) => {
+            eprintln!("leno: the program cannot be waited for: {error}");
+            1
+        }
+    }
+}
+
+fn spawn(argv: &[OsString]) -> Result<Child, CommandError> {
+    let secrets = ["LENO_TOKEN", "LENO_JOIN_TOKEN", "LENO_LIFELINE_FD"];
+    let spawn = Spawn {
+        argv: argv.to_vec(),
+        env_remove: secrets.map(str::to_owned).to_vec(),
+        env_set: Vec::new(),
+        uid_gid: None,
+        drop_capabilities: true,
+    };
+    program::spawn(&spawn).map_err(|error| CommandError {
+        code: 127,
+        what: crate::exit::chain(&error),
+        hint: String::new(),
+    })
+}
+
+fn start_message(args: &RunArgs) -> Result<Start, CommandError> {
+    let mut ports = args.ports.clone();
+    for (host, workload) in &args.publish {
+        match ports
+            .iter_mut()
+            .find(|port| port.workload_port == *workload)
+        {
+            Some(port) => port.published = Some(*host),
+            None => ports.push(Port {
+                service_port: 0,
+                workload_port: *workload,
+                app_protocol: None,
+                published: Some(*host),
+            }),
+        }
+    }
+    if args.service.is_none() && !args.ports.is_empty() {
+        return Err(CommandError {
+            code: 2,
+            what: "--port needs --service".into(),
+            hint: "write --service NAME: the name that others call".into(),
+        });
+    }
+    let program = args.program.first().map(|name| {
+        PathBuf::from(name)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    });
+    Ok(Start {
+        uid: None,
+        namespace: args.namespace.clone(),
+        service: args.service.clone().unwrap_or_default(),
+        service_account: args.service_account.clone(),
+        version: args.version.clone(),
+        program: program.unwrap_or_default(),
+        ports,
+        sockets: Vec::new(),
+    })
+}
+
+/// `SERVICE[:PROGRAM][/PROTOCOL]`
+fn parse_port(text: &str) -> Result<Port, String> {
+    let (numbers, protocol) = text
+        .split_once('/')
+        .map_or((text, None), |(numbers, protocol)| {
+            (numbers, Some(protocol))
+        });
+    let (service, workload) = numbers.split_once(':').unwrap_or((numbers, numbers));
+    let port = Port {
+        service_port: number(service)?,
+        workload_port: number(workload)?,
+        app_protocol: protocol.map(str::to_owned),
+        published: None,
+    };
+    port.protocol().map_err(|error| error.to_string())?;
+    Ok(port)
+}
+
+/// `HOST[:PROGRAM]`
+fn parse_publish(text: &str) -> Result<(u16, u16), String> {
+    let (host, workload) = text.split_once(':').unwrap_or((text, text));
+    Ok((number(host)?, number(workload)?))
+}
+
+fn number(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(format!("\"{text}\" is no port: 1 to 65535")),
+        Ok(port) => Ok(port),
+    }
+}
+
+fn humanize(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        // An hour short of a day is what is left of a day a moment after issuing.
+        _ => format!("{}h", seconds.div_ceil(3_600)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_containers_write_them() {
+        let port = parse_port("80:8080/http").expect("valid");
+        assert_eq!(
+            (
+                port.service_port,
+                port.workload_port,
+                port.app_protocol.as_deref()
+            ),
+            (80, 8080, Some("http"))
+        );
+        let port = parse_port("5432").expect("valid");
+        assert_eq!(
+            (port.service_port, port.workload_port, port.app_protocol),
+            (5432, 5432, None)
+        );
+        for bad in [
+            "",
+            "0",
+            "80:",
+            ":80",
+            "80:0",
+            "80:8080/x",
+            "70000",
+            "80:80:80",
+        ] {
+            assert!(parse_port(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_publish("80:8080"), Ok((80, 8080)));
+    }
+}

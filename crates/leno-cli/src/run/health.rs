@@ -1,0 +1,147 @@
+//! Whether the program is fit to be called, asked from beside it: inside its namespace, where callers cannot be.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use leno_agent::protocol::Port;
+use leno_net::socket;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Until it is fit for the first time it is asked often, so that it is called soon.
+const EAGER: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// So many failures in a row make it unfit; one success makes it fit again.
+const FAILURES: u32 = 2;
+/// So much of an answer is read.
+const MAX_ANSWER: usize = 4_096;
+
+/// When a program counts as fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// Its first port accepts.
+    Tcp,
+    /// A GET of this path on its first port answers 2xx or 3xx.
+    Http(String),
+    /// Always.
+    None,
+}
+
+impl Check {
+    /// Reads `tcp`, `http:/PATH` or `none`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "none" => Ok(Self::None),
+            _ => match text.strip_prefix("http:") {
+                Some(path)
+                    if path.starts_with('/')
+                        && path.bytes().all(|byte| byte.is_ascii_graphic()) =>
+                {
+                    Ok(Self::Http(path.into()))
+                }
+                _ => Err("a check is tcp, http:/PATH or none".into()),
+            },
+        }
+    }
+}
+
+/// Asks again and again.
+pub(crate) struct Checks {
+    check: Check,
+    port: Option<u16>,
+    told: Option<bool>,
+    failures: u32,
+    waited: bool,
+}
+
+impl Checks {
+    pub(crate) fn new(check: Check, ports: &[Port]) -> Self {
+        Self {
+            check,
+            port: ports.first().map(|port| port.workload_port),
+            told: None,
+            failures: 0,
+            waited: true,
+        }
+    }
+
+    /// Waits for the next change of the answer. Dropping it in between only delays the question.
+    pub(crate) async fn next(&mut self) -> (bool, String) {
+        let Some(port) = self.port.filter(|_| self.check != Check::None) else {
+            if self.told.replace(true).is_none() {
+                return (true, "not checked".into());
+            }
+            return std::future::pending().await;
+        };
+        loop {
+            if !std::mem::replace(&mut self.waited, true) {
+                tokio::time::sleep(if self.told == Some(true) {
+                    INTERVAL
+                } else {
+                    EAGER
+                })
+                .await;
+            }
+            let asked = timeout(TIMEOUT, ask(&self.check, port))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            self.waited = false;
+            let (healthy, detail) = match asked {
+                Ok(()) => (true, "passes".to_owned()),
+                Err(error) => (false, error.to_string()),
+            };
+            self.failures = if healthy { 0 } else { self.failures + 1 };
+            let changed = self.told != Some(healthy)
+                && (healthy || self.failures >= FAILURES || self.told.is_none());
+            if changed {
+                self.told = Some(healthy);
+                return (healthy, detail);
+            }
+        }
+    }
+}
+
+async fn ask(check: &Check, port: u16) -> io::Result<()> {
+    let descriptor = socket::stream_socket(false, true)?;
+    let mut stream =
+        socket::connect(descriptor, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    match check {
+        Check::Tcp | Check::None => Ok(()),
+        Check::Http(path) => ask_http(&mut stream, path).await,
+    }
+}
+
+async fn ask_http(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: leno\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::with_capacity(256);
+    while answer.len() < MAX_ANSWER && !answer.contains(&b'\n') {
+        if stream.read_buf(&mut answer).await? == 0 {
+            break;
+        }
+    }
+    let line = answer
+        .split(|byte| *byte == b'\r' || *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    let status: u16 = line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
+    if (200..400).contains(&status) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("GET {path} answered \"{line}\"")))
+}
