@@ -146,8 +146,10 @@ pub enum Event {
     },
     /// What happened since the last report; at most once a second, only when something did.
     Telemetry {
-        /// Counters by name; totals since the worker began.
-        counters: Vec<(&'static str, u64)>,
+        /// Traffic, by edge.
+        delta: leno_telemetry::Delta,
+        /// Ceilings met, refusals, handshakes, gauges: what changed.
+        counters: leno_telemetry::counters::Counters,
         /// Access log, JSON lines.
         log: Vec<u8>,
         /// The latest refusals.
