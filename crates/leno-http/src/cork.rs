@@ -151,6 +151,30 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes what waits and then `slices`, in one go where the stream can; says how much of `slices` was written.
+    fn poll_write_after_buffer(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        const MOST: usize = 16;
+        while !self.buffer.is_empty() && self.io.is_write_vectored() {
+            let mut all = [IoSlice::new(&[]); MOST];
+            let pieces = std::iter::once(IoSlice::new(&self.buffer)).chain(slices.iter().copied());
+            let count = all.iter_mut().zip(pieces).map(|(place, piece)| *place = piece).count();
+            let all = all.get(..count).unwrap_or_default();
+            let written = match ready!(Pin::new(&mut self.io).poll_write_vectored(cx, all)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(written) => written,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            let ours = written.min(self.buffer.len());
+            self.buffer.advance(ours);
+            if written > ours {
+                self.buffer = BytesMut::new();
+                return Poll::Ready(Ok(written - ours));
+            }
+        }
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+
     fn remember(&mut self, cx: &Context<'_>) -> io::Result<()> {
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -214,8 +238,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
             self.put_on_list(&mut inner);
             return Poll::Ready(Ok(total));
         }
-        ready!(inner.poll_drain(cx))?;
-        Pin::new(&mut inner.io).poll_write_vectored(cx, slices)
+        inner.poll_write_after_buffer(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

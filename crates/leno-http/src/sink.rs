@@ -33,8 +33,8 @@ pub(crate) enum Sink<'s> {
 /// Why a sink takes nothing more.
 #[derive(Debug)]
 pub(crate) enum SinkError {
-    /// The peer went away or wants no more; the h2 reason where it gave one.
-    Gone(Option<h2::Reason>),
+    /// The peer went away or wants no more.
+    Gone,
     /// The sender said less or more than it had announced.
     Length,
 }
@@ -43,14 +43,14 @@ impl From<io::Error> for SinkError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::InvalidData => Self::Length,
-            _ => Self::Gone(None),
+            _ => Self::Gone,
         }
     }
 }
 
 impl From<h2::Error> for SinkError {
-    fn from(error: h2::Error) -> Self {
-        Self::Gone(error.reason())
+    fn from(_: h2::Error) -> Self {
+        Self::Gone
     }
 }
 
@@ -59,7 +59,7 @@ impl Sink<'_> {
     /// taken, the message is ended too.
     pub(crate) fn poll_put(&mut self, cx: &mut Context<'_>, piece: &mut Bytes, last: bool) -> Poll<Result<(), SinkError>> {
         match self {
-            Self::Closed => Poll::Ready(Err(SinkError::Gone(None))),
+            Self::Closed => Poll::Ready(Err(SinkError::Gone)),
             Self::H1 { writer, mode, .. } => {
                 while writer.is_full() {
                     ready!(writer.poll_flush(cx))?;
@@ -73,7 +73,7 @@ impl Sink<'_> {
                     let room = match stream.capacity() {
                         0 => match ready!(stream.poll_capacity(cx)) {
                             Some(room) => room?,
-                            None => return Poll::Ready(Err(SinkError::Gone(None))),
+                            None => return Poll::Ready(Err(SinkError::Gone)),
                         },
                         room => room,
                     };
@@ -138,14 +138,10 @@ impl Sink<'_> {
     }
 
     /// Whether the peer reset the stream; wakes the task when it does. HTTP/1 shows it on the next write.
-    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Option<Option<h2::Reason>> {
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::H2(stream) => match stream.poll_reset(cx) {
-                Poll::Ready(Ok(reason)) => Some(Some(reason)),
-                Poll::Ready(Err(error)) => Some(error.reason()),
-                Poll::Pending => None,
-            },
-            Self::Closed | Self::H1 { .. } => None,
+            Self::H2(stream) => stream.poll_reset(cx).is_ready(),
+            Self::Closed | Self::H1 { .. } => false,
         }
     }
 

@@ -19,10 +19,12 @@ use tokio::{
     },
 };
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+/// Any stream but TCP.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<IO: AsyncRead + AsyncWrite + Unpin> Duplex for IO {}
 
-type Shared = Rc<RefCell<dyn Duplex>>;
+/// A stream its two halves share.
+pub(crate) type Shared = Rc<RefCell<dyn Duplex>>;
 
 /// Where bytes come from.
 pub(crate) enum ReadHalf {

@@ -169,10 +169,6 @@ impl Writer {
         self.io.poll_shutdown(cx)
     }
 
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_flush(cx)).await
-    }
-
     pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.poll_shutdown(cx)).await
     }

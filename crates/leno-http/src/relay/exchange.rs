@@ -161,7 +161,7 @@ impl<'c> Exchange<'c> {
                 Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(client_failed(&error)),
                 Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => return Poll::Ready(Waited::ClientBroke),
                 // The upstream takes no more of the request; its answer may still come.
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone(_)))) => self.upload.stop(),
+                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => self.upload.stop(),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         } else if let Poll::Ready(Err(_)) = sink.poll_flush(cx) {
@@ -278,6 +278,7 @@ impl<'c> Exchange<'c> {
             linger: self.linger,
             last_progress: (0, None),
             upload_cut: false,
+            reset_with: h2::Reason::INTERNAL_ERROR,
         };
         let mut watch = options.cancel.watch();
         let ended = std::future::poll_fn(|cx| {
@@ -313,6 +314,8 @@ struct Flow<'c, 'u> {
     last_progress: (u64, Option<Instant>),
     /// The request did not reach the upstream whole.
     upload_cut: bool,
+    /// What an HTTP/2 client is told when the upstream fails: its own reason, where it gave one.
+    reset_with: h2::Reason,
 }
 
 impl Flow<'_, '_> {
@@ -320,13 +323,18 @@ impl Flow<'_, '_> {
         if !self.download.is_done() {
             match self.download.poll(cx, &mut self.answer, &mut self.client) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone(_)))) => return Poll::Ready(Ended::ClientGone),
+                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => return Poll::Ready(Ended::ClientGone),
                 Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
                     return Poll::Ready(Ended::Protocol(Side::Upstream));
                 }
-                Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(upstream_failed(&error)),
+                Poll::Ready(Err(PumpError::Source(error))) => {
+                    if let BodyError::Http2(error) = &error {
+                        self.reset_with = error.reason().unwrap_or(self.reset_with);
+                    }
+                    return Poll::Ready(upstream_failed(&error));
+                }
                 Poll::Pending => {
-                    if self.client.poll_gone(cx).is_some() {
+                    if self.client.poll_gone(cx) {
                         return Poll::Ready(Ended::ClientGone);
                     }
                 }
@@ -338,7 +346,7 @@ impl Flow<'_, '_> {
                 Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
                     return Poll::Ready(Ended::Protocol(Side::Client));
                 }
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone(_)))) => {
+                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => {
                     self.upload.stop();
                     self.upload_cut = true;
                 }
@@ -404,7 +412,7 @@ impl Flow<'_, '_> {
             | Ended::Timeout
             | Ended::Protocol(Side::Upstream)
             | Ended::Cancelled => {
-                self.client.abort(h2::Reason::INTERNAL_ERROR);
+                self.client.abort(self.reset_with);
                 self.sink.abort(h2::Reason::CANCEL);
             }
         }

@@ -10,6 +10,7 @@ mod upstream;
 
 use std::{fmt, time::Duration};
 
+use http::Method;
 use leno_types::Refusal;
 use tokio::time::Instant;
 
@@ -138,11 +139,15 @@ pub async fn relay<'c>(
 }
 
 async fn via_h2<'c>(
-    incoming: Incoming<'c>,
+    mut incoming: Incoming<'c>,
     connection: &client::H2,
     options: RelayOptions<'_>,
     started: Instant,
 ) -> Result<Relayed, Unsent<'c>> {
+    if incoming.head.method != Method::GET && incoming.head.method != Method::CONNECT {
+        // Extended CONNECT has no place for another method; not to switch is always allowed (RFC 9110 7.8).
+        incoming.head.protocol = None;
+    }
     let end = incoming.body.is_end() && !incoming.head.asks_to_switch();
     let opened = match connection.prepare(&incoming.head).await {
         Ok(()) => connection.send(&incoming.head, incoming.body.length(), end),
