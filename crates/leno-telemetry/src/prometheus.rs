@@ -27,20 +27,36 @@ pub(crate) const BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
-/// A histogram over [`BOUNDS`]. Counts are of each bucket alone; they are summed up when written.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Buckets {
+/// A histogram over [`BOUNDS`] of whole numbers, `UNITS` of which are one of what is written. Counts are of each bucket
+/// alone; they are summed up when written. Integers, so that the order of merging makes no difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Buckets<const UNITS: u32> {
     counts: [u64; BOUNDS.len()],
     beyond: u64,
-    sum: f64,
+    sum: u64,
 }
 
-impl Buckets {
-    pub(crate) fn record(&mut self, value: f64) {
-        let at = BOUNDS.partition_point(|bound| *bound < value);
+/// Microseconds, written as milliseconds.
+pub(crate) type Milliseconds = Buckets<1_000>;
+
+/// Bytes.
+pub(crate) type Bytes = Buckets<1>;
+
+impl<const UNITS: u32> Buckets<UNITS> {
+    pub(crate) fn record(&mut self, value: u64) {
+        let scaled = Self::scaled(value);
+        let at = BOUNDS.partition_point(|bound| *bound < scaled);
         let count = self.counts.get_mut(at).unwrap_or(&mut self.beyond);
         *count = count.saturating_add(1);
-        self.sum += value;
+        self.sum = self.sum.saturating_add(value);
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "the bounds are far wider apart than the lost bits"
+    )]
+    fn scaled(value: u64) -> f64 {
+        value as f64 / f64::from(UNITS)
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -48,16 +64,11 @@ impl Buckets {
             *count = count.saturating_add(more);
         }
         self.beyond = self.beyond.saturating_add(other.beyond);
-        self.sum += other.sum;
+        self.sum = self.sum.saturating_add(other.sum);
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a sum of byte counts: neither negative nor fractional; `as` saturates"
-    )]
-    pub(crate) fn whole_sum(&self) -> u64 {
-        self.sum as u64
+    pub(crate) fn sum(&self) -> u64 {
+        self.sum
     }
 
     fn write(&self, out: &mut String, name: &str, labels: &str) {
@@ -74,7 +85,10 @@ impl Buckets {
             out,
             format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {total}\n"),
         );
-        append(out, format_args!("{name}_sum{{{labels}}} {}\n", self.sum));
+        append(
+            out,
+            format_args!("{name}_sum{{{labels}}} {}\n", Self::scaled(self.sum)),
+        );
         append(out, format_args!("{name}_count{{{labels}}} {total}\n"));
     }
 }
@@ -121,11 +135,11 @@ pub(crate) fn counters<'a>(
 }
 
 /// A whole metric of histograms.
-pub(crate) fn histograms<'a>(
+pub(crate) fn histograms<'a, const UNITS: u32>(
     out: &mut String,
     name: &str,
     help: &str,
-    values: impl Iterator<Item = (&'a str, &'a Buckets)>,
+    values: impl Iterator<Item = (&'a str, &'a Buckets<UNITS>)>,
 ) {
     header(out, name, Kind::Histogram, help);
     values.for_each(|(labels, buckets)| buckets.write(out, name, labels));
@@ -179,10 +193,10 @@ mod tests {
 
     #[test]
     fn a_value_on_a_bound_is_within_it() {
-        let mut buckets = Buckets::default();
-        [0.0, 0.5, 0.6, 3_600_000.0, 1e12]
-            .into_iter()
-            .for_each(|value| buckets.record(value));
+        let mut buckets = Milliseconds::default();
+        for micros in [0, 500, 501, 3_600_000_000, u64::MAX / 2] {
+            buckets.record(micros);
+        }
         let mut out = String::new();
         buckets.write(&mut out, "m", "l=\"1\"");
         let count = |le: &str| {

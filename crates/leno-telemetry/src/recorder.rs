@@ -7,7 +7,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use leno_types::Refusal;
 
-use crate::{EdgeKey, LatencyHistogram, RequestOutcome, ResponseKey, prometheus::Buckets};
+use crate::{
+    EdgeKey, LatencyHistogram, RequestOutcome, ResponseKey,
+    prometheus::{Bytes, Milliseconds},
+};
 
 /// How many edges one worker tells apart.
 pub const MAX_EDGES: usize = 4_096;
@@ -38,7 +41,7 @@ struct Edge {
 }
 
 /// What was counted on one edge since the last delta.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) requests: Vec<(ResponseKey, Requests)>,
     pub(crate) tcp: Vec<(Option<Refusal>, Tcp)>,
@@ -46,16 +49,16 @@ pub(crate) struct Counted {
 }
 
 /// Requests that ended alike.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     /// How many.
     pub count: u64,
     /// How long they took, in milliseconds.
-    pub(crate) milliseconds: Buckets,
+    pub(crate) milliseconds: Milliseconds,
     /// The bytes of their bodies.
-    pub(crate) request_bytes: Buckets,
+    pub(crate) request_bytes: Bytes,
     /// The bytes of their responses' bodies.
-    pub(crate) response_bytes: Buckets,
+    pub(crate) response_bytes: Bytes,
 }
 
 /// Connections that ended alike; those still open count as having ended well.
@@ -72,7 +75,7 @@ pub struct Tcp {
 }
 
 /// What one worker counted between two deltas. Adding the same to several totals is fine.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     /// The edges on which something happened.
     pub edges: Vec<EdgeDelta>,
@@ -83,7 +86,7 @@ pub struct Delta {
 }
 
 /// What happened on one edge.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeDelta {
     /// Which edge.
     pub key: Arc<EdgeKey>,
@@ -143,13 +146,10 @@ impl Recorder {
         let key = if full { ResponseKey::OTHER } else { key };
         let requests = entry(&mut counted.requests, key);
         requests.count += 1;
-        requests
-            .milliseconds
-            .record(outcome.duration.as_secs_f64() * 1_000.0);
-        requests.request_bytes.record(bytes(outcome.request_bytes));
-        requests
-            .response_bytes
-            .record(bytes(outcome.response_bytes));
+        let micros = u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX);
+        requests.milliseconds.record(micros);
+        requests.request_bytes.record(outcome.request_bytes);
+        requests.response_bytes.record(outcome.response_bytes);
         counted
             .latency
             .record(outcome.first_byte.unwrap_or(outcome.duration));
@@ -269,13 +269,13 @@ impl Requests {
     /// The bytes of all requests' bodies.
     #[must_use]
     pub fn request_bytes(&self) -> u64 {
-        self.request_bytes.whole_sum()
+        self.request_bytes.sum()
     }
 
     /// The bytes of all responses' bodies.
     #[must_use]
     pub fn response_bytes(&self) -> u64 {
-        self.response_bytes.whole_sum()
+        self.response_bytes.sum()
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -323,12 +323,4 @@ fn entry<K: PartialEq, V: Default>(list: &mut Vec<(K, V)>, key: K) -> &mut V {
             list.len() - 1
         });
     &mut list[at].1
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a histogram's buckets are far wider than the lost bits"
-)]
-fn bytes(count: u64) -> f64 {
-    count as f64
 }

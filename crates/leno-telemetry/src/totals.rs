@@ -126,30 +126,22 @@ impl Totals {
         };
         let counts = each().map(|(labels, requests)| (labels, requests.count));
         prometheus::counters(out, "istio_requests_total", "Requests handled.", counts);
-        let histogram =
-            |out: &mut String, name, help, pick: fn(&Requests) -> &prometheus::Buckets| {
-                prometheus::histograms(
-                    out,
-                    name,
-                    help,
-                    each().map(|(labels, requests)| (labels, pick(requests))),
-                );
-            };
         let name = "istio_request_duration_milliseconds";
-        histogram(out, name, "Duration of requests.", |requests| {
-            &requests.milliseconds
-        });
-        histogram(
+        let durations = each().map(|(labels, requests)| (labels, &requests.milliseconds));
+        prometheus::histograms(out, name, "Duration of requests.", durations);
+        let sizes = each().map(|(labels, requests)| (labels, &requests.request_bytes));
+        prometheus::histograms(
             out,
             "istio_request_bytes",
             "Sizes of request bodies.",
-            |requests| &requests.request_bytes,
+            sizes,
         );
-        histogram(
+        let sizes = each().map(|(labels, requests)| (labels, &requests.response_bytes));
+        prometheus::histograms(
             out,
             "istio_response_bytes",
             "Sizes of response bodies.",
-            |requests| &requests.response_bytes,
+            sizes,
         );
     }
 
@@ -233,8 +225,7 @@ fn edge_labels(edge: &EdgeKey, protocol: Protocol) -> Labels {
         protocol: _,
         mtls,
     } = edge;
-    let (service_name, service_namespace) =
-        service_parts(destination_service, destination_namespace);
+    let (service_name, service_namespace) = service_parts(destination_service);
     let policy = if *mtls { "mutual_tls" } else { "none" };
     Labels::default()
         .with("reporter", reporter.as_str())
@@ -262,12 +253,12 @@ fn principal(identity: Option<&Identity>) -> &str {
     identity.map_or("unknown", Identity::as_str)
 }
 
-/// Name and namespace of a service's host. One from outside the mesh is its own name, in the workload's namespace.
-fn service_parts<'a>(host: &'a str, namespace: &'a str) -> (&'a str, &'a str) {
+/// Name and namespace of a service's host; one from outside the mesh is its own name, in no namespace known.
+fn service_parts(host: &str) -> (&str, &str) {
     host.strip_suffix(".svc.cluster.local")
         .and_then(|short| short.split_once('.'))
         .filter(|(_, namespace)| !namespace.contains('.'))
-        .unwrap_or((host, namespace))
+        .unwrap_or((host, "unknown"))
 }
 
 #[cfg(test)]

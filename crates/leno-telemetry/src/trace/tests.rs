@@ -163,8 +163,11 @@ proptest! {
             if let Some(context) = Context::parse_traceparent(bytes) {
                 prop_assert!(bytes.starts_with(&context.traceparent().as_bytes()[3..35]) || bytes.len() >= 55);
             }
-            B3::parse_single(bytes);
-            B3::parse_multi(Some(bytes), Some(bytes), Some(bytes), Some(bytes));
+            if let Some(B3 { context: Some(context), .. }) = B3::parse_single(bytes) {
+                prop_assert!(Context::parse_traceparent(context.traceparent().as_bytes()).is_some());
+            }
+            prop_assert_eq!(B3::parse_multi(Some(bytes), None, None, None), None);
+            prop_assert_eq!(B3::parse_multi(Some(bytes), Some(bytes), Some(bytes), Some(bytes)), None);
         }
     }
 }
