@@ -46,6 +46,7 @@ fn the_local_default_makes_everything_reachable_with_a_source() {
         assert!(addresses.into_iter().all(|ip| !link::has_route_to(ip)));
         keep_everything_inside();
         assert!(addresses.into_iter().all(link::has_route_to));
+        assert!(addresses.into_iter().all(link::is_local));
         for (ip, source) in [
             ("240.240.0.5", "src 10.77.0.2"),
             ("2001:2::5", "src fd00:77::2"),
@@ -68,7 +69,7 @@ fn routes_come_and_go() {
             let route = (network, if ip.is_ipv4() { 16 } else { 48 });
             assert!(!link::has_route_to(ip));
             link::add_route(route, None, Some("br-test")).unwrap();
-            assert!(link::has_route_to(ip));
+            assert!(link::has_route_to(ip) && !link::is_local(ip));
             let again = link::add_route(route, None, Some("br-test")).unwrap_err();
             assert_eq!(again.kind(), ErrorKind::AlreadyExists, "{again}");
             link::delete_route(route, None, Some("br-test")).unwrap();

@@ -58,8 +58,14 @@ struct Pod {
     rules: WholeNamespace,
 }
 
-fn pod(change: impl FnOnce(&mut WholeNamespace)) -> Pod {
+async fn pod(change: impl FnOnce(&mut WholeNamespace)) -> Pod {
     let peer = peer();
+    let ready = || {
+        link::is_local(POD_V6.into()) && peer.within(|| Ok(link::is_local(PEER_V6.into()))).unwrap()
+    };
+    while !ready() {
+        tokio::task::yield_now().await;
+    }
     let (outbound_port, outbound) = loopback_listeners();
     let (inbound_port, inbound) = listeners(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
     let mut rules = WholeNamespace {
@@ -103,7 +109,7 @@ fn pods(port: u16) -> [SocketAddr; 2] {
 #[test]
 fn connections_going_out_are_captured_and_marked_ones_are_not() {
     in_namespace(|| async {
-        let pod = pod(|_| {});
+        let pod = pod(|_| {}).await;
         for to in peers(8080)
             .into_iter()
             .chain(["240.240.0.5:80", "[2001:2::5]:80"].map(|to| to.parse().unwrap()))
@@ -134,7 +140,7 @@ fn connections_going_out_are_captured_and_marked_ones_are_not() {
 #[test]
 fn connections_coming_in_are_captured_except_to_ports_left_alone_and_lenos_own() {
     in_namespace(|| async {
-        let pod = pod(|rules| rules.excluded_inbound_ports = vec![22]);
+        let pod = pod(|rules| rules.excluded_inbound_ports = vec![22]).await;
         for to in pods(8080) {
             let client = connect_from(&pod.peer, to).await.unwrap();
             let (accepted, from) = of_family(&pod.inbound, to.ip()).accept().await.unwrap();
@@ -169,7 +175,7 @@ fn connections_coming_in_are_captured_except_to_ports_left_alone_and_lenos_own()
 #[test]
 fn a_marked_socket_reaches_the_program_at_the_pods_own_address_once() {
     in_namespace(|| async {
-        let _pod = pod(|_| {});
+        let _pod = pod(|_| {}).await;
         for to in pods(8080) {
             let program = TcpListener::from_std(socket::listen_tcp(to, 8).unwrap()).unwrap();
             let client = socket::connect(socket::stream_socket(to.is_ipv6(), true).unwrap(), to)
@@ -188,7 +194,8 @@ fn excluded_ports_and_networks_are_left_alone_going_out() {
             rules.excluded_outbound_ports = vec![3306, 3306];
             rules.excluded_outbound_cidrs =
                 vec![(PEER_V6.into(), 64), ([192, 0, 2, 77].into(), 24)];
-        });
+        })
+        .await;
         let [v4, v6] = peers(3306);
         for to in [v4, v6, (PEER_V6, 8080).into()] {
             let server = listener_in(&pod.peer, to);
@@ -206,7 +213,7 @@ fn excluded_ports_and_networks_are_left_alone_going_out() {
 #[test]
 fn udp_is_left_alone_but_refused_at_once_to_virtual_addresses() {
     in_namespace(|| async {
-        let pod = pod(|_| {});
+        let pod = pod(|_| {}).await;
         for to in peers(9999) {
             let server = udp_in(&pod.peer, to);
             let client = udp(any(to.ip()));
@@ -246,7 +253,8 @@ fn the_kernel_has_the_rules_that_were_meant() {
                 (PEER_V6.into(), 64),
                 ([9, 9, 9, 9].into(), 32),
             ];
-        });
+        })
+        .await;
         let WholeNamespace {
             outbound_port,
             inbound_port,

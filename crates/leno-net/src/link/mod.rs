@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
-pub use route::{add_local_default, add_route, delete_route, has_route_to};
+pub use route::{add_local_default, add_route, delete_route, has_route_to, is_local};
 
 use crate::netlink::{
     ACK, Attributes, Batch, CREATE, DUMP, EXCLUSIVE, Netlink, ROUTE, attribute, errno, u32_at,

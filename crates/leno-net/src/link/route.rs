@@ -101,22 +101,27 @@ fn alter(
 /// Whether a packet to `ip` would be sent, or delivered here. Says nothing about an answer.
 #[must_use]
 pub fn has_route_to(ip: IpAddr) -> bool {
+    // Unreachable and prohibited ones are no route.
+    matches!(route_type(ip), Ok(Some(TYPE_UNICAST | TYPE_LOCAL)))
+}
+
+/// Whether a packet to `ip` would be delivered here.
+///
+/// An IPv6 address is only some time after its link was brought up: the kernel waits for the carrier.
+#[must_use]
+pub fn is_local(ip: IpAddr) -> bool {
+    matches!(route_type(ip), Ok(Some(TYPE_LOCAL)))
+}
+
+fn route_type(ip: IpAddr) -> io::Result<Option<u8>> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
+    let header = route_header(family(ip), length, 0, 0, 0);
     let mut request = Batch::default();
-    request.message(
-        GET_ROUTE,
-        0,
-        &route_header(family(ip), length, 0, 0, 0),
-        |to| address(to, RTA_DST, ip),
-    );
-    let mut usable = false;
-    // The type is the eighth byte of `struct rtmsg`; unreachable and prohibited ones are no route.
-    let asked = Netlink::open(ROUTE).and_then(|mut netlink| {
-        netlink.ask(&request, |route| {
-            usable = matches!(route.get(7), Some(&(TYPE_UNICAST | TYPE_LOCAL)))
-        })
-    });
-    asked.is_ok() && usable
+    request.message(GET_ROUTE, 0, &header, |to| address(to, RTA_DST, ip));
+    let mut kind = None;
+    // The eighth byte of `struct rtmsg`.
+    Netlink::open(ROUTE)?.ask(&request, |route| kind = route.get(7).copied())?;
+    Ok(kind)
 }
 
 /// `struct rtmsg`.
