@@ -17,7 +17,7 @@ pub(crate) struct ApiError {
     code: StatusCode,
     reason: &'static str,
     message: String,
-    details: Map<String, Value>,
+    details: Box<Map<String, Value>>,
     retry_after: Option<u32>,
 }
 
@@ -39,7 +39,7 @@ impl ApiError {
             code,
             reason,
             message: message.into(),
-            details: Map::new(),
+            details: Box::default(),
             retry_after: None,
         }
     }
@@ -295,7 +295,7 @@ impl ApiError {
         }
         if let Some(object) = status.as_object_mut() {
             if !details.is_empty() {
-                object.insert("details".into(), details.into());
+                object.insert("details".into(), Value::Object(*details));
             }
             object.insert("code".into(), self.code.as_u16().into());
         }
