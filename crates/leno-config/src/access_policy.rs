@@ -139,31 +139,31 @@ fn rule(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Access
     let mut rule = Object::at(value, path, findings)?;
     rule.only(&["from", "to"], &[], findings);
     let mut from = Vec::new();
-    let written = rule.has("from");
+    let (written, before) = (rule.has("from"), findings.count());
     for (path, value) in rule.list("from", MAX_SOURCES, findings) {
         from.extend(source(value, &path, findings));
     }
-    if written && from.is_empty() {
+    if written && from.is_empty() && findings.count() == before {
         let reason = "names nobody: leave `from` out for every caller";
         findings.note(&rule.path("from"), reason);
     }
     let mut ports: Vec<u16> = Vec::new();
-    let written = rule.has("to");
+    let (written, before) = (rule.has("to"), findings.count());
     for (path, value) in rule.list("to", MAX_SOURCES, findings) {
         let Some(mut to) = Object::at(value, &path, findings) else {
             continue;
         };
         to.only(&["ports"], &[], findings);
-        let before = ports.len();
+        let (had, before) = (ports.len(), findings.count());
         for (path, value) in to.list("ports", MAX_MEMBERS, findings) {
             let port = number_of(value, 1..=65_535, &path, findings);
             ports.extend(port.and_then(|port| u16::try_from(port).ok()));
         }
-        if ports.len() == before {
+        if ports.len() == had && findings.count() == before {
             findings.note(&to.path("ports"), "must name at least one port");
         }
     }
-    if written && ports.is_empty() {
+    if written && ports.is_empty() && findings.count() == before {
         findings.note(
             &rule.path("to"),
             "names no port: leave `to` out for every port",
@@ -176,6 +176,7 @@ fn rule(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Access
 
 fn source(value: &mut Value, path: &str, findings: &mut Findings) -> Option<AccessSource> {
     let mut source = Object::at(value, path, findings)?;
+    let before = findings.count();
     source.only(
         &["principals", "serviceAccounts", "namespaces"],
         &[],
@@ -198,8 +199,10 @@ fn source(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Acce
     }
     principals.extend(accounts);
     if principals.is_empty() && namespaces.is_empty() {
-        let reason = "names nobody: write principals, serviceAccounts or namespaces";
-        findings.note(path, reason);
+        if findings.count() == before {
+            let reason = "names nobody: write principals, serviceAccounts or namespaces";
+            findings.note(path, reason);
+        }
         return None;
     }
     Some(AccessSource {

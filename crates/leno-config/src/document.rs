@@ -93,13 +93,27 @@ impl Document {
         value
     }
 
+    /// The lines of what provenance names: rules first, then what they hold, as far as the annotation reaches.
     fn source_map(&self) -> String {
-        let mut map = String::new();
-        let rules = self
+        let wanted = |field: &str| {
+            let rest = field.strip_prefix("spec.rules[")?.strip_suffix(']')?;
+            match rest.split_once("].") {
+                None => (!rest.contains('.')).then_some(0),
+                Some((_, member)) => {
+                    let list = member.split_once('[').map(|(list, _)| list);
+                    let known = matches!(list, Some("backendRefs" | "from"));
+                    (known && !member.contains(']')).then_some(1)
+                }
+            }
+        };
+        let mut fields: Vec<(u8, u32, &str)> = self
             .lines
             .iter()
-            .filter(|(field, _)| field.starts_with("spec.rules[") && field.ends_with(']'));
-        for (field, line) in rules {
+            .filter_map(|(field, line)| Some((wanted(field)?, *line, field.as_str())))
+            .collect();
+        fields.sort_unstable();
+        let mut map = String::new();
+        for (_, line, field) in fields {
             let pair = format!("{field}={line}");
             if map.len() + pair.len() >= MAX_SOURCE_MAP {
                 break;

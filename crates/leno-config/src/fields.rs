@@ -14,6 +14,9 @@ use crate::{
 /// A document with more mistakes than this is told about the first ones only.
 const MAX_FINDINGS: usize = 100;
 
+/// Characters of a reason that quotes the document.
+const MAX_REASON: usize = 256;
+
 /// Everything found wrong so far.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -34,6 +37,11 @@ impl Findings {
     /// Notes what is wrong with a field.
     pub(crate) fn note(&mut self, field: &str, reason: impl Into<String>) {
         self.add(Finding::new(field, reason));
+    }
+
+    /// How many there are: to tell whether a step found any.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.more
     }
 
     fn finish(mut self) -> Vec<Finding> {
@@ -333,7 +341,7 @@ where
     match text.parse() {
         Ok(parsed) => Some(parsed),
         Err(error) => {
-            let reason: String = error.to_string().chars().take(256).collect();
+            let reason: String = error.to_string().chars().take(MAX_REASON).collect();
             findings.note(path, reason);
             None
         }

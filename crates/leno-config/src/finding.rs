@@ -113,7 +113,7 @@ mod tests {
             nearest("backendRef", &valid).as_deref(),
             Some("backendRefs")
         );
-        assert_eq!(nearest("backends", &valid), None);
+        assert_eq!(nearest("backends", &valid).as_deref(), Some("backendRefs"));
         assert_eq!(nearest("match", &valid).as_deref(), Some("matches"));
         assert_eq!(nearest("TimeOut", &valid).as_deref(), Some("timeouts"));
         assert_eq!(nearest("zzz", &valid), None);

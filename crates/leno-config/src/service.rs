@@ -245,13 +245,9 @@ fn ports(spec: &mut Object<'_>, findings: &mut Findings) -> Vec<ServicePort> {
     let mut members = spec.list("ports", MAX_PORTS, findings);
     let several = members.len() > 1;
     for (path, value) in &mut members {
-        let Some(port) = port(value, path, findings) else {
+        let Some(port) = port(value, path, several, findings) else {
             continue;
         };
-        if several && port.name.is_empty() {
-            let reason = "is required where a service has more than one port";
-            findings.note(&format!("{path}.name"), reason);
-        }
         if ports.iter().any(|other| other.port == port.port) {
             findings.note(
                 &format!("{path}.port"),
@@ -267,7 +263,12 @@ fn ports(spec: &mut Object<'_>, findings: &mut Findings) -> Vec<ServicePort> {
     ports
 }
 
-fn port(value: &mut Value, path: &str, findings: &mut Findings) -> Option<ServicePort> {
+fn port(
+    value: &mut Value,
+    path: &str,
+    several: bool,
+    findings: &mut Findings,
+) -> Option<ServicePort> {
     let mut object = Object::at(value, path, findings)?;
     object.only(
         &["name", "port", "targetPort", "protocol", "appProtocol"],
@@ -286,6 +287,10 @@ fn port(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Servic
             findings.note(&object.path("protocol"), reason);
         }
         Some(_) => findings.note(&object.path("protocol"), "must be TCP"),
+    }
+    if several && !object.has("name") {
+        let reason = "is required where a service has more than one port";
+        findings.note(&object.path("name"), reason);
     }
     let name: Option<DnsLabel> = object.parsed("name", findings);
     let name = name.map(|name| name.to_string()).unwrap_or_default();

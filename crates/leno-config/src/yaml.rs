@@ -7,7 +7,9 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use serde_json::{Map, Value};
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag, options};
+use serde_saphyr::granit_parser::{
+    ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag, options,
+};
 
 /// Bytes of a file at most.
 pub(crate) const MAX_FILE: usize = 16 << 20;
@@ -133,7 +135,7 @@ pub(crate) fn read(text: &str) -> (Vec<Node>, Vec<Problem>) {
         match next {
             Ok((event, span)) => reader.take(event, span),
             Err(error) => {
-                reader.problem(position(error.marker()), error.info());
+                reader.problem(position(error.marker()), reason(&error));
                 if !reader.resume(&mut parser) {
                     break;
                 }
@@ -144,6 +146,17 @@ pub(crate) fn read(text: &str) -> (Vec<Node>, Vec<Problem>) {
         }
     }
     (reader.documents, reader.problems)
+}
+
+fn reason(error: &ScanError) -> String {
+    match error.kind() {
+        ErrorKind::RecursionLimitExceeded => too_deep(),
+        _ => error.info(),
+    }
+}
+
+fn too_deep() -> String {
+    format!("the document has more than {MAX_DEPTH} levels")
 }
 
 fn position(marker: &serde_saphyr::granit_parser::Marker) -> Position {
@@ -191,7 +204,7 @@ impl Reader {
         match parser.proceed_next_document() {
             Ok(more) => more,
             Err(error) => {
-                self.problem(position(error.marker()), error.info());
+                self.problem(position(error.marker()), reason(&error));
                 false
             }
         }
@@ -254,7 +267,7 @@ impl Reader {
         } else if self.nodes > MAX_NODES {
             format!("the document has more than {MAX_NODES} values")
         } else if self.deepest > MAX_DEPTH {
-            format!("the document has more than {MAX_DEPTH} levels")
+            too_deep()
         } else {
             return;
         };
