@@ -10,11 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{
-    BodyError, Fields,
-    convert::fields_from_h2,
-    h1::Reader,
-};
+use crate::{BodyError, Fields, convert::fields_from_h2, h1::Reader};
 
 /// The body of a message being received.
 #[derive(Debug)]
@@ -94,7 +90,10 @@ impl<'c> Body<'c> {
         }
     }
 
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(piece) = self.again.pop_front() {
             return Poll::Ready(Some(Ok(piece)));
         }

@@ -59,13 +59,10 @@ impl Watch<'_> {
         }
         let mut waiters = self.cancel.0.waiters.borrow_mut();
         let slot = *self.slot.get_or_insert_with(|| {
-            waiters
-                .iter()
-                .position(Option::is_none)
-                .unwrap_or_else(|| {
-                    waiters.push(None);
-                    waiters.len() - 1
-                })
+            waiters.iter().position(Option::is_none).unwrap_or_else(|| {
+                waiters.push(None);
+                waiters.len() - 1
+            })
         });
         match waiters.get_mut(slot) {
             Some(Some(waker)) if waker.will_wake(cx.waker()) => {}

@@ -45,7 +45,13 @@ pub(crate) fn describe(fields: &Fields) -> Option<Bytes> {
         return None;
     }
     let lower_rules = lower > title;
-    let regular = |name: &[u8]| if lower_rules { is_lower(name) } else { is_title(name) };
+    let regular = |name: &[u8]| {
+        if lower_rules {
+            is_lower(name)
+        } else {
+            is_title(name)
+        }
+    };
     let mut value = BytesMut::new();
     if lower_rules {
         value.put_u8(b'-');
@@ -106,7 +112,10 @@ impl<'v> Restore<'v> {
 
     /// Writes `name` in its case.
     pub(crate) fn write(&mut self, name: &[u8], out: &mut BytesMut) {
-        let mut matching = self.names.iter_mut().filter(|own| own.eq_ignore_ascii_case(name));
+        let mut matching = self
+            .names
+            .iter_mut()
+            .filter(|own| own.eq_ignore_ascii_case(name));
         if let Some(first) = matching.next() {
             out.put_slice(first);
             if matching.next().is_some() {
@@ -133,7 +142,11 @@ fn write_title(name: &[u8], out: &mut BytesMut) {
     }
     let mut start = true;
     out.extend(name.iter().map(|byte| {
-        let written = if start { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
+        let written = if start {
+            byte.to_ascii_uppercase()
+        } else {
+            byte.to_ascii_lowercase()
+        };
         start = *byte == b'-';
         written
     }));
@@ -149,7 +162,11 @@ fn is_title(name: &[u8]) -> bool {
     }
     let mut start = true;
     name.iter().all(|byte| {
-        let fits = if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+        let fits = if start {
+            !byte.is_ascii_lowercase()
+        } else {
+            !byte.is_ascii_uppercase()
+        };
         start = *byte == b'-';
         fits
     })

@@ -24,13 +24,18 @@ pub(crate) fn request_to_h2(
     let mut request = http::Request::new(());
     *request.version_mut() = http::Version::HTTP_2;
     let mut uri = http::uri::Parts::default();
-    let authority = head.authority.clone().filter(|authority| !authority.is_empty());
+    let authority = head
+        .authority
+        .clone()
+        .filter(|authority| !authority.is_empty());
     uri.authority = authority
         .map(|authority| Authority::from_maybe_shared(authority).map_err(|_| "the authority"))
         .transpose()?;
     let plain_connect = head.method == Method::CONNECT && head.protocol.is_none();
     if plain_connect {
-        uri.authority.as_ref().ok_or("CONNECT without an authority")?;
+        uri.authority
+            .as_ref()
+            .ok_or("CONNECT without an authority")?;
     } else {
         uri.path_and_query =
             Some(PathAndQuery::from_maybe_shared(head.path.clone()).map_err(|_| "the path")?);
@@ -46,7 +51,9 @@ pub(crate) fn request_to_h2(
     *request.method_mut() = match &head.protocol {
         Some(protocol) => {
             let name = std::str::from_utf8(protocol).map_err(|_| "the protocol")?;
-            request.extensions_mut().insert(h2::ext::Protocol::from(name));
+            request
+                .extensions_mut()
+                .insert(h2::ext::Protocol::from(name));
             Method::CONNECT
         }
         None => head.method.clone(),
@@ -73,7 +80,11 @@ pub(crate) fn response_to_h2(
 /// Fields or trailers as the h2 crate sends them.
 pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: bool) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len() + 2);
-    let case = if carry_case { case::describe(fields) } else { None };
+    let case = if carry_case {
+        case::describe(fields)
+    } else {
+        None
+    };
     for (name, value) in fields.iter() {
         let stale_case = carry_case && name.eq_ignore_ascii_case(CASE_FIELD.as_bytes());
         if is_made_anew(name) || stale_case {
@@ -117,7 +128,10 @@ pub(crate) fn request_from_h2<B>(
             None => authority = Some(Bytes::copy_from_slice(host.as_bytes())),
         }
     }
-    if authority.as_deref().is_some_and(|authority| !is_authority(authority)) {
+    if authority
+        .as_deref()
+        .is_some_and(|authority| !is_authority(authority))
+    {
         return Err("the authority");
     }
     let path = match parts.uri.path_and_query() {

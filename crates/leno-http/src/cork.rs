@@ -65,7 +65,14 @@ impl Corker {
             ended: Cell::new(true),
             ..List::default()
         });
-        (Self(list.clone()), Flusher { list, rounds: 0, seen: 0 })
+        (
+            Self(list.clone()),
+            Flusher {
+                list,
+                rounds: 0,
+                seen: 0,
+            },
+        )
     }
 }
 
@@ -83,7 +90,10 @@ impl Future for Flusher {
         let this = &mut *self;
         this.list.ended.set(false);
         let mut waker = this.list.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
@@ -99,7 +109,9 @@ impl Future for Flusher {
         }
         this.rounds = 0;
         let due = std::mem::take(&mut *this.list.due.borrow_mut());
-        due.iter().filter_map(Weak::upgrade).for_each(|stream| stream.flush());
+        due.iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|stream| stream.flush());
         let mut list = this.list.due.borrow_mut();
         if list.is_empty() {
             // The list keeps its memory.
@@ -114,7 +126,9 @@ impl Drop for Flusher {
     fn drop(&mut self) {
         self.list.ended.set(true);
         let due = std::mem::take(&mut *self.list.due.borrow_mut());
-        due.iter().filter_map(Weak::upgrade).for_each(|stream| stream.flush());
+        due.iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|stream| stream.flush());
     }
 }
 
@@ -152,12 +166,20 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
     }
 
     /// Writes what waits and then `slices`, in one go where the stream can; says how much of `slices` was written.
-    fn poll_write_after_buffer(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_after_buffer(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         const MOST: usize = 16;
         while !self.buffer.is_empty() && self.io.is_write_vectored() {
             let mut all = [IoSlice::new(&[]); MOST];
             let pieces = std::iter::once(IoSlice::new(&self.buffer)).chain(slices.iter().copied());
-            let count = all.iter_mut().zip(pieces).map(|(place, piece)| *place = piece).count();
+            let count = all
+                .iter_mut()
+                .zip(pieces)
+                .map(|(place, piece)| *place = piece)
+                .count();
             let all = all.get(..count).unwrap_or_default();
             let written = match ready!(Pin::new(&mut self.io).poll_write_vectored(cx, all)) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -179,7 +201,11 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        if !self.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
+        if !self
+            .owner
+            .as_ref()
+            .is_some_and(|owner| owner.will_wake(cx.waker()))
+        {
             self.owner = Some(cx.waker().clone());
         }
         Ok(())
@@ -217,23 +243,37 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Corked<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncRead for Corked<IO> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner.borrow_mut().io).poll_read(cx, buffer)
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         inner.remember(cx)?;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if !self.list.ended.get() && total < BYPASS && inner.buffer.len() < BYPASS {
             inner.buffer.reserve(total.max(512));
-            slices.iter().for_each(|slice| inner.buffer.extend_from_slice(slice));
+            slices
+                .iter()
+                .for_each(|slice| inner.buffer.extend_from_slice(slice));
             self.list.writes.set(self.list.writes.get().wrapping_add(1));
             self.put_on_list(&mut inner);
             return Poll::Ready(Ok(total));
@@ -264,7 +304,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
 
 impl std::fmt::Debug for List {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("List").field("due", &self.due.borrow().len()).finish_non_exhaustive()
+        f.debug_struct("List")
+            .field("due", &self.due.borrow().len())
+            .finish_non_exhaustive()
     }
 }
 

@@ -60,11 +60,18 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     let common = bytes.len().min(PREFACE.len());
     // Up to the third byte it may be a method that begins with PR, such as PROPFIND.
     if bytes.get(..common) == PREFACE.get(..common) && common > 2 {
-        return if common == PREFACE.len() { Sniff::Http2 } else { Sniff::NeedMore };
+        return if common == PREFACE.len() {
+            Sniff::Http2
+        } else {
+            Sniff::NeedMore
+        };
     }
     // RFC 9112 2.2: an empty line before the request.
     let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
-    let method = bytes.iter().take_while(|byte| is_method_byte(**byte)).count();
+    let method = bytes
+        .iter()
+        .take_while(|byte| is_method_byte(**byte))
+        .count();
     match (method, bytes.get(method), bytes.get(method + 1)) {
         (0, None, _) => Sniff::NeedMore,
         (0, Some(b'\r'), None) => Sniff::NeedMore,
@@ -89,7 +96,11 @@ fn sniff_line(bytes: &[u8]) -> Sniff {
         };
     };
     let line = bytes.get(..end).unwrap_or_default();
-    if contains(line, b" HTTP/") { Sniff::Http1 } else { Sniff::Other }
+    if contains(line, b" HTTP/") {
+        Sniff::Http1
+    } else {
+        Sniff::Other
+    }
 }
 
 fn contains(bytes: &[u8], text: &[u8]) -> bool {
@@ -116,8 +127,15 @@ fn collect_handshake(bytes: &[u8]) -> Result<Vec<u8>, HelloError> {
     let mut handshake = Vec::new();
     loop {
         let Some(header) = input.take(5) else {
-            let fits = [0x16, 0x03].iter().zip(input.0).all(|(want, got)| want == got);
-            return Err(if fits { HelloError::NeedMore } else { HelloError::NotTls });
+            let fits = [0x16, 0x03]
+                .iter()
+                .zip(input.0)
+                .all(|(want, got)| want == got);
+            return Err(if fits {
+                HelloError::NeedMore
+            } else {
+                HelloError::NotTls
+            });
         };
         let [0x16, 0x03, 0..=4, high, low] = *header else {
             return Err(HelloError::NotTls);

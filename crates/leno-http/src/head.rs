@@ -57,11 +57,7 @@ pub struct RequestHead {
 impl RequestHead {
     /// A request with no fields.
     #[must_use]
-    pub fn new(
-        method: http::Method,
-        authority: impl Into<Bytes>,
-        path: impl Into<Bytes>,
-    ) -> Self {
+    pub fn new(method: http::Method, authority: impl Into<Bytes>, path: impl Into<Bytes>) -> Self {
         Self {
             method,
             authority: Some(authority.into()),

@@ -33,6 +33,6 @@ pub use error::{BodyError, ClientError, ReplyError, ServerError};
 pub use fields::Fields;
 pub use head::{RequestHead, ResponseHead, Version};
 pub use limits::{Counters, Limits};
-pub use relay::{Ended, Relayed, RelayOptions, Side, Unsent, UnsentReason, Upstream, relay};
+pub use relay::{Ended, RelayOptions, Relayed, Side, Unsent, UnsentReason, Upstream, relay};
 pub use reply::{Incoming, Reply};
 pub use tunnel::Tunnel;

@@ -90,7 +90,11 @@ impl About {
         let extended = head.protocol.is_some() && head.method == Method::CONNECT;
         Self {
             version: head.version,
-            method: if extended { Method::GET } else { head.method.clone() },
+            method: if extended {
+                Method::GET
+            } else {
+                head.method.clone()
+            },
             protocol: head.protocol.clone(),
             websocket_key: head
                 .protocol
@@ -103,7 +107,11 @@ impl About {
 }
 
 impl<'c> Reply<'c> {
-    pub(crate) fn h1(head: &RequestHead, writer: &'c mut Writer, state: &'c ConnectionState) -> Self {
+    pub(crate) fn h1(
+        head: &RequestHead,
+        writer: &'c mut Writer,
+        state: &'c ConnectionState,
+    ) -> Self {
         Self {
             to: To::H1 { writer, state },
             about: About::of(head),
@@ -130,7 +138,12 @@ impl<'c> Reply<'c> {
     ///
     /// # Errors
     /// [`ReplyError::Gone`] when the client is gone.
-    pub async fn refuse(self, reason: Refusal, extra: &[(&str, &str)], text: &str) -> Result<(), ReplyError> {
+    pub async fn refuse(
+        self,
+        reason: Refusal,
+        extra: &[(&str, &str)],
+        text: &str,
+    ) -> Result<(), ReplyError> {
         if let To::H1 { state, .. } = &self.to
             && state.large_body.get()
         {
@@ -139,13 +152,16 @@ impl<'c> Reply<'c> {
         let text = if text.is_empty() { reason.text() } else { text };
         let (mut head, body) = if self.about.grpc {
             let mut head = ResponseHead::new(200);
-            head.fields.push(&b"content-type"[..], &b"application/grpc"[..]);
-            head.fields.push(&b"grpc-status"[..], grpc_code(reason).to_string());
+            head.fields
+                .push(&b"content-type"[..], &b"application/grpc"[..]);
+            head.fields
+                .push(&b"grpc-status"[..], grpc_code(reason).to_string());
             head.fields.push(&b"grpc-message"[..], percent_encode(text));
             (head, Bytes::new())
         } else {
             let mut head = ResponseHead::new(reason.status());
-            head.fields.push(&b"content-type"[..], &b"text/plain; charset=utf-8"[..]);
+            head.fields
+                .push(&b"content-type"[..], &b"text/plain; charset=utf-8"[..]);
             (head, Bytes::from(format!("{text}\n")))
         };
         for (name, value) in extra {
@@ -205,7 +221,11 @@ impl<'c> Reply<'c> {
     }
 
     /// Passes an interim response on, where the client can take it.
-    pub(crate) fn send_interim(&mut self, head: &ResponseHead, limit: u32) -> Result<(), ReplyError> {
+    pub(crate) fn send_interim(
+        &mut self,
+        head: &ResponseHead,
+        limit: u32,
+    ) -> Result<(), ReplyError> {
         self.about.interim += 1;
         if self.about.interim > limit {
             crate::limits::count(|counters| &counters.interim_overflows);
@@ -218,7 +238,10 @@ impl<'c> Reply<'c> {
                 }
                 Ok(())
             }
-            To::H2 { respond, carry_case } => respond
+            To::H2 {
+                respond,
+                carry_case,
+            } => respond
                 .send_informational(response_to_h2(head, None, *carry_case))
                 .map_err(|_| ReplyError::Gone),
         }
@@ -244,10 +267,17 @@ impl<'c> Reply<'c> {
     }
 
     /// Sends a final head; the body goes into what is returned. HTTP/1 waits for the first flush.
-    pub(crate) fn start(self, head: &ResponseHead, announced: Announced) -> Result<Sink<'c>, ReplyError> {
+    pub(crate) fn start(
+        self,
+        head: &ResponseHead,
+        announced: Announced,
+    ) -> Result<Sink<'c>, ReplyError> {
         let bodyless = needs_no_body(head.status, &self.about.method);
         match self.to {
-            To::H2 { mut respond, carry_case } => {
+            To::H2 {
+                mut respond,
+                carry_case,
+            } => {
                 let end = bodyless || announced.empty;
                 let send = respond
                     .send_response(response_to_h2(head, announced.length, carry_case), end)
@@ -256,9 +286,10 @@ impl<'c> Reply<'c> {
             }
             To::H1 { writer, state } => {
                 let framing = match announced {
-                    Announced { length: Some(length), .. } if !matches!(head.status, 100..200 | 204) => {
-                        OutFraming::Length(length)
-                    }
+                    Announced {
+                        length: Some(length),
+                        ..
+                    } if !matches!(head.status, 100..200 | 204) => OutFraming::Length(length),
                     _ if bodyless => OutFraming::None,
                     Announced { empty: true, .. } => OutFraming::Length(0),
                     _ if self.about.version == Version::Http10 => OutFraming::Close,
@@ -268,7 +299,14 @@ impl<'c> Reply<'c> {
                     state.keep_alive.set(false);
                 }
                 let keep_alive = state.keep_alive.get();
-                encode_response(head, framing, keep_alive, self.about.version, None, writer.head());
+                encode_response(
+                    head,
+                    framing,
+                    keep_alive,
+                    self.about.version,
+                    None,
+                    writer.head(),
+                );
                 let mode = match framing {
                     _ if bodyless => Mode::None,
                     OutFraming::Length(length) => Mode::Length(length),
@@ -289,7 +327,10 @@ impl<'c> Reply<'c> {
     /// Sends the head that turns the exchange into bytes both ways.
     pub(crate) fn switch(self, head: &mut ResponseHead) -> Result<Sink<'c>, ReplyError> {
         match self.to {
-            To::H2 { mut respond, carry_case } => {
+            To::H2 {
+                mut respond,
+                carry_case,
+            } => {
                 head.status = 200; // RFC 8441 5: 101 does not exist in HTTP/2
                 let send = respond
                     .send_response(response_to_h2(head, None, carry_case), false)
@@ -303,7 +344,8 @@ impl<'c> Reply<'c> {
                     if let Some(key) = &self.about.websocket_key
                         && !head.fields.contains("sec-websocket-accept")
                     {
-                        head.fields.push(&b"Sec-WebSocket-Accept"[..], websocket::accept(key));
+                        head.fields
+                            .push(&b"Sec-WebSocket-Accept"[..], websocket::accept(key));
                     }
                 }
                 state.switched.set(true);
@@ -327,9 +369,16 @@ impl<'c> Reply<'c> {
 }
 
 impl Reply<'static> {
-    pub(crate) fn h2(head: &RequestHead, respond: h2::server::SendResponse<Bytes>, carry_case: bool) -> Self {
+    pub(crate) fn h2(
+        head: &RequestHead,
+        respond: h2::server::SendResponse<Bytes>,
+        carry_case: bool,
+    ) -> Self {
         Self {
-            to: To::H2 { respond, carry_case },
+            to: To::H2 {
+                respond,
+                carry_case,
+            },
             about: About::of(head),
         }
     }

@@ -57,7 +57,12 @@ impl From<h2::Error> for SinkError {
 impl Sink<'_> {
     /// Takes as much of `piece` as there is room for; `Ready` once all of it is taken. With `last`, and all of it
     /// taken, the message is ended too.
-    pub(crate) fn poll_put(&mut self, cx: &mut Context<'_>, piece: &mut Bytes, last: bool) -> Poll<Result<(), SinkError>> {
+    pub(crate) fn poll_put(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), SinkError>> {
         match self {
             Self::Closed => Poll::Ready(Err(SinkError::Gone)),
             Self::H1 { writer, mode, .. } => {
@@ -94,7 +99,11 @@ impl Sink<'_> {
     }
 
     /// Ends the message. HTTP/1 still has to be flushed.
-    pub(crate) fn end(&mut self, trailers: Option<&Fields>, version: Version) -> Result<(), SinkError> {
+    pub(crate) fn end(
+        &mut self,
+        trailers: Option<&Fields>,
+        version: Version,
+    ) -> Result<(), SinkError> {
         match self {
             Self::Closed => Ok(()),
             Self::H1 { writer, mode, .. } => Ok(writer.put_end(*mode, trailers, version)?),
@@ -122,7 +131,11 @@ impl Sink<'_> {
     /// Writes what waits and, where the message ends that way, ends our half of the connection.
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
         match self {
-            Self::H1 { writer, tunnel: true, .. } => {
+            Self::H1 {
+                writer,
+                tunnel: true,
+                ..
+            } => {
                 ready!(writer.poll_shutdown(cx))?;
                 Poll::Ready(Ok(()))
             }
@@ -132,7 +145,11 @@ impl Sink<'_> {
 
     /// The message was written whole.
     pub(crate) fn mark_complete(&self) {
-        if let Self::H1 { complete: Some(complete), .. } = self {
+        if let Self::H1 {
+            complete: Some(complete),
+            ..
+        } = self
+        {
             complete.set(true);
         }
     }

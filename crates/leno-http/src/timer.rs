@@ -17,7 +17,9 @@ pub(crate) struct Timer {
 impl Timer {
     /// Whether `deadline` has passed; wakes the task when it does.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> bool {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
@@ -31,7 +33,11 @@ impl Timer {
     }
 
     /// `future`, unless `deadline` passes first.
-    pub(crate) async fn within<T>(&mut self, deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn within<T>(
+        &mut self,
+        deadline: Instant,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {

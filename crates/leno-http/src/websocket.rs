@@ -34,13 +34,24 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
 
 /// FIPS 180-4 6.1.
 fn sha1(message: &[u8]) -> [u8; 20] {
-    let mut state = [0x6745_2301_u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+    let mut state = [
+        0x6745_2301_u32,
+        0xefcd_ab89,
+        0x98ba_dcfe,
+        0x1032_5476,
+        0xc3d2_e1f0,
+    ];
     let mut padded = message.to_vec();
     padded.push(0x80);
     padded.resize((message.len() + 9).div_ceil(64) * 64 - 8, 0);
     padded.extend((message.len() as u64 * 8).to_be_bytes());
     for block in padded.as_chunks::<64>().0 {
-        let mut words: Vec<u32> = block.as_chunks::<4>().0.iter().map(|word| u32::from_be_bytes(*word)).collect();
+        let mut words: Vec<u32> = block
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|word| u32::from_be_bytes(*word))
+            .collect();
         for index in 16..80 {
             let mixed = [3, 8, 14, 16]
                 .into_iter()
@@ -56,7 +67,9 @@ fn sha1(message: &[u8]) -> [u8; 20] {
                 2 => (b & c | b & d | c & d, 0x8f1b_bcdc),
                 _ => (b ^ c ^ d, 0xca62_c1d6_u32),
             };
-            let next = [mix, e, constant, *word].into_iter().fold(a.rotate_left(5), u32::wrapping_add);
+            let next = [mix, e, constant, *word]
+                .into_iter()
+                .fold(a.rotate_left(5), u32::wrapping_add);
             (e, d, c, b, a) = (d, c, b.rotate_left(30), a, next);
         }
         for (own, add) in state.iter_mut().zip([a, b, c, d, e]) {
@@ -76,7 +89,10 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_6455_is_answered_as_it_says() {
-        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 
     #[test]
@@ -89,8 +105,19 @@ mod tests {
 
     #[test]
     fn sha1_is_fips_180() {
-        let hex = |digest: [u8; 20]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        assert_eq!(hex(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
-        assert_eq!(hex(sha1(&[b'a'; 119])), "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56");
+        let hex = |digest: [u8; 20]| {
+            digest
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
+        assert_eq!(
+            hex(sha1(b"abc")),
+            "a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
+        assert_eq!(
+            hex(sha1(&[b'a'; 119])),
+            "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56"
+        );
     }
 }

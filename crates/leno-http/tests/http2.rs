@@ -9,7 +9,8 @@ use bytes::Bytes;
 use common::{HOPS, Hop, expect, head, mesh, mesh_with, rest, run, send};
 use http::{HeaderMap, Method, Request, Response};
 use leno_http::{
-    Cancel, Ended, Incoming, Limits, Relayed, RequestHead, Unsent, UnsentReason, Upstream, client, server,
+    Cancel, Ended, Incoming, Limits, Relayed, RequestHead, Unsent, UnsentReason, Upstream, client,
+    server,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
@@ -17,7 +18,9 @@ use tokio::{
 };
 
 fn post(path: &str) -> http::request::Builder {
-    Request::builder().method(Method::POST).uri(format!("http://shop{path}"))
+    Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://shop{path}"))
 }
 
 #[test]
@@ -26,7 +29,11 @@ fn a_grpc_client_of_an_http1_application_is_answered_in_trailers() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http2_client().await;
-            let request = post("/svc/Call").header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap();
+            let request = post("/svc/Call")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(())
+                .unwrap();
             let (response, mut body) = client.send_request(request, false).unwrap();
             body.send_data(Bytes::from_static(b"abc"), true).unwrap();
             let mut app = ends.apps.recv().await.unwrap();
@@ -37,7 +44,13 @@ fn a_grpc_client_of_an_http1_application_is_answered_in_trailers() {
             expect(&mut app, "3\r\nabc\r\n0\r\n\r\n").await;
             send(&mut app, "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\ngrpc-status: 0\r\n\r\n").await;
             let (head, mut body) = response.await.unwrap().into_parts();
-            assert_eq!((head.status.as_u16(), head.headers["content-type"].as_bytes()), (200, &b"application/grpc"[..]));
+            assert_eq!(
+                (
+                    head.status.as_u16(),
+                    head.headers["content-type"].as_bytes()
+                ),
+                (200, &b"application/grpc"[..])
+            );
             assert_eq!(body.data().await.unwrap().unwrap(), "xy");
             assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
             assert_eq!(ends.done.recv().await.unwrap().grpc_status, Some(0));
@@ -50,11 +63,20 @@ fn a_grpc_caller_is_refused_in_its_own_way() {
     run(async {
         let mut ends = mesh(Hop::Direct);
         let mut client = ends.mesh.http2_client().await;
-        let request = post("/svc/Call").header("content-type", "application/grpc+proto").body(()).unwrap();
+        let request = post("/svc/Call")
+            .header("content-type", "application/grpc+proto")
+            .body(())
+            .unwrap();
         let (response, _body) = client.send_request(request, true).unwrap();
         drop(ends.apps.recv().await.unwrap());
         let response = response.await.unwrap();
-        assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &"14".parse().unwrap()));
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                &response.headers()["grpc-status"]
+            ),
+            (200, &"14".parse().unwrap())
+        );
         assert!(response.body().is_end_stream(), "trailers only");
         assert_eq!(ends.done.recv().await.unwrap().grpc_status, Some(14));
     });
@@ -67,11 +89,17 @@ fn a_cancelled_call_closes_the_applications_connection() {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http2_client().await;
             for answered in [false, true] {
-                let (response, mut body) = client.send_request(post("/").body(()).unwrap(), answered).unwrap();
+                let (response, mut body) = client
+                    .send_request(post("/").body(()).unwrap(), answered)
+                    .unwrap();
                 let mut app = ends.apps.recv().await.unwrap();
                 head(&mut app).await;
                 let response = if answered {
-                    send(&mut app, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await;
+                    send(
+                        &mut app,
+                        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+                    )
+                    .await;
                     Some(response.await.unwrap())
                 } else {
                     None
@@ -92,35 +120,49 @@ fn three_stalled_downloads_and_five_stalled_uploads_do_not_hold_others_up() {
         let mut client = ends.mesh.http2_client().await;
         let mut held = Vec::new();
         for _ in 0..3 {
-            let (response, _body) = client.send_request(Request::get("http://shop/big").body(()).unwrap(), true).unwrap();
+            let (response, _body) = client
+                .send_request(Request::get("http://shop/big").body(()).unwrap(), true)
+                .unwrap();
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             spawn_local(async move {
-                app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n").await.unwrap();
+                app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n")
+                    .await
+                    .unwrap();
                 while app.write_all(&[7; 65536]).await.is_ok() {}
             });
             held.push(response.await.unwrap()); // never read
         }
         let mut uploads = Vec::new();
         for _ in 0..5 {
-            let (response, mut body) = client.send_request(post("/up").body(()).unwrap(), false).unwrap();
+            let (response, mut body) = client
+                .send_request(post("/up").body(()).unwrap(), false)
+                .unwrap();
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await; // and never read again
             let feeder = spawn_local(async move {
                 loop {
                     body.reserve_capacity(16384);
-                    let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else { return };
+                    let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await
+                    else {
+                        return;
+                    };
                     body.send_data(Bytes::from(vec![1; room]), false).unwrap();
                 }
             });
             uploads.push((response, app, feeder));
         }
-        let (response, mut body) = client.send_request(post("/other").body(()).unwrap(), false).unwrap();
+        let (response, mut body) = client
+            .send_request(post("/other").body(()).unwrap(), false)
+            .unwrap();
         body.send_data(Bytes::from(vec![2; 20_000]), true).unwrap();
         let mut app = ends.apps.recv().await.unwrap();
         head(&mut app).await;
         send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-        let response = tokio::time::timeout(Duration::from_secs(5), response).await.expect("held up").unwrap();
+        let response = tokio::time::timeout(Duration::from_secs(5), response)
+            .await
+            .expect("held up")
+            .unwrap();
         assert_eq!(response.into_body().data().await.unwrap().unwrap(), "ok");
     });
 }
@@ -155,10 +197,18 @@ async fn serve_twice(
 ) -> (Option<UnsentReason>, Relayed) {
     let ends = mesh(Hop::Direct);
     let incoming: Incoming<'_> = connection.next().await.unwrap().unwrap();
-    match ends.mesh.carry(incoming, Upstream::H2(first), Cancel::new()).await {
+    match ends
+        .mesh
+        .carry(incoming, Upstream::H2(first), Cancel::new())
+        .await
+    {
         Ok(relayed) => (None, relayed),
         Err(Unsent { incoming, why }) => {
-            let relayed = ends.mesh.carry(incoming, Upstream::H2(second), Cancel::new()).await.unwrap();
+            let relayed = ends
+                .mesh
+                .carry(incoming, Upstream::H2(second), Cancel::new())
+                .await
+                .unwrap();
             (Some(why), relayed)
         }
     }
@@ -192,14 +242,25 @@ fn a_refused_stream_comes_back_with_the_body_that_was_taken_from_it() {
         let (second, driver) = client::H2::handshake(ours, Rc::default()).await.unwrap();
         spawn_local(driver);
         let (mut client, io) = duplex(64 * 1024);
-        let served = spawn_local(serve_twice(server::H1::new(io, Bytes::new(), Rc::default()), first, second));
-        send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabcdef").await;
+        let served = spawn_local(serve_twice(
+            server::H1::new(io, Bytes::new(), Rc::default()),
+            first,
+            second,
+        ));
+        send(
+            &mut client,
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabcdef",
+        )
+        .await;
         tokio::task::yield_now().await;
         send(&mut client, "ghi").await;
         head(&mut client).await;
         expect(&mut client, "9\r\nabcdefghi\r\n0\r\n\r\n").await;
         let (why, relayed) = served.await.unwrap();
-        assert_eq!((why, relayed.ended), (Some(UnsentReason::RefusedStream), Ended::Complete));
+        assert_eq!(
+            (why, relayed.ended),
+            (Some(UnsentReason::RefusedStream), Ended::Complete)
+        );
     });
 }
 
@@ -213,10 +274,17 @@ fn another_reset_is_not_sent_twice() {
         let first = picky_upstream(reset).await;
         let second = picky_upstream(|_| false).await;
         let (mut client, io) = duplex(64 * 1024);
-        let served = spawn_local(serve_twice(server::H1::new(io, Bytes::new(), Rc::default()), first, second));
+        let served = spawn_local(serve_twice(
+            server::H1::new(io, Bytes::new(), Rc::default()),
+            first,
+            second,
+        ));
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(head(&mut client).await.starts_with("HTTP/1.1 503 "));
-        assert_eq!(served.await.unwrap().1.ended, Ended::UpstreamResetBeforeHead);
+        assert_eq!(
+            served.await.unwrap().1.ended,
+            Ended::UpstreamResetBeforeHead
+        );
     });
 }
 
@@ -226,14 +294,20 @@ fn goaway_stops_new_streams_and_lets_open_ones_finish() {
         let (ours, theirs) = duplex(64 * 1024);
         let (connection, driver) = client::H2::handshake(ours, Rc::default()).await.unwrap();
         let driver = spawn_local(driver);
-        let mut server = server::H2::handshake(theirs, Rc::default(), Bytes::new()).await.unwrap();
+        let mut server = server::H2::handshake(theirs, Rc::default(), Bytes::new())
+            .await
+            .unwrap();
         let ends = mesh(Hop::Direct);
         let (mut client, io) = duplex(64 * 1024);
         let upstream = connection.clone();
         let served = spawn_local(async move {
             let mut front = server::H1::new(io, Bytes::new(), Rc::default());
             let incoming = front.next().await.unwrap().unwrap();
-            ends.mesh.carry(incoming, Upstream::H2(upstream), Cancel::new()).await.unwrap().ended
+            ends.mesh
+                .carry(incoming, Upstream::H2(upstream), Cancel::new())
+                .await
+                .unwrap()
+                .ended
         });
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let incoming = server.next().await.unwrap().unwrap();
@@ -245,7 +319,14 @@ fn goaway_stops_new_streams_and_lets_open_ones_finish() {
             tokio::task::yield_now().await;
         }
         assert!(!connection.has_capacity());
-        incoming.reply.respond(leno_http::ResponseHead::new(200), Bytes::from_static(b"late")).await.unwrap();
+        incoming
+            .reply
+            .respond(
+                leno_http::ResponseHead::new(200),
+                Bytes::from_static(b"late"),
+            )
+            .await
+            .unwrap();
         head(&mut client).await;
         expect(&mut client, "late").await;
         assert_eq!(served.await.unwrap(), Ended::Complete);
@@ -258,19 +339,30 @@ fn goaway_stops_new_streams_and_lets_open_ones_finish() {
 #[test]
 fn a_peers_stream_limit_is_honoured() {
     run(async {
-        let limits = Rc::new(Limits { streams_per_connection: 2, ..Limits::default() });
+        let limits = Rc::new(Limits {
+            streams_per_connection: 2,
+            ..Limits::default()
+        });
         let (ours, theirs) = duplex(64 * 1024);
         let (connection, driver) = client::H2::handshake(ours, Rc::default()).await.unwrap();
         spawn_local(driver);
-        let mut server = server::H2::handshake(theirs, limits, Bytes::new()).await.unwrap();
+        let mut server = server::H2::handshake(theirs, limits, Bytes::new())
+            .await
+            .unwrap();
         let accepted = spawn_local(async move {
             let mut tunnels = Vec::new();
             while let Some(Ok(incoming)) = server.next().await {
                 tunnels.push(incoming.into_tunnel().unwrap());
             }
         });
-        let one = connection.tunnel(RequestHead::connect("10.0.0.1:80")).await.unwrap();
-        let two = connection.tunnel(RequestHead::connect("10.0.0.1:80")).await.unwrap();
+        let one = connection
+            .tunnel(RequestHead::connect("10.0.0.1:80"))
+            .await
+            .unwrap();
+        let two = connection
+            .tunnel(RequestHead::connect("10.0.0.1:80"))
+            .await
+            .unwrap();
         assert!(!connection.has_capacity());
         assert_eq!(connection.open_streams(), 2);
         let refused = connection.tunnel(RequestHead::connect("10.0.0.1:80")).await;
@@ -288,10 +380,15 @@ fn a_tunnel_carries_bytes_both_ways_under_flow_control() {
         let (ours, theirs) = duplex(64 * 1024);
         let (connection, driver) = client::H2::handshake(ours, Rc::default()).await.unwrap();
         spawn_local(driver);
-        let mut server = server::H2::handshake(theirs, Rc::default(), Bytes::new()).await.unwrap();
+        let mut server = server::H2::handshake(theirs, Rc::default(), Bytes::new())
+            .await
+            .unwrap();
         spawn_local(async move {
             while let Some(Ok(incoming)) = server.next().await {
-                assert_eq!(incoming.head.authority.as_deref(), Some(&b"10.0.0.1:80"[..]));
+                assert_eq!(
+                    incoming.head.authority.as_deref(),
+                    Some(&b"10.0.0.1:80"[..])
+                );
                 assert_eq!(incoming.head.method, Method::CONNECT);
                 spawn_local(async move {
                     let (mut read, mut write) = tokio::io::split(incoming.into_tunnel().unwrap());
@@ -300,7 +397,10 @@ fn a_tunnel_carries_bytes_both_ways_under_flow_control() {
                 });
             }
         });
-        let (head, tunnel) = connection.tunnel(RequestHead::connect("10.0.0.1:80")).await.unwrap();
+        let (head, tunnel) = connection
+            .tunnel(RequestHead::connect("10.0.0.1:80"))
+            .await
+            .unwrap();
         assert_eq!(head.status, 200);
         let (mut read, mut write) = tokio::io::split(tunnel);
         let writer = spawn_local(async move {
@@ -323,13 +423,25 @@ fn a_websocket_client_of_http2_reaches_an_http1_application() {
             while !client.is_extended_connect_protocol_enabled() {
                 tokio::task::yield_now().await;
             }
-            let mut request = Request::builder().method(Method::CONNECT).uri("http://shop/chat").body(()).unwrap();
-            request.extensions_mut().insert(h2::ext::Protocol::from("websocket"));
+            let mut request = Request::builder()
+                .method(Method::CONNECT)
+                .uri("http://shop/chat")
+                .body(())
+                .unwrap();
+            request
+                .extensions_mut()
+                .insert(h2::ext::Protocol::from("websocket"));
             let (response, mut body) = client.send_request(request, false).unwrap();
             let mut app = ends.apps.recv().await.unwrap();
             let asked = head(&mut app).await;
-            assert!(asked.starts_with("GET /chat HTTP/1.1\r\nHost: shop\r\nSec-WebSocket-Key: "), "{asked}");
-            assert!(asked.ends_with("\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "{asked}");
+            assert!(
+                asked.starts_with("GET /chat HTTP/1.1\r\nHost: shop\r\nSec-WebSocket-Key: "),
+                "{asked}"
+            );
+            assert!(
+                asked.ends_with("\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+                "{asked}"
+            );
             send(&mut app, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi").await;
             let response = response.await.unwrap();
             assert_eq!(response.status().as_u16(), 200);
@@ -346,14 +458,23 @@ fn cookie_crumbs_are_put_together_and_trailers_of_a_request_arrive() {
     run(async {
         let mut ends = mesh(Hop::Http2);
         let mut client = ends.mesh.http2_client().await;
-        let request = post("/").header("cookie", "a=1").header("x", "y").header("cookie", "b=2").body(()).unwrap();
+        let request = post("/")
+            .header("cookie", "a=1")
+            .header("x", "y")
+            .header("cookie", "b=2")
+            .body(())
+            .unwrap();
         let (_response, mut body) = client.send_request(request, false).unwrap();
         body.send_data(Bytes::from_static(b"z"), false).unwrap();
         let mut trailers = HeaderMap::new();
         trailers.insert("x-sum", "1".parse().unwrap());
         body.send_trailers(trailers).unwrap();
         let mut app = ends.apps.recv().await.unwrap();
-        assert!(head(&mut app).await.contains("Cookie: a=1; b=2\r\nX: y\r\n"));
+        assert!(
+            head(&mut app)
+                .await
+                .contains("Cookie: a=1; b=2\r\nX: y\r\n")
+        );
         expect(&mut app, "1\r\nz\r\n0\r\nX-Sum: 1\r\n\r\n").await;
     });
 }
@@ -363,7 +484,9 @@ fn malformed_http2_requests_are_answered_and_hurt_nobody_else() {
     run(async {
         let mut ends = mesh(Hop::Direct);
         let mut client = ends.mesh.http2_client().await;
-        let (response, _) = client.send_request(post("/").header("host", "other").body(()).unwrap(), true).unwrap();
+        let (response, _) = client
+            .send_request(post("/").header("host", "other").body(()).unwrap(), true)
+            .unwrap();
         assert_eq!(response.await.unwrap().status().as_u16(), 400);
         let mut many = post("/");
         for index in 0..300 {
@@ -371,9 +494,14 @@ fn malformed_http2_requests_are_answered_and_hurt_nobody_else() {
         }
         let (response, _) = client.send_request(many.body(()).unwrap(), true).unwrap();
         assert_eq!(response.await.unwrap().status().as_u16(), 431);
-        let (response, _) = client.send_request(post("/").body(()).unwrap(), true).unwrap();
+        let (response, _) = client
+            .send_request(post("/").body(()).unwrap(), true)
+            .unwrap();
         let mut app = ends.apps.recv().await.unwrap();
-        assert_eq!(head(&mut app).await, "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(
+            head(&mut app).await,
+            "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n"
+        );
         send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         assert_eq!(response.await.unwrap().status().as_u16(), 200);
     });
@@ -385,13 +513,21 @@ fn rapid_resets_close_the_connection_and_are_counted() {
         let abuse = || leno_http::Counters::with(|counters| counters.h2_abuse.get());
         let before = abuse();
         let (client, io) = duplex(1024 * 1024);
-        let (mut send, connection) =
-            h2::client::Builder::new().max_concurrent_reset_streams(10_000).handshake::<_, Bytes>(client).await.unwrap();
+        let (mut send, connection) = h2::client::Builder::new()
+            .max_concurrent_reset_streams(10_000)
+            .handshake::<_, Bytes>(client)
+            .await
+            .unwrap();
         let driver = spawn_local(connection);
-        let mut server = server::H2::handshake(io, Rc::default(), Bytes::new()).await.unwrap();
+        let mut server = server::H2::handshake(io, Rc::default(), Bytes::new())
+            .await
+            .unwrap();
         // The server is not polled meanwhile: the resets meet streams nobody took up.
         for _ in 0..200 {
-            let Ok((_response, mut body)) = send.send_request(post("/").body(()).unwrap(), false) else { break };
+            let Ok((_response, mut body)) = send.send_request(post("/").body(()).unwrap(), false)
+            else {
+                break;
+            };
             tokio::task::yield_now().await;
             body.send_reset(h2::Reason::CANCEL);
         }
@@ -404,7 +540,10 @@ fn rapid_resets_close_the_connection_and_are_counted() {
                 None => panic!("the connection ended in peace"),
             }
         };
-        assert!(matches!(error, leno_http::ServerError::Http2(_)), "{error:?}");
+        assert!(
+            matches!(error, leno_http::ServerError::Http2(_)),
+            "{error:?}"
+        );
         assert_eq!(abuse(), before + 1);
         driver.abort();
     });
@@ -425,7 +564,10 @@ fn a_reused_connection_that_died_gives_the_request_back() {
             let reused = relayed.reusable.unwrap();
             assert!(reused.is_reusable());
             let incoming = front.next().await.unwrap().unwrap();
-            let Err(unsent) = mesh.carry(incoming, Upstream::H1(reused), Cancel::new()).await else {
+            let Err(unsent) = mesh
+                .carry(incoming, Upstream::H1(reused), Cancel::new())
+                .await
+            else {
                 panic!("it was answered")
             };
             assert_eq!(unsent.incoming.head.path, "/2");
@@ -456,9 +598,16 @@ fn what_is_private_is_switched_off_for_strangers() {
         spawn_local(async move {
             let mut front = server::H1::new(io, Bytes::new(), Rc::default());
             let incoming = front.next().await.unwrap().unwrap();
-            ends.mesh.carry(incoming, Upstream::H2(connection), Cancel::new()).await.unwrap();
+            ends.mesh
+                .carry(incoming, Upstream::H2(connection), Cancel::new())
+                .await
+                .unwrap();
         });
-        send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nX-CaSe: 1\r\n\r\n").await;
+        send(
+            &mut client,
+            "GET / HTTP/1.1\r\nHost: a\r\nX-CaSe: 1\r\n\r\n",
+        )
+        .await;
         let (request, _respond) = strange.accept().await.unwrap().unwrap();
         let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
         assert_eq!(names, ["x-case"]);

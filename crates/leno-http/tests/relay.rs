@@ -35,10 +35,16 @@ fn a_request_and_its_answer_keep_their_bytes_and_their_connections() {
                 );
                 expect(&mut client, "hello").await;
                 let relayed = ends.done.recv().await.unwrap();
-                assert_eq!((relayed.status, relayed.ended), (Some(200), Ended::Complete));
+                assert_eq!(
+                    (relayed.status, relayed.ended),
+                    (Some(200), Ended::Complete)
+                );
                 assert_eq!((relayed.request_bytes, relayed.response_bytes), (0, 5));
             }
-            assert!(ends.apps.try_recv().is_err(), "one connection served all three");
+            assert!(
+                ends.apps.try_recv().is_err(),
+                "one connection served all three"
+            );
         });
     }
 }
@@ -49,9 +55,16 @@ fn lower_case_heads_stay_lower_case() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "GET / HTTP/1.1\r\nhost: a\r\naccept: x\r\nuser-agent: y\r\n\r\n").await;
+            send(
+                &mut client,
+                "GET / HTTP/1.1\r\nhost: a\r\naccept: x\r\nuser-agent: y\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
-            assert_eq!(head(&mut app).await, "GET / HTTP/1.1\r\nHost: a\r\naccept: x\r\nuser-agent: y\r\n\r\n");
+            assert_eq!(
+                head(&mut app).await,
+                "GET / HTTP/1.1\r\nHost: a\r\naccept: x\r\nuser-agent: y\r\n\r\n"
+            );
         });
     }
 }
@@ -76,13 +89,26 @@ fn bodies_and_trailers_pass_both_ways() {
             while !body.ends_with("\r\n\r\n") {
                 body.push(char::from(app.read_u8().await.unwrap()));
             }
-            assert!(body.contains("X-Sum: 9") && !body.contains("Content-Length"), "{body}");
+            assert!(
+                body.contains("X-Sum: 9") && !body.contains("Content-Length"),
+                "{body}"
+            );
             assert_eq!(unchunk(&body), "abcde");
             send(&mut app, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\nGrpc-Status: 5\r\n\r\n").await;
-            assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            assert_eq!(
+                head(&mut client).await,
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            );
             expect(&mut client, "4\r\nwxyz\r\n0\r\nGrpc-Status: 5\r\n\r\n").await;
             let relayed = ends.done.recv().await.unwrap();
-            assert_eq!((relayed.request_bytes, relayed.response_bytes, relayed.grpc_status), (5, 4, Some(5)));
+            assert_eq!(
+                (
+                    relayed.request_bytes,
+                    relayed.response_bytes,
+                    relayed.grpc_status
+                ),
+                (5, 4, Some(5))
+            );
         });
     }
 }
@@ -108,10 +134,17 @@ fn a_large_body_passes_both_ways_unchanged() {
             let mut client = ends.mesh.http1_client();
             let sent = body.clone();
             let upload = tokio::task::spawn_local(async move {
-                send(&mut client, format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+                send(
+                    &mut client,
+                    format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"),
+                )
+                .await;
                 send(&mut client, &sent).await;
                 let answer = head(&mut client).await;
-                assert!(answer.contains(&format!("Content-Length: {SIZE}")), "{answer}");
+                assert!(
+                    answer.contains(&format!("Content-Length: {SIZE}")),
+                    "{answer}"
+                );
                 let mut read = vec![0; SIZE];
                 client.read_exact(&mut read).await.unwrap();
                 read
@@ -121,7 +154,11 @@ fn a_large_body_passes_both_ways_unchanged() {
             let mut read = vec![0; SIZE];
             app.read_exact(&mut read).await.unwrap();
             assert!(read == body, "the upload differs");
-            send(&mut app, format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+            send(
+                &mut app,
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"),
+            )
+            .await;
             send(&mut app, &read).await;
             assert!(upload.await.unwrap() == body, "the download differs");
         });
@@ -137,9 +174,15 @@ fn head_204_and_304_have_no_body_and_the_connection_goes_on() {
             send(&mut client, "HEAD /1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
             let mut app = ends.apps.recv().await.unwrap();
             for (answer, next) in [
-                ("HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n", "DELETE /2"),
+                (
+                    "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
+                    "DELETE /2",
+                ),
                 ("HTTP/1.1 204 No Content\r\n\r\n", "GET /3"),
-                ("HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n", "GET /4"),
+                (
+                    "HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n",
+                    "GET /4",
+                ),
             ] {
                 head(&mut app).await;
                 send(&mut app, answer).await;
@@ -157,7 +200,11 @@ fn continue_comes_from_the_application_and_early_hints_pass() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+            send(
+                &mut client,
+                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             assert!(head(&mut app).await.contains("Expect: 100-continue"));
             send(&mut app, "HTTP/1.1 100 Continue\r\n\r\n").await;
@@ -165,9 +212,15 @@ fn continue_comes_from_the_application_and_early_hints_pass() {
             send(&mut client, "abc").await;
             expect(&mut app, "abc").await;
             send(&mut app, "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n").await;
-            assert_eq!(head(&mut client).await, "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
+            assert_eq!(
+                head(&mut client).await,
+                "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+            );
             send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-            assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(
+                head(&mut client).await,
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+            );
         });
     }
 }
@@ -177,13 +230,24 @@ fn a_refused_expectation_closes_and_the_application_sees_no_body() {
     for hop in HOPS {
         run(async {
             let mut ends = mesh_with(hop, |mesh| {
-                mesh.limits = Rc::new(Limits { linger: Duration::from_millis(20), ..Limits::default() });
+                mesh.limits = Rc::new(Limits {
+                    linger: Duration::from_millis(20),
+                    ..Limits::default()
+                });
             });
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+            send(
+                &mut client,
+                "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
-            send(&mut app, "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n").await;
+            send(
+                &mut app,
+                "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n",
+            )
+            .await;
             assert!(head(&mut client).await.starts_with("HTTP/1.1 417 "));
             assert_eq!(rest(&mut client).await, "");
             assert_eq!(rest(&mut app).await, "", "no byte of the body");
@@ -197,18 +261,33 @@ fn http_1_0_is_answered_by_close_and_kept_alive_on_request() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "GET /1 HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+            send(
+                &mut client,
+                "GET /1 HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-            assert!(head(&mut client).await.contains("Connection: keep-alive\r\nContent-Length: 2\r\n"));
+            assert!(
+                head(&mut client)
+                    .await
+                    .contains("Connection: keep-alive\r\nContent-Length: 2\r\n")
+            );
             expect(&mut client, "ok").await;
             // An answer that ends by close, from an application of 1.0.
-            send(&mut client, "GET /2 HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+            send(
+                &mut client,
+                "GET /2 HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+            )
+            .await;
             head(&mut app).await;
             send(&mut app, "HTTP/1.0 200 OK\r\n\r\nto the end").await;
             drop(app);
-            assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            assert_eq!(
+                head(&mut client).await,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+            );
             assert_eq!(rest(&mut client).await, "to the end");
         });
     }
@@ -222,14 +301,21 @@ fn connection_close_of_the_client_stays_with_the_client() {
             let mut app = None;
             for _ in 0..2 {
                 let mut client = ends.mesh.http1_client();
-                send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+                send(
+                    &mut client,
+                    "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                )
+                .await;
                 if app.is_none() {
                     app = ends.apps.recv().await;
                 }
                 let app = app.as_mut().unwrap();
                 assert_eq!(head(app).await, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
                 send(app, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-                assert_eq!(rest(&mut client).await, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+                assert_eq!(
+                    rest(&mut client).await,
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+                );
             }
         });
     }
@@ -248,7 +334,11 @@ fn pipelined_requests_are_answered_in_order() {
                 if path.starts_with("POST") {
                     expect(&mut app, "x").await;
                 }
-                send(&mut app, format!("HTTP/1.1 200 OK\r\nX: {path}\r\nContent-Length: 0\r\n\r\n")).await;
+                send(
+                    &mut app,
+                    format!("HTTP/1.1 200 OK\r\nX: {path}\r\nContent-Length: 0\r\n\r\n"),
+                )
+                .await;
                 assert!(head(&mut client).await.contains(path.trim_end()));
             }
         });
@@ -261,7 +351,11 @@ fn an_early_answer_does_not_stop_the_request() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc").await;
+            send(
+                &mut client,
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             send(&mut app, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
@@ -319,7 +413,10 @@ fn an_upgrade_becomes_bytes_both_ways() {
             drop(app);
             assert_eq!(rest(&mut client).await, "goodbye");
             let relayed = ends.done.recv().await.unwrap();
-            assert_eq!((relayed.ended, relayed.request_bytes, relayed.response_bytes), (Ended::Switched, 9, 14));
+            assert_eq!(
+                (relayed.ended, relayed.request_bytes, relayed.response_bytes),
+                (Ended::Switched, 9, 14)
+            );
         });
     }
 }
@@ -330,15 +427,29 @@ fn a_refused_upgrade_is_an_ordinary_answer() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            send(
+                &mut client,
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
-            send(&mut app, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
-            assert_eq!(head(&mut client).await, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n");
+            send(
+                &mut app,
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+            )
+            .await;
+            assert_eq!(
+                head(&mut client).await,
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\n"
+            );
             expect(&mut client, "no").await;
             send(&mut client, "GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
             let relayed = ends.done.recv().await.unwrap();
-            assert_eq!((relayed.status, relayed.ended), (Some(403), Ended::Complete));
+            assert_eq!(
+                (relayed.status, relayed.ended),
+                (Some(403), Ended::Complete)
+            );
         });
     }
 }
@@ -353,13 +464,24 @@ fn a_cut_answer_never_looks_whole() {
                 send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
                 let mut app = ends.apps.recv().await.unwrap();
                 head(&mut app).await;
-                let piece = if framing.starts_with('C') { "abc" } else { "3\r\nabc\r\n" };
-                send(&mut app, format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{piece}")).await;
+                let piece = if framing.starts_with('C') {
+                    "abc"
+                } else {
+                    "3\r\nabc\r\n"
+                };
+                send(
+                    &mut app,
+                    format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{piece}"),
+                )
+                .await;
                 head(&mut client).await;
                 expect(&mut client, piece).await;
                 drop(app);
                 assert_eq!(rest(&mut client).await, "", "no last chunk");
-                assert_eq!(ends.done.recv().await.unwrap().ended, Ended::UpstreamResetAfterHead);
+                assert_eq!(
+                    ends.done.recv().await.unwrap().ended,
+                    Ended::UpstreamResetAfterHead
+                );
             }
         });
     }
@@ -371,10 +493,22 @@ fn no_answer_a_broken_answer_and_a_late_answer_are_refusals() {
         run(async {
             for (answer, status, reason) in [
                 ("", 503, Refusal::UpstreamReset),
-                ("HTTP/1.1 200 OK\r\nX : y\r\n\r\n", 502, Refusal::UpstreamProtocol),
+                (
+                    "HTTP/1.1 200 OK\r\nX : y\r\n\r\n",
+                    502,
+                    Refusal::UpstreamProtocol,
+                ),
                 ("HTTP/1.1 200 OK\nX: y\n\n", 502, Refusal::UpstreamProtocol),
-                ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 502, Refusal::UpstreamProtocol),
-                ("HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, Refusal::UpstreamProtocol),
+                (
+                    "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                    502,
+                    Refusal::UpstreamProtocol,
+                ),
+                (
+                    "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+                    502,
+                    Refusal::UpstreamProtocol,
+                ),
             ] {
                 let mut ends = mesh(hop);
                 let mut client = ends.mesh.http1_client();
@@ -384,7 +518,10 @@ fn no_answer_a_broken_answer_and_a_late_answer_are_refusals() {
                 send(&mut app, answer).await;
                 drop(app);
                 let head = head(&mut client).await;
-                assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}: {head}");
+                assert!(
+                    head.starts_with(&format!("HTTP/1.1 {status} ")),
+                    "{answer:?}: {head}"
+                );
                 if hop == Hop::Direct {
                     assert_eq!(ends.done.recv().await.unwrap().refused, Some(reason));
                 }
@@ -395,7 +532,11 @@ fn no_answer_a_broken_answer_and_a_late_answer_are_refusals() {
             let mut app = ends.apps.recv().await.unwrap();
             assert!(head(&mut client).await.starts_with("HTTP/1.1 504 "));
             head(&mut app).await;
-            assert_eq!(rest(&mut app).await, "", "the application's connection is closed");
+            assert_eq!(
+                rest(&mut app).await,
+                "",
+                "the application's connection is closed"
+            );
         });
     }
 }
@@ -406,14 +547,21 @@ fn a_client_that_breaks_its_body_is_refused_and_the_application_sees_a_cut() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
+            send(
+                &mut client,
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             expect(&mut app, "3\r\nabc\r\n").await;
             send(&mut client, "zz\r\n").await;
             assert!(head(&mut client).await.starts_with("HTTP/1.1 400 "));
             assert_eq!(rest(&mut app).await, "");
-            assert_eq!(ends.done.recv().await.unwrap().ended, Ended::Protocol(Side::Client));
+            assert_eq!(
+                ends.done.recv().await.unwrap().ended,
+                Ended::Protocol(Side::Client)
+            );
         });
     }
 }
@@ -424,7 +572,11 @@ fn a_client_that_leaves_ends_the_applications_exchange() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await;
+            send(
+                &mut client,
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             expect(&mut app, "abc").await;
@@ -441,7 +593,11 @@ fn a_thrown_switch_ends_a_stream_at_once() {
         run(async {
             let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
-            send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+            send(
+                &mut client,
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            )
+            .await;
             let mut app = ends.apps.recv().await.unwrap();
             head(&mut app).await;
             send(&mut app, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
@@ -457,12 +613,18 @@ fn a_thrown_switch_ends_a_stream_at_once() {
 #[test]
 fn a_stalled_stream_times_out_and_a_moving_one_does_not() {
     run(async {
-        let mut ends = mesh_with(Hop::Http2, |mesh| mesh.idle = Some(Duration::from_millis(50)));
+        let mut ends = mesh_with(Hop::Http2, |mesh| {
+            mesh.idle = Some(Duration::from_millis(50))
+        });
         let mut client = ends.mesh.http1_client();
         send(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut app = ends.apps.recv().await.unwrap();
         head(&mut app).await;
-        send(&mut app, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        send(
+            &mut app,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )
+        .await;
         head(&mut client).await;
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         for _ in 0..6 {

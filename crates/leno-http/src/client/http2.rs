@@ -98,7 +98,11 @@ impl H2 {
         let mut send = self.0.send.borrow_mut();
         let Some(send) = &mut *send else { return false };
         let allowed = send.current_max_send_streams();
-        self.0.open.get() < allowed && matches!(send.poll_ready(&mut nobody()), std::task::Poll::Ready(Ok(())))
+        self.0.open.get() < allowed
+            && matches!(
+                send.poll_ready(&mut nobody()),
+                std::task::Poll::Ready(Ok(()))
+            )
     }
 
     /// Streams open through this connection.
@@ -111,7 +115,10 @@ impl H2 {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         match &mut *self.0.send.borrow_mut() {
-            Some(send) => matches!(send.poll_ready(&mut nobody()), std::task::Poll::Ready(Err(_))),
+            Some(send) => matches!(
+                send.poll_ready(&mut nobody()),
+                std::task::Poll::Ready(Err(_))
+            ),
             None => true,
         }
     }
@@ -127,7 +134,11 @@ impl H2 {
     /// [`ClientError`]; an answer other than 2xx is no error: look at the head. The tunnel then carries its body.
     pub async fn tunnel(&self, head: RequestHead) -> Result<(ResponseHead, Tunnel), ClientError> {
         self.prepare(&head).await?;
-        let Opened { response, send, open } = self.send(&head, None, false)?;
+        let Opened {
+            response,
+            send,
+            open,
+        } = self.send(&head, None, false)?;
         let response = response.await.map_err(|error| match error.reason() {
             Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => ClientError::Refused,
             _ if error.is_go_away() && error.is_remote() => ClientError::Refused,
@@ -156,30 +167,43 @@ impl H2 {
         if let Some(ping) = &mut *ping
             && !self.0.settled.get()
         {
-            ping.ping(h2::Ping::opaque()).await.map_err(|_| ClientError::Refused)?;
+            ping.ping(h2::Ping::opaque())
+                .await
+                .map_err(|_| ClientError::Refused)?;
             self.0.settled.set(true);
         }
         if self.speaks_extended_connect() {
             Ok(())
         } else {
-            Err(ClientError::Unsupported("the peer does not offer extended CONNECT"))
+            Err(ClientError::Unsupported(
+                "the peer does not offer extended CONNECT",
+            ))
         }
     }
 
     fn speaks_extended_connect(&self) -> bool {
         let send = self.0.send.borrow();
-        send.as_ref().is_some_and(SendRequest::is_extended_connect_protocol_enabled)
+        send.as_ref()
+            .is_some_and(SendRequest::is_extended_connect_protocol_enabled)
     }
 
     /// Opens a stream. [`ClientError::Refused`]: nothing was sent.
-    pub(crate) fn send(&self, head: &RequestHead, declared: Option<u64>, end: bool) -> Result<Opened, ClientError> {
+    pub(crate) fn send(
+        &self,
+        head: &RequestHead,
+        declared: Option<u64>,
+        end: bool,
+    ) -> Result<Opened, ClientError> {
         if !self.has_capacity() {
             return Err(ClientError::Refused);
         }
-        let request = request_to_h2(head, declared, self.0.carry_case.get()).map_err(ClientError::Unsupported)?;
+        let request = request_to_h2(head, declared, self.0.carry_case.get())
+            .map_err(ClientError::Unsupported)?;
         let mut send = self.0.send.borrow_mut();
         let send = send.as_mut().ok_or(ClientError::Refused)?;
-        let (response, send) = send.send_request(request, end).map_err(|_| ClientError::Refused)?;
+        let (response, send) = send
+            .send_request(request, end)
+            .map_err(|_| ClientError::Refused)?;
         self.0.open.set(self.0.open.get() + 1);
         Ok(Opened {
             response,

@@ -62,11 +62,17 @@ impl ChunkedDecoder {
     ///
     /// # Errors
     /// [`ParseError`] when the framing is malformed; the connection cannot go on.
-    pub fn step(&mut self, buffer: &mut BytesMut, limits: &Limits) -> Result<ChunkStep, ParseError> {
+    pub fn step(
+        &mut self,
+        buffer: &mut BytesMut,
+        limits: &Limits,
+    ) -> Result<ChunkStep, ParseError> {
         loop {
             match self.state {
                 State::Size(searched) => {
-                    let Some(newline) = find_byte(b'\n', buffer.get(searched..).unwrap_or_default()) else {
+                    let Some(newline) =
+                        find_byte(b'\n', buffer.get(searched..).unwrap_or_default())
+                    else {
                         if buffer.len() > MAX_LINE {
                             return Err(ParseError::Malformed("a chunk's size line is too long"));
                         }
@@ -80,16 +86,26 @@ impl ChunkedDecoder {
                         return Err(ParseError::Malformed("too many chunk extensions"));
                     }
                     buffer.advance(searched + newline + 1);
-                    self.state = if size == 0 { State::Trailers(0) } else { State::Data(size) };
+                    self.state = if size == 0 {
+                        State::Trailers(0)
+                    } else {
+                        State::Data(size)
+                    };
                 }
                 State::Data(left) => {
                     if buffer.is_empty() {
                         return Ok(ChunkStep::NeedMore);
                     }
-                    let take = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                    let take = usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(buffer.len());
                     let data = buffer.split_to(take).freeze();
                     let left = left.saturating_sub(take as u64);
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    self.state = if left == 0 {
+                        State::DataEnd
+                    } else {
+                        State::Data(left)
+                    };
                     return Ok(ChunkStep::Data(data));
                 }
                 State::DataEnd => match buffer.get(..2) {
@@ -98,7 +114,9 @@ impl ChunkedDecoder {
                         self.state = State::Size(0);
                     }
                     Some(_) => return Err(NO_END),
-                    None if buffer.first().is_some_and(|byte| *byte != b'\r') => return Err(NO_END),
+                    None if buffer.first().is_some_and(|byte| *byte != b'\r') => {
+                        return Err(NO_END);
+                    }
                     None => return Ok(ChunkStep::NeedMore),
                 },
                 State::Trailers(searched) => match find_head(buffer, searched, limits)? {
@@ -140,7 +158,10 @@ const NO_END: ParseError = ParseError::Malformed("a chunk does not end where its
 fn parse_size(line: &[u8]) -> Result<(u64, usize), ParseError> {
     const MALFORMED: ParseError = ParseError::Malformed("a chunk's size");
     let line = line.strip_suffix(b"\r\n").ok_or(MALFORMED)?;
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let digits = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
     let (digits, extensions) = line.split_at_checked(digits).ok_or(MALFORMED)?;
     if digits.is_empty() || digits.len() > 15 {
         return Err(MALFORMED);

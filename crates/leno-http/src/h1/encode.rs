@@ -27,7 +27,10 @@ pub(crate) enum OutFraming {
 
 /// What a request target may consist of: no controls, no space, no fragment.
 pub(crate) fn is_target(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| *byte > b' ' && *byte != 0x7f && *byte != b'#')
+    !bytes.is_empty()
+        && bytes
+            .iter()
+            .all(|byte| *byte > b' ' && *byte != 0x7f && *byte != b'#')
 }
 
 /// Responses that never have a body (RFC 9112 6.3).
@@ -36,16 +39,28 @@ pub(crate) fn needs_no_body(status: u16, method: &Method) -> bool {
 }
 
 /// Writes a request head; `None` when the target or authority is nothing HTTP/1 can carry.
-pub(crate) fn encode_request(head: &RequestHead, framing: OutFraming, out: &mut BytesMut) -> Option<()> {
+pub(crate) fn encode_request(
+    head: &RequestHead,
+    framing: OutFraming,
+    out: &mut BytesMut,
+) -> Option<()> {
     let authority = head.authority.as_deref().unwrap_or_default();
     if !(authority.is_empty() || is_authority(authority)) {
         return None;
     }
     // Extended CONNECT becomes a GET that asks to switch (RFC 8441 5.1).
     let extended = head.protocol.is_some() && head.method == Method::CONNECT;
-    let method = if extended { Method::GET.as_str() } else { head.method.as_str() };
+    let method = if extended {
+        Method::GET.as_str()
+    } else {
+        head.method.as_str()
+    };
     let connect = head.method == Method::CONNECT && !extended;
-    let target = if connect { authority } else { head.path.as_ref() };
+    let target = if connect {
+        authority
+    } else {
+        head.path.as_ref()
+    };
     if !is_target(target) {
         return None;
     }
@@ -57,7 +72,12 @@ pub(crate) fn encode_request(head: &RequestHead, framing: OutFraming, out: &mut 
     out.put_slice(authority);
     out.put_slice(b"\r\n");
     encode_fields(&head.fields, head.version, out);
-    if extended && head.protocol.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(b"websocket")) {
+    if extended
+        && head
+            .protocol
+            .as_deref()
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"websocket"))
+    {
         encode_websocket_key(&head.fields, out);
     }
     match (&head.protocol, head.fields.contains("te")) {
@@ -103,8 +123,7 @@ pub(crate) fn encode_interim(head: &ResponseHead, out: &mut BytesMut) {
 
 /// Writes the fields of trailers, without the empty line.
 pub(crate) fn encode_fields(fields: &Fields, version: Version, out: &mut BytesMut) {
-    let mut restore = (version == Version::Http2)
-        .then(|| Restore::new(fields.get(CASE_FIELD)));
+    let mut restore = (version == Version::Http2).then(|| Restore::new(fields.get(CASE_FIELD)));
     for (name, value) in fields.iter() {
         if is_made_anew(name) || name.eq_ignore_ascii_case(CASE_FIELD.as_bytes()) {
             continue;

@@ -135,8 +135,7 @@ pub fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedRequest, Par
         return Err(ParseError::Malformed("the request line"));
     };
     let version = parse_version(version)?;
-    let method =
-        Method::from_bytes(method).map_err(|_| ParseError::Malformed("the method"))?;
+    let method = Method::from_bytes(method).map_err(|_| ParseError::Malformed("the method"))?;
     let target = parse_target(head, &method, target)?;
 
     let mut collected = Collected::parse(head, lines, limits)?;
@@ -186,7 +185,13 @@ pub fn parse_response(
         .ok_or(ParseError::Malformed("the status line"))?;
     let version = parse_version(version)?;
     let (status, reason) = match rest {
-        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', reason @ ..] => {
+        [
+            b' ',
+            a @ b'1'..=b'9',
+            b @ b'0'..=b'9',
+            c @ b'0'..=b'9',
+            reason @ ..,
+        ] => {
             let digit = |byte: &u8| u16::from(*byte - b'0');
             (digit(a) * 100 + digit(b) * 10 + digit(c), reason)
         }
@@ -365,7 +370,8 @@ impl Collected {
             if count >= limits.head_fields {
                 return Err(ParseError::TooLarge);
             }
-            let colon = find_byte(b':', line).ok_or(ParseError::Malformed("a field without a colon"))?;
+            let colon =
+                find_byte(b':', line).ok_or(ParseError::Malformed("a field without a colon"))?;
             let (name, value) = line.split_at_checked(colon).ok_or(TRUNCATED)?;
             let value = trim(value.get(1..).unwrap_or_default());
             // A space before the colon, a folded line and an empty name all are no token.
@@ -379,7 +385,11 @@ impl Collected {
                 if own.fields.is_empty() {
                     own.fields = Fields::with_capacity(16);
                 }
-                let value = if value.is_empty() { Bytes::new() } else { head.slice_ref(value) };
+                let value = if value.is_empty() {
+                    Bytes::new()
+                } else {
+                    head.slice_ref(value)
+                };
                 own.fields.push_parsed(head.slice_ref(name), value);
             }
         }
@@ -391,13 +401,18 @@ impl Collected {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         match name.len() {
             2 if is("te") => {
-                self.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+                self.te_trailers |=
+                    tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
             }
             4 if is("host") => {
                 if self.host.is_some() {
                     return Err(ParseError::Malformed("more than one Host"));
                 }
-                self.host = Some(if value.is_empty() { Bytes::new() } else { head.slice_ref(value) });
+                self.host = Some(if value.is_empty() {
+                    Bytes::new()
+                } else {
+                    head.slice_ref(value)
+                });
             }
             7 if is("upgrade") => self.add_upgrade(head, value),
             10 if is("connection") => self.add_connection(head, value),
@@ -424,11 +439,15 @@ impl Collected {
     fn add_upgrade(&mut self, head: &Bytes, value: &[u8]) {
         // h2c is obsolete (RFC 9113 3.1) and would end the mesh's sight of the requests: ignored, as one may.
         let wanted = |token: &&[u8]| {
-            let legal = token.iter().all(|byte| crate::fields::is_tchar(*byte) || *byte == b'/');
+            let legal = token
+                .iter()
+                .all(|byte| crate::fields::is_tchar(*byte) || *byte == b'/');
             legal && !token.eq_ignore_ascii_case(b"h2c")
         };
         if self.upgrade.is_none() {
-            self.upgrade = tokens(value).find(wanted).map(|token| head.slice_ref(token));
+            self.upgrade = tokens(value)
+                .find(wanted)
+                .map(|token| head.slice_ref(token));
         }
     }
 
@@ -453,7 +472,9 @@ impl Collected {
 
     fn request_framing(&self, version: Version) -> Result<Framing, ParseError> {
         match (self.coding, self.length) {
-            (Some(_), Some(_)) => Err(ParseError::Malformed("Content-Length beside Transfer-Encoding")),
+            (Some(_), Some(_)) => Err(ParseError::Malformed(
+                "Content-Length beside Transfer-Encoding",
+            )),
             (Some(_), None) if version == Version::Http10 => {
                 Err(ParseError::Malformed("Transfer-Encoding in HTTP/1.0"))
             }
@@ -465,7 +486,12 @@ impl Collected {
         }
     }
 
-    fn response_framing(&self, version: Version, status: u16, method: &Method) -> Result<Framing, ParseError> {
+    fn response_framing(
+        &self,
+        version: Version,
+        status: u16,
+        method: &Method,
+    ) -> Result<Framing, ParseError> {
         // Ambiguity is refused even where there is no body: the peer's next message could not be trusted.
         let framing = match self.request_framing(version)? {
             Framing::None => Framing::Close,
@@ -491,7 +517,8 @@ impl Collected {
             self.fields.retain(|own, _| !own.eq_ignore_ascii_case(name));
         }
         if self.te_trailers {
-            self.fields.push_parsed(Bytes::from_static(b"TE"), Bytes::from_static(b"trailers"));
+            self.fields
+                .push_parsed(Bytes::from_static(b"TE"), Bytes::from_static(b"trailers"));
         }
         self.fields
     }

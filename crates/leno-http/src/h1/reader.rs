@@ -179,7 +179,10 @@ impl Reader {
     }
 
     /// The next piece of the body; `None` at its end.
-    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if let Some(piece) = self.decode() {
                 if !matches!(piece, Some(Ok(_))) {
@@ -206,7 +209,9 @@ impl Reader {
             Decoding::Failed => Some(Some(Err(BodyError::Truncated))),
             _ if self.buffer.is_empty() => None,
             Decoding::Length(left) => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(self.buffer.len());
+                let take = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(self.buffer.len());
                 *left = left.saturating_sub(take as u64);
                 if *left == 0 {
                     self.body = Decoding::Done;
@@ -218,7 +223,8 @@ impl Reader {
                 Ok(ChunkStep::NeedMore) => None,
                 Ok(ChunkStep::Data(data)) => {
                     if decoder.at_end(&self.buffer)
-                        && let Ok(ChunkStep::Done(None)) = decoder.step(&mut self.buffer, &self.limits)
+                        && let Ok(ChunkStep::Done(None)) =
+                            decoder.step(&mut self.buffer, &self.limits)
                     {
                         self.body = Decoding::Done;
                     }

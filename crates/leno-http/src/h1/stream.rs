@@ -42,7 +42,10 @@ pub(crate) enum WriteHalf {
 pub(crate) fn split<IO: AsyncRead + AsyncWrite + Unpin + 'static>(io: IO) -> (ReadHalf, WriteHalf) {
     let mut io = Some(io);
     let any: &mut dyn Any = &mut io;
-    if let Some(tcp) = any.downcast_mut::<Option<TcpStream>>().and_then(Option::take) {
+    if let Some(tcp) = any
+        .downcast_mut::<Option<TcpStream>>()
+        .and_then(Option::take)
+    {
         let (read, write) = tcp.into_split();
         return (ReadHalf::Tcp(read), WriteHalf::Tcp(write));
     }
@@ -54,7 +57,11 @@ pub(crate) fn split<IO: AsyncRead + AsyncWrite + Unpin + 'static>(io: IO) -> (Re
 }
 
 impl ReadHalf {
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buffer),
             Self::Shared(shared) => Pin::new(&mut *shared.borrow_mut()).poll_read(cx, buffer),
@@ -79,7 +86,11 @@ impl ReadHalf {
     }
 
     /// Reads into the room `buffer` has.
-    pub(crate) fn poll_read_buf(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(half) => pin!(half.read_buf(buffer)).poll(cx),
             Self::Shared(shared) => pin!((&mut *shared.borrow_mut()).read_buf(buffer)).poll(cx),
@@ -88,7 +99,11 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
-    pub(crate) fn poll_write_vectored(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, slices),
             Self::Shared(shared) => {

@@ -106,7 +106,12 @@ impl Writer {
     }
 
     /// Queues the end of a body; fewer bytes than its length is an error.
-    pub(crate) fn put_end(&mut self, mode: Mode, trailers: Option<&Fields>, version: Version) -> io::Result<()> {
+    pub(crate) fn put_end(
+        &mut self,
+        mode: Mode,
+        trailers: Option<&Fields>,
+        version: Version,
+    ) -> io::Result<()> {
         match mode {
             Mode::Length(1..) => Err(io::ErrorKind::InvalidData.into()),
             Mode::Chunked => {
@@ -125,13 +130,20 @@ impl Writer {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.queue.is_empty() || !self.small.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let pieces = self.queue.iter().map(Bytes::as_ref).chain([self.small.as_ref()]);
+            let pieces = self
+                .queue
+                .iter()
+                .map(Bytes::as_ref)
+                .chain([self.small.as_ref()]);
             let mut count = 0;
             for (slice, piece) in slices.iter_mut().zip(pieces) {
                 *slice = IoSlice::new(piece);
                 count += 1;
             }
-            let written = match ready!(self.io.poll_write_vectored(cx, slices.get(..count).unwrap_or_default())) {
+            let written = match ready!(
+                self.io
+                    .poll_write_vectored(cx, slices.get(..count).unwrap_or_default())
+            ) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(written) => written,
                 Err(error) => return Poll::Ready(Err(error)),

@@ -105,7 +105,9 @@ impl<'c> Exchange<'c> {
         }
         let waited = {
             let mut watch = options.cancel.watch();
-            let deadline = options.request_timeout.map(|timeout| self.started + timeout);
+            let deadline = options
+                .request_timeout
+                .map(|timeout| self.started + timeout);
             std::future::poll_fn(|cx| {
                 if watch.poll(cx) {
                     return Poll::Ready(Waited::Cancelled);
@@ -117,15 +119,22 @@ impl<'c> Exchange<'c> {
         self.relayed.request_bytes = self.upload.bytes;
         let upstream_is_h1 = awaiting.is_h1();
         match waited {
-            Waited::Answered { head, body, keep_alive } => {
+            Waited::Answered {
+                head,
+                body,
+                keep_alive,
+            } => {
                 self.relayed.first_byte = Some(self.started.elapsed());
                 self.upload.forget_replay();
                 let switched = switch && is_switched(&self.head, &head, upstream_is_h1);
                 if head.status == 101 && !switched {
                     sink.abort(h2::Reason::CANCEL);
-                    return self.refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream)).await;
+                    return self
+                        .refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream))
+                        .await;
                 }
-                self.respond(head, body, keep_alive, switched, sink, options).await
+                self.respond(head, body, keep_alive, switched, sink, options)
+                    .await
             }
             Waited::NoAnswer(why) => self.unanswered(why).await,
             Waited::ClientGone => {
@@ -136,7 +145,8 @@ impl<'c> Exchange<'c> {
             }
             Waited::ClientBroke => {
                 sink.abort(h2::Reason::CANCEL);
-                self.refuse(Refusal::ClientProtocol, Ended::Protocol(Side::Client)).await
+                self.refuse(Refusal::ClientProtocol, Ended::Protocol(Side::Client))
+                    .await
             }
             Waited::Timeout => {
                 sink.abort(h2::Reason::CANCEL);
@@ -158,8 +168,12 @@ impl<'c> Exchange<'c> {
     ) -> Poll<Waited<'u>> {
         if self.uploading && !self.upload.is_done() {
             match self.upload.poll(cx, &mut self.body, sink) {
-                Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(client_failed(&error)),
-                Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => return Poll::Ready(Waited::ClientBroke),
+                Poll::Ready(Err(PumpError::Source(error))) => {
+                    return Poll::Ready(client_failed(&error));
+                }
+                Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
+                    return Poll::Ready(Waited::ClientBroke);
+                }
                 // The upstream takes no more of the request; its answer may still come.
                 Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => self.upload.stop(),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -174,8 +188,16 @@ impl<'c> Exchange<'c> {
                         return Poll::Ready(Waited::ClientGone);
                     }
                 }
-                Poll::Ready(Ok(Answer::Final { head, body, keep_alive })) => {
-                    return Poll::Ready(Waited::Answered { head, body, keep_alive });
+                Poll::Ready(Ok(Answer::Final {
+                    head,
+                    body,
+                    keep_alive,
+                })) => {
+                    return Poll::Ready(Waited::Answered {
+                        head,
+                        body,
+                        keep_alive,
+                    });
                 }
                 Poll::Ready(Err(why)) => return Poll::Ready(Waited::NoAnswer(why)),
                 Poll::Pending => break,
@@ -196,16 +218,22 @@ impl<'c> Exchange<'c> {
         let reason = match why {
             NoAnswer::RefusedStream => Some(UnsentReason::RefusedStream),
             NoAnswer::GoAway => Some(UnsentReason::GoAway),
-            NoAnswer::Stale if is_idempotent(&self.head.method) => Some(UnsentReason::StaleConnection),
+            NoAnswer::Stale if is_idempotent(&self.head.method) => {
+                Some(UnsentReason::StaleConnection)
+            }
             NoAnswer::Stale | NoAnswer::Reset => None,
             NoAnswer::Malformed => {
-                return self.refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream)).await;
+                return self
+                    .refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream))
+                    .await;
             }
         };
         if let Some(why) = reason {
             if let Some(pieces) = self.upload.take_replay() {
                 self.body.give_again(pieces);
-                let Self { head, body, reply, .. } = self;
+                let Self {
+                    head, body, reply, ..
+                } = self;
                 return Verdict::Unsent(Unsent {
                     incoming: Incoming { head, body, reply },
                     why,
@@ -213,12 +241,18 @@ impl<'c> Exchange<'c> {
             }
             crate::limits::count(|counters| &counters.replay_overflows);
         }
-        self.refuse(Refusal::UpstreamReset, Ended::UpstreamResetBeforeHead).await
+        self.refuse(Refusal::UpstreamReset, Ended::UpstreamResetBeforeHead)
+            .await
     }
 
     async fn refuse(mut self, reason: Refusal, ended: Ended) -> Verdict<'c> {
         self.relayed.ended = ended;
-        let Self { reply, body, mut relayed, .. } = self;
+        let Self {
+            reply,
+            body,
+            mut relayed,
+            ..
+        } = self;
         refuse(reply, body, reason, &mut relayed).await;
         done(relayed, false)
     }
@@ -236,7 +270,10 @@ impl<'c> Exchange<'c> {
         (options.on_response)(&mut response);
         let mut relayed = self.relayed;
         let version = response.version;
-        relayed.grpc_status = response.fields.get("grpc-status").and_then(|value| parse_grpc_status(value));
+        relayed.grpc_status = response
+            .fields
+            .get("grpc-status")
+            .and_then(|value| parse_grpc_status(value));
         let mut body = self.body;
         let client = if switched {
             body.into_raw();
@@ -293,7 +330,8 @@ impl<'c> Exchange<'c> {
         relayed.request_bytes = flow.upload.bytes;
         relayed.response_bytes = flow.download.bytes;
         relayed.grpc_status = flow.download.grpc_status.or(relayed.grpc_status);
-        let keeps = keep_alive && ended == Ended::Complete && !flow.upload_cut && flow.body.is_end();
+        let keeps =
+            keep_alive && ended == Ended::Complete && !flow.upload_cut && flow.body.is_end();
         done(relayed, keeps)
     }
 }
@@ -323,7 +361,9 @@ impl Flow<'_, '_> {
         if !self.download.is_done() {
             match self.download.poll(cx, &mut self.answer, &mut self.client) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => return Poll::Ready(Ended::ClientGone),
+                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => {
+                    return Poll::Ready(Ended::ClientGone);
+                }
                 Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
                     return Poll::Ready(Ended::Protocol(Side::Upstream));
                 }
@@ -363,7 +403,11 @@ impl Flow<'_, '_> {
             }
         }
         if self.download.is_done() && self.upload.is_done() {
-            return Poll::Ready(if self.switched { Ended::Switched } else { Ended::Complete });
+            return Poll::Ready(if self.switched {
+                Ended::Switched
+            } else {
+                Ended::Complete
+            });
         }
         self.poll_timeout(cx)
     }
@@ -371,7 +415,11 @@ impl Flow<'_, '_> {
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         // Answered whole, and the request still comes: it may, as long as it moves.
         let lingers = self.download.is_done() && !self.switched;
-        let Some(patience) = (if lingers { Some(self.linger) } else { self.idle }) else {
+        let Some(patience) = (if lingers {
+            Some(self.linger)
+        } else {
+            self.idle
+        }) else {
             return Poll::Pending;
         };
         let moved = self.upload.bytes + self.download.bytes;
@@ -420,7 +468,12 @@ impl Flow<'_, '_> {
 }
 
 /// Answers in place of the destination, after the wait for it.
-pub(super) async fn refuse(reply: Reply<'_>, body: Body<'_>, reason: Refusal, relayed: &mut Relayed) {
+pub(super) async fn refuse(
+    reply: Reply<'_>,
+    body: Body<'_>,
+    reason: Refusal,
+    relayed: &mut Relayed,
+) {
     if !body.is_end() {
         // What is left of the request cannot be told from the next one without reading all of it.
         reply.close_after();
@@ -438,7 +491,10 @@ pub(super) async fn refuse(reply: Reply<'_>, body: Body<'_>, reason: Refusal, re
 }
 
 fn done<'c>(relayed: Relayed, upstream_keeps: bool) -> Verdict<'c> {
-    Verdict::Done { relayed, upstream_keeps }
+    Verdict::Done {
+        relayed,
+        upstream_keeps,
+    }
 }
 
 /// Whether this answer turns the exchange into bytes both ways.
@@ -467,7 +523,11 @@ fn client_failed<'u>(error: &BodyError) -> Waited<'u> {
 fn upstream_failed(error: &BodyError) -> Ended {
     match error {
         BodyError::Malformed(_) => Ended::Protocol(Side::Upstream),
-        BodyError::Http2(error) if error.is_library() && error.is_reset() => Ended::Protocol(Side::Upstream),
-        BodyError::Truncated | BodyError::Http2(_) | BodyError::Io(_) => Ended::UpstreamResetAfterHead,
+        BodyError::Http2(error) if error.is_library() && error.is_reset() => {
+            Ended::Protocol(Side::Upstream)
+        }
+        BodyError::Truncated | BodyError::Http2(_) | BodyError::Io(_) => {
+            Ended::UpstreamResetAfterHead
+        }
     }
 }

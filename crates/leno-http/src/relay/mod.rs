@@ -189,7 +189,13 @@ async fn via_h1<'c>(
     };
     let exchange = Exchange::new(incoming, &limits, started);
     let verdict = exchange.run(awaiting, sink, options).await;
-    let keep = matches!(verdict, Verdict::Done { upstream_keeps: true, .. });
+    let keep = matches!(
+        verdict,
+        Verdict::Done {
+            upstream_keeps: true,
+            ..
+        }
+    );
     let mut relayed = verdict.relayed()?;
     connection.carried += 1;
     if keep && connection.is_reusable() {

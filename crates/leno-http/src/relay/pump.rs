@@ -65,7 +65,10 @@ impl Pump {
 
     /// Keeps up to `room` bytes so that they can be sent again.
     pub(super) fn keeping(mut self, room: usize) -> Self {
-        self.replay = Some(Replay { pieces: VecDeque::new(), room });
+        self.replay = Some(Replay {
+            pieces: VecDeque::new(),
+            room,
+        });
         self
     }
 
@@ -89,7 +92,12 @@ impl Pump {
     }
 
     /// Moves what can be moved now.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, body: &mut Body<'_>, sink: &mut Sink<'_>) -> Poll<Result<(), PumpError>> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Body<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Poll<Result<(), PumpError>> {
         loop {
             match self.state {
                 State::Done => return Poll::Ready(Ok(())),
@@ -103,7 +111,12 @@ impl Pump {
         }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>, body: &mut Body<'_>, sink: &mut Sink<'_>) -> Poll<Result<(), PumpError>> {
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Body<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Poll<Result<(), PumpError>> {
         if !self.piece.is_empty() {
             ready!(sink.poll_put(cx, &mut self.piece, self.last)).map_err(PumpError::Sink)?;
             if sink.ends_with_data() {
@@ -143,10 +156,14 @@ impl Pump {
 
     fn end(&mut self, body: &mut Body<'_>, sink: &mut Sink<'_>) -> Poll<Result<(), PumpError>> {
         let trailers = body.take_trailers();
-        if let Some(status) = trailers.as_ref().and_then(|trailers| trailers.get("grpc-status")) {
+        if let Some(status) = trailers
+            .as_ref()
+            .and_then(|trailers| trailers.get("grpc-status"))
+        {
             self.grpc_status = parse_grpc_status(status);
         }
-        sink.end(trailers.as_ref(), self.version).map_err(PumpError::Sink)?;
+        sink.end(trailers.as_ref(), self.version)
+            .map_err(PumpError::Sink)?;
         if trailers.is_some() {
             // A second sender of a replay would not have them.
             self.replay = None;
@@ -156,7 +173,9 @@ impl Pump {
     }
 
     fn keep(&mut self, piece: &Bytes) {
-        let Some(replay) = &mut self.replay else { return };
+        let Some(replay) = &mut self.replay else {
+            return;
+        };
         match replay.room.checked_sub(piece.len()) {
             Some(room) => {
                 replay.room = room;

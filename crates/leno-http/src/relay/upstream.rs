@@ -57,7 +57,11 @@ pub(super) enum NoAnswer {
 
 impl<'u> Awaiting<'u> {
     pub(super) fn h2(opened: crate::client::Opened, ended: bool) -> (Self, Sink<'u>) {
-        let sink = if ended { Sink::Closed } else { Sink::H2(opened.send) };
+        let sink = if ended {
+            Sink::Closed
+        } else {
+            Sink::H2(opened.send)
+        };
         let awaiting = Self::H2 {
             response: opened.response,
             _open: opened.open,
@@ -69,7 +73,11 @@ impl<'u> Awaiting<'u> {
     pub(super) fn h1(connection: &'u mut H1, incoming: &Incoming<'_>) -> Option<(Self, Sink<'u>)> {
         let head = &incoming.head;
         let extended = head.protocol.is_some() && head.method == Method::CONNECT;
-        let method = if extended { Method::GET } else { head.method.clone() };
+        let method = if extended {
+            Method::GET
+        } else {
+            head.method.clone()
+        };
         let says_length = matches!(method, Method::POST | Method::PUT | Method::PATCH);
         let (framing, mode) = match (incoming.body.length(), incoming.body.is_end()) {
             _ if head.asks_to_switch() => (OutFraming::Switch, Mode::Raw),
@@ -103,12 +111,20 @@ impl<'u> Awaiting<'u> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer<'u>, NoAnswer>> {
         match self {
             Self::H2 { response, .. } => poll_h2(response, cx),
-            Self::H1 { reader, method, reused, any } => poll_h1(reader, method, *reused, any, cx),
+            Self::H1 {
+                reader,
+                method,
+                reused,
+                any,
+            } => poll_h1(reader, method, *reused, any, cx),
         }
     }
 }
 
-fn poll_h2<'u>(response: &mut h2::client::ResponseFuture, cx: &mut Context<'_>) -> Poll<Result<Answer<'u>, NoAnswer>> {
+fn poll_h2<'u>(
+    response: &mut h2::client::ResponseFuture,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Answer<'u>, NoAnswer>> {
     match response.poll_informational(cx) {
         Poll::Ready(Some(Ok(interim))) => {
             let answer = response_from_h2(interim).map_err(|_| NoAnswer::Malformed);
@@ -133,7 +149,9 @@ fn poll_h2<'u>(response: &mut h2::client::ResponseFuture, cx: &mut Context<'_>) 
 
 fn no_answer(error: &h2::Error) -> NoAnswer {
     match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() && error.is_reset() => NoAnswer::RefusedStream,
+        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() && error.is_reset() => {
+            NoAnswer::RefusedStream
+        }
         // The h2 crate gives a remote GOAWAY only to streams above its last id.
         _ if error.is_go_away() && error.is_remote() => NoAnswer::GoAway,
         Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => NoAnswer::Malformed,
@@ -159,7 +177,11 @@ fn poll_h1<'u>(
                     Ok(count) if count > 0 => *any = true,
                     Ok(_) | Err(_) => {
                         let stale = reused && !*any;
-                        return Poll::Ready(Err(if stale { NoAnswer::Stale } else { NoAnswer::Reset }));
+                        return Poll::Ready(Err(if stale {
+                            NoAnswer::Stale
+                        } else {
+                            NoAnswer::Reset
+                        }));
                     }
                 }
                 continue;
@@ -175,7 +197,12 @@ fn poll_h1<'u>(
             }
         }
     };
-    let ParsedResponse { head, framing, declared, keep_alive } = parsed;
+    let ParsedResponse {
+        head,
+        framing,
+        declared,
+        keep_alive,
+    } = parsed;
     if head.is_interim() {
         return Poll::Ready(Ok(Answer::Interim(head)));
     }

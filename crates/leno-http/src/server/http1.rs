@@ -14,8 +14,8 @@ use tokio::{
 use crate::{
     Body, Incoming, Limits, Reply, ResponseHead, ServerError, Version,
     h1::{
-        Framing, OutFraming, ParseError, ParsedRequest, Reader, Writer, encode_response, parse_request,
-        split,
+        Framing, OutFraming, ParseError, ParsedRequest, Reader, Writer, encode_response,
+        parse_request, split,
     },
     limits::count,
     reply::ConnectionState,
@@ -44,7 +44,11 @@ pub struct H1 {
 
 impl H1 {
     /// Takes over a connection; `prefix` is what was read from it already. A TCP stream is split without a lock.
-    pub fn new<IO: AsyncRead + AsyncWrite + Unpin + 'static>(io: IO, prefix: Bytes, limits: Rc<Limits>) -> Self {
+    pub fn new<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+        io: IO,
+        prefix: Bytes,
+        limits: Rc<Limits>,
+    ) -> Self {
         let (read, write) = split(io);
         Self {
             reader: Reader::new(read, &prefix, limits.clone()),
@@ -101,7 +105,10 @@ impl H1 {
         }
         let mut goes_on = self.state.keep_alive.get();
         if !self.reader.is_body_done() {
-            let small = self.reader.body_left().is_some_and(|left| left <= SMALL_BODY);
+            let small = self
+                .reader
+                .body_left()
+                .is_some_and(|left| left <= SMALL_BODY);
             goes_on = goes_on && small && self.discard(SMALL_BODY).await;
             if !goes_on {
                 self.linger().await;
@@ -163,7 +170,11 @@ impl H1 {
             if !begun && self.draining {
                 return Ok(self.close().await);
             }
-            let patience = if begun { self.limits.header_timeout } else { self.limits.idle_timeout };
+            let patience = if begun {
+                self.limits.header_timeout
+            } else {
+                self.limits.idle_timeout
+            };
             let reader = &mut self.reader;
             let fill = std::future::poll_fn(|cx| reader.poll_fill(cx));
             match self.timer.within(self.since + patience, fill).await {
@@ -191,7 +202,12 @@ impl H1 {
     }
 
     fn begin(&mut self, parsed: ParsedRequest) -> Incoming<'_> {
-        let ParsedRequest { mut head, framing, declared, keep_alive } = parsed;
+        let ParsedRequest {
+            mut head,
+            framing,
+            declared,
+            keep_alive,
+        } = parsed;
         let mut expects = false;
         if head.version == Version::Http10 {
             // RFC 9110 10.1.1: an expectation in 1.0 is ignored, and must not be passed on as one of 1.1.
@@ -235,10 +251,18 @@ impl H1 {
             ServerError::Http2(_) | ServerError::Io(_) => return,
         };
         let mut head = ResponseHead::new(status);
-        head.fields.push(&b"Content-Type"[..], &b"text/plain; charset=utf-8"[..]);
+        head.fields
+            .push(&b"Content-Type"[..], &b"text/plain; charset=utf-8"[..]);
         let text = format!("{error}\n");
         let framing = OutFraming::Length(text.len() as u64);
-        encode_response(&head, framing, false, Version::Http11, None, self.writer.head());
+        encode_response(
+            &head,
+            framing,
+            false,
+            Version::Http11,
+            None,
+            self.writer.head(),
+        );
         self.writer.head().extend_from_slice(text.as_bytes());
         self.linger().await;
     }

@@ -17,7 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    Body, Incoming, Limits, Reply, ServerError, convert::request_from_h2, limits::count, timer::Timer,
+    Body, Incoming, Limits, Reply, ServerError, convert::request_from_h2, limits::count,
+    timer::Timer,
 };
 
 /// An HTTP/2 connection from a client.
@@ -103,7 +104,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<(http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>), h2::Error>>> {
+    ) -> Poll<
+        Option<
+            Result<
+                (
+                    http::Request<h2::RecvStream>,
+                    h2::server::SendResponse<Bytes>,
+                ),
+                h2::Error,
+            >,
+        >,
+    > {
         if let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
             self.idle_since = None;
             return Poll::Ready(accepted);
@@ -178,7 +189,11 @@ struct Prefixed<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Prefixed<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, buffer);
         }
@@ -190,7 +205,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Prefixed<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefixed<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -217,6 +236,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefixed<IO> {
 
 impl<IO> std::fmt::Debug for H2<IO> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("H2").field("over", &self.over).finish_non_exhaustive()
+        f.debug_struct("H2")
+            .field("over", &self.over)
+            .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,16 @@
 //! Proxies in one process: a client's bytes on one end, an application's on the other.
-#![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "a test may panic; not every test uses all")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "a test may panic; not every test uses all"
+)]
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use leno_http::{
-    Cancel, Corked, Corker, Incoming, Limits, Relayed, RelayOptions, ResponseHead, Unsent, Upstream, client, relay,
-    server,
+    Cancel, Corked, Corker, Incoming, Limits, RelayOptions, Relayed, ResponseHead, Unsent,
+    Upstream, client, relay, server,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
@@ -15,10 +20,15 @@ use tokio::{
 
 /// Runs a test on one thread, and ends it when it hangs.
 pub fn run<F: Future>(test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async {
-        tokio::time::timeout(Duration::from_secs(30), test).await.expect("the test hangs")
+        tokio::time::timeout(Duration::from_secs(30), test)
+            .await
+            .expect("the test hangs")
     }))
 }
 
@@ -105,13 +115,20 @@ impl Mesh {
         let mesh = self.clone();
         spawn_local(async move {
             let limits = mesh.limits.clone();
-            let mut connection = server::H2::handshake(server, limits, bytes::Bytes::new()).await.unwrap();
+            let mut connection = server::H2::handshake(server, limits, bytes::Bytes::new())
+                .await
+                .unwrap();
             while let Some(Ok(incoming)) = connection.next().await {
                 let mesh = mesh.clone();
                 spawn_local(async move { mesh.outbound(incoming).await });
             }
         });
-        let (send, connection) = h2::client::Builder::new().handshake(client).await.unwrap();
+        // Its own window must not be what stalls: that of the proxies is what is looked at.
+        let (send, connection) = h2::client::Builder::new()
+            .initial_connection_window_size(1 << 24)
+            .handshake(client)
+            .await
+            .unwrap();
         spawn_local(async move {
             connection.await.ok();
         });
@@ -133,7 +150,11 @@ impl Mesh {
             }
             Err(unsent) => {
                 let Unsent { incoming, .. } = unsent;
-                incoming.reply.refuse(leno_types::Refusal::RetriesExhausted, &[], "").await.ok();
+                incoming
+                    .reply
+                    .refuse(leno_types::Refusal::RetriesExhausted, &[], "")
+                    .await
+                    .ok();
             }
         }
     }
@@ -173,12 +194,16 @@ impl Mesh {
             let theirs = Corked::new(theirs, &self.corker);
             spawn_local(async move { mesh.inbound(theirs).await });
             let ours = Corked::new(ours, &self.corker);
-            let (connection, driver) = client::H2::handshake(ours, self.limits.clone()).await.unwrap();
+            let (connection, driver) = client::H2::handshake(ours, self.limits.clone())
+                .await
+                .unwrap();
             spawn_local(driver);
             connection
         } else {
             spawn_local(async move { mesh.inbound(theirs).await });
-            let (connection, driver) = client::H2::handshake(ours, self.limits.clone()).await.unwrap();
+            let (connection, driver) = client::H2::handshake(ours, self.limits.clone())
+                .await
+                .unwrap();
             spawn_local(driver);
             connection
         };
@@ -186,8 +211,13 @@ impl Mesh {
         connection
     }
 
-    async fn inbound<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static>(self: Rc<Self>, io: IO) {
-        let mut connection = server::H2::handshake(io, self.limits.clone(), bytes::Bytes::new()).await.unwrap();
+    async fn inbound<IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static>(
+        self: Rc<Self>,
+        io: IO,
+    ) {
+        let mut connection = server::H2::handshake(io, self.limits.clone(), bytes::Bytes::new())
+            .await
+            .unwrap();
         while let Some(Ok(incoming)) = connection.next().await {
             let mesh = self.clone();
             spawn_local(async move {
