@@ -1,0 +1,386 @@
+//! Incremental equals full, byte for byte, whatever was changed in whichever order (CP11).
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use leno_compile::{Compiler, Input, Key, Output, RegisteredPort, WorkloadRecord};
+use leno_config::{Kind, admit};
+use leno_ir::{Health, Mesh, Prefix, ResourceName};
+use leno_types::{ServiceName, WorkloadUid};
+use proptest::prelude::*;
+use prost::Message;
+use serde_json::{Value, json};
+
+/// Small choices made from one number, so that an edit shrinks well.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        // The finalizer of splitmix64: every bit of the seed moves every choice.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
+    }
+
+    fn several<T: Copy>(&mut self, most: u64, of: &[T]) -> Vec<T> {
+        (0..self.below(most + 1)).map(|_| self.one(of)).collect()
+    }
+}
+
+const NAMESPACES: &[&str] = &["shop", "web"];
+const SERVICES: &[&str] = &["a", "b", "a-v1", "a-v2"];
+const OBJECTS: &[&str] = &["x", "y", "z"];
+const VERSIONS: &[&str] = &["", "v1", "v2"];
+const ADDRESSES: &[&str] = &["10.0.0.1", "10.0.0.2", "fd00::1", "240.240.0.1"];
+const VIPS: &[&str] = &["240.240.0.1", "240.240.0.2", "2001:2::1"];
+
+fn meta(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let mut meta = json!({
+        "namespace": namespace, "name": name, "uid": name, "generation": dice.below(3),
+        "annotations": {"leno.dev/source": format!("f.yaml:{}", dice.below(3))},
+    });
+    if dice.below(2) == 0 {
+        meta["creationTimestamp"] = json!(format!("2026-05-01T12:00:0{}Z", dice.below(3)));
+    }
+    meta
+}
+
+fn service(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let selector = match dice.below(4) {
+        0 => json!({}),
+        1 => json!({"app": dice.one(&["a", "b"])}),
+        2 => json!({"app": "a", "version": dice.one(&["v1", "v2"])}),
+        _ => json!({"tier": dice.one(&["front", "back"])}),
+    };
+    let protocol = |dice: &mut Dice| dice.one(&["http", "tcp", "grpc"]);
+    let ports = match dice.below(3) {
+        0 => json!([{"port": 80, "targetPort": 8080, "appProtocol": protocol(dice)}]),
+        1 => json!([{"port": 80, "targetPort": "http-80"}]),
+        _ => {
+            json!([{"name": "a", "port": 80}, {"name": "b", "port": 81, "targetPort": 8080, "appProtocol": protocol(dice)}])
+        }
+    };
+    let mut spec = json!({"selector": selector, "ports": ports});
+    match dice.below(4) {
+        0 => spec["clusterIP"] = json!("None"),
+        1 => spec["clusterIP"] = json!(dice.one(VIPS)),
+        _ => {}
+    }
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(dice, namespace, name), "spec": spec})
+}
+
+fn route(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let mut parents: Vec<Value> = Vec::new();
+    for _ in 0..=dice.below(2) {
+        let mut parent = json!({"group": "", "kind": "Service", "name": dice.one(SERVICES)});
+        if dice.below(2) == 0 {
+            parent["port"] = json!(dice.one(&[80, 81, 82]));
+        }
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+    }
+    let mut rules: Vec<Value> = Vec::new();
+    for _ in 0..=dice.below(2) {
+        let paths = dice.several(3, &["/", "/a", "/a/b"]);
+        let matches: Vec<Value> = paths
+            .into_iter()
+            .map(
+                |path| json!({"path": {"type": dice.one(&["Exact", "PathPrefix"]), "value": path}}),
+            )
+            .collect();
+        let backends: Vec<Value> = dice
+            .several(2, SERVICES)
+            .into_iter()
+            .map(|name| json!({"name": name, "namespace": dice.one(&[namespace, namespace, "web"]), "port": dice.one(&[80, 81])}))
+            .collect();
+        rules.push(json!({"matches": matches, "backendRefs": backends}));
+    }
+    json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": meta(dice, namespace, name),
+        "spec": {"parentRefs": parents, "rules": rules}})
+}
+
+fn policy(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let mut targets: Vec<Value> = Vec::new();
+    for _ in 0..=dice.below(2) {
+        let target = match dice.below(4) {
+            0 => json!({"kind": "Mesh"}),
+            1 => json!({"kind": "Namespace", "name": namespace}),
+            _ => json!({"kind": "Service", "name": dice.one(SERVICES)}),
+        };
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    let accounts = ["shop/a", "web/b"];
+    let (action, rules) = match dice.below(4) {
+        0 => ("Allow", json!([])),
+        1 => ("Deny", json!([{}])),
+        2 => (
+            "Allow",
+            json!([{"from": [{"serviceAccounts": [dice.one(&accounts)]}, {"namespaces": ["web"]}]}]),
+        ),
+        _ => (
+            "Deny",
+            json!([{"from": [{"principals": ["spiffe://default.leno/ns/web/*"]}], "to": [{"ports": [8080]}]}]),
+        ),
+    };
+    json!({"apiVersion": "leno.dev/v1alpha1", "kind": "AccessPolicy", "metadata": meta(dice, namespace, name),
+        "spec": {"targetRefs": targets, "action": action, "rules": rules}})
+}
+
+fn workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
+    let namespace = dice.one(NAMESPACES);
+    let service = dice.one(&["", "a", "a", "b"]);
+    let port = |dice: &mut Dice| RegisteredPort {
+        service_port: dice.one(&[80, 81]),
+        workload_port: dice.one(&[8080, 80]),
+        protocol: dice
+            .one(&[None, Some("http"), Some("tcp")])
+            .map(|text| text.parse().unwrap()),
+        published: dice.one(&[None, Some(9000)]),
+    };
+    WorkloadRecord {
+        uid,
+        namespace: namespace.parse().unwrap(),
+        name: format!("w-{}", uid.as_bytes()[15]),
+        service_account: dice.one(&["a", "b"]).parse().unwrap(),
+        service: (!service.is_empty()).then(|| format!("{namespace}/{service}").parse().unwrap()),
+        version: dice.one(VERSIONS).into(),
+        labels: dice
+            .several(1, &["front", "back"])
+            .into_iter()
+            .map(|tier| ("tier".to_owned(), tier.to_owned()))
+            .collect(),
+        addresses: dice
+            .several(2, ADDRESSES)
+            .into_iter()
+            .map(|text| text.parse().unwrap())
+            .collect(),
+        hbone_port: 15008,
+        agent: "host".parse().unwrap(),
+        ports: (0..dice.below(3)).map(|_| port(dice)).collect(),
+        health: dice.one(&[Health::Healthy, Health::Unhealthy, Health::Unknown]),
+        ready: dice.below(4) != 0,
+    }
+}
+
+fn mesh(dice: &mut Dice) -> Mesh {
+    Mesh {
+        name: "default".parse().unwrap(),
+        trust_domain: "default.leno".parse().unwrap(),
+        trust_bundle: format!("bundle {}", dice.below(3)),
+        prefixes: vec!["10.0.0.0/8".parse::<Prefix>().unwrap()],
+        addresses: Vec::new(),
+        vip_v4: "240.240.0.0/16".parse().unwrap(),
+        vip_v6: "2001:2::/48".parse().unwrap(),
+    }
+}
+
+fn object(kind: Kind, value: Option<Value>, namespace: &str, name: &str) -> Input {
+    let resource = value.map(|value| Arc::new(admit(kind, value).unwrap().resource));
+    Input::Object(
+        kind,
+        namespace.parse().unwrap(),
+        name.parse().unwrap(),
+        resource,
+    )
+}
+
+fn edit(seed: u64) -> Input {
+    let dice = &mut Dice(seed);
+    let namespace = dice.one(NAMESPACES);
+    let gone = dice.below(4) == 0;
+    match dice.below(10) {
+        0 | 1 => {
+            let name = dice.one(SERVICES);
+            let value = (!gone).then(|| service(dice, namespace, name));
+            object(Kind::Service, value, namespace, name)
+        }
+        2 | 3 => {
+            let name = dice.one(OBJECTS);
+            let value = (!gone).then(|| route(dice, namespace, name));
+            object(Kind::HttpRoute, value, namespace, name)
+        }
+        4 => {
+            let name = dice.one(OBJECTS);
+            let value = (!gone).then(|| policy(dice, namespace, name));
+            object(Kind::AccessPolicy, value, namespace, name)
+        }
+        5 => {
+            let service = format!("{namespace}/{}", dice.one(SERVICES));
+            let vips = dice
+                .several(2, VIPS)
+                .into_iter()
+                .map(|text| text.parse().unwrap());
+            Input::Vips(service.parse().unwrap(), vips.collect())
+        }
+        6 => Input::Mesh(Arc::new(mesh(dice))),
+        _ => {
+            let uid = WorkloadUid::from_bytes([u8::try_from(dice.below(6)).unwrap(); 16]);
+            let record = (!gone).then(|| Arc::new(workload(dice, uid)));
+            Input::Workload(uid, record)
+        }
+    }
+}
+
+fn bytes(output: &Output) -> Vec<u8> {
+    match output {
+        Output::Destination(destination) => destination.to_wire().encode_to_vec(),
+        Output::Endpoints(endpoints) => endpoints.to_wire().encode_to_vec(),
+        Output::OwnWorkload(workload) => workload.to_wire().encode_to_vec(),
+        Output::Mesh(mesh) => mesh.to_wire().encode_to_vec(),
+    }
+}
+
+fn snapshot(compiler: &Compiler) -> BTreeMap<Key, Vec<u8>> {
+    compiler
+        .outputs()
+        .map(|(key, output)| (key.clone(), bytes(output)))
+        .collect()
+}
+
+/// What identifies an input: a later one of the same replaces it.
+fn identity(input: &Input) -> String {
+    match input {
+        Input::Object(kind, namespace, name, _) => format!("{kind} {namespace}/{name}"),
+        Input::Workload(uid, _) => format!("workload {uid}"),
+        Input::Vips(name, _) => format!("vips {name}"),
+        Input::Mesh(_) => "mesh".into(),
+    }
+}
+
+/// What proxies can read: a resource the wire cannot carry would be refused by every one of them.
+fn reads_back(output: &Output) -> bool {
+    match output {
+        Output::Destination(of) => {
+            leno_ir::Destination::from_wire(&of.to_wire()).as_ref() == Ok(of)
+        }
+        Output::Endpoints(of) => leno_ir::Endpoints::from_wire(&of.to_wire()).as_ref() == Ok(of),
+        Output::OwnWorkload(of) => {
+            leno_ir::OwnWorkload::from_wire(&of.to_wire()).as_ref() == Ok(of)
+        }
+        Output::Mesh(of) => Mesh::from_wire(&of.to_wire()).as_ref() == Ok(of),
+    }
+}
+
+fn lookups(compiler: &Compiler) -> Vec<String> {
+    let mut all = Vec::new();
+    for text in ADDRESSES.iter().chain(VIPS) {
+        let name = ResourceName::Address(text.parse::<IpAddr>().unwrap());
+        all.push(format!("{name} {:?}", compiler.resolve(&name)));
+    }
+    for (key, _) in compiler.outputs() {
+        all.push(format!("{key:?} {:?}", compiler.aliases(key)));
+    }
+    for namespace in NAMESPACES {
+        for kind in [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy] {
+            for name in OBJECTS.iter().chain(SERVICES) {
+                let of: ServiceName = format!("{namespace}/{name}").parse().unwrap();
+                let conditions = compiler.conditions(kind, &of.namespace, &of.name);
+                let carriers = compiler.resources_from(kind, &of.namespace, &of.name);
+                all.push(format!("{kind} {of} {conditions:?} {carriers:?}"));
+            }
+        }
+    }
+    all.push(format!("{:?}", compiler.services()));
+    all
+}
+
+fn check(seeds: &[(u64, bool)]) -> Result<(), TestCaseError> {
+    let domain = || "default.leno".parse().unwrap();
+    let mut compiler = Compiler::new(domain());
+    let mut last: BTreeMap<String, Input> = BTreeMap::new();
+    let mut batch = Vec::new();
+    for (index, (seed, more)) in seeds.iter().enumerate() {
+        let input = edit(*seed);
+        last.insert(identity(&input), input.clone());
+        batch.push(input);
+        if *more && index + 1 < seeds.len() {
+            continue;
+        }
+        let before = snapshot(&compiler);
+        let changes = compiler.apply(std::mem::take(&mut batch));
+        let after = snapshot(&compiler);
+        // What it says that changed is what changed, no more and no less.
+        let mut told = before.clone();
+        for (key, output) in &changes {
+            let now = output.as_ref().map(|output| bytes(output));
+            prop_assert_ne!(before.get(key), now.as_ref(), "{:?} did not change", key);
+            match now {
+                Some(bytes) => told.insert(key.clone(), bytes),
+                None => told.remove(key),
+            };
+        }
+        prop_assert_eq!(&told, &after);
+        let full: BTreeMap<Key, Vec<u8>> = compiler
+            .full()
+            .iter()
+            .map(|(key, output)| (key.clone(), bytes(output)))
+            .collect();
+        prop_assert_eq!(&after, &full);
+        for (key, output) in compiler.outputs() {
+            prop_assert!(compiler.audit(key));
+            prop_assert!(reads_back(output), "{:?}", output);
+        }
+    }
+    // The same in another order, at once.
+    let mut shuffled: Vec<Input> = last.into_values().collect();
+    let turn = seeds.len() % shuffled.len().max(1);
+    shuffled.rotate_left(turn);
+    shuffled.reverse();
+    let mut other = Compiler::new(domain());
+    other.apply(shuffled);
+    prop_assert_eq!(snapshot(&compiler), snapshot(&other));
+    prop_assert_eq!(lookups(&compiler), lookups(&other));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn incremental_equals_full_whatever_the_order(
+        seeds in prop::collection::vec((any::<u64>(), any::<bool>()), 1..60)
+    ) {
+        check(&seeds)?;
+    }
+}
+
+/// The edits must reach what they are meant to test, or equality says nothing.
+#[test]
+fn the_edits_reach_everything() {
+    let mut compiler = Compiler::new("default.leno".parse().unwrap());
+    let (mut routes, mut invalid, mut rules, mut derived, mut selected) = (0, 0, 0, 0, 0);
+    for seed in 0..4_000 {
+        for (_, output) in compiler.apply(vec![edit(seed)]) {
+            match output.as_deref() {
+                Some(Output::Destination(leno_ir::Destination::Service(service))) => {
+                    routes += service.routes.len();
+                    let backends = service.routes.iter().flat_map(|route| &route.backends);
+                    invalid += backends.filter(|backend| backend.invalid.is_some()).count();
+                }
+                Some(Output::OwnWorkload(workload)) => rules += workload.access.len(),
+                Some(Output::Endpoints(endpoints)) => selected += endpoints.endpoints.len(),
+                _ => {}
+            }
+        }
+        derived += compiler
+            .services()
+            .iter()
+            .filter(|service| service.derived)
+            .count();
+    }
+    for count in [routes, invalid, rules, derived, selected] {
+        assert!(
+            count > 500,
+            "{routes} {invalid} {rules} {derived} {selected}"
+        );
+    }
+}
