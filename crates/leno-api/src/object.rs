@@ -174,3 +174,46 @@ pub(crate) fn suffix(random: u128) -> String {
 pub(crate) fn list_kind(kind: Kind) -> String {
     format!("{}List", kind.kind())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn ages_read_as_kubectl_writes_them() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let since = timestamp(start);
+        assert_eq!(since, "2023-11-14T22:13:20Z");
+        for (seconds, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (40_000, "11h"),
+            (180_000, "2d2h"),
+            (700_000, "8d"),
+            (70_000_000, "2y80d"),
+            (300_000_000, "9y"),
+        ] {
+            assert_eq!(age(&since, start + Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(
+            age(&since, SystemTime::UNIX_EPOCH),
+            "0s",
+            "a clock that went back"
+        );
+        assert_eq!(age("yesterday", start), "<unknown>");
+    }
+
+    #[test]
+    fn ids_are_version_4_uuids_and_suffixes_are_names() {
+        assert_eq!(uuid(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(suffix(0), "bbbbb");
+        assert_eq!(suffix(u128::MAX).len(), 5);
+    }
+}

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 /// Operations of one JSON patch, as Kubernetes bounds them.
 const MAX_OPERATIONS: usize = 10_000;
-/// Growth of the document by `copy`: how large it may become, counted in values.
+/// Values that `copy` and `move` may handle in all, so that neither size nor work grows with their repetition.
 const MAX_VALUES: usize = 200_000;
+/// How deep a document may be: what can be parsed again, and what recursion over it can stand.
+const MAX_DEPTH: usize = 127;
 
 /// Why a patch cannot be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +83,9 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
         "add" => add(target, &path, value()?),
         "remove" => remove(target, &path).map(drop),
         "replace" => {
-            *find_mut(target, &path)? = value()?;
+            let value = value()?;
+            fits(&path, &value)?;
+            *find_mut(target, &path)? = value;
             Ok(())
         }
         "test" => {
@@ -96,9 +100,7 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
         }
         "copy" => {
             let copy = find_mut(target, &pointer(text("from")?)?)?.clone();
-            *budget = budget
-                .checked_sub(size(&copy))
-                .ok_or_else(|| PatchError::Malformed("the patch copies too much".into()))?;
+            charge(budget, &copy)?;
             add(target, &path, copy)
         }
         "move" => {
@@ -109,12 +111,39 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
                 ));
             }
             let moved = remove(target, &from)?;
+            charge(budget, &moved)?;
             add(target, &path, moved)
         }
         other => Err(PatchError::Malformed(format!(
             "unknown operation \"{other}\""
         ))),
     }
+}
+
+fn charge(budget: &mut usize, value: &Value) -> Result<(), PatchError> {
+    *budget = budget
+        .checked_sub(size(value))
+        .ok_or_else(|| PatchError::Malformed("the patch copies or moves too much".into()))?;
+    Ok(())
+}
+
+/// Whether `value` at `path` keeps the document within its depth.
+fn fits(path: &[String], value: &Value) -> Result<(), PatchError> {
+    if path.len() + depth(value) > MAX_DEPTH {
+        return Err(PatchError::Malformed(format!(
+            "the patch makes the object deeper than {MAX_DEPTH} levels"
+        )));
+    }
+    Ok(())
+}
+
+fn depth(value: &Value) -> usize {
+    let inner = match value {
+        Value::Array(list) => list.iter().map(depth).max(),
+        Value::Object(object) => object.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + inner.unwrap_or(0)
 }
 
 /// How many values there are in `value`.
@@ -166,6 +195,7 @@ fn find_mut<'a>(target: &'a mut Value, path: &[String]) -> Result<&'a mut Value,
 }
 
 fn add(target: &mut Value, path: &[String], value: Value) -> Result<(), PatchError> {
+    fits(path, &value)?;
     let Some((last, parents)) = path.split_last() else {
         *target = value;
         return Ok(());
@@ -198,4 +228,182 @@ fn remove(target: &mut Value, path: &[String]) -> Result<Value, PatchError> {
         _ => None,
     }
     .ok_or_else(|| missing(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn merge_patches_do_what_appendix_a_of_rfc_7396_says() {
+        for (target, patch, result) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (
+                json!({"a": "b"}),
+                json!({"b": "c"}),
+                json!({"a": "b", "b": "c"}),
+            ),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (
+                json!({"a": "b", "b": "c"}),
+                json!({"a": null}),
+                json!({"b": "c"}),
+            ),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
+            (
+                json!({"a": {"b": "c"}}),
+                json!({"a": {"b": "d", "c": null}}),
+                json!({"a": {"b": "d"}}),
+            ),
+            (
+                json!({"a": [{"b": "c"}]}),
+                json!({"a": [1]}),
+                json!({"a": [1]}),
+            ),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({"a": "b"}), json!(["c"]), json!(["c"])),
+            (json!({"a": "foo"}), json!(null), json!(null)),
+            (json!({"a": "foo"}), json!("bar"), json!("bar")),
+            (
+                json!({"e": null}),
+                json!({"a": 1}),
+                json!({"e": null, "a": 1}),
+            ),
+            (
+                json!([1, 2]),
+                json!({"a": "b", "c": null}),
+                json!({"a": "b"}),
+            ),
+            (
+                json!({}),
+                json!({"a": {"bb": {"ccc": null}}}),
+                json!({"a": {"bb": {}}}),
+            ),
+        ] {
+            let mut merged = target.clone();
+            merge(&mut merged, patch.clone());
+            assert_eq!(merged, result, "{target} with {patch}");
+        }
+    }
+
+    #[test]
+    fn json_patches_do_what_appendix_a_of_rfc_6902_says() {
+        for (target, patch, result) in [
+            (
+                json!({"foo": "bar"}),
+                json!([{"op": "add", "path": "/baz", "value": "qux"}]),
+                json!({"baz": "qux", "foo": "bar"}),
+            ),
+            (
+                json!({"foo": ["bar", "baz"]}),
+                json!([{"op": "add", "path": "/foo/1", "value": "qux"}]),
+                json!({"foo": ["bar", "qux", "baz"]}),
+            ),
+            (
+                json!({"baz": "qux", "foo": "bar"}),
+                json!([{"op": "remove", "path": "/baz"}]),
+                json!({"foo": "bar"}),
+            ),
+            (
+                json!({"foo": ["bar", "qux", "baz"]}),
+                json!([{"op": "remove", "path": "/foo/1"}]),
+                json!({"foo": ["bar", "baz"]}),
+            ),
+            (
+                json!({"baz": "qux"}),
+                json!([{"op": "replace", "path": "/baz", "value": "boo"}]),
+                json!({"baz": "boo"}),
+            ),
+            (
+                json!({"foo": {"bar": "baz", "waldo": "fred"}, "qux": {"corge": "grault"}}),
+                json!([{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}]),
+                json!({"foo": {"bar": "baz"}, "qux": {"corge": "grault", "thud": "fred"}}),
+            ),
+            (
+                json!({"foo": ["all", "grass", "cows", "eat"]}),
+                json!([{"op": "move", "from": "/foo/1", "path": "/foo/3"}]),
+                json!({"foo": ["all", "cows", "eat", "grass"]}),
+            ),
+            (
+                json!({"baz": "qux"}),
+                json!([{"op": "test", "path": "/baz", "value": "qux"}]),
+                json!({"baz": "qux"}),
+            ),
+            (
+                json!({"foo": "bar"}),
+                json!([{"op": "add", "path": "/child", "value": {"grandchild": {}}}]),
+                json!({"foo": "bar", "child": {"grandchild": {}}}),
+            ),
+            (
+                json!({"foo": "bar"}),
+                json!([{"op": "add", "path": "/baz", "value": "qux", "xyz": 123}]),
+                json!({"foo": "bar", "baz": "qux"}),
+            ),
+            (
+                json!({"/": 9, "~1": 10}),
+                json!([{"op": "test", "path": "/~01", "value": 10}]),
+                json!({"/": 9, "~1": 10}),
+            ),
+            (
+                json!({"foo": ["bar"]}),
+                json!([{"op": "add", "path": "/foo/-", "value": ["abc", "def"]}]),
+                json!({"foo": ["bar", ["abc", "def"]]}),
+            ),
+        ] {
+            let mut patched = target.clone();
+            json(&mut patched, &patch).expect("the RFC's example applies");
+            assert_eq!(patched, result, "{target} with {patch}");
+        }
+    }
+
+    #[test]
+    fn json_patches_that_do_not_fit_are_errors() {
+        for patch in [
+            json!([{"op": "test", "path": "/baz", "value": "bar"}]),
+            json!([{"op": "add", "path": "/baz/bat", "value": "qux"}]),
+            json!([{"op": "test", "path": "/~01", "value": "10"}]),
+            json!([{"op": "remove", "path": "/list/01"}]),
+            json!([{"op": "remove", "path": "/list/9"}]),
+            json!([{"op": "remove", "path": "/list/-"}]),
+            json!([{"op": "add", "path": "/list/3", "value": 1}]),
+            json!([{"op": "move", "from": "/list", "path": "/list/0"}]),
+            json!([{"op": "copy", "path": "/x"}]),
+        ] {
+            let mut target = json!({"foo": "bar", "list": [1, 2]});
+            assert!(json(&mut target, &patch).is_err(), "{patch}");
+        }
+    }
+
+    #[test]
+    fn neither_size_nor_depth_grows_without_end() {
+        let message = |operation: Value, times: usize| {
+            let mut target = json!({"a": [1, 2, 3]});
+            let patch = Value::Array(vec![operation; times]);
+            match json(&mut target, &patch) {
+                Err(PatchError::Malformed(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        assert!(message(double, 64).ends_with("copies or moves too much"));
+        let deepen = json!({"op": "copy", "from": "", "path": "/x"});
+        assert!(message(deepen, 200).contains("deeper than"));
+        let test = json!({"op": "test", "path": "/a/0", "value": 1});
+        assert!(message(test, MAX_OPERATIONS + 1).contains("at most"));
+        let mut chains: Vec<_> = (0..2_000)
+            .flat_map(|n| {
+                let (from, into) = (format!("/k{n}"), format!("/k{}/b/b/b/b/c", n + 1));
+                let chain = json!({"b": {"b": {"b": {"b": {}}}}});
+                [
+                    json!({"op": "add", "path": format!("/k{}", n + 1), "value": chain}),
+                    json!({"op": "move", "from": from, "path": into}),
+                ]
+            })
+            .collect();
+        chains.insert(0, json!({"op": "add", "path": "/k0", "value": 1}));
+        let error = json(&mut json!({}), &Value::Array(chains));
+        assert!(matches!(error, Err(PatchError::Malformed(text)) if text.contains("deeper than")));
+    }
 }

@@ -222,3 +222,83 @@ fn strings(value: &Value) -> Result<Vec<&str>, PatchError> {
         .and_then(|list| list.iter().map(Value::as_str).collect())
         .ok_or_else(|| malformed("$retainKeys is a list of names"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn patched(patch: Value) -> Value {
+        let mut target = json!({
+            "metadata": {"labels": {"a": "1", "b": "2"}, "finalizers": ["x", "y"]},
+            "spec": {
+                "type": "ClusterIP",
+                "selector": {"app": "cart"},
+                "ports": [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "admin", "port": 81}],
+            },
+        });
+        service(&mut target, patch).expect("applies");
+        target
+    }
+
+    #[test]
+    fn ports_are_merged_by_port() {
+        let ports = patched(
+            json!({"spec": {"ports": [{"port": 81, "name": "ops"}, {"port": 82}]}}),
+        )["spec"]["ports"]
+            .clone();
+        assert_eq!(
+            ports,
+            json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "ops", "port": 81}, {"port": 82}])
+        );
+        let ports = patched(json!({"spec": {"ports": [{"port": 80, "$patch": "delete"}]}}))["spec"]
+            ["ports"]
+            .clone();
+        assert_eq!(ports, json!([{"name": "admin", "port": 81}]));
+        let ports = patched(json!({"spec": {"ports": [{"$patch": "replace"}, {"port": 9}]}}))["spec"]["ports"].clone();
+        assert_eq!(ports, json!([{"port": 9}]));
+        let order = json!({"spec": {"ports": [{"port": 79}], "$setElementOrder/ports": [{"port": 81}, {"port": 79}, {"port": 80}]}});
+        let ports = patched(order)["spec"]["ports"].clone();
+        let numbers: Vec<_> = ports
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|port| port["port"].clone())
+            .collect();
+        assert_eq!(numbers, [81, 79, 80]);
+    }
+
+    #[test]
+    fn directives_replace_delete_and_retain() {
+        let replaced =
+            patched(json!({"spec": {"selector": {"$patch": "replace", "app": "basket"}}}));
+        assert_eq!(replaced["spec"]["selector"], json!({"app": "basket"}));
+        let deleted = patched(json!({"spec": {"selector": {"$patch": "delete"}, "type": null}}));
+        assert!(deleted["spec"].get("selector").is_none() && deleted["spec"].get("type").is_none());
+        let retained = patched(json!({"metadata": {"labels": {"$retainKeys": ["b"], "b": "3"}}}));
+        assert_eq!(retained["metadata"]["labels"], json!({"b": "3"}));
+        let list = patched(
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["x"], "finalizers": ["z", "y"]}}),
+        );
+        assert_eq!(list["metadata"]["finalizers"], json!(["y", "z"]));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for patch in [
+            json!([]),
+            json!({"$patch": "grow"}),
+            json!({"spec": {"$other/ports": []}}),
+            json!({"spec": {"ports": [{"name": "no port"}]}}),
+            json!({"spec": {"ports": ["text"]}}),
+            json!({"spec": {"$setElementOrder/selector": []}}),
+            json!({"spec": {"$setElementOrder/ports": 1}}),
+            json!({"spec": {"$retainKeys": [1]}}),
+        ] {
+            assert!(
+                service(&mut json!({"spec": {"ports": []}}), patch.clone()).is_err(),
+                "{patch}"
+            );
+        }
+    }
+}

@@ -72,7 +72,7 @@ fn in_mesh(parts: &[&str]) -> Option<InMesh> {
             InMesh::Resources(group, version)
         }
         ["api", "v1", rest @ ..] => objects("", "v1", rest)?,
-        ["apis", group, version, rest @ ..] => objects(group, version, rest)?,
+        ["apis", group, version, rest @ ..] if !group.is_empty() => objects(group, version, rest)?,
         _ => return None,
     })
 }
@@ -121,4 +121,58 @@ fn objects(group: &str, version: &str, parts: &[&str]) -> Option<InMesh> {
         name: name.map(Into::into),
         status,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_mean_what_they_mean_in_a_cluster() {
+        let objects = |path: &str| match Target::parse(&format!("/meshes/default{path}")) {
+            Some(Target::Mesh(_, InMesh::Objects(objects))) => Some(objects),
+            _ => None,
+        };
+        let of = |kind, namespace: Option<&str>, name: Option<&str>, status| Objects {
+            kind,
+            namespace: namespace.map(Into::into),
+            name: name.map(Into::into),
+            status,
+        };
+        assert_eq!(
+            objects("/api/v1/services"),
+            Some(of(Kind::Service, None, None, false))
+        );
+        assert_eq!(
+            objects("/api/v1/namespaces/shop/services/"),
+            Some(of(Kind::Service, Some("shop"), None, false))
+        );
+        assert_eq!(
+            objects("/apis/leno.dev/v1alpha1/namespaces/shop/accesspolicies/a/status"),
+            Some(of(Kind::AccessPolicy, Some("shop"), Some("a"), true))
+        );
+        for nothing in [
+            "/api/v1/services/cart", // in which namespace?
+            "/api/v1/namespaces/shop/services//status",
+            "/api/v1/namespaces/shop/services/cart/scale",
+            "/api/v1/namespaces//services",
+            "/api/v1/httproutes",
+            "/apis/gateway.networking.k8s.io/v1beta1/httproutes",
+            "/apis//v1/services",
+        ] {
+            assert_eq!(objects(nothing), None, "{nothing}");
+        }
+        assert_eq!(Target::parse("/version"), Some(Target::Version));
+        for nothing in [
+            "",
+            "/",
+            "/meshes",
+            "/meshes/",
+            "/meshes/UPPER/api",
+            "/meshes/a",
+            "/api",
+        ] {
+            assert_eq!(Target::parse(nothing), None, "{nothing}");
+        }
+    }
 }
