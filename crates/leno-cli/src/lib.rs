@@ -4,8 +4,10 @@
 //! else; what happens meanwhile, and what went wrong, goes to standard error.
 
 mod client;
+mod commands;
 mod context;
 mod exit;
+mod output;
 mod places;
 mod processes;
 mod run;
@@ -13,6 +15,8 @@ mod run;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use leno_config::AccessAction;
+use leno_runtime::block_on_local;
 
 use crate::exit::Outcome;
 
@@ -40,6 +44,18 @@ enum Command {
     Run(run::RunArgs),
     ControlPlane(processes::ControlPlaneArgs),
     Agent(processes::AgentArgs),
+    Token(commands::TokenArgs),
+    Apply(commands::ApplyArgs),
+    Get(commands::GetArgs),
+    Delete(commands::DeleteArgs),
+    Split(commands::SplitArgs),
+    /// Say who may call a service
+    Allow(commands::AccessArgs),
+    /// Say who may not call a service
+    Deny(commands::AccessArgs),
+    Check(commands::CheckArgs),
+    Status(commands::StatusArgs),
+    Proxy(commands::ProxyArgs),
 }
 
 /// Runs the command that `args` names (the program's own name first). Must be called while the process has one
@@ -64,11 +80,49 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Outcome {
+    let context = cli.context.as_deref();
     match cli.command {
         Command::Up(args) => processes::up(&args),
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
         Command::ControlPlane(args) => processes::control_plane(&args),
         Command::Agent(args) => processes::agent(&args),
+        Command::Token(args) => {
+            with_client(context, async |client| commands::token(client, &args).await)
+        }
+        Command::Apply(args) => {
+            with_client(context, async |client| commands::apply(client, &args).await)
+        }
+        Command::Get(args) => {
+            with_client(context, async |client| commands::get(client, &args).await)
+        }
+        Command::Delete(args) => with_client(context, async |client| {
+            commands::delete(client, &args).await
+        }),
+        Command::Split(args) => {
+            with_client(context, async |client| commands::split(client, &args).await)
+        }
+        Command::Allow(args) => with_client(context, async |client| {
+            commands::access(client, AccessAction::Allow, &args).await
+        }),
+        Command::Deny(args) => with_client(context, async |client| {
+            commands::access(client, AccessAction::Deny, &args).await
+        }),
+        Command::Status(args) => with_client(context, async |client| {
+            commands::status(client, &args).await
+        }),
+        Command::Proxy(args) => {
+            with_client(context, async |client| commands::proxy(client, &args).await)
+        }
+        Command::Check(args) => block_on_local("check", commands::check(context, &args)),
     }
+}
+
+/// Runs a command that speaks to the API.
+fn with_client(
+    context: Option<&str>,
+    command: impl AsyncFnOnce(&client::Client) -> Outcome,
+) -> Outcome {
+    let client = commands::client(context)?;
+    block_on_local("command", async { command(&client).await })
 }

@@ -1,0 +1,62 @@
+//! Commands that speak to the API.
+
+mod apply;
+mod check;
+mod objects;
+mod proxy;
+mod shortcuts;
+mod status;
+mod token;
+
+pub(crate) use apply::{ApplyArgs, apply};
+pub(crate) use check::{CheckArgs, check};
+pub(crate) use objects::{DeleteArgs, GetArgs, delete, get};
+pub(crate) use proxy::{ProxyArgs, proxy};
+pub(crate) use shortcuts::{AccessArgs, SplitArgs, access, split};
+pub(crate) use status::{StatusArgs, status};
+pub(crate) use token::{TokenArgs, token};
+
+use leno_config::Kind;
+use leno_types::DnsLabel;
+
+use crate::{client::Client, context, exit::CommandError};
+
+/// The client of the context that a command line names.
+pub(crate) fn client(name: Option<&str>) -> Result<Client, CommandError> {
+    Ok(Client::new(context::load(name)?))
+}
+
+/// The path of a kind's objects, below the mesh.
+fn path_of(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> String {
+    let group = if kind.group().is_empty() {
+        format!("/api/{}", kind.version())
+    } else {
+        format!("/apis/{}", kind.api_version())
+    };
+    let namespace = namespace
+        .map(|namespace| format!("/namespaces/{namespace}"))
+        .unwrap_or_default();
+    let name = name.map(|name| format!("/{name}")).unwrap_or_default();
+    format!("{group}{namespace}/{}{name}", kind.plural())
+}
+
+/// The kind that a word means.
+fn kind_of(word: &str) -> Result<Kind, CommandError> {
+    Kind::from_name(word).ok_or_else(|| {
+        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+        CommandError {
+            code: 2,
+            what: format!("\"{word}\" is no kind"),
+            hint: format!("there are {}", known.join(", ")),
+        }
+    })
+}
+
+/// A name on the command line.
+fn label(text: &str) -> Result<DnsLabel, CommandError> {
+    text.parse().map_err(|error| CommandError {
+        code: 2,
+        what: format!("{error}"),
+        hint: String::new(),
+    })
+}

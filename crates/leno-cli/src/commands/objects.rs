@@ -1,0 +1,235 @@
+//! `leno get` and `leno delete`.
+
+use clap::Args;
+use leno_config::Kind;
+use serde_json::Value;
+
+use super::{kind_of, path_of};
+use crate::{
+    client::{CallError, Client},
+    exit::{CommandError, Outcome},
+    output::{Format, items, print, print_table, print_value, text},
+};
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+/// Show objects.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What: services, httproutes, accesspolicies, endpointslices, workloads; or KIND/NAME
+    #[arg(value_name = "KIND[/NAME]")]
+    kind: String,
+    /// Which; all if not given
+    name: Option<String>,
+    /// The namespace
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// All namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Only those with these labels
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<String>,
+    /// Go on and show every change
+    #[arg(long, short)]
+    watch: bool,
+    /// How to print them
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Delete an object.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// What: KIND NAME or KIND/NAME
+    #[arg(value_name = "KIND[/NAME]")]
+    kind: String,
+    /// Which
+    name: Option<String>,
+    /// The namespace
+    #[arg(long, short)]
+    namespace: Option<String>,
+}
+
+/// Shows objects.
+pub(crate) async fn get(client: &Client, args: &GetArgs) -> Outcome {
+    let (kind, name) = split_name(&args.kind, args.name.as_deref())?;
+    let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
+    let namespace = (!args.all_namespaces).then_some(namespace);
+    let selector = args
+        .selector
+        .as_deref()
+        .map(|selector| format!("labelSelector={}", percent(selector)));
+    let mut path = path_of(kind, namespace, name);
+    if args.watch {
+        path = path_of(kind, namespace, None);
+        let field = name.map(|name| {
+            format!(
+                "fieldSelector={}",
+                percent(&format!("metadata.name={name}"))
+            )
+        });
+        let query: Vec<String> = [Some("watch=1".to_owned()), selector, field]
+            .into_iter()
+            .flatten()
+            .collect();
+        return watch(client, &format!("{path}?{}", query.join("&")), args.output).await;
+    }
+    if let Some(selector) = selector {
+        path = format!("{path}?{selector}");
+    }
+    match args.output {
+        Format::Json | Format::Yaml => print_value(&client.get(&path).await?, args.output)?,
+        Format::Name => {
+            let answer = client.get(&path).await?;
+            let single = std::slice::from_ref(&answer);
+            let all = answer
+                .get("items")
+                .and_then(Value::as_array)
+                .map_or(single, Vec::as_slice);
+            all.iter().for_each(|object| {
+                print(&format!(
+                    "{}/{}",
+                    kind.singular(),
+                    text(object, "/metadata/name")
+                ))
+            });
+        }
+        Format::Table | Format::Wide => table(&client.get_as(&path, TABLE).await?, args)?,
+    }
+    Ok(0)
+}
+
+fn table(answer: &Value, args: &GetArgs) -> Result<(), CommandError> {
+    let wide = args.output == Format::Wide;
+    let columns: Vec<(usize, &str)> = items(answer, "/columnDefinitions")
+        .enumerate()
+        .filter(|(_, column)| {
+            wide || column.get("priority").and_then(Value::as_u64).unwrap_or(0) == 0
+        })
+        .map(|(index, column)| (index, text(column, "/name")))
+        .collect();
+    let cell = |cell: Option<&Value>| match cell {
+        Some(Value::String(text)) => text.clone(),
+        None | Some(Value::Null) => "-".into(),
+        Some(other) => other.to_string(),
+    };
+    let rows: Vec<Vec<String>> = items(answer, "/rows")
+        .map(|row| {
+            let namespace = args
+                .all_namespaces
+                .then(|| text(row, "/object/metadata/namespace").to_owned());
+            let cells = columns
+                .iter()
+                .map(|(index, _)| cell(row.get("cells").and_then(|cells| cells.get(index))));
+            namespace.into_iter().chain(cells).collect()
+        })
+        .collect();
+    if rows.is_empty() {
+        eprintln!(
+            "there are none{}",
+            if args.all_namespaces {
+                ""
+            } else {
+                " in this namespace (-A shows all)"
+            }
+        );
+        return Ok(());
+    }
+    let upper: Vec<String> = columns
+        .iter()
+        .map(|(_, name)| name.to_uppercase())
+        .collect();
+    let header: Vec<&str> = args
+        .all_namespaces
+        .then_some("NAMESPACE")
+        .into_iter()
+        .chain(upper.iter().map(String::as_str))
+        .collect();
+    print_table(&header, &rows);
+    Ok(())
+}
+
+async fn watch(client: &Client, path: &str, format: Format) -> Outcome {
+    let mut lines = client.stream(path).await?;
+    while let Some(event) = lines.next().await {
+        let object = event.get("object").unwrap_or(&Value::Null);
+        match format {
+            Format::Json | Format::Yaml => print_value(&event, format)?,
+            Format::Name | Format::Table | Format::Wide => {
+                let (kind, namespace, name) = (
+                    text(object, "/kind"),
+                    text(object, "/metadata/namespace"),
+                    text(object, "/metadata/name"),
+                );
+                print(&format!(
+                    "{:<9} {} {namespace}/{name}",
+                    text(&event, "/type"),
+                    kind.to_lowercase()
+                ));
+            }
+        }
+    }
+    Err(
+        CommandError::unreachable("the control plane ended the watch")
+            .hint("run the command again to go on"),
+    )
+}
+
+/// Deletes an object.
+pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
+    let (kind, name) = split_name(&args.kind, args.name.as_deref())?;
+    let Some(name) = name else {
+        return Err(CommandError {
+            code: 2,
+            what: "which one?".into(),
+            hint: format!("write leno delete {}/NAME", kind.singular()),
+        });
+    };
+    let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
+    match client
+        .delete(&path_of(kind, Some(namespace), Some(name)))
+        .await
+    {
+        Ok(_) => print(&format!("{}/{name} deleted", kind.singular())),
+        Err(CallError::Refused(refusal)) if refusal.code == 404 => {
+            let what = format!(
+                "{}/{name} does not exist in namespace {namespace}",
+                kind.singular()
+            );
+            return Err(CommandError::failed(what)
+                .hint(format!("leno get {} -A shows what there is", kind.plural())));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(0)
+}
+
+fn split_name<'a>(
+    kind: &'a str,
+    name: Option<&'a str>,
+) -> Result<(Kind, Option<&'a str>), CommandError> {
+    match (kind.split_once('/'), name) {
+        (Some(_), Some(_)) => Err(CommandError {
+            code: 2,
+            what: "the name is given twice".into(),
+            hint: "write KIND NAME or KIND/NAME".into(),
+        }),
+        (Some((kind, name)), None) => Ok((kind_of(kind)?, Some(name))),
+        (None, name) => Ok((kind_of(kind)?, name)),
+    }
+}
+
+/// Percent-encodes a query value (RFC 3986 2.1).
+fn percent(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| {
+            if keep(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}

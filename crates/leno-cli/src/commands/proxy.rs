@@ -1,0 +1,243 @@
+//! `leno proxy`: what a proxy has, as the control plane sent it and the proxy acknowledged it.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use crate::{
+    client::Client,
+    exit::{CommandError, Outcome},
+    output::{Format, items, print, print_table, print_value, text},
+};
+
+/// Look into one proxy, or at all.
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    #[command(subcommand)]
+    command: ProxyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProxyCommand {
+    /// All proxies: connected, in sync, refusing
+    Status(Which),
+    /// What a proxy was given, with versions and whether it acknowledged them
+    Config(Which),
+    /// The certificates it holds
+    Certs(Which),
+    /// The endpoints it knows
+    Endpoints(Which),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The host; all if not given
+    host: Option<String>,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Runs the command.
+pub(crate) async fn proxy(client: &Client, args: &ProxyArgs) -> Outcome {
+    match &args.command {
+        ProxyCommand::Status(which) => status(client, which).await,
+        ProxyCommand::Config(which) => config(client, which).await,
+        ProxyCommand::Certs(which) => certs(client, which).await,
+        ProxyCommand::Endpoints(which) => endpoints(client, which).await,
+    }
+}
+
+async fn proxies(client: &Client, which: &Which) -> Result<Vec<Value>, CommandError> {
+    let all = client.get("/leno/v1/proxies").await?;
+    let wanted = |proxy: &&Value| {
+        which
+            .host
+            .as_deref()
+            .is_none_or(|host| text(proxy, "/host") == host || serves(proxy, host))
+    };
+    let found: Vec<Value> = items(&all, "").filter(wanted).cloned().collect();
+    if let (Some(host), true) = (&which.host, found.is_empty()) {
+        let known: Vec<&str> = items(&all, "").map(|proxy| text(proxy, "/host")).collect();
+        return Err(
+            CommandError::failed(format!("there is no proxy on a host \"{host}\""))
+                .hint(format!("there are: {}", known.join(", "))),
+        );
+    }
+    Ok(found)
+}
+
+/// Whether a proxy hosts a workload of this name or service.
+fn serves(proxy: &Value, name: &str) -> bool {
+    items(proxy, "/workloads").any(|workload| {
+        let service = text(workload, "/service");
+        text(workload, "/name") == name
+            || service == name
+            || service.rsplit('/').next() == Some(name)
+    })
+}
+
+async fn status(client: &Client, which: &Which) -> Outcome {
+    let proxies = proxies(client, which).await?;
+    if matches!(which.output, Format::Json | Format::Yaml) {
+        print_value(&Value::Array(proxies), which.output)?;
+        return Ok(0);
+    }
+    let row = |proxy: &Value| {
+        let workloads: Vec<&str> = items(proxy, "/workloads")
+            .map(|workload| text(workload, "/name"))
+            .collect();
+        let megabytes = |pointer: &str| {
+            proxy
+                .pointer(pointer)
+                .and_then(Value::as_u64)
+                .map_or("-".into(), |bytes| format!("{:.1} MB", bytes_to_mb(bytes)))
+        };
+        let connected = proxy
+            .get("connected")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
+        let nacks = items(proxy, "/nacks").count();
+        let state = match (connected, nacks) {
+            (false, _) => "away".to_owned(),
+            (true, 0) => "✔ in sync".to_owned(),
+            (true, nacks) => format!("⚠ refuses {nacks}"),
+        };
+        vec![
+            text(proxy, "/host").into(),
+            state,
+            text(proxy, "/version").into(),
+            text(proxy, "/config_version").into(),
+            megabytes("/pss_bytes"),
+            workloads.join(","),
+        ]
+    };
+    let rows: Vec<Vec<String>> = proxies.iter().map(row).collect();
+    print_table(
+        &["HOST", "STATE", "VERSION", "CONFIG", "PSS", "WORKLOADS"],
+        &rows,
+    );
+    for proxy in &proxies {
+        for nack in items(proxy, "/nacks") {
+            print(&format!(
+                "⚠ {} refuses {} {}: {}",
+                text(proxy, "/host"),
+                text(nack, "/type"),
+                text(nack, "/resource"),
+                text(nack, "/reason")
+            ));
+        }
+    }
+    Ok(0)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory in megabytes with one digit"
+)]
+fn bytes_to_mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+async fn config(client: &Client, which: &Which) -> Outcome {
+    for proxy in proxies(client, which).await? {
+        let host = text(&proxy, "/host");
+        let answer = client
+            .get(&format!("/leno/v1/proxies/{host}/config"))
+            .await?;
+        if matches!(which.output, Format::Json | Format::Yaml) {
+            print_value(&answer, which.output)?;
+            continue;
+        }
+        let row = |resource: &Value| {
+            let aliases: Vec<&str> = items(resource, "/aliases")
+                .filter_map(Value::as_str)
+                .collect();
+            let of = |pointer: &str| text(resource, pointer).to_owned();
+            vec![
+                of("/type"),
+                of("/name"),
+                of("/state"),
+                of("/version"),
+                aliases.join(","),
+            ]
+        };
+        print(&format!("{host}:"));
+        let rows: Vec<Vec<String>> = items(&answer, "").map(row).collect();
+        print_table(&["TYPE", "NAME", "STATE", "VERSION", "ASKED AS"], &rows);
+    }
+    Ok(0)
+}
+
+async fn certs(client: &Client, which: &Which) -> Outcome {
+    let proxies = proxies(client, which).await?;
+    if matches!(which.output, Format::Json | Format::Yaml) {
+        let mut all = Vec::new();
+        for proxy in &proxies {
+            for certificate in items(proxy, "/certificates") {
+                let mut certificate = certificate.clone();
+                if let Some(map) = certificate.as_object_mut() {
+                    map.insert("host".into(), text(proxy, "/host").into());
+                }
+                all.push(certificate);
+            }
+        }
+        print_value(&Value::Array(all), which.output)?;
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = proxies
+        .iter()
+        .flat_map(|proxy| {
+            let of = |certificate: &Value, pointer: &str| text(certificate, pointer).to_owned();
+            let row = |certificate: &Value| {
+                vec![
+                    text(proxy, "/host").into(),
+                    of(certificate, "/identity"),
+                    of(certificate, "/serial"),
+                    of(certificate, "/not_after"),
+                ]
+            };
+            items(proxy, "/certificates").map(row).collect::<Vec<_>>()
+        })
+        .collect();
+    print_table(&["HOST", "IDENTITY", "SERIAL", "NOT AFTER"], &rows);
+    Ok(0)
+}
+
+async fn endpoints(client: &Client, which: &Which) -> Outcome {
+    for proxy in proxies(client, which).await? {
+        let host = text(&proxy, "/host");
+        let answer = client
+            .get(&format!("/leno/v1/proxies/{host}/endpoints"))
+            .await?;
+        if matches!(which.output, Format::Json | Format::Yaml) {
+            print_value(&answer, which.output)?;
+            continue;
+        }
+        let mut rows = Vec::new();
+        for resource in items(&answer, "") {
+            for endpoint in items(resource, "/content/endpoints") {
+                let address = items(endpoint, "/addresses")
+                    .filter_map(Value::as_str)
+                    .next()
+                    .unwrap_or_default();
+                let of = |pointer: &str| text(endpoint, pointer).to_owned();
+                rows.push(vec![
+                    text(resource, "/name").into(),
+                    of("/name"),
+                    address.into(),
+                    of("/version"),
+                    of("/health"),
+                    of("/identity"),
+                ]);
+            }
+        }
+        print(&format!("{host}:"));
+        print_table(
+            &[
+                "SERVICE", "ENDPOINT", "ADDRESS", "VERSION", "HEALTH", "IDENTITY",
+            ],
+            &rows,
+        );
+    }
+    Ok(0)
+}

@@ -1,0 +1,84 @@
+//! How answers are printed: a table for people, JSON or YAML with stable names for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::exit::CommandError;
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// More columns.
+    Wide,
+    Json,
+    Yaml,
+    /// `kind/name` only.
+    Name,
+}
+
+/// Prints a value as JSON or YAML.
+pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandError> {
+    let text = match format {
+        Format::Yaml => serde_saphyr::to_string(value).map_err(CommandError::failed)?,
+        Format::Json | Format::Table | Format::Wide | Format::Name => {
+            serde_json::to_string_pretty(value).map_err(CommandError::failed)?
+        }
+    };
+    print(text.trim_end());
+    Ok(())
+}
+
+/// Prints a line to standard output. A reader that went away ends the printing, not the command.
+pub(crate) fn print(line: &str) {
+    drop(writeln!(io::stdout().lock(), "{line}"));
+}
+
+/// Prints rows in columns, each as wide as its widest cell.
+pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &[String]| {
+        let mut text = String::new();
+        for (index, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+            text.push_str(cell);
+            if index + 1 < cells.len() {
+                text.push_str(&" ".repeat(width.saturating_sub(cell.chars().count()) + 3));
+            }
+        }
+        text
+    };
+    let header: Vec<String> = header.iter().map(ToString::to_string).collect();
+    print(&line(&header));
+    rows.iter().for_each(|row| print(&line(row)));
+}
+
+/// Whether people look at standard output.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// The text at a pointer; empty when there is none.
+pub(crate) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// The items of a list; none when it is none.
+pub(crate) fn items<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item = &'v Value> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
