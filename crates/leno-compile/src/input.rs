@@ -34,7 +34,8 @@ pub struct WorkloadRecord {
     pub service: Option<ServiceName>,
     /// Its version; empty when it has none.
     pub version: String,
-    /// Labels beside those that [`WorkloadRecord::all_labels`] adds.
+    /// Labels beside those that [`WorkloadRecord::all_labels`] adds. Selectors believe them, so that only what the
+    /// registry authorised may stand here.
     pub labels: BTreeMap<String, String>,
     /// Where its proxy is reached.
     pub addresses: Vec<IpAddr>,
@@ -74,7 +75,7 @@ impl RegisteredPort {
 
 impl WorkloadRecord {
     /// The labels that selectors see: its own, and `app`, `version`, `leno.dev/service` and
-    /// `leno.dev/service-account` as registered, which nothing it says of itself can change.
+    /// `leno.dev/service-account` as registered, whatever its own labels say.
     #[must_use]
     pub fn all_labels(&self) -> BTreeMap<String, String> {
         let mut labels = self.labels.clone();

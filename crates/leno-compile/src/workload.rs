@@ -77,7 +77,12 @@ fn access(
     record: &WorkloadRecord,
     memberships: BTreeSet<ServiceName>,
 ) -> Vec<AccessRule> {
-    let services = memberships.into_iter().map(AccessTarget::Service);
+    // A policy of a service also protects what is registered for it by name: an applied Service whose selector misses
+    // a workload must not take its protection away.
+    let services = memberships
+        .into_iter()
+        .chain(record.registered_for())
+        .map(AccessTarget::Service);
     let wider = [
         AccessTarget::Namespace(record.namespace.clone()),
         AccessTarget::Mesh,

@@ -52,7 +52,8 @@ fn meta(dice: &mut Dice, namespace: &str, name: &str) -> Value {
 }
 
 fn service(dice: &mut Dice, namespace: &str, name: &str) -> Value {
-    let selector = match dice.below(4) {
+    let selector = match dice.below(5) {
+        4 => json!({"leno.dev/service-account": dice.one(&["a", "b"])}),
         0 => json!({}),
         1 => json!({"app": dice.one(&["a", "b"])}),
         2 => json!({"app": "a", "version": dice.one(&["v1", "v2"])}),
@@ -135,7 +136,42 @@ fn policy(dice: &mut Dice, namespace: &str, name: &str) -> Value {
         "spec": {"targetRefs": targets, "action": action, "rules": rules}})
 }
 
+/// What a workload is before edits change a field of it, or all.
 fn workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
+    let base = any_workload(&mut Dice(u64::from(uid.as_bytes()[0])), uid);
+    let other = any_workload(dice, uid);
+    match dice.below(12) {
+        0 => WorkloadRecord {
+            labels: other.labels,
+            ..base
+        },
+        1 => WorkloadRecord {
+            service_account: other.service_account,
+            ..base
+        },
+        2 => WorkloadRecord {
+            ports: other.ports,
+            ..base
+        },
+        3 => WorkloadRecord {
+            addresses: other.addresses,
+            ..base
+        },
+        4 => WorkloadRecord {
+            version: other.version,
+            ..base
+        },
+        5 => WorkloadRecord {
+            health: other.health,
+            ready: other.ready,
+            ..base
+        },
+        6 => base,
+        _ => other,
+    }
+}
+
+fn any_workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
     let namespace = dice.one(NAMESPACES);
     let service = dice.one(&["", "a", "a", "b"]);
     let port = |dice: &mut Dice| RegisteredPort {

@@ -1,0 +1,222 @@
+//! A change recompiles what it touches and nothing else.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use leno_compile::{Compilations, Compiler, Input, Key, RegisteredPort, WorkloadRecord};
+use leno_config::{AccessAction, Kind, SplitBackend, access_policy, admit, httproute_split};
+use leno_ir::Health;
+use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+use serde_json::Value;
+
+fn label(text: &str) -> DnsLabel {
+    text.parse().unwrap()
+}
+
+fn service(number: u16) -> ServiceName {
+    ServiceName::new(label("shop"), label(&format!("s{number}")))
+}
+
+fn workload(number: u16, of: u16) -> WorkloadRecord {
+    let [high, low] = number.to_be_bytes();
+    let mut uid = [0; 16];
+    uid[14] = high;
+    uid[15] = low;
+    WorkloadRecord {
+        uid: WorkloadUid::from_bytes(uid),
+        namespace: label("shop"),
+        name: format!("w{number}"),
+        service_account: label("default"),
+        service: Some(service(of)),
+        version: String::new(),
+        labels: BTreeMap::new(),
+        addresses: vec![[10, 0, high, low].into()],
+        hbone_port: 15008,
+        agent: label("host"),
+        ports: vec![RegisteredPort {
+            service_port: 80,
+            workload_port: 8080,
+            protocol: None,
+            published: None,
+        }],
+        health: Health::Healthy,
+        ready: true,
+    }
+}
+
+fn input(record: WorkloadRecord) -> Input {
+    Input::Workload(record.uid, Some(Arc::new(record)))
+}
+
+fn object(kind: Kind, value: Value) -> Input {
+    let resource = admit(kind, value).unwrap().resource;
+    let meta = resource.meta();
+    Input::Object(
+        kind,
+        meta.namespace.clone(),
+        meta.name.clone(),
+        Some(Arc::new(resource.clone())),
+    )
+}
+
+/// 100 services of ten workloads, each with a route to itself and its neighbour.
+fn mesh() -> Compiler {
+    let mut compiler = Compiler::new("default.leno".parse().unwrap());
+    let mut inputs = Vec::new();
+    for of in 0..100 {
+        inputs.extend((0..10).map(|nth| input(workload(of * 10 + nth, of))));
+        let backend = |number| SplitBackend {
+            service: service(number).name,
+            port: 80,
+            weight: 1,
+        };
+        let split = httproute_split(&service(of), None, &[backend(of), backend((of + 1) % 100)]);
+        inputs.push(object(Kind::HttpRoute, split));
+    }
+    assert_eq!(compiler.apply(inputs).len(), 100 + 100 + 1000 + 1000);
+    compiler
+}
+
+/// What a change compiled, and which keys came out different.
+fn cost(compiler: &mut Compiler, change: Input) -> (Compilations, Vec<Key>) {
+    let before = compiler.compilations();
+    let changed = compiler
+        .apply(vec![change])
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    let after = compiler.compilations();
+    let cost = Compilations {
+        destinations: after.destinations - before.destinations,
+        hosts: after.hosts - before.hosts,
+        endpoints: after.endpoints - before.endpoints,
+        workloads: after.workloads - before.workloads,
+    };
+    (cost, changed)
+}
+
+#[test]
+fn a_change_of_health_recompiles_no_route() {
+    let mut compiler = mesh();
+    let sick = WorkloadRecord {
+        health: Health::Unhealthy,
+        ..workload(55, 5)
+    };
+    let (cost, changed) = cost(&mut compiler, input(sick.clone()));
+    assert_eq!(
+        cost,
+        Compilations {
+            destinations: 0,
+            hosts: 1,
+            endpoints: 1,
+            workloads: 1
+        }
+    );
+    assert_eq!(
+        changed,
+        [Key::Host(sick.addresses[0]), Key::Endpoints(service(5))]
+    );
+}
+
+#[test]
+fn a_replica_that_comes_or_goes_recompiles_no_route() {
+    let mut compiler = mesh();
+    let replica = workload(2000, 5);
+    let (came, changed) = cost(&mut compiler, input(replica.clone()));
+    assert_eq!(
+        came,
+        Compilations {
+            destinations: 0,
+            hosts: 1,
+            endpoints: 1,
+            workloads: 1
+        }
+    );
+    assert_eq!(changed.len(), 3);
+    let (went, changed) = cost(&mut compiler, Input::Workload(replica.uid, None));
+    assert_eq!(went, came);
+    assert_eq!(changed.len(), 3);
+}
+
+#[test]
+fn a_service_that_goes_recompiles_only_the_routes_that_name_it() {
+    let mut compiler = mesh();
+    let gone = (50..60)
+        .map(|number| Input::Workload(workload(number, 5).uid, None))
+        .collect();
+    let before = compiler.compilations().destinations;
+    let changed = compiler.apply(gone);
+    // Itself, and the one before it, whose second backend dangles now.
+    assert_eq!(compiler.compilations().destinations - before, 2);
+    assert!(changed.contains(&(Key::Destination(service(5)), None)));
+    let conditions = compiler.conditions(Kind::HttpRoute, &label("shop"), &label("s4"));
+    assert!(
+        conditions
+            .iter()
+            .any(|of| !of.status && of.reason == "BackendNotFound"),
+        "{conditions:?}"
+    );
+}
+
+#[test]
+fn a_route_or_a_policy_recompiles_what_it_names() {
+    let mut compiler = mesh();
+    let split = httproute_split(&service(7), Some(80), &[]);
+    let (route, changed) = cost(&mut compiler, object(Kind::HttpRoute, split));
+    assert_eq!(
+        route,
+        Compilations {
+            destinations: 1,
+            ..Compilations::default()
+        }
+    );
+    assert_eq!(changed, [Key::Destination(service(7))]);
+    let deny = access_policy(&label("nobody"), &service(7), AccessAction::Allow, &[]);
+    let (policy, changed) = cost(&mut compiler, object(Kind::AccessPolicy, deny));
+    assert_eq!(
+        policy,
+        Compilations {
+            workloads: 10,
+            ..Compilations::default()
+        }
+    );
+    let carriers = compiler.resources_from(Kind::AccessPolicy, &label("shop"), &label("nobody"));
+    assert_eq!(carriers, changed);
+}
+
+#[test]
+fn what_says_the_same_again_changes_nothing() {
+    let mut compiler = mesh();
+    let (cost, changed) = cost(&mut compiler, input(workload(55, 5)));
+    assert_eq!(cost, Compilations::default());
+    assert_eq!(changed, []);
+}
+
+#[test]
+fn a_policy_protects_a_workload_that_the_applied_service_of_its_name_misses() {
+    let mut compiler = mesh();
+    let deny = access_policy(&label("nobody"), &service(7), AccessAction::Allow, &[]);
+    let selector = BTreeMap::from([("app".to_owned(), "typo".to_owned())]);
+    let applied = leno_config::service_template(&service(7), &selector, &[(80, 8080, None)]);
+    compiler.apply(vec![
+        object(Kind::AccessPolicy, deny),
+        object(Kind::Service, applied),
+    ]);
+    let Some(leno_compile::Output::OwnWorkload(workload)) = compiler
+        .get(&Key::OwnWorkload(workload(70, 7).uid))
+        .as_deref()
+        .cloned()
+    else {
+        panic!("it is registered");
+    };
+    let [rule] = workload.access.as_slice() else {
+        panic!("{:?}", workload.access);
+    };
+    // For nobody: there are callers it is about, and no identity is one of them.
+    assert!(!rule.principals.is_empty());
+    assert!(
+        rule.principals
+            .iter()
+            .all(|of| !of.contains(&workload.identity))
+    );
+}
