@@ -148,7 +148,7 @@ impl<'c> Body<'c> {
     }
 
     /// From now on everything until the connection ends (a tunnel).
-    pub(crate) fn into_raw(&mut self) {
+    pub(crate) fn make_raw(&mut self) {
         if let Source::H1(reader) = &mut self.source {
             reader.start_body(crate::h1::Framing::Close);
         }

@@ -171,3 +171,6 @@ fn is_title(name: &[u8]) -> bool {
         fits
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ pub struct Corked<IO> {
 impl Corker {
     /// The list, and the task that flushes it: spawn it once per worker, on the same `LocalSet` as the connections.
     /// It never ends; without it (or once it is dropped) nothing is held back.
-    #[must_use]
+    #[must_use = "nothing is corked before the task runs"]
     pub fn new() -> (Self, impl Future<Output = ()> + 'static) {
         let list = Rc::new(List {
             ended: Cell::new(true),
@@ -317,3 +317,6 @@ impl<IO> std::fmt::Debug for Corked<IO> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

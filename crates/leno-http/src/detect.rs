@@ -239,3 +239,6 @@ impl<'b> Input<'b> {
         self.take(usize::from(length))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,3 +142,6 @@ pub(crate) fn is_value(bytes: &[u8]) -> bool {
 pub(crate) const fn is_value_byte(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
 }
+
+#[cfg(test)]
+mod tests;

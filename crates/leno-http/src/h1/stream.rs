@@ -93,7 +93,7 @@ impl ReadHalf {
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(half) => pin!(half.read_buf(buffer)).poll(cx),
-            Self::Shared(shared) => pin!((&mut *shared.borrow_mut()).read_buf(buffer)).poll(cx),
+            Self::Shared(shared) => pin!((*shared.borrow_mut()).read_buf(buffer)).poll(cx),
         }
     }
 }

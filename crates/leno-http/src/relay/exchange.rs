@@ -44,6 +44,10 @@ pub(super) enum Verdict<'c> {
 }
 
 impl<'c> Verdict<'c> {
+    #[expect(
+        clippy::result_large_err,
+        reason = "a request comes back seldom, and is not copied on its way"
+    )]
     pub(super) fn relayed(self) -> Result<Relayed, Unsent<'c>> {
         match self {
             Self::Done { relayed, .. } => Ok(relayed),
@@ -276,8 +280,8 @@ impl<'c> Exchange<'c> {
             .and_then(|value| parse_grpc_status(value));
         let mut body = self.body;
         let client = if switched {
-            body.into_raw();
-            answer.into_raw();
+            body.make_raw();
+            answer.make_raw();
             self.reply.switch(&mut response)
         } else {
             let announced = Announced {

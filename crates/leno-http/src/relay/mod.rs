@@ -19,6 +19,10 @@ use exchange::{Exchange, Verdict};
 use upstream::Awaiting;
 
 /// Where a request goes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once an exchange, cheaper than a box"
+)]
 #[derive(Debug)]
 pub enum Upstream {
     /// A stream of a multiplexed connection.
