@@ -220,3 +220,83 @@ fn a_policy_protects_a_workload_that_the_applied_service_of_its_name_misses() {
             .all(|of| !of.contains(&workload.identity))
     );
 }
+
+/// Random edits seldom change one field alone, which is where a reader is forgotten.
+#[test]
+fn each_field_of_a_workload_alone_reaches_whoever_depends_on_it() {
+    let base = workload(1, 1);
+    let variants = [
+        WorkloadRecord {
+            labels: BTreeMap::from([("tier".into(), "front".into())]),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            service_account: label("other"),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            service: Some(service(2)),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            service: None,
+            ..base.clone()
+        },
+        WorkloadRecord {
+            version: "v2".into(),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            namespace: label("web"),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            ports: Vec::new(),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            addresses: vec!["10.9.9.9".parse().unwrap()],
+            ..base.clone()
+        },
+        WorkloadRecord {
+            addresses: Vec::new(),
+            ..base.clone()
+        },
+        WorkloadRecord {
+            hbone_port: 25008,
+            ..base.clone()
+        },
+        WorkloadRecord {
+            ready: false,
+            ..base.clone()
+        },
+        WorkloadRecord {
+            name: "renamed".into(),
+            ..base.clone()
+        },
+    ];
+    let selectors = [
+        ("tier", "front"),
+        ("leno.dev/service-account", "other"),
+        ("version", "v2"),
+        ("app", "s2"),
+    ];
+    for variant in variants {
+        let mut compiler = Compiler::new("default.leno".parse().unwrap());
+        for (number, (name, value)) in (10..).zip(selectors) {
+            let selector = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            let applied =
+                leno_config::service_template(&service(number), &selector, &[(80, 8080, None)]);
+            compiler.apply(vec![object(Kind::Service, applied)]);
+        }
+        for record in [&base, &variant, &base] {
+            let changed = compiler.apply(vec![input(record.clone())]);
+            assert!(!changed.is_empty(), "{variant:?}");
+            let kept: BTreeMap<_, _> = compiler
+                .outputs()
+                .map(|(key, output)| (key.clone(), (**output).clone()))
+                .collect();
+            assert_eq!(kept, compiler.full(), "{variant:?}");
+        }
+    }
+}
