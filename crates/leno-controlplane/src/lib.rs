@@ -5,10 +5,13 @@
 //! randomness of its own.
 
 pub mod config;
+mod core;
+mod derived;
 pub mod distribution;
 pub mod documents;
 pub mod authority;
 mod error;
+mod mesh;
 pub mod registry;
 mod server;
 pub mod telemetry;

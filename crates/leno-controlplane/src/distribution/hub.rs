@@ -19,8 +19,8 @@ pub type StreamId = u64;
 pub struct Programmed {
     /// Proxies that subscribe to it.
     pub proxies: BTreeSet<DnsLabel>,
-    /// Those of them that run its newest version.
-    pub running: BTreeSet<DnsLabel>,
+    /// Those of them that do not run its newest version yet.
+    pub behind: BTreeSet<DnsLabel>,
     /// Those that refused it, with the reason.
     pub refused: BTreeMap<DnsLabel, String>,
 }
@@ -155,20 +155,19 @@ impl Hub {
                     continue;
                 }
                 programmed.proxies.insert(agent.clone());
-                match (held, version) {
-                    (Some(held), Some(version)) if &*held.version == version => match &held.state {
-                        State::Acked => {
-                            programmed.running.insert(agent.clone());
-                        }
-                        State::Nacked(reason) => {
-                            programmed.refused.insert(agent.clone(), reason.clone());
-                        }
-                        State::Pending => {}
-                    },
-                    (None, None) => {
-                        programmed.running.insert(agent.clone());
+                let newest = match (held, version) {
+                    (Some(held), Some(version)) => Some(held).filter(|held| &*held.version == version),
+                    (None, None) => continue,
+                    _ => None,
+                };
+                match newest.map(|held| &held.state) {
+                    Some(State::Acked) => {}
+                    Some(State::Nacked(reason)) => {
+                        programmed.refused.insert(agent.clone(), reason.clone());
                     }
-                    _ => {}
+                    Some(State::Pending) | None => {
+                        programmed.behind.insert(agent.clone());
+                    }
                 }
             }
         }

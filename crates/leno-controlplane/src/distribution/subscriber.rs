@@ -309,6 +309,13 @@ impl Subscriber {
         })
     }
 
+    /// Whether the proxy has been sent something that it has not answered yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let mut held = self.types.values().flat_map(|state| state.held.values());
+        held.any(|held| held.state == State::Pending)
+    }
+
     fn acknowledge(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
         if request.response_nonce.is_empty() {
             return;

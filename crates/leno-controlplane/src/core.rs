@@ -1,0 +1,240 @@
+//! The one task that owns the state of every mesh, and how others ask it for something.
+//!
+//! Invariant: nothing else writes that state; a job never waits, so the task answers within the time of its longest
+//! computation. What a job made due (compiling, pushes, statuses) is done once for all jobs that were waiting.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use leno_runtime::{Scope, Stop};
+use leno_store::{Store, StoreError, Watch, Write};
+use leno_types::{Identity, MeshName};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::mesh::Mesh;
+
+/// Jobs that may wait.
+const QUEUE: usize = 4_096;
+/// Jobs and changes done before what they made due.
+const BATCH: usize = 512;
+/// How often time passes.
+const TICK: Duration = Duration::from_millis(250);
+
+type Job = Box<dyn FnOnce(&mut Core) + Send>;
+
+/// The state cannot be asked any more: the control plane ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane is shutting down")]
+pub(crate) struct Ending;
+
+/// Asks the task that owns the state. Clones ask the same.
+#[derive(Clone)]
+pub(crate) struct Handle(mpsc::Sender<Job>);
+
+impl Handle {
+    /// Runs `job` on the state, and brings back what it returns.
+    pub(crate) async fn call<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Core) -> R + Send + 'static,
+    ) -> Result<R, Ending> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |core| {
+            // Who asked may have gone meanwhile.
+            drop(reply.send(job(core)));
+        });
+        self.0.send(job).await.map_err(|_| Ending)?;
+        answer.await.map_err(|_| Ending)
+    }
+}
+
+/// Time as this control plane sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    /// The wall clock at the start.
+    pub(crate) since: SystemTime,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            since: SystemTime::now(),
+        }
+    }
+
+    /// Time since the start.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The wall clock.
+    pub(crate) fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// The state of all meshes.
+pub(crate) struct Core {
+    pub(crate) meshes: BTreeMap<MeshName, Mesh>,
+    pub(crate) clock: Clock,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) scope: Scope,
+    pub(crate) handle: Handle,
+    next_id: u64,
+}
+
+impl Core {
+    /// The state and the queue of jobs for it.
+    pub(crate) fn new(
+        meshes: BTreeMap<MeshName, Mesh>,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        scope: Scope,
+    ) -> (Self, Jobs) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let core = Self {
+            meshes,
+            clock,
+            store,
+            scope,
+            handle: Handle(sender),
+            next_id: 0,
+        };
+        (core, Jobs(receiver))
+    }
+
+    /// A number for a stream that was never given before.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// The mesh whose identities are of this trust domain.
+    pub(crate) fn mesh_of(&mut self, identity: &Identity) -> Option<&mut Mesh> {
+        let mut meshes = self.meshes.values_mut();
+        meshes.find(|mesh| mesh.domain().as_str() == identity.domain_str())
+    }
+
+    /// Does what all events since the last time made due.
+    fn flush(&mut self) {
+        let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
+        let mut writes = Vec::new();
+        for mesh in self.meshes.values_mut() {
+            mesh.flush(uptime, wall, &mut writes);
+        }
+        if !writes.is_empty() {
+            self.write_behind(writes);
+        }
+    }
+
+    /// Writes what nobody waits for. A full store is said, and tried again with the next change.
+    fn write_behind(&mut self, writes: Vec<Write>) {
+        let commit = self.store.commit(writes);
+        let started = self.scope.spawn("store-write", async move {
+            if let Err(error) = commit.await {
+                tracing::error!(%error, "virtual addresses were not written down");
+            }
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "virtual addresses were not written down");
+        }
+    }
+
+    fn tick(&mut self) {
+        let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
+        for mesh in self.meshes.values_mut() {
+            mesh.tick(uptime, wall);
+        }
+    }
+
+    fn reload(&mut self) -> Result<Watch, StoreError> {
+        let from = self.store.revision();
+        for mesh in self.meshes.values_mut() {
+            mesh.load(&*self.store)?;
+        }
+        self.store.watch(from)
+    }
+
+    /// Takes in the changes that are there without waiting; an error means to list again.
+    fn drain_changes(&mut self, watch: &mut Watch) -> Result<(), StoreError> {
+        for _ in 0..BATCH {
+            match watch.try_next()? {
+                Some(change) => self.change(&change),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, change: &leno_store::Change) {
+        let now = self.clock.wall();
+        for mesh in self.meshes.values_mut() {
+            mesh.revision = change.revision();
+        }
+        if let Some(mesh) = self.meshes.get_mut(&change.key().mesh) {
+            mesh.change(change, now);
+        }
+    }
+}
+
+/// What waits to be done.
+pub(crate) struct Jobs(mpsc::Receiver<Job>);
+
+/// Owns the state until `stop`.
+pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
+    let mut watch = match core.reload() {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::error!(%error, "the store cannot be read");
+            return;
+        }
+    };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    core.flush();
+    loop {
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = tick.tick() => {
+                core.tick();
+                Ok(())
+            }
+            change = watch.next() => change.map(|change| core.change(&change)),
+            Some(job) = jobs.0.recv() => {
+                job(&mut core);
+                for _ in 0..BATCH {
+                    match jobs.0.try_recv() {
+                        Ok(job) => job(&mut core),
+                        Err(_) => break,
+                    }
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = outcome.and_then(|()| core.drain_changes(&mut watch)) {
+            if matches!(error, StoreError::Closed) {
+                break;
+            }
+            tracing::warn!(%error, "reading the whole store again");
+            match core.reload() {
+                Ok(new) => watch = new,
+                Err(error) => {
+                    tracing::error!(%error, "the store cannot be read; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+        core.flush();
+    }
+    for mesh in core.meshes.values_mut() {
+        mesh.end_all();
+    }
+}

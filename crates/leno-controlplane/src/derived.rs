@@ -1,0 +1,559 @@
+//! What the API shows and nobody wrote: workloads, endpoint slices, derived services, statuses; and the addresses it
+//! gives to services.
+//!
+//! Owns the snapshot that readers of the API see, replaced whole by the one task that owns the mesh. The addresses
+//! are behind a lock of their own, held for a look-up only, because a write must be answered at once.
+//! Invariant: a status says of an object only what was compiled from its stored generation.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::SystemTime,
+};
+
+use leno_api::Derived;
+use leno_compile::{Condition, EffectiveService, Key, Output};
+use leno_config::{Finding, Kind, ParentRef};
+use leno_ir::{Endpoint, Health};
+use leno_types::{DnsLabel, MeshName, ServiceName};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{
+    distribution::Programmed,
+    mesh::{Mesh, locked, resource_of},
+    times::{rfc3339_of, unix},
+    vips::{Vip, Vips},
+};
+
+/// The controller's name in the status of routes.
+const CONTROLLER: &str = "leno.dev/control-plane";
+/// Proxies that a message names.
+const NAMED: usize = 5;
+
+type ObjectKey = (Kind, DnsLabel, DnsLabel);
+/// Object, parent, condition.
+type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
+
+#[derive(Debug, Default)]
+struct Published {
+    services: Vec<(EffectiveService, Vec<IpAddr>)>,
+    endpoints: Vec<(ServiceName, Arc<Output>)>,
+    workloads: Vec<Value>,
+    statuses: BTreeMap<ObjectKey, Value>,
+}
+
+/// What the API sees of one mesh.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    name: MeshName,
+    vips: Mutex<Vips>,
+    published: RwLock<Arc<Published>>,
+    /// Since when each condition is as it is.
+    transitions: Mutex<BTreeMap<ConditionKey, (bool, String)>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// Nothing published yet.
+    pub(crate) fn new(name: MeshName) -> Self {
+        Self {
+            name,
+            vips: Mutex::default(),
+            published: RwLock::default(),
+            transitions: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// The addresses of services.
+    pub(crate) fn vips(&self) -> MutexGuard<'_, Vips> {
+        locked(&self.vips)
+    }
+
+    /// Replaces what the API sees.
+    pub(crate) fn publish(&self, mesh: &Mesh, now: SystemTime) {
+        let addressed = mesh.addressed();
+        let services = mesh.compiler.services();
+        let endpoints = services
+            .iter()
+            .filter_map(|service| {
+                let output = mesh.compiler.get(&Key::Endpoints(service.name.clone()))?;
+                Some((service.name.clone(), output))
+            })
+            .collect();
+        let with_addresses = |service: EffectiveService| {
+            let addresses = addressed.get(&service.name).cloned().unwrap_or_default();
+            (service, addresses)
+        };
+        let mut transitions = locked(&self.transitions);
+        let mut seen = BTreeSet::new();
+        let mut statuses = BTreeMap::new();
+        for key in mesh.objects.keys() {
+            let status = status_of(mesh, key, &mut transitions, &mut seen, &rfc3339_of(now));
+            statuses.insert(key.clone(), status);
+        }
+        transitions.retain(|key, _| seen.contains(key));
+        let published = Published {
+            services: services.into_iter().map(with_addresses).collect(),
+            endpoints,
+            workloads: workloads(mesh),
+            statuses,
+        };
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn read(&self) -> Arc<Published> {
+        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the API sees of all meshes.
+#[derive(Debug)]
+pub(crate) struct DerivedMeshes {
+    meshes: BTreeMap<MeshName, Arc<Shared>>,
+    changes: watch::Sender<u64>,
+}
+
+impl DerivedMeshes {
+    /// Of these meshes.
+    pub(crate) fn new(meshes: impl IntoIterator<Item = Arc<Shared>>) -> Self {
+        let meshes = meshes.into_iter().map(|shared| (shared.name.clone(), shared)).collect();
+        Self {
+            meshes,
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Passes on that a mesh has changed; runs for as long as there is one.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        let mut receivers: Vec<_> =
+            self.meshes.values().map(|shared| shared.changes.subscribe()).collect();
+        loop {
+            let changed = receivers.iter_mut().map(|receiver| Box::pin(receiver.changed()));
+            let (outcome, _, rest) = futures_util::future::select_all(changed).await;
+            drop(rest);
+            if outcome.is_err() {
+                return;
+            }
+            self.changes.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+impl Derived for DerivedMeshes {
+    fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
+        let Some(shared) = self.meshes.get(mesh) else {
+            return Vec::new();
+        };
+        let published = shared.read();
+        let mut objects = match kind {
+            Kind::Workload => published.workloads.clone(),
+            Kind::EndpointSlice => published
+                .endpoints
+                .iter()
+                .flat_map(|(service, output)| endpoint_slices(service, output))
+                .collect(),
+            Kind::Service => {
+                let derived = published.services.iter().filter(|(service, _)| service.derived);
+                derived.map(|(service, addresses)| derived_service(service, addresses)).collect()
+            }
+            Kind::HttpRoute | Kind::AccessPolicy => Vec::new(),
+        };
+        if let Some(namespace) = namespace {
+            objects.retain(|object| {
+                object.pointer("/metadata/namespace").and_then(Value::as_str) == Some(namespace)
+            });
+        }
+        objects
+    }
+
+    fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
+        self.meshes.get(mesh)?.read().statuses.get(&key).cloned()
+    }
+
+    fn admit_write(
+        &self,
+        mesh: &DnsLabel,
+        kind: Kind,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Vec<Finding>> {
+        match self.meshes.get(mesh) {
+            Some(shared) if kind == Kind::Service => {
+                give_addresses(&mut shared.vips(), object, old, unix(SystemTime::now()))
+                    .map_err(|finding| vec![finding])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn has_mesh(&self, mesh: &DnsLabel) -> bool {
+        self.meshes.contains_key(mesh)
+    }
+}
+
+/// Gives a service addresses, or checks those it names.
+fn give_addresses(
+    vips: &mut Vips,
+    object: &mut Value,
+    old: Option<&Value>,
+    now: u64,
+) -> Result<(), Finding> {
+    let text = |object: &Value, pointer: &str| {
+        object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let label = |pointer: &str| {
+        let parsed = text(object, pointer).parse::<DnsLabel>();
+        parsed.map_err(|error| Finding::new(pointer.trim_start_matches('/').replace('/', "."), error.to_string()))
+    };
+    let service = ServiceName::new(label("/metadata/namespace")?, label("/metadata/name")?);
+    let addresses_of = |object: &Value| -> Vec<IpAddr> {
+        let many = object.pointer("/spec/clusterIPs").and_then(Value::as_array);
+        let many = many.into_iter().flatten().filter_map(Value::as_str);
+        let one = object.pointer("/spec/clusterIP").and_then(Value::as_str);
+        let mut list: Vec<IpAddr> = many.chain(one).filter_map(|text| text.parse().ok()).collect();
+        let mut seen = BTreeSet::new();
+        list.retain(|address| seen.insert(*address));
+        list
+    };
+    if text(object, "/spec/clusterIP") == "None" {
+        return Ok(());
+    }
+    let mut addresses = addresses_of(object);
+    if addresses.is_empty() {
+        addresses = old.map(&addresses_of).unwrap_or_default();
+    }
+    let checked = vips.check(&service, &addresses, now);
+    let named = checked.map_err(|error| Finding::new("spec.clusterIPs", error.to_string()))?;
+    if named.is_none() {
+        let vip: Vip = vips
+            .offer(&service, now)
+            .map_err(|error| Finding::new("spec.clusterIPs", error.to_string()))?;
+        let families = object.pointer("/spec/ipFamilies").and_then(Value::as_array);
+        let families: Vec<&str> = families.into_iter().flatten().filter_map(Value::as_str).collect();
+        addresses = match families.as_slice() {
+            [] => vip.addresses(),
+            some => some
+                .iter()
+                .map(|family| if *family == "IPv6" { vip.v6() } else { vip.v4() })
+                .collect(),
+        };
+    }
+    if let (Some(spec), Some(first)) =
+        (object.get_mut("spec").and_then(Value::as_object_mut), addresses.first())
+    {
+        let family = |address: &IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        spec.insert("clusterIP".into(), json!(first.to_string()));
+        let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        spec.insert("clusterIPs".into(), json!(texts));
+        let families: Vec<&str> = addresses.iter().map(family).collect();
+        spec.insert("ipFamilies".into(), json!(families));
+        let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
+        spec.entry("ipFamilyPolicy").or_insert_with(|| json!(policy));
+    }
+    Ok(())
+}
+
+fn workloads(mesh: &Mesh) -> Vec<Value> {
+    let mut list = Vec::with_capacity(mesh.registry.len());
+    for (name, agent) in mesh.registry.agents() {
+        for workload in agent.workloads.values() {
+            let health = match (agent.is_unknown(), workload.healthy) {
+                (true, _) => "unknown",
+                (false, true) => "healthy",
+                (false, false) => "unhealthy",
+            };
+            let ports: Vec<Value> = workload
+                .ports
+                .iter()
+                .map(|port| {
+                    json!({
+                        "servicePort": port.service_port,
+                        "port": port.workload_port,
+                        "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                        "published": port.published,
+                    })
+                })
+                .collect();
+            let mut labels = serde_json::Map::new();
+            if let Some(service) = &workload.service {
+                labels.insert("app".into(), json!(service.as_str()));
+                labels.insert("leno.dev/service".into(), json!(service.as_str()));
+            }
+            if let Some(version) = &workload.version {
+                labels.insert("version".into(), json!(version.as_str()));
+            }
+            labels.insert("leno.dev/service-account".into(), json!(workload.account.as_str()));
+            list.push(json!({
+                "apiVersion": Kind::Workload.api_version(),
+                "kind": "Workload",
+                "metadata": {
+                    "name": workload.name,
+                    "namespace": workload.namespace.as_str(),
+                    "uid": workload.uid.to_string(),
+                    "creationTimestamp": rfc3339_of(agent.since),
+                    "labels": labels,
+                },
+                "spec": {
+                    "serviceAccount": workload.account.as_str(),
+                    "service": workload.service.as_ref().map(DnsLabel::as_str),
+                    "version": workload.version.as_ref().map(DnsLabel::as_str),
+                    "host": name.as_str(),
+                    "addresses": agent.addresses,
+                    "hbonePort": agent.hbone_port,
+                    "ports": ports,
+                },
+                "status": {
+                    "identity": workload.identity.as_str(),
+                    "health": health,
+                    "connected": agent.session.is_some(),
+                    "detail": workload.detail,
+                },
+            }));
+        }
+    }
+    list
+}
+
+fn derived_service(service: &EffectiveService, addresses: &[IpAddr]) -> Value {
+    let ports: Vec<Value> = service
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "name": port.name,
+                "port": port.port,
+                "protocol": "TCP",
+                "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service.name.name.as_str(),
+            "namespace": service.name.namespace.as_str(),
+            "labels": {"leno.dev/derived": "true"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": addresses.first().map_or_else(|| "None".into(), IpAddr::to_string),
+            "clusterIPs": addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "ports": ports,
+        },
+    })
+}
+
+/// The slices of a service: one for each family and set of ports, as Kubernetes has it.
+fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Value> {
+    let Output::Endpoints(endpoints) = output else {
+        return Vec::new();
+    };
+    let mut groups: BTreeMap<(&'static str, String), (Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    for endpoint in &endpoints.endpoints {
+        let ports: Vec<Value> = endpoint
+            .ports
+            .iter()
+            .map(|port| {
+                json!({
+                    "name": format!("p{}", port.service_port),
+                    "port": port.workload_port,
+                    "protocol": "TCP",
+                    "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                })
+            })
+            .collect();
+        for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+            let addresses: Vec<String> = endpoint
+                .addresses
+                .iter()
+                .filter(|address| address.is_ipv4() == v4)
+                .map(IpAddr::to_string)
+                .collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let group = groups.entry((family, json!(ports).to_string())).or_default();
+            group.0.clone_from(&ports);
+            group.1.push(endpoint_value(endpoint, &addresses));
+        }
+    }
+    groups
+        .into_iter()
+        .enumerate()
+        .map(|(index, ((family, _), (ports, endpoints)))| {
+            json!({
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{}-{}-{index}", service.name, family.to_ascii_lowercase()),
+                    "namespace": service.namespace.as_str(),
+                    "labels": {
+                        "kubernetes.io/service-name": service.name.as_str(),
+                        "endpointslice.kubernetes.io/managed-by": CONTROLLER,
+                    },
+                },
+                "addressType": family,
+                "ports": ports,
+                "endpoints": endpoints,
+            })
+        })
+        .collect()
+}
+
+fn endpoint_value(endpoint: &Endpoint, addresses: &[String]) -> Value {
+    let ready = endpoint.health != Health::Unhealthy;
+    json!({
+        "addresses": addresses,
+        "conditions": {"ready": ready, "serving": ready, "terminating": false},
+        "targetRef": {
+            "kind": "Workload",
+            "name": endpoint.name,
+            "namespace": endpoint.namespace,
+            "uid": endpoint.uid.to_string(),
+        },
+    })
+}
+
+fn status_of(
+    mesh: &Mesh,
+    key: &ObjectKey,
+    transitions: &mut BTreeMap<ConditionKey, (bool, String)>,
+    seen: &mut BTreeSet<ConditionKey>,
+    now: &str,
+) -> Value {
+    let (kind, namespace, name) = key;
+    let mut conditions = mesh.compiler.conditions(*kind, namespace, name);
+    let generation = mesh.objects.get(key).map_or(0, |object| object.meta().generation);
+    let accepted = conditions.iter().all(|condition| condition.status || condition.r#type != "Accepted");
+    let parents: BTreeSet<Option<ParentRef>> =
+        conditions.iter().map(|condition| condition.parent.clone()).collect();
+    let parents = if parents.is_empty() { BTreeSet::from([None]) } else { parents };
+    let programmed = programmed(mesh, *kind, namespace, name, accepted);
+    conditions.extend(parents.iter().map(|parent| Condition {
+        parent: parent.clone(),
+        observed_generation: generation,
+        ..programmed.clone()
+    }));
+    let mut by_parent: BTreeMap<Option<ParentRef>, Vec<Value>> = BTreeMap::new();
+    for condition in conditions {
+        let at = (key.clone(), condition.parent.clone(), condition.r#type);
+        let since = transitions.entry(at.clone()).or_insert_with(|| (condition.status, now.into()));
+        if since.0 != condition.status {
+            *since = (condition.status, now.into());
+        }
+        seen.insert(at);
+        by_parent.entry(condition.parent.clone()).or_default().push(json!({
+            "type": condition.r#type,
+            "status": if condition.status { "True" } else { "False" },
+            "reason": condition.reason,
+            "message": condition.message,
+            "observedGeneration": condition.observed_generation,
+            "lastTransitionTime": since.1,
+        }));
+    }
+    match kind {
+        Kind::HttpRoute => {
+            let parents: Vec<Value> = by_parent
+                .into_iter()
+                .map(|(parent, conditions)| {
+                    json!({
+                        "parentRef": parent.map_or_else(|| json!({}), parent_value),
+                        "controllerName": CONTROLLER,
+                        "conditions": conditions,
+                    })
+                })
+                .collect();
+            json!({"parents": parents})
+        }
+        Kind::Service => {
+            let all: Vec<Value> = by_parent.into_values().flatten().collect();
+            json!({"loadBalancer": {}, "conditions": all})
+        }
+        Kind::AccessPolicy | Kind::EndpointSlice | Kind::Workload => {
+            let all: Vec<Value> = by_parent.into_values().flatten().collect();
+            json!({"conditions": all})
+        }
+    }
+}
+
+fn parent_value(parent: ParentRef) -> Value {
+    let mut value = json!({
+        "group": "",
+        "kind": "Service",
+        "namespace": parent.service.namespace.as_str(),
+        "name": parent.service.name.as_str(),
+    });
+    if let (Some(object), Some(port)) = (value.as_object_mut(), parent.port) {
+        object.insert("port".into(), port.into());
+    }
+    value
+}
+
+/// Whether the proxies concerned run what an object says (CP12).
+fn programmed(
+    mesh: &Mesh,
+    kind: Kind,
+    namespace: &DnsLabel,
+    name: &DnsLabel,
+    accepted: bool,
+) -> Condition {
+    let mut found = Programmed::default();
+    for key in mesh.compiler.resources_from(kind, namespace, name) {
+        let (of, canonical) = resource_of(&key);
+        let resource = mesh.catalog.get(of, &canonical);
+        let version = resource.map(|resource| resource.version.as_ref());
+        mesh.hub.programmed(of, &mesh.asked_names(&key), version, &mut found);
+    }
+    // One proxy may have several of the resources, and runs the object when it runs them all.
+    let behind: BTreeSet<&DnsLabel> = found.behind.iter().chain(found.refused.keys()).collect();
+    let running = found.proxies.iter().filter(|proxy| !behind.contains(proxy)).count();
+    let all = found.proxies.len();
+    let (status, reason, message) = if !accepted {
+        (false, "Invalid", "it is not accepted".to_owned())
+    } else if all == 0 {
+        (true, "Programmed", "0 proxies".to_owned())
+    } else if found.refused.is_empty() && running == all {
+        (true, "Programmed", format!("{all} of {all} proxies"))
+    } else {
+        let refused: Vec<String> = found
+            .refused
+            .iter()
+            .take(NAMED)
+            .map(|(proxy, reason)| format!("{proxy} rejected: {reason}"))
+            .collect();
+        let pending: Vec<&str> = found
+            .behind
+            .iter()
+            .filter(|proxy| !found.refused.contains_key(*proxy))
+            .take(NAMED)
+            .map(DnsLabel::as_str)
+            .collect();
+        let mut message = format!("{running} of {all} proxies");
+        if !refused.is_empty() {
+            message = format!("{message}, {}", refused.join(", "));
+        }
+        if !pending.is_empty() {
+            message = format!("{message}, waiting for {}", pending.join(", "));
+        }
+        let reason = if refused.is_empty() { "Pending" } else { "Rejected" };
+        (false, reason, message)
+    };
+    Condition {
+        parent: None,
+        r#type: "Programmed",
+        status,
+        reason,
+        message,
+        observed_generation: 0,
+    }
+}

@@ -1,0 +1,293 @@
+//! One mesh: what is stored, who is in it, what follows, and who is told.
+//!
+//! Owns the way from an event to the streams it concerns: event → input → compiler → catalog → hub → stream.
+//! Never waits. Invariant: every mesh has its own everything; nothing of one is reachable from another (CP2).
+
+mod agents;
+mod distribute;
+mod sources;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use leno_compile::{Compiler, Input};
+use leno_config::{Kind, Resource};
+use leno_ir::Prefix;
+use leno_runtime::Stop;
+use leno_store::Write;
+use leno_tls::WorkloadCertificate;
+use leno_types::{DnsLabel, HostPort, MeshName, TrustDomain, WorkloadUid};
+use leno_wire::{
+    agent::{ControlMessage, ProxyState},
+    discovery::DeltaDiscoveryResponse,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
+pub(crate) use distribute::{ADS_QUEUE, resource_of};
+
+use crate::{
+    authority::{Authority, server_names},
+    derived::Shared,
+    distribution::{Catalog, Hold, Hub, StreamId},
+    registry::{Effects, Registry, SessionId},
+    telemetry::Telemetry,
+    tokens::AgentRecord,
+    uids::UidMint,
+    vips::Vips,
+};
+
+/// How long after a restart agents may take to come back before what is missing is missed.
+const RESTART_GRACE: Duration = Duration::from_secs(30);
+/// Members that lie in no prefix and are listed singly (CP7).
+const MAX_SINGLE_MEMBERS: usize = 1_024;
+
+/// What a mesh is made with.
+pub(crate) struct Settings {
+    pub(crate) name: MeshName,
+    pub(crate) prefixes: Vec<Prefix>,
+    pub(crate) advertise: Vec<HostPort>,
+}
+
+/// What is counted since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) compiles: u64,
+    pub(crate) compile_nanos: u64,
+    pub(crate) outputs: u64,
+    pub(crate) pushes: u64,
+    pub(crate) resources_sent: u64,
+    pub(crate) refused_objects: u64,
+    pub(crate) members_over_limit: u64,
+    pub(crate) streams_ended: u64,
+    pub(crate) redeemed: u64,
+    pub(crate) csr_refused: u64,
+    pub(crate) closed_nacks: u64,
+    pub(crate) closed_over_limit: u64,
+}
+
+/// How long changes took from the store to the acknowledgement of the last proxy concerned.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Convergence {
+    pub(crate) histogram: leno_telemetry::LatencyHistogram,
+    /// Since when at least one proxy is behind.
+    pub(crate) behind_since: Option<Duration>,
+}
+
+type ObjectKey = (Kind, DnsLabel, DnsLabel);
+
+/// A stream's outgoing half.
+struct Outgoing<T> {
+    agent: DnsLabel,
+    sender: mpsc::Sender<Result<T, Status>>,
+    stop: Stop,
+}
+
+impl<T> Outgoing<T> {
+    fn end(self, status: Status) {
+        // A full queue means that the other side does not read: it then learns nothing but the end.
+        drop(self.sender.try_send(Err(status)));
+        self.stop.trigger();
+    }
+}
+
+/// One mesh.
+pub(crate) struct Mesh {
+    pub(crate) settings: Settings,
+    pub(crate) authority: Authority,
+    /// The control plane's own certificate, for its TLS port and its calls.
+    pub(crate) certificate: watch::Sender<WorkloadCertificate>,
+    pub(crate) registry: Registry,
+    pub(crate) compiler: Compiler,
+    pub(crate) catalog: Catalog,
+    pub(crate) hub: Hub,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) counters: Counters,
+    pub(crate) convergence: Convergence,
+    /// The revision of the store that all of this is made from.
+    pub(crate) revision: u64,
+    pub(crate) states: BTreeMap<DnsLabel, ProxyState>,
+    pub(crate) known_agents: BTreeMap<DnsLabel, AgentRecord>,
+    pub(crate) objects: BTreeMap<ObjectKey, Arc<Resource>>,
+    generation: u64,
+    token_networks: BTreeMap<String, Prefix>,
+    pending: Vec<Input>,
+    services_due: bool,
+    mesh_due: bool,
+    publish_due: bool,
+    own: BTreeMap<WorkloadUid, DnsLabel>,
+    own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
+    names: BTreeMap<String, String>,
+    addressed: BTreeMap<leno_types::ServiceName, Vec<IpAddr>>,
+    ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
+    sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
+    ready: BTreeSet<StreamId>,
+    grace: Option<Duration>,
+    published: Duration,
+    challenged: BTreeSet<(DnsLabel, IpAddr)>,
+}
+
+impl Mesh {
+    /// A mesh of which the store has not been read yet.
+    pub(crate) fn new(
+        settings: Settings,
+        authority: Authority,
+        certificate: WorkloadCertificate,
+        now: Duration,
+    ) -> Self {
+        let domain = authority.domain().clone();
+        let mint = UidMint::new(settings.name.clone(), authority.uid_key());
+        Self {
+            registry: Registry::new(domain.clone(), mint, now),
+            compiler: Compiler::new(domain),
+            shared: Arc::new(Shared::new(settings.name.clone())),
+            settings,
+            authority,
+            certificate: watch::Sender::new(certificate),
+            catalog: Catalog::default(),
+            hub: Hub::default(),
+            telemetry: Telemetry::default(),
+            counters: Counters::default(),
+            convergence: Convergence::default(),
+            revision: 0,
+            states: BTreeMap::new(),
+            known_agents: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            generation: 1,
+            token_networks: BTreeMap::new(),
+            pending: Vec::new(),
+            services_due: true,
+            mesh_due: true,
+            publish_due: true,
+            own: BTreeMap::new(),
+            own_by_agent: BTreeMap::new(),
+            names: BTreeMap::new(),
+            addressed: BTreeMap::new(),
+            ads: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            grace: None,
+            published: Duration::ZERO,
+            challenged: BTreeSet::new(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &MeshName {
+        &self.settings.name
+    }
+
+    /// Its trust domain.
+    pub(crate) fn domain(&self) -> &TrustDomain {
+        self.authority.domain()
+    }
+
+    /// Names by which the control plane's certificate is good.
+    pub(crate) fn server_names(&self) -> Vec<String> {
+        let hosts = self.settings.advertise.iter().map(|place| place.host().to_owned());
+        server_names(self.domain(), hosts)
+    }
+
+    pub(crate) fn vips(&self) -> MutexGuard<'_, Vips> {
+        self.shared.vips()
+    }
+
+    /// How far this control plane is from knowing all.
+    pub(crate) fn hold(&self, now: Duration) -> Hold {
+        Hold {
+            now,
+            grace: self.grace.filter(|until| now < *until),
+            revision: self.revision,
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Duration, wall: SystemTime) {
+        let mut fx = Effects::default();
+        self.registry.tick(now, &mut fx);
+        self.follow(fx);
+        self.end_grace(now);
+        let hold = self.hold(now);
+        for (id, _, subscriber) in self.hub.streams() {
+            if subscriber.wake_at(hold).is_some() {
+                self.ready.insert(id);
+            }
+        }
+        self.renew(wall);
+    }
+
+    /// The grace ends when its time is over, or when everybody who is known is back.
+    fn end_grace(&mut self, now: Duration) {
+        let Some(until) = self.grace else {
+            return;
+        };
+        let known = self.known_agents.iter().filter(|(_, record)| !record.revoked);
+        let mut away = known.filter(|(name, _)| {
+            self.registry.agent(name).is_none_or(|agent| agent.session.is_none())
+        });
+        if now >= until || away.next().is_none() {
+            self.grace = None;
+        }
+    }
+
+    /// Renews the intermediate and the control plane's own certificate when they are due.
+    fn renew(&mut self, now: SystemTime) {
+        let renewed = match self.authority.renew(now) {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                tracing::error!(%error, mesh = %self.name(), "the intermediate was not renewed");
+                false
+            }
+        };
+        if renewed {
+            let not_after = crate::times::rfc3339_of(self.authority.intermediate_not_after());
+            tracing::info!(mesh = %self.name(), %not_after, "the intermediate was renewed");
+        }
+        let due = {
+            let own = self.certificate.borrow();
+            // A clock that was set back makes it one from the future.
+            now >= own.renew_at(0.5) || now < own.not_before()
+        };
+        if !due && !renewed {
+            return;
+        }
+        self.generation += 1;
+        match self.authority.own_certificate(&self.server_names(), self.generation, now) {
+            Ok(certificate) => {
+                self.certificate.send_replace(certificate);
+            }
+            Err(error) => {
+                tracing::error!(%error, mesh = %self.name(), "the control plane's certificate was not renewed");
+            }
+        }
+    }
+
+    /// Does what events made due.
+    pub(crate) fn flush(&mut self, now: Duration, wall: SystemTime, writes: &mut Vec<Write>) {
+        self.compile(wall, writes);
+        self.push(now);
+        self.publish(now, wall);
+    }
+
+    /// Ends every stream: the control plane stops. Agents come back to another, or to the next.
+    pub(crate) fn end_all(&mut self) {
+        let status = || Status::unavailable("the control plane is shutting down");
+        for (_, stream) in std::mem::take(&mut self.ads) {
+            stream.end(status());
+        }
+        for (_, session) in std::mem::take(&mut self.sessions) {
+            session.end(status());
+        }
+    }
+}
+
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,377 @@
+//! Agents: redemption, sessions, certificates.
+
+use std::{net::IpAddr, time::Duration};
+
+use leno_runtime::Stop;
+use leno_store::{Expect, Key as StoreKey, Store, StoreError, Write};
+use leno_tls::ca::{CaError, Csr, IssuedChain};
+use leno_types::{DnsLabel, Identity, WorkloadUid};
+use leno_wire::agent::{self as wire, agent_message, control_message};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{Mesh, Outgoing};
+use crate::{
+    authority::random,
+    registry::{AgentScope, Effects, Opening, Refused, SessionId},
+    telemetry::Names,
+    times::unix,
+    tokens::{AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name},
+};
+
+/// Messages that may wait to be sent on one session: more than an agent can have workloads.
+pub(crate) const SESSION_QUEUE: usize = 1_024;
+
+/// What came of a redemption.
+pub(crate) enum Redeemed {
+    /// The answer that was given before.
+    Repeat(wire::RedeemResponse),
+    /// The answer, once these are written.
+    Make {
+        answer: Box<wire::RedeemResponse>,
+        writes: Vec<Write>,
+        agent: Box<AgentRecord>,
+    },
+}
+
+/// Why nothing is signed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] RedeemError),
+    /// The authority or the request.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The agent does not host it.
+    #[error("{agent} hosts no workload {uid}: a certificate is given for what is registered only")]
+    NotHosted {
+        agent: DnsLabel,
+        uid: String,
+    },
+    /// The agent is not of this mesh, or no longer.
+    #[error("{0} is no agent of this mesh (any more): join again with a new token")]
+    UnknownAgent(DnsLabel),
+}
+
+/// What a host says of itself when it joins.
+pub(crate) struct Joining {
+    pub(crate) token: String,
+    pub(crate) secret: Vec<u8>,
+    pub(crate) csr: Csr,
+    pub(crate) host: String,
+    pub(crate) source: IpAddr,
+    /// How often a name was taken meanwhile.
+    pub(crate) attempt: u32,
+}
+
+impl Mesh {
+    /// Decides about a token, and prepares what is to be written for it.
+    pub(crate) fn redeem(
+        &mut self,
+        store: &dyn Store,
+        joining: &Joining,
+        now: SystemTime,
+    ) -> Result<Redeemed, SignError> {
+        let unknown = || RedeemError::Unknown(joining.token.chars().take(64).collect());
+        let key = StoreKey::new(self.settings.name.clone(), TOKENS, "", joining.token.as_str());
+        let entry = store.get(&key)?.ok_or_else(unknown)?;
+        let mut record: TokenRecord =
+            serde_json::from_slice(&entry.value).map_err(|_| unknown())?;
+        let key_id = joining.csr.key_id();
+        let decision = record.decide(&joining.secret, &key_id, joining.source, unix(now))?;
+        let scope = match decision {
+            Decision::Repeat(made) => {
+                return Ok(Redeemed::Repeat(self.redeem_answer(&made.agent, made.chain, now)));
+            }
+            Decision::Make(scope) => scope,
+        };
+        let name = self.free_name(store, &joining.host, joining.attempt)?;
+        let chain = self.authority.sign_agent(&joining.csr, &name, now)?.chain_pem;
+        record.redemptions.push(Redemption {
+            key: key_id,
+            agent: name.to_string(),
+            at: unix(now),
+            chain: chain.clone(),
+        });
+        let agent = AgentRecord {
+            name: name.to_string(),
+            scope: scope.to_document(),
+            token: record.id.clone(),
+            created: unix(now),
+            revoked: false,
+        };
+        let value = serde_json::to_vec(&record).unwrap_or_default();
+        let writes = vec![
+            Write::put(key, value, Expect::Revision(entry.revision)),
+            self.agent_write(&agent),
+        ];
+        Ok(Redeemed::Make {
+            answer: Box::new(self.redeem_answer(name.as_str(), chain, now)),
+            writes,
+            agent: Box::new(agent),
+        })
+    }
+
+    /// Prepares an agent for the control plane's own machine, which needs no token.
+    pub(crate) fn local_agent(
+        &mut self,
+        store: &dyn Store,
+        host: &str,
+        csr: &Csr,
+        attempt: u32,
+        now: SystemTime,
+    ) -> Result<(AgentRecord, wire::RedeemResponse, Vec<Write>), SignError> {
+        let name = self.free_name(store, host, attempt)?;
+        let chain = self.authority.sign_agent(csr, &name, now)?.chain_pem;
+        let namespace = "default".parse().expect("a legal name");
+        let agent = AgentRecord {
+            name: name.to_string(),
+            scope: AgentScope::any(namespace).to_document(),
+            token: String::new(),
+            created: unix(now),
+            revoked: false,
+        };
+        let answer = self.redeem_answer(name.as_str(), chain, now);
+        let writes = vec![self.agent_write(&agent)];
+        Ok((agent, answer, writes))
+    }
+
+    /// Takes an agent in that has just been written.
+    pub(crate) fn note_agent(&mut self, agent: AgentRecord) {
+        if let Ok(name) = agent.name.parse::<DnsLabel>() {
+            self.counters.redeemed = self.counters.redeemed.saturating_add(1);
+            self.known_agents.insert(name, agent);
+            self.mesh_due = true;
+        }
+    }
+
+    /// A new certificate for an agent that has one.
+    pub(crate) fn renew_agent(
+        &mut self,
+        agent: &DnsLabel,
+        csr: &Csr,
+        now: SystemTime,
+    ) -> Result<IssuedChain, SignError> {
+        self.scope_of(agent)?;
+        Ok(self.authority.sign_agent(csr, agent, now)?)
+    }
+
+    /// A certificate for a workload of `agent`.
+    pub(crate) fn sign_workload(
+        &mut self,
+        agent: &DnsLabel,
+        uid: &str,
+        csr: &Csr,
+        now: SystemTime,
+    ) -> Result<(IssuedChain, WorkloadUid), SignError> {
+        self.scope_of(agent)?;
+        let hosted = uid.parse::<WorkloadUid>().ok().and_then(|uid| {
+            let (host, _, workload) = self.registry.workload(&uid)?;
+            (host == agent).then(|| (uid, workload.identity.clone()))
+        });
+        let Some((uid, identity)) = hosted else {
+            self.counters.csr_refused = self.counters.csr_refused.saturating_add(1);
+            return Err(SignError::NotHosted {
+                agent: agent.clone(),
+                uid: uid.chars().take(64).collect(),
+            });
+        };
+        Ok((self.authority.sign_workload(csr, &identity, uid, now)?, uid))
+    }
+
+    /// What an agent may host.
+    pub(crate) fn scope_of(&self, agent: &DnsLabel) -> Result<AgentScope, SignError> {
+        let record = self.known_agents.get(agent).filter(|record| !record.revoked);
+        let scope = record.and_then(|record| AgentScope::from_document(&record.scope).ok());
+        scope.ok_or_else(|| SignError::UnknownAgent(agent.clone()))
+    }
+
+    /// A session opens.
+    pub(crate) fn open_session(
+        &mut self,
+        opening: Opening<'_>,
+        sender: mpsc::Sender<Result<wire::ControlMessage, Status>>,
+        stop: Stop,
+        now: Duration,
+    ) -> Result<(), Refused> {
+        let (session, agent) = (opening.session, opening.agent.clone());
+        let mut fx = Effects::default();
+        self.registry.open(opening, now, &mut fx)?;
+        tracing::info!(%agent, mesh = %self.settings.name, "an agent is connected");
+        self.sessions.insert(session, Outgoing { agent, sender, stop });
+        self.follow(fx);
+        let welcome = wire::Welcome {
+            mesh: self.settings.name.to_string(),
+            control_plane_version: env!("CARGO_PKG_VERSION").into(),
+            features: leno_ir::FEATURES.iter().map(ToString::to_string).collect(),
+        };
+        self.say(session, control_message::Message::Welcome(welcome));
+        Ok(())
+    }
+
+    /// An agent says something on its session.
+    pub(crate) fn hear(&mut self, session: SessionId, message: wire::AgentMessage, now: Duration) {
+        use agent_message::Message;
+        self.registry.heard(session, now);
+        let mut fx = Effects::default();
+        match message.message {
+            // The first was taken in by opening; a second changes nothing. A PONG was heard.
+            None | Some(Message::Hello(_) | Message::Pong(_)) => {}
+            Some(Message::Register(register)) => self.register(session, &register, &mut fx),
+            Some(Message::Deregister(message)) => {
+                if let Ok(uid) = message.uid.parse() {
+                    self.registry.deregister(session, uid, &mut fx);
+                }
+            }
+            Some(Message::Health(health)) => {
+                if let Ok(uid) = health.uid.parse() {
+                    self.registry.health(session, uid, health.healthy, &health.detail, &mut fx);
+                }
+            }
+            Some(Message::Report(report)) => self.report(session, report, now),
+            Some(Message::Goodbye(goodbye)) => {
+                self.registry.goodbye(session, goodbye.handover, now, &mut fx);
+            }
+        }
+        self.follow(fx);
+    }
+
+    fn register(&mut self, session: SessionId, register: &wire::Register, fx: &mut Effects) {
+        let answer = match self.registry.register(session, register, random(), fx) {
+            Ok(workload) => control_message::Message::Registered(wire::Registered {
+                request: register.request,
+                uid: workload.uid.to_string(),
+                identity: workload.identity.to_string(),
+                name: workload.name.clone(),
+            }),
+            Err(refused) => control_message::Message::Refused(wire::Refused {
+                request: register.request,
+                code: refused.code().into(),
+                message: refused.to_string(),
+            }),
+        };
+        self.say(session, answer);
+    }
+
+    fn report(&mut self, session: SessionId, report: wire::Report, now: Duration) {
+        let Some(outgoing) = self.sessions.get(&session) else {
+            return;
+        };
+        self.telemetry.record(&report.edges, &WorkloadNames(&self.names), now);
+        if let Some(mut state) = report.proxy {
+            state.certificates.truncate(crate::registry::MAX_WORKLOADS + 1);
+            self.states.insert(outgoing.agent.clone(), state);
+        }
+    }
+
+    /// A session's stream ended.
+    pub(crate) fn close_session(&mut self, session: SessionId) {
+        if let Some(outgoing) = self.sessions.remove(&session) {
+            tracing::info!(agent = %outgoing.agent, mesh = %self.settings.name, "an agent's session ended");
+        }
+        self.registry.closed(session);
+    }
+
+    pub(super) fn ping(&mut self, session: SessionId, sequence: u64) {
+        self.say(session, control_message::Message::Ping(wire::Ping { sequence }));
+    }
+
+    pub(super) fn end_session(&mut self, session: SessionId, reason: &'static str) {
+        if let Some(outgoing) = self.sessions.remove(&session) {
+            tracing::info!(agent = %outgoing.agent, reason, "an agent's session is ended");
+            outgoing.end(Status::aborted(reason));
+        }
+    }
+
+    /// Ends everything of an agent that is no longer welcome.
+    pub(super) fn end_agent(&mut self, agent: &DnsLabel, reason: &'static str) {
+        let mut fx = Effects::default();
+        if let Some(session) = self.registry.agent(agent).and_then(|agent| agent.session) {
+            fx.end.push((session, reason));
+        }
+        self.registry.remove(agent, &mut fx);
+        self.follow(fx);
+        self.end_ads_of(agent, &Status::permission_denied(reason));
+    }
+
+    fn say(&mut self, session: SessionId, message: control_message::Message) {
+        let Some(outgoing) = self.sessions.get(&session) else {
+            return;
+        };
+        let message = wire::ControlMessage { message: Some(message) };
+        if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.sender.try_send(Ok(message)) {
+            self.end_session(session, "this agent does not read what it is told");
+        }
+    }
+
+    /// Addresses an agent claims and could prove now by answering at them as `uid`. Each is tried once at a time.
+    pub(crate) fn to_challenge(&mut self, agent: &DnsLabel, uid: WorkloadUid) -> Option<(Vec<IpAddr>, Identity, u16)> {
+        let (_, host, workload) = self.registry.workload(&uid)?;
+        let (identity, port) = (workload.identity.clone(), host.hbone_port);
+        let mut open = self.registry.unproven(agent);
+        open.retain(|address| self.challenged.insert((agent.clone(), *address)));
+        (!open.is_empty()).then_some((open, identity, port))
+    }
+
+    /// A challenge is over.
+    pub(crate) fn challenged(&mut self, agent: &DnsLabel, address: IpAddr, answered: bool) {
+        self.challenged.remove(&(agent.clone(), address));
+        if answered {
+            self.prove(agent, address);
+        } else {
+            tracing::warn!(%agent, %address, "an agent claims an address at which it does not answer; it is not used");
+        }
+    }
+
+    /// An agent has called from an address.
+    pub(crate) fn prove(&mut self, agent: &DnsLabel, address: IpAddr) {
+        let mut fx = Effects::default();
+        self.registry.prove(agent, address, &mut fx);
+        self.follow(fx);
+    }
+
+    fn redeem_answer(&self, agent: &str, chain: String, now: SystemTime) -> wire::RedeemResponse {
+        wire::RedeemResponse {
+            mesh: self.settings.name.to_string(),
+            trust_domain: self.domain().to_string(),
+            agent: agent.into(),
+            chain,
+            trust_bundle: self.authority.bundle().to_pem(),
+            clock: unix(now),
+        }
+    }
+
+    fn free_name(&self, store: &dyn Store, host: &str, attempt: u32) -> Result<DnsLabel, StoreError> {
+        let mut attempt = attempt;
+        loop {
+            let name = agent_name(host, attempt, u64::from_be_bytes(random()));
+            // An agent's name is its identity, and a scope hangs on it: it is never given twice.
+            if store.get(&self.agent_key(name.as_str()))?.is_none() {
+                return Ok(name);
+            }
+            attempt += 1;
+        }
+    }
+
+    fn agent_key(&self, name: &str) -> StoreKey {
+        StoreKey::new(self.settings.name.clone(), AGENTS, "", name)
+    }
+
+    fn agent_write(&self, agent: &AgentRecord) -> Write {
+        let value = serde_json::to_vec(agent).unwrap_or_default();
+        Write::put(self.agent_key(&agent.name), value, Expect::Absent)
+    }
+}
+
+struct WorkloadNames<'a>(&'a std::collections::BTreeMap<String, String>);
+
+impl Names for WorkloadNames<'_> {
+    fn display(&self, workload: &str) -> Option<String> {
+        self.0.get(workload).cloned()
+    }
+}

@@ -1,0 +1,312 @@
+//! From the store and the registry to the compiler's inputs.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::SystemTime};
+
+use leno_api::store_resource;
+use leno_compile::{Input, RegisteredPort, WorkloadRecord};
+use leno_config::{Kind, Resource};
+use leno_ir::{Health, Prefix};
+use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
+use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+
+use super::{MAX_SINGLE_MEMBERS, Mesh, ObjectKey, RESTART_GRACE};
+use crate::{
+    registry::{Agent, Effects, Workload},
+    tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
+    vips::{self, VipRecord},
+};
+
+/// The collection of virtual addresses in the store.
+pub(super) const VIPS: &str = "leno/vips";
+/// Kinds that people write.
+const STORED: [Kind; 3] = [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy];
+
+impl Mesh {
+    /// Reads everything the store has of this mesh; what is no longer there goes.
+    pub(crate) fn load(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let first = self.revision == 0;
+        for kind in STORED {
+            let (entries, _) = store.list(&self.settings.name, &store_resource(kind), None)?;
+            let mut there = BTreeSet::new();
+            for entry in &entries {
+                there.extend(object_key(kind, &entry.key));
+                self.put_object(kind, entry);
+            }
+            let gone: Vec<ObjectKey> = self
+                .objects
+                .keys()
+                .filter(|key| key.0 == kind && !there.contains(*key))
+                .cloned()
+                .collect();
+            for key in gone {
+                self.delete_object(key);
+            }
+        }
+        for entry in store.list(&self.settings.name, VIPS, None)?.0 {
+            self.put_vip(&entry);
+        }
+        self.known_agents.clear();
+        for entry in store.list(&self.settings.name, AGENTS, None)?.0 {
+            self.put_agent(&entry);
+        }
+        self.token_networks.clear();
+        for entry in store.list(&self.settings.name, TOKENS, None)?.0 {
+            self.put_token(&entry);
+        }
+        self.revision = store.revision();
+        self.mesh_due = true;
+        if first && !self.known_agents.is_empty() {
+            self.grace = Some(RESTART_GRACE);
+        }
+        Ok(())
+    }
+
+    /// Takes in one change of the store.
+    pub(crate) fn change(&mut self, change: &Change, _now: SystemTime) {
+        let key = change.key();
+        let kind = STORED.into_iter().find(|kind| store_resource(*kind) == *key.resource);
+        match (change, kind, &*key.resource) {
+            (Change::Put(entry), Some(kind), _) => self.put_object(kind, entry),
+            (Change::Delete { .. }, Some(kind), _) => {
+                if let Some(key) = object_key(kind, key) {
+                    self.delete_object(key);
+                }
+            }
+            (Change::Put(entry), None, AGENTS) => self.put_agent(entry),
+            (Change::Delete { .. }, None, AGENTS) => {
+                if let Ok(name) = key.name.parse::<DnsLabel>() {
+                    self.known_agents.remove(&name);
+                    self.end_agent(&name, "this agent was removed from the mesh");
+                }
+            }
+            (Change::Put(entry), None, TOKENS) => self.put_token(entry),
+            (Change::Delete { .. }, None, TOKENS) => {
+                self.token_networks.remove(&*key.name);
+                self.mesh_due = true;
+            }
+            (_, None, _) => {}
+        }
+    }
+
+    fn put_object(&mut self, kind: Kind, entry: &Entry) {
+        let Some(key) = object_key(kind, &entry.key) else {
+            return;
+        };
+        match read_object(kind, entry) {
+            Ok(resource) => {
+                if self.objects.get(&key).is_some_and(|known| **known == resource) {
+                    return;
+                }
+                let resource = Arc::new(resource);
+                if kind == Kind::Service {
+                    self.services_due = true;
+                }
+                let (_, namespace, name) = key.clone();
+                self.pending.push(Input::Object(kind, namespace, name, Some(Arc::clone(&resource))));
+                self.objects.insert(key, resource);
+            }
+            Err(reason) => {
+                // The last good one stays: invalid configuration never fails open.
+                self.counters.refused_objects = self.counters.refused_objects.saturating_add(1);
+                tracing::error!(key = %entry.key, reason, "a stored object cannot be used");
+            }
+        }
+    }
+
+    fn delete_object(&mut self, key: ObjectKey) {
+        if self.objects.remove(&key).is_some() {
+            self.services_due |= key.0 == Kind::Service;
+            self.pending.push(Input::Object(key.0, key.1, key.2, None));
+        }
+    }
+
+    fn put_vip(&mut self, entry: &Entry) {
+        let service = service_of(&entry.key);
+        let record = serde_json::from_slice::<VipRecord>(&entry.value).ok();
+        if let (Some(service), Some(record)) = (service, record) {
+            let known = self.vips().record(&service).is_some();
+            if !known {
+                self.vips().load(service, record);
+            }
+        }
+    }
+
+    fn put_agent(&mut self, entry: &Entry) {
+        let Ok(record) = serde_json::from_slice::<AgentRecord>(&entry.value) else {
+            tracing::error!(key = %entry.key, "a stored agent cannot be read");
+            return;
+        };
+        if let Ok(name) = record.name.parse::<DnsLabel>() {
+            let revoked = record.revoked;
+            self.known_agents.insert(name.clone(), record);
+            self.mesh_due = true;
+            if revoked {
+                self.end_agent(&name, "this agent's certificate was revoked");
+            }
+        }
+    }
+
+    fn put_token(&mut self, entry: &Entry) {
+        let Ok(record) = serde_json::from_slice::<TokenRecord>(&entry.value) else {
+            tracing::error!(key = %entry.key, "a stored token cannot be read");
+            return;
+        };
+        let network = record.scope.cidr.as_deref().and_then(|text| text.parse::<Prefix>().ok());
+        if let Some(network) = network {
+            self.token_networks.insert(record.id, network);
+            self.mesh_due = true;
+        }
+    }
+
+    /// Does what the registry says follows from an event.
+    pub(super) fn follow(&mut self, fx: Effects) {
+        for (session, sequence) in fx.ping {
+            self.ping(session, sequence);
+        }
+        for (session, reason) in fx.end {
+            self.end_session(session, reason);
+        }
+        for uid in fx.changed {
+            self.workload_changed(uid);
+        }
+        self.mesh_due |= fx.members;
+    }
+
+    fn workload_changed(&mut self, uid: WorkloadUid) {
+        self.services_due = true;
+        self.publish_due = true;
+        let Some((agent_name, agent, workload)) = self.registry.workload(&uid) else {
+            if let Some(agent) = self.own.remove(&uid)
+                && let Some(own) = self.own_by_agent.get_mut(&agent)
+            {
+                own.remove(&uid);
+                if own.is_empty() {
+                    self.own_by_agent.remove(&agent);
+                }
+                let touched = self.hub.changed_wildcard(crate::distribution::Type::OwnWorkload, Some(&agent));
+                self.ready.extend(touched);
+            }
+            self.pending.push(Input::Workload(uid, None));
+            self.forget_names();
+            return;
+        };
+        let record = record_of(agent_name, agent, workload);
+        let shown = display_name(workload);
+        let agent_name = agent_name.clone();
+        self.names.insert(workload.name.clone(), shown);
+        self.own_by_agent.entry(agent_name.clone()).or_default().insert(uid);
+        self.own.insert(uid, agent_name);
+        self.pending.push(Input::Workload(uid, Some(Arc::new(record))));
+    }
+
+    /// Names of workloads that are gone are kept for late reports, up to a ceiling.
+    fn forget_names(&mut self) {
+        if self.names.len() <= self.registry.len() * 2 + 4_096 {
+            return;
+        }
+        let there: BTreeSet<&str> = self
+            .registry
+            .agents()
+            .flat_map(|(_, agent)| agent.workloads.values())
+            .map(|workload| workload.name.as_str())
+            .collect();
+        self.names.retain(|name, _| there.contains(name.as_str()));
+    }
+
+    /// The mesh as every proxy knows it.
+    pub(super) fn mesh_ir(&mut self) -> leno_ir::Mesh {
+        let agent_networks = self
+            .known_agents
+            .values()
+            .filter_map(|record| record.scope.cidr.as_deref()?.parse::<Prefix>().ok());
+        let mut prefixes: Vec<Prefix> = self
+            .settings
+            .prefixes
+            .iter()
+            .copied()
+            .chain(self.token_networks.values().copied())
+            .chain(agent_networks)
+            .collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let members = self.registry.agents().flat_map(|(_, agent)| agent.addresses.iter());
+        let outside = |address: &&IpAddr| !prefixes.iter().any(|prefix| prefix.contains(**address));
+        let addresses: BTreeSet<IpAddr> = members.filter(outside).copied().collect();
+        let over = addresses.len().saturating_sub(MAX_SINGLE_MEMBERS);
+        if over > 0 {
+            self.counters.members_over_limit =
+                self.counters.members_over_limit.saturating_add(over as u64);
+            tracing::warn!(over, "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr");
+        }
+        leno_ir::Mesh {
+            name: self.settings.name.clone(),
+            trust_domain: self.domain().clone(),
+            trust_bundle: self.authority.bundle().to_pem(),
+            prefixes,
+            addresses: addresses.into_iter().take(MAX_SINGLE_MEMBERS).collect(),
+            vip_v4: vips::prefix_v4(),
+            vip_v6: vips::prefix_v6(),
+        }
+    }
+}
+
+fn object_key(kind: Kind, key: &StoreKey) -> Option<ObjectKey> {
+    Some((kind, key.namespace.parse().ok()?, key.name.parse().ok()?))
+}
+
+pub(super) fn service_of(key: &StoreKey) -> Option<ServiceName> {
+    Some(ServiceName::new(key.namespace.parse().ok()?, key.name.parse().ok()?))
+}
+
+fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String> {
+    let value = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
+    let admitted = leno_config::admit(kind, value).map_err(|findings| {
+        let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        texts.join("; ")
+    })?;
+    Ok(admitted.resource)
+}
+
+fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> WorkloadRecord {
+    let health = if agent.is_unknown() {
+        Health::Unknown
+    } else if workload.healthy {
+        Health::Healthy
+    } else {
+        Health::Unhealthy
+    };
+    let port = |port: &crate::registry::Port| RegisteredPort {
+        service_port: port.service_port.unwrap_or(port.workload_port),
+        workload_port: port.workload_port,
+        protocol: port.protocol,
+        published: port.published,
+    };
+    let service = workload.service.clone();
+    WorkloadRecord {
+        uid: workload.uid,
+        namespace: workload.namespace.clone(),
+        name: workload.name.clone(),
+        service_account: workload.account.clone(),
+        service: service.map(|name| ServiceName::new(workload.namespace.clone(), name)),
+        version: workload.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        labels: std::collections::BTreeMap::new(),
+        addresses: agent.addresses.clone(),
+        hbone_port: agent.hbone_port,
+        agent: agent_name.clone(),
+        ports: workload.ports.iter().map(port).collect(),
+        health,
+        ready: workload.healthy,
+    }
+}
+
+/// What people call a workload: its service or its program, with its version.
+fn display_name(workload: &Workload) -> String {
+    let base = match &workload.service {
+        Some(service) => service.as_str(),
+        None => workload.name.rsplit_once('-').map_or(workload.name.as_str(), |(base, _)| base),
+    };
+    match &workload.version {
+        Some(version) => format!("{base}-{version}"),
+        None => base.to_owned(),
+    }
+}

@@ -1,0 +1,345 @@
+//! What people see of a mesh: its proxies, what each has, and a summary.
+
+use std::{collections::BTreeMap, net::IpAddr, time::{Duration, SystemTime}};
+
+use leno_compile::{Key, Output};
+use leno_ir::ResourceName;
+use leno_types::DnsLabel;
+use serde_json::{Value, json};
+
+use super::Mesh;
+use crate::{
+    documents::{
+        CaInfo, Certificate, EdgeList, MeshStatus, Nack, Proxy, ProxyResource, ProxyWorkload,
+    },
+    distribution::{State, Type},
+    registry::{Agent, Workload},
+    times::{rfc3339, rfc3339_of},
+};
+
+impl Mesh {
+    /// Its proxies.
+    pub(crate) fn proxies(&self) -> Vec<Proxy> {
+        self.registry.agents().map(|(name, agent)| self.proxy(name, agent)).collect()
+    }
+
+    fn proxy(&self, name: &DnsLabel, agent: &Agent) -> Proxy {
+        let state = self.states.get(name).cloned().unwrap_or_default();
+        let subscriber = self.hub.of_agent(name);
+        let mut resources = BTreeMap::new();
+        let mut nacks = Vec::new();
+        for kind in Type::ALL {
+            let Some(subscriber) = subscriber else {
+                break;
+            };
+            let mut acked = 0;
+            for (resource, held, _) in subscriber.held(kind) {
+                match &held.state {
+                    State::Acked => acked += 1,
+                    State::Pending => {}
+                    State::Nacked(reason) => nacks.push(Nack {
+                        type_name: kind.name().into(),
+                        resource: resource.to_string(),
+                        version: held.version.to_string(),
+                        reason: reason.clone(),
+                    }),
+                }
+            }
+            resources.insert(kind.name().to_owned(), acked);
+        }
+        let certificates = state.certificates.iter().map(|certificate| Certificate {
+            uid: certificate.uid.clone(),
+            identity: certificate.identity.clone(),
+            serial: certificate.serial.clone(),
+            not_after: rfc3339(certificate.not_after),
+        });
+        Proxy {
+            host: name.to_string(),
+            addresses: agent.addresses.clone(),
+            workloads: agent.workloads.values().map(|workload| shown(agent, workload)).collect(),
+            version: agent.version.clone(),
+            connected: agent.session.is_some(),
+            since: rfc3339_of(agent.since),
+            rss_bytes: state.rss_bytes,
+            pss_bytes: state.pss_bytes,
+            config_version: state.config_version,
+            resources,
+            nacks,
+            certificates: certificates.collect(),
+        }
+    }
+
+    /// What a proxy has of some types, and how far it is; `None`: there is no such proxy.
+    pub(crate) fn proxy_resources(&self, host: &DnsLabel, kinds: &[Type]) -> Option<Vec<ProxyResource>> {
+        self.registry.agent(host)?;
+        let Some(subscriber) = self.hub.of_agent(host) else {
+            return Some(Vec::new());
+        };
+        let mut list = Vec::new();
+        for kind in kinds {
+            for (name, held, aliases) in subscriber.held(*kind) {
+                let state = match &held.state {
+                    State::Pending => "pending",
+                    State::Acked => "acked",
+                    State::Nacked(_) => "nacked",
+                };
+                list.push(ProxyResource {
+                    type_name: kind.name().into(),
+                    name: name.to_string(),
+                    aliases: aliases.into_iter().map(ToString::to_string).collect(),
+                    version: held.version.to_string(),
+                    state: state.into(),
+                    content: self.content(*kind, name),
+                });
+            }
+            list.extend(subscriber.absent(*kind).map(|name| ProxyResource {
+                type_name: kind.name().into(),
+                name: name.to_string(),
+                state: "absent".into(),
+                ..ProxyResource::default()
+            }));
+        }
+        Some(list)
+    }
+
+    fn content(&self, kind: Type, name: &str) -> Value {
+        let key = match (kind, name.parse()) {
+            (Type::Mesh, _) => Some(Key::Mesh),
+            (Type::OwnWorkload, _) => name.parse().ok().map(Key::OwnWorkload),
+            (Type::Endpoints, Ok(ResourceName::Service(service))) => Some(Key::Endpoints(service)),
+            (Type::Destination, Ok(ResourceName::Service(service))) => Some(Key::Destination(service)),
+            (Type::Destination, Ok(ResourceName::Host(address))) => Some(Key::Host(address)),
+            _ => None,
+        };
+        let output = key.and_then(|key| self.compiler.get(&key));
+        output.map_or(Value::Null, |output| output_value(&output))
+    }
+
+    /// The certificates a proxy says it holds; `None`: there is no such proxy.
+    pub(crate) fn proxy_certificates(&self, host: &DnsLabel) -> Option<Vec<Certificate>> {
+        let agent = self.registry.agent(host)?;
+        Some(self.proxy(host, agent).certificates)
+    }
+
+    /// The edges of a window, or since the start.
+    pub(crate) fn edges(&self, window: Option<Duration>, now: Duration) -> EdgeList {
+        let (window_seconds, edges) = match window {
+            Some(window) => self.telemetry.window(window, now),
+            None => self.telemetry.totals(now),
+        };
+        EdgeList { window_seconds, edges }
+    }
+
+    /// The authority, for people.
+    pub(crate) fn ca_info(&self) -> CaInfo {
+        CaInfo {
+            trust_domain: self.domain().to_string(),
+            bundle: self.authority.bundle().to_pem(),
+            pins: self.authority.bundle().pins(),
+            intermediate_not_after: rfc3339_of(self.authority.intermediate_not_after()),
+            workload_ttl_seconds: self.authority.workload_ttl().as_secs(),
+        }
+    }
+
+    /// The summary.
+    pub(crate) fn summary(&self, since: SystemTime) -> MeshStatus {
+        let mut workloads = BTreeMap::new();
+        let (mut connected, mut disconnected, mut in_sync, mut nacks) = (0, 0, 0, 0);
+        let mut findings = Vec::new();
+        for (name, agent) in self.registry.agents() {
+            for workload in agent.workloads.values() {
+                *workloads.entry(health(agent, workload).to_owned()).or_default() += 1;
+            }
+            if agent.session.is_some() {
+                connected += 1;
+            } else {
+                disconnected += 1;
+                findings.push(format!("the agent of {name} is away"));
+            }
+            let unproven: Vec<String> =
+                self.registry.unproven(name).iter().map(IpAddr::to_string).collect();
+            if !unproven.is_empty() && !agent.workloads.is_empty() {
+                let list = unproven.join(", ");
+                findings.push(format!("{name} does not answer at {list}, which it claims: not used"));
+            }
+            let Some(subscriber) = self.hub.of_agent(name) else {
+                continue;
+            };
+            in_sync += usize::from(subscriber.is_in_sync());
+            for kind in Type::ALL {
+                for (resource, held, _) in subscriber.held(kind) {
+                    if let State::Nacked(reason) = &held.state {
+                        nacks += 1;
+                        findings.push(format!("{name} refuses {} {resource}: {reason}", kind.name()));
+                    }
+                }
+            }
+        }
+        findings.truncate(100);
+        MeshStatus {
+            mesh: self.settings.name.to_string(),
+            trust_domain: self.domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            since: rfc3339_of(since),
+            addresses: self.settings.advertise.iter().map(ToString::to_string).collect(),
+            revision: self.revision,
+            proxies_connected: connected,
+            proxies_disconnected: disconnected,
+            proxies_in_sync: in_sync,
+            workloads,
+            services: self.addressed.len(),
+            nacks,
+            intermediate_not_after: rfc3339_of(self.authority.intermediate_not_after()),
+            findings,
+        }
+    }
+}
+
+fn health(agent: &Agent, workload: &Workload) -> &'static str {
+    match (agent.is_unknown(), workload.healthy) {
+        (true, _) => "unknown",
+        (false, true) => "healthy",
+        (false, false) => "unhealthy",
+    }
+}
+
+fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
+    let port = |port: &crate::registry::Port| {
+        let service = port.service_port.map_or_else(String::new, |number| format!("{number}:"));
+        let protocol = port.protocol.map_or_else(String::new, |protocol| format!("/{protocol}"));
+        format!("{service}{}{protocol}", port.workload_port)
+    };
+    ProxyWorkload {
+        uid: workload.uid.to_string(),
+        name: workload.name.clone(),
+        namespace: workload.namespace.to_string(),
+        service: workload.service.as_ref().map(ToString::to_string),
+        version: workload.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        identity: workload.identity.to_string(),
+        health: health(agent, workload).into(),
+        ports: workload.ports.iter().map(port).collect(),
+    }
+}
+
+/// What a proxy was told, as JSON for people: the shape of the wire.
+fn output_value(output: &Output) -> Value {
+    match output {
+        Output::Mesh(mesh) => {
+            let texts = |list: &[leno_ir::Prefix]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+            json!({
+                "name": mesh.name.as_str(),
+                "trust_domain": mesh.trust_domain.as_str(),
+                "prefixes": texts(&mesh.prefixes),
+                "addresses": mesh.addresses,
+                "vip_prefixes": texts(&[mesh.vip_v4, mesh.vip_v6]),
+            })
+        }
+        Output::OwnWorkload(own) => json!({
+            "uid": own.uid.to_string(),
+            "namespace": own.namespace.as_str(),
+            "name": own.name,
+            "identity": own.identity.as_str(),
+            "version": own.version,
+            "service": own.service.as_ref().map(ToString::to_string),
+            "addresses": own.addresses,
+            "mtls": format!("{:?}", own.mtls).to_ascii_lowercase(),
+            "ports": own.ports.iter().map(|port| json!({
+                "port": port.port,
+                "protocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                "published": port.published,
+                "services": port.services.iter().map(|of| format!("{}:{}", of.service, of.port)).collect::<Vec<_>>(),
+            })).collect::<Vec<_>>(),
+            "access": own.access.iter().map(|rule| json!({
+                "action": format!("{:?}", rule.action).to_ascii_lowercase(),
+                "principals": rule.principals.iter().map(principal).collect::<Vec<_>>(),
+                "namespaces": rule.namespaces,
+                "ports": rule.ports,
+                "from": provenance(&rule.provenance),
+            })).collect::<Vec<_>>(),
+        }),
+        Output::Endpoints(endpoints) => json!({
+            "service": endpoints.service.to_string(),
+            "endpoints": endpoints.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        }),
+        Output::Destination(leno_ir::Destination::Host(host)) => json!({
+            "address": host.address,
+            "endpoints": host.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        }),
+        Output::Destination(leno_ir::Destination::Service(service)) => json!({
+            "service": service.name.to_string(),
+            "vips": service.vips,
+            "ports": service.ports.iter().map(|port| json!({
+                "port": port.port,
+                "name": port.name,
+                "protocol": port.protocol.map(leno_types::AppProtocol::as_str),
+            })).collect::<Vec<_>>(),
+            "routes": service.routes.iter().map(route).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn principal(principal: &leno_ir::Principal) -> String {
+    match principal {
+        leno_ir::Principal::AnyAuthenticated => "*".into(),
+        leno_ir::Principal::Exact(identity) => identity.to_string(),
+        leno_ir::Principal::Prefix(prefix) => format!("{prefix}*"),
+    }
+}
+
+fn endpoint(endpoint: &leno_ir::Endpoint) -> Value {
+    json!({
+        "uid": endpoint.uid.to_string(),
+        "name": endpoint.name,
+        "namespace": endpoint.namespace,
+        "identity": endpoint.identity.as_str(),
+        "version": endpoint.version,
+        "addresses": endpoint.addresses,
+        "hbone_port": endpoint.hbone_port,
+        "health": format!("{:?}", endpoint.health).to_ascii_lowercase(),
+        "ports": endpoint.ports.iter().map(|port| json!({
+            "service_port": port.service_port,
+            "port": port.workload_port,
+            "protocol": port.protocol.map(leno_types::AppProtocol::as_str),
+            "published": port.published,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn route(route: &leno_ir::Route) -> Value {
+    json!({
+        "from": provenance(&route.provenance),
+        "ports": route.ports,
+        "matches": route.matches.iter().map(|of| json!({
+            "path": of.path.as_ref().map(|path| match path {
+                leno_ir::PathMatch::Exact(path) => format!("= {path}"),
+                leno_ir::PathMatch::Prefix(path) => path.clone(),
+            }),
+            "method": of.method,
+            "headers": of.headers.iter().map(field).collect::<Vec<_>>(),
+            "query": of.query.iter().map(field).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "backends": route.backends.iter().map(|backend| json!({
+            "service": backend.service.to_string(),
+            "port": backend.port,
+            "weight": backend.weight,
+            "invalid": backend.invalid,
+        })).collect::<Vec<_>>(),
+        "request_timeout_ms": route.request_timeout.map(|timeout| timeout.as_millis().to_string()),
+    })
+}
+
+fn field(of: &leno_ir::HeaderMatch) -> String {
+    let leno_ir::ValueMatch::Exact(value) = &of.value;
+    format!("{}={value}", of.name)
+}
+
+fn provenance(of: &leno_ir::Provenance) -> Value {
+    json!({
+        "kind": of.kind,
+        "namespace": of.namespace,
+        "name": of.name,
+        "generation": of.generation,
+        "field": of.field_path,
+        "source": of.source,
+    })
+}
