@@ -32,8 +32,8 @@ pub fn service_template(
     }
     let port = |(port, target, protocol): &(u16, u16, Option<AppProtocol>)| {
         let prefix = protocol.map_or("port", AppProtocol::as_str);
-        let mut value =
-            json!({"name": format!("{prefix}-{port}"), "port": port, "targetPort": target});
+        let name = format!("{prefix}-{port}");
+        let mut value = json!({"name": name, "port": port, "targetPort": target});
         if let (Some(map), Some(protocol)) = (value.as_object_mut(), protocol) {
             map.insert("appProtocol".into(), protocol.as_str().into());
         }
