@@ -17,6 +17,7 @@ use crate::{
     convert::response_to_h2,
     h1::{Mode, OutFraming, Writer, encode_interim, encode_response, needs_no_body},
     sink::Sink,
+    timer::{Borrowed, Timers},
     websocket,
 };
 
@@ -48,6 +49,7 @@ enum To<'c> {
     H2 {
         respond: h2::server::SendResponse<Bytes>,
         carry_case: bool,
+        timers: Timers,
     },
 }
 
@@ -74,6 +76,7 @@ pub(crate) struct ConnectionState {
     pub(crate) switched: Cell<bool>,
     /// The request's body is more than is worth reading after a refusal.
     pub(crate) large_body: Cell<bool>,
+    pub(crate) timers: Timers,
 }
 
 /// What is known of an answer's body.
@@ -213,6 +216,14 @@ impl<'c> Reply<'c> {
         }
     }
 
+    /// A timer of the client's connection.
+    pub(crate) fn timer(&self) -> Borrowed {
+        match &self.to {
+            To::H1 { state, .. } => state.timers.take(),
+            To::H2 { timers, .. } => timers.take(),
+        }
+    }
+
     /// No further request after this one.
     pub(crate) fn close_after(&self) {
         if let To::H1 { state, .. } = &self.to {
@@ -241,6 +252,7 @@ impl<'c> Reply<'c> {
             To::H2 {
                 respond,
                 carry_case,
+                ..
             } => respond
                 .send_informational(response_to_h2(head, None, *carry_case))
                 .map_err(|_| ReplyError::Gone),
@@ -277,6 +289,7 @@ impl<'c> Reply<'c> {
             To::H2 {
                 mut respond,
                 carry_case,
+                ..
             } => {
                 let end = bodyless || announced.empty;
                 let send = respond
@@ -330,6 +343,7 @@ impl<'c> Reply<'c> {
             To::H2 {
                 mut respond,
                 carry_case,
+                ..
             } => {
                 head.status = 200; // RFC 8441 5: 101 does not exist in HTTP/2
                 let send = respond
@@ -373,11 +387,13 @@ impl Reply<'static> {
         head: &RequestHead,
         respond: h2::server::SendResponse<Bytes>,
         carry_case: bool,
+        timers: Timers,
     ) -> Self {
         Self {
             to: To::H2 {
                 respond,
                 carry_case,
+                timers,
             },
             about: About::of(head),
         }

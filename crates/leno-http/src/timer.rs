@@ -2,7 +2,9 @@
 //! too early.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -49,5 +51,45 @@ impl Timer {
             Poll::Pending
         })
         .await
+    }
+}
+
+/// The timers of one connection from a client, used by its exchanges in turn: an exchange that ends in time costs no
+/// work on the runtime's timers, as the one it takes is armed for an earlier deadline already.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers(Rc<RefCell<Vec<Timer>>>);
+
+/// Timers kept for later.
+const KEPT: usize = 16;
+
+/// A timer that goes back to its connection.
+#[derive(Debug)]
+pub(crate) struct Borrowed {
+    timer: Timer,
+    home: Timers,
+}
+
+impl Timers {
+    pub(crate) fn take(&self) -> Borrowed {
+        Borrowed {
+            timer: self.0.borrow_mut().pop().unwrap_or_default(),
+            home: self.clone(),
+        }
+    }
+}
+
+impl Borrowed {
+    /// As [`Timer::poll`].
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> bool {
+        self.timer.poll(cx, deadline)
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let mut kept = self.home.0.borrow_mut();
+        if self.timer.sleep.is_some() && kept.len() < KEPT {
+            kept.push(std::mem::take(&mut self.timer));
+        }
     }
 }

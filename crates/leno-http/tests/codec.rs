@@ -6,7 +6,7 @@ mod common;
 use std::{rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use common::{Hop, head, mesh, mesh_with, rest, run, send};
+use common::{Hop, head, mesh, mesh_with, rest, run, run_paused, send};
 use http::Method;
 use leno_http::{
     Limits,
@@ -253,7 +253,7 @@ fn heads_above_their_limits_are_answered() {
 
 #[test]
 fn a_head_that_comes_too_slowly_is_answered_and_an_idle_connection_closed() {
-    run(async {
+    run_paused(async {
         let ends = mesh_with(Hop::Direct, |mesh| {
             let brief = Duration::from_millis(20);
             mesh.limits = Rc::new(Limits {

@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
-use common::{HOPS, Hop, expect, head, mesh, mesh_with, rest, run, send};
-use leno_http::{Ended, Limits, Side};
+use common::{HOPS, Hop, expect, head, mesh, mesh_with, rest, run, run_paused, send};
+use leno_http::{Ended, Side};
 use leno_types::Refusal;
 use tokio::io::AsyncReadExt;
 
@@ -229,12 +229,7 @@ fn continue_comes_from_the_application_and_early_hints_pass() {
 fn a_refused_expectation_closes_and_the_application_sees_no_body() {
     for hop in HOPS {
         run(async {
-            let mut ends = mesh_with(hop, |mesh| {
-                mesh.limits = Rc::new(Limits {
-                    linger: Duration::from_millis(20),
-                    ..Limits::default()
-                });
-            });
+            let mut ends = mesh(hop);
             let mut client = ends.mesh.http1_client();
             send(
                 &mut client,
@@ -490,7 +485,7 @@ fn a_cut_answer_never_looks_whole() {
 #[test]
 fn no_answer_a_broken_answer_and_a_late_answer_are_refusals() {
     for hop in HOPS {
-        run(async {
+        run_paused(async {
             for (answer, status, reason) in [
                 ("", 503, Refusal::UpstreamReset),
                 (
@@ -612,8 +607,8 @@ fn a_thrown_switch_ends_a_stream_at_once() {
 
 #[test]
 fn a_stalled_stream_times_out_and_a_moving_one_does_not() {
-    run(async {
-        let mut ends = mesh_with(Hop::Http2, |mesh| {
+    run_paused(async {
+        let mut ends = mesh_with(Hop::Direct, |mesh| {
             mesh.idle = Some(Duration::from_millis(50))
         });
         let mut client = ends.mesh.http1_client();

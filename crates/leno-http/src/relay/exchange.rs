@@ -1,4 +1,4 @@
-//! One exchange, in two phases: until the final response head, and after it.
+//! One exchange until its final response head, and what follows when none comes.
 
 use std::task::{Context, Poll};
 
@@ -8,14 +8,15 @@ use tokio::time::Instant;
 
 use super::{
     Ended, RelayOptions, Relayed, Side, Unsent, UnsentReason,
+    flow::{Flow, client_failed},
     pump::{Pump, PumpError, parse_grpc_status},
     upstream::{Answer, Awaiting, NoAnswer},
 };
 use crate::{
-    Body, BodyError, Incoming, Limits, Reply, RequestHead, ResponseHead,
+    Body, Incoming, Limits, Reply, RequestHead, ResponseHead, Version,
     reply::Announced,
     sink::{Sink, SinkError},
-    timer::Timer,
+    timer::Borrowed,
 };
 
 /// One exchange under way.
@@ -26,9 +27,11 @@ pub(super) struct Exchange<'c> {
     upload: Pump,
     /// The request may flow. Not before a switch was agreed on.
     uploading: bool,
+    /// The client waits for 100 (Continue) before it sends its body.
+    expects: bool,
     interim_limit: u32,
     linger: std::time::Duration,
-    timer: Timer,
+    timer: Borrowed,
     started: Instant,
     relayed: Relayed,
 }
@@ -74,14 +77,20 @@ impl<'c> Exchange<'c> {
     pub(super) fn new(incoming: Incoming<'c>, limits: &Limits, started: Instant) -> Self {
         let Incoming { head, body, reply } = incoming;
         Self {
+            timer: reply.timer(),
             upload: Pump::new(head.version).keeping(limits.replay_bytes),
             uploading: false,
+            expects: head.version == Version::Http11
+                && !body.is_end()
+                && head
+                    .fields
+                    .get("expect")
+                    .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
             head,
             body,
             reply,
             interim_limit: limits.interim_responses,
             linger: limits.linger,
-            timer: Timer::default(),
             started,
             relayed: Relayed {
                 status: None,
@@ -173,7 +182,10 @@ impl<'c> Exchange<'c> {
         if self.uploading && !self.upload.is_done() {
             match self.upload.poll(cx, &mut self.body, sink) {
                 Poll::Ready(Err(PumpError::Source(error))) => {
-                    return Poll::Ready(client_failed(&error));
+                    return Poll::Ready(match client_failed(&error) {
+                        Ended::ClientGone => Waited::ClientGone,
+                        _ => Waited::ClientBroke,
+                    });
                 }
                 Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
                     return Poll::Ready(Waited::ClientBroke);
@@ -188,6 +200,7 @@ impl<'c> Exchange<'c> {
         loop {
             match awaiting.poll(cx) {
                 Poll::Ready(Ok(Answer::Interim(head))) => {
+                    self.expects &= head.status != 100;
                     if self.reply.send_interim(&head, self.interim_limit).is_err() {
                         return Poll::Ready(Waited::ClientGone);
                     }
@@ -279,6 +292,12 @@ impl<'c> Exchange<'c> {
             .get("grpc-status")
             .and_then(|value| parse_grpc_status(value));
         let mut body = self.body;
+        // RFC 9110 10.1.1: answered without 100, the client may never send its body, or may yet: it cannot be told
+        // from a next request, so that the connection ends here.
+        let unwanted = self.expects && self.upload.bytes == 0;
+        if unwanted {
+            self.reply.close_after();
+        }
         let client = if switched {
             body.make_raw();
             answer.make_raw();
@@ -306,6 +325,9 @@ impl<'c> Exchange<'c> {
                 tracing::trace!(%error, "the upstream reset a refused switch");
             }
         }
+        if unwanted {
+            upload.stop();
+        }
         let mut flow = Flow {
             body,
             answer,
@@ -318,7 +340,7 @@ impl<'c> Exchange<'c> {
             idle: options.idle_timeout,
             linger: self.linger,
             last_progress: (0, None),
-            upload_cut: false,
+            upload_cut: unwanted,
             reset_with: h2::Reason::INTERNAL_ERROR,
         };
         let mut watch = options.cancel.watch();
@@ -337,137 +359,6 @@ impl<'c> Exchange<'c> {
         let keeps =
             keep_alive && ended == Ended::Complete && !flow.upload_cut && flow.body.is_end();
         done(relayed, keeps)
-    }
-}
-
-/// Both directions after the response head.
-struct Flow<'c, 'u> {
-    body: Body<'c>,
-    answer: Body<'u>,
-    client: Sink<'c>,
-    sink: Sink<'u>,
-    upload: Pump,
-    download: Pump,
-    switched: bool,
-    timer: Timer,
-    idle: Option<std::time::Duration>,
-    linger: std::time::Duration,
-    /// Bytes moved when they last moved, and when that was.
-    last_progress: (u64, Option<Instant>),
-    /// The request did not reach the upstream whole.
-    upload_cut: bool,
-    /// What an HTTP/2 client is told when the upstream fails: its own reason, where it gave one.
-    reset_with: h2::Reason,
-}
-
-impl Flow<'_, '_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if !self.download.is_done() {
-            match self.download.poll(cx, &mut self.answer, &mut self.client) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => {
-                    return Poll::Ready(Ended::ClientGone);
-                }
-                Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
-                    return Poll::Ready(Ended::Protocol(Side::Upstream));
-                }
-                Poll::Ready(Err(PumpError::Source(error))) => {
-                    if let BodyError::Http2(error) = &error {
-                        self.reset_with = error.reason().unwrap_or(self.reset_with);
-                    }
-                    return Poll::Ready(upstream_failed(&error));
-                }
-                Poll::Pending => {
-                    if self.client.poll_gone(cx) {
-                        return Poll::Ready(Ended::ClientGone);
-                    }
-                }
-            }
-        }
-        if !self.upload.is_done() {
-            match self.upload.poll(cx, &mut self.body, &mut self.sink) {
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-                Poll::Ready(Err(PumpError::Sink(SinkError::Length))) => {
-                    return Poll::Ready(Ended::Protocol(Side::Client));
-                }
-                Poll::Ready(Err(PumpError::Sink(SinkError::Gone))) => {
-                    self.upload.stop();
-                    self.upload_cut = true;
-                }
-                Poll::Ready(Err(PumpError::Source(error))) => {
-                    self.upload_cut = true;
-                    if !self.download.is_done() {
-                        return Poll::Ready(match client_failed(&error) {
-                            Waited::ClientBroke => Ended::Protocol(Side::Client),
-                            _ => Ended::ClientGone,
-                        });
-                    }
-                    self.upload.stop();
-                }
-            }
-        }
-        if self.download.is_done() && self.upload.is_done() {
-            return Poll::Ready(if self.switched {
-                Ended::Switched
-            } else {
-                Ended::Complete
-            });
-        }
-        self.poll_timeout(cx)
-    }
-
-    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        // Answered whole, and the request still comes: it may, as long as it moves.
-        let lingers = self.download.is_done() && !self.switched;
-        let Some(patience) = (if lingers {
-            Some(self.linger)
-        } else {
-            self.idle
-        }) else {
-            return Poll::Pending;
-        };
-        let moved = self.upload.bytes + self.download.bytes;
-        let since = match self.last_progress {
-            (before, Some(since)) if before == moved => since,
-            _ => {
-                let now = Instant::now();
-                self.last_progress = (moved, Some(now));
-                now
-            }
-        };
-        if !self.timer.poll(cx, since + patience) {
-            return Poll::Pending;
-        }
-        if lingers {
-            self.upload.stop();
-            self.upload_cut = true;
-            return Poll::Ready(Ended::Complete);
-        }
-        Poll::Ready(Ended::Timeout)
-    }
-
-    /// Makes the end visible on both sides.
-    fn finish(&mut self, ended: Ended) {
-        match ended {
-            Ended::Complete | Ended::Switched => {
-                self.client.mark_complete();
-                if self.upload_cut {
-                    self.sink.abort(h2::Reason::CANCEL);
-                }
-            }
-            Ended::ClientGone | Ended::Protocol(Side::Client) => {
-                self.client.abort(h2::Reason::CANCEL);
-                self.sink.abort(h2::Reason::CANCEL);
-            }
-            Ended::UpstreamResetBeforeHead
-            | Ended::UpstreamResetAfterHead
-            | Ended::Timeout
-            | Ended::Protocol(Side::Upstream)
-            | Ended::Cancelled => {
-                self.client.abort(self.reset_with);
-                self.sink.abort(h2::Reason::CANCEL);
-            }
-        }
     }
 }
 
@@ -514,24 +405,4 @@ fn is_idempotent(method: &Method) -> bool {
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
     )
-}
-
-fn client_failed<'u>(error: &BodyError) -> Waited<'u> {
-    match error {
-        BodyError::Malformed(_) => Waited::ClientBroke,
-        BodyError::Http2(error) if error.is_library() => Waited::ClientBroke,
-        BodyError::Truncated | BodyError::Http2(_) | BodyError::Io(_) => Waited::ClientGone,
-    }
-}
-
-fn upstream_failed(error: &BodyError) -> Ended {
-    match error {
-        BodyError::Malformed(_) => Ended::Protocol(Side::Upstream),
-        BodyError::Http2(error) if error.is_library() && error.is_reset() => {
-            Ended::Protocol(Side::Upstream)
-        }
-        BodyError::Truncated | BodyError::Http2(_) | BodyError::Io(_) => {
-            Ended::UpstreamResetAfterHead
-        }
-    }
 }

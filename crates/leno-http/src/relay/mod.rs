@@ -5,6 +5,7 @@
 //! Invariant: a request comes back as [`Unsent`] only when nothing of it had an effect.
 
 mod exchange;
+mod flow;
 mod pump;
 mod upstream;
 

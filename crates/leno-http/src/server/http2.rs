@@ -17,8 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    Body, Incoming, Limits, Reply, ServerError, convert::request_from_h2, limits::count,
-    timer::Timer,
+    Body, Incoming, Limits, Reply, ServerError,
+    convert::request_from_h2,
+    limits::count,
+    timer::{Timer, Timers},
 };
 
 /// An HTTP/2 connection from a client.
@@ -28,6 +30,8 @@ pub struct H2<IO> {
     carry_case: bool,
     over: bool,
     timer: Timer,
+    /// Of its exchanges.
+    timers: Timers,
     idle_since: Option<Instant>,
 }
 
@@ -54,6 +58,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
                 carry_case: true,
                 over: false,
                 timer: Timer::default(),
+                timers: Timers::default(),
                 idle_since: None,
             }),
             Ok(Err(error)) => Err(failed(error)),
@@ -143,7 +148,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
         let status = match request_from_h2(request) {
             Ok((head, declared, stream)) if !too_many => {
                 return Some(Incoming {
-                    reply: Reply::h2(&head, respond, self.carry_case),
+                    reply: Reply::h2(&head, respond, self.carry_case, self.timers.clone()),
                     body: Body::h2(stream, declared),
                     head,
                 });

@@ -32,6 +32,14 @@ pub fn run<F: Future>(test: F) -> F::Output {
     }))
 }
 
+/// As [`run`], by a clock that stands still while there is work: not for sockets.
+pub fn run_paused<F: Future>(test: F) -> F::Output {
+    run(async {
+        tokio::time::pause();
+        test.await
+    })
+}
+
 /// What lies between the client's proxy and the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
