@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Config,
     agent::AgentError,
+    handover::{Handle, Handles, Inherited},
     hosted::{LISTEN_BACKLOG, taken},
 };
 
@@ -34,6 +35,8 @@ pub(crate) enum Page {
     Config,
     /// The certificates, as JSON.
     Certs,
+    /// The latest refusals, as JSON.
+    Refusals,
 }
 
 /// A page, asked for.
@@ -49,7 +52,12 @@ pub(crate) struct Answer {
 }
 
 /// Listens on the three ports, and serves them as tasks.
-pub(crate) fn start(config: &Config, tasks: &mut Tasks) -> Result<mpsc::Receiver<Ask>, AgentError> {
+pub(crate) fn start(
+    config: &Config,
+    inherited: &mut Inherited,
+    handles: &mut Handles,
+    tasks: &mut Tasks,
+) -> Result<mpsc::Receiver<Ask>, AgentError> {
     let (asks, asked) = mpsc::channel(PAGES);
     let page = |page: Page, kind: &'static str| {
         get(
@@ -69,14 +77,20 @@ pub(crate) fn start(config: &Config, tasks: &mut Tasks) -> Result<mpsc::Receiver
     let admin = Router::new()
         .route("/config_dump", page(Page::Config, json))
         .route("/certs", page(Page::Certs, json))
+        .route("/refusals", page(Page::Refusals, json))
         .route("/stats/prometheus", page(Page::Metrics, text))
         .route("/ready", page(Page::Ready, text));
-    for (name, address, router) in [
-        ("metrics", config.metrics, metrics),
-        ("readiness", config.readiness, ready),
-        ("admin", config.admin, admin),
+    for (name, handle, address, router) in [
+        ("metrics", Handle::Metrics, config.metrics, metrics),
+        ("readiness", Handle::Readiness, config.readiness, ready),
+        ("admin", Handle::Admin, config.admin, admin),
     ] {
-        let listener = listen(address)?;
+        let failed = |error: std::io::Error| AgentError::Listen(error.to_string());
+        let listener = inherited
+            .take(handle)
+            .pop()
+            .map_or_else(|| listen(address), Ok)?;
+        handles.keep(handle, &listener).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener)
             .map_err(|error| AgentError::Listen(error.to_string()))?;
         let (router, stop) = (router.with_state(asks.clone()), tasks.stop().clone());
@@ -115,7 +129,15 @@ pub(crate) struct Everywhere {
 }
 
 /// Listens on a port of every address, of both families where both are there; 0 lets the kernel choose.
-pub(crate) fn listen_everywhere(port: u16) -> Result<Everywhere, AgentError> {
+pub(crate) fn everywhere(inherited: Vec<TcpListener>, port: u16) -> Result<Everywhere, AgentError> {
+    let of = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+    if let Some(first) = inherited.first() {
+        let port = of(first).map_err(|error| AgentError::Listen(error.to_string()))?;
+        return Ok(Everywhere {
+            port,
+            listeners: inherited,
+        });
+    }
     let v4 = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
     let port = v4
         .local_addr()

@@ -7,11 +7,12 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    os::fd::OwnedFd,
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
-use leno_dataplane::{Event, ListenRole, Update, Worker, WorkerConfig};
+use leno_dataplane::{AppDial, Event, ListenRole, Update, Worker, WorkerConfig};
 use leno_ir::Mesh;
 use leno_net::fdpass::Peer;
 use leno_runtime::{Fatal, Readiness, Scope, Stop, Tasks};
@@ -30,12 +31,13 @@ use crate::{
     ads::{AdsClient, Change, Type},
     certificates::{self, Issued, Renewal},
     dial,
+    handover::{self, Handle, Handles, Inherited},
     hosted::{self, Hosted, Sockets, Unfit},
     link::{self, LinkEvent, OUTBOX, Outgoing, Target},
     local::{self, Connection, LocalEvent},
     protocol::{self, FromAgent, Start, ToAgent},
     report::Reporter,
-    saved,
+    saved, sidecar,
 };
 
 /// What this build understands beyond the first version of the protocol (CP10).
@@ -46,6 +48,10 @@ const TICK: Duration = Duration::from_millis(250);
 const RETURN_GRACE: Duration = Duration::from_secs(10);
 /// A program waits so long for the control plane before it is told that it is away.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+/// What is open may finish for so long when the agent is asked to stop,
+const DRAIN: Duration = Duration::from_secs(5);
+/// and for so long when a successor has taken over.
+const HANDOVER_DRAIN: Duration = Duration::from_secs(50);
 /// Inputs that wait for the loop.
 const INPUTS: usize = 1_024;
 
@@ -63,6 +69,9 @@ pub enum AgentError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The namespace cannot be captured.
+    #[error(transparent)]
+    Capture(#[from] leno_net::NetError),
     /// A part of it that must not end has ended.
     #[error(transparent)]
     Fatal(#[from] Fatal),
@@ -74,19 +83,38 @@ pub enum AgentError {
 /// When it cannot listen, or a vital part of it ends.
 pub async fn run(
     config: Config,
-    membership: Membership,
+    mut membership: Membership,
     ready: Readiness,
     stop: Stop,
 ) -> Result<(), AgentError> {
     let mut tasks = Tasks::new(stop.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let socket = config.socket();
-    let local = local::bind(&socket).map_err(|source| AgentError::Io {
+    let mut inherited = if config.takeover {
+        handover::take_over(&socket)?
+    } else {
+        Inherited::default()
+    };
+    let mut handles = Handles::default();
+    let io = |source| AgentError::Io {
         path: socket.display().to_string(),
         source,
-    })?;
-    let hbone = admin::listen_everywhere(config.hbone_port)?;
-    let asks = admin::start(&config, &mut tasks)?;
+    };
+    let local = local::listen(inherited.socket.take(), &socket).map_err(io)?;
+    handles.keep(Handle::Socket, &local).map_err(io)?;
+    if config.sidecar.is_some() {
+        membership.control_planes = sidecar::resolve(&membership.control_planes).await;
+    }
+    let sidecar = config
+        .sidecar
+        .as_ref()
+        .map(|start| sidecar::take(start, &config.addresses, &config.run_dir));
+    let mut sidecar = sidecar.transpose()?;
+    let hbone = admin::everywhere(inherited.take(Handle::Hbone), config.hbone_port)?;
+    for listener in &hbone.listeners {
+        handles.keep(Handle::Hbone, listener).map_err(io)?;
+    }
+    let asks = admin::start(&config, &mut inherited, &mut handles, &mut tasks)?;
     let worker = leno_dataplane::start(
         "data plane",
         worker_config(&config, hbone.port),
@@ -98,6 +126,12 @@ pub async fn run(
             listener,
         });
     }
+    for listener in sidecar.iter_mut().flat_map(|of| of.inbound.drain(..)) {
+        worker.send(Update::Listen {
+            role: ListenRole::Inbound,
+            listener,
+        });
+    }
 
     let membership = Rc::new(RefCell::new(membership));
     let (link_in, link) = mpsc::channel(INPUTS);
@@ -106,6 +140,10 @@ pub async fn run(
         "control plane link",
         link::run(target(Rc::clone(&membership)), link_in),
     );
+    let captured = sidecar.is_some();
+    if let Some(sidecar) = sidecar {
+        tasks.spawn_critical("sidecar", sidecar.run(local_in.clone()));
+    }
     tasks.spawn_critical("agent socket", local::serve(local, local_in, stop.clone()));
     let mailboxes = Mailboxes {
         link,
@@ -113,22 +151,27 @@ pub async fn run(
         inputs,
         asks,
     };
-    let state = Agent::new(
+    let start = Beginning {
         config,
         membership,
         worker,
-        hbone.port,
-        inputs_in,
-        Scope::new(stop.clone(), None),
+        hbone_port: hbone.port,
+        inputs: inputs_in,
+        handles,
+        inherited,
         ready,
-    );
-    tasks.spawn_critical("agent", state.run(mailboxes, stop));
-    let ended = tasks.run(Duration::from_secs(15)).await;
+        stop,
+    };
+    tasks.spawn_critical("agent", Agent::new(start).run(mailboxes));
+    let ended = tasks.run(HANDOVER_DRAIN + DRAIN).await;
     match std::fs::remove_file(&socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, "the agent's socket stays behind")
         }
         Ok(()) | Err(_) => {}
+    }
+    if captured && ended.is_ok() {
+        sidecar::release();
     }
     Ok(ended?)
 }
@@ -141,6 +184,7 @@ fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
         dns_search: config.dns_search.clone(),
         ipv6: leno_net::link::ipv6_enabled(),
         access_log: config.access_log.is_some(),
+        mark: config.sidecar.is_some(),
         ..WorkerConfig::default()
     }
 }
@@ -198,9 +242,22 @@ struct Up {
 
 /// A program's connection.
 struct Caller {
-    out: mpsc::Sender<FromAgent>,
+    out: mpsc::Sender<local::Outgoing>,
     user: u32,
     uid: Option<WorkloadUid>,
+}
+
+/// What the loop begins with.
+struct Beginning {
+    config: Config,
+    membership: Rc<RefCell<Membership>>,
+    worker: Worker,
+    hbone_port: u16,
+    inputs: mpsc::Sender<Input>,
+    handles: Handles,
+    inherited: Inherited,
+    ready: Readiness,
+    stop: Stop,
 }
 
 struct Agent {
@@ -210,6 +267,7 @@ struct Agent {
     hbone_port: u16,
     inputs: mpsc::Sender<Input>,
     scope: Scope,
+    stop: Stop,
     ready: Readiness,
     ads: AdsClient,
     mesh: Option<Mesh>,
@@ -219,6 +277,10 @@ struct Agent {
     hosted: HashMap<WorkloadUid, Hosted>,
     agent_renewal: Renewal,
     reporter: Reporter,
+    handles: Handles,
+    inherited: Inherited,
+    /// Asked to stop by a successor, which has the listeners now.
+    handed_over: bool,
     next_request: u64,
     started: Instant,
     dirty_configuration: bool,
@@ -227,15 +289,18 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(
-        config: Config,
-        membership: Rc<RefCell<Membership>>,
-        worker: Worker,
-        hbone_port: u16,
-        inputs: mpsc::Sender<Input>,
-        scope: Scope,
-        ready: Readiness,
-    ) -> Self {
+    fn new(beginning: Beginning) -> Self {
+        let Beginning {
+            config,
+            membership,
+            worker,
+            hbone_port,
+            inputs,
+            handles,
+            inherited,
+            ready,
+            stop,
+        } = beginning;
         let agent_renewal = Renewal::of_agent(&membership.borrow().certificate, fastrand::f64());
         let reporter = Reporter::new(config.access_log.as_deref());
         let mut agent = Self {
@@ -244,7 +309,8 @@ impl Agent {
             worker,
             hbone_port,
             inputs,
-            scope,
+            scope: Scope::new(stop.clone(), None),
+            stop,
             ready,
             ads: AdsClient::default(),
             mesh: None,
@@ -254,6 +320,9 @@ impl Agent {
             hosted: HashMap::new(),
             agent_renewal,
             reporter,
+            handles,
+            inherited,
+            handed_over: false,
             next_request: 0,
             started: Instant::now(),
             dirty_configuration: false,
@@ -264,7 +333,8 @@ impl Agent {
         agent
     }
 
-    async fn run(mut self, mut mailboxes: Mailboxes, stop: Stop) {
+    async fn run(mut self, mut mailboxes: Mailboxes) {
+        let stop = self.stop.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -283,12 +353,12 @@ impl Agent {
 
     /// Goodbye to the control plane, and what is open is finished.
     async fn leave(mut self) {
-        self.say(agent_message::Message::Goodbye(wire::Goodbye {
-            handover: false,
-        }));
+        let handover = self.handed_over;
         self.report(Instant::now());
+        self.say(agent_message::Message::Goodbye(wire::Goodbye { handover }));
         self.save();
-        self.worker.drain(Duration::from_secs(5)).await;
+        let grace = if handover { HANDOVER_DRAIN } else { DRAIN };
+        self.worker.drain(grace).await;
     }
 
     // What a predecessor left.
@@ -584,6 +654,7 @@ impl Agent {
                     }
                 }
                 ToAgent::Health { healthy, detail } => self.on_health(connection, healthy, detail),
+                ToAgent::Takeover => self.on_takeover(connection),
                 ToAgent::Exited { code } => {
                     tracing::info!(code, "a program ended");
                     self.on_gone(connection);
@@ -596,7 +667,12 @@ impl Agent {
         }
     }
 
-    fn on_opened(&mut self, connection: Connection, peer: &Peer, out: mpsc::Sender<FromAgent>) {
+    fn on_opened(
+        &mut self,
+        connection: Connection,
+        peer: &Peer,
+        out: mpsc::Sender<local::Outgoing>,
+    ) {
         let own = leno_net::process::user();
         let allowed = peer.uid == 0 || peer.uid == own || self.config.run_users.contains(&peer.uid);
         self.callers.insert(
@@ -629,7 +705,7 @@ impl Agent {
         &mut self,
         connection: Connection,
         start: Start,
-        descriptors: Vec<std::os::fd::OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), Unfit> {
         let Some(caller) = self.callers.get(&connection) else {
             return Ok(());
@@ -647,7 +723,13 @@ impl Agent {
         if let Some(uid) = self.returning(&start, run_user) {
             return self.on_return(connection, uid, &start, descriptors);
         }
-        let sockets = hosted::sockets(&start, descriptors, &self.config.addresses)?;
+        let sockets = hosted::sockets(
+            &start,
+            descriptors,
+            &self.config.addresses,
+            app_dial(connection),
+            &mut self.inherited,
+        )?;
         self.next_request += 1;
         let request = self.next_request;
         let healthy = start.ports.is_empty();
@@ -686,9 +768,15 @@ impl Agent {
         connection: Connection,
         uid: WorkloadUid,
         start: &Start,
-        descriptors: Vec<std::os::fd::OwnedFd>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<(), Unfit> {
-        let sockets = hosted::sockets(start, descriptors, &self.config.addresses)?;
+        let sockets = hosted::sockets(
+            start,
+            descriptors,
+            &self.config.addresses,
+            app_dial(connection),
+            &mut self.inherited,
+        )?;
         if let Some(hosted) = self.hosted.get_mut(&uid) {
             hosted.connection = Some(connection);
             hosted.sockets = Some(sockets);
@@ -732,6 +820,9 @@ impl Agent {
             sockets: sockets.capture,
         });
         for (port, listener) in sockets.published {
+            if let Err(error) = self.handles.keep(Handle::Published, &listener) {
+                tracing::warn!(%error, port, "a published port cannot be handed to a successor");
+            }
             self.worker.send(Update::Listen {
                 role: ListenRole::Published { uid, port },
                 listener,
@@ -780,6 +871,10 @@ impl Agent {
 
     /// A program is gone: so is its workload.
     fn on_gone(&mut self, connection: Connection) {
+        // What a successor has is not gone.
+        if self.handed_over {
+            return;
+        }
         self.asked.retain(|_, asked| asked.connection != connection);
         let Some(uid) = self
             .callers
@@ -803,17 +898,43 @@ impl Agent {
         self.save();
     }
 
+    /// Hands every listener to a successor, and stops.
+    fn on_takeover(&mut self, connection: Connection) {
+        let own = leno_net::process::user();
+        let allowed = self
+            .callers
+            .get(&connection)
+            .is_some_and(|caller| caller.user == 0 || caller.user == own);
+        if !allowed {
+            let text = "only root and the agent's own user may take over from it";
+            return self.refuse(connection, "forbidden".into(), text.into());
+        }
+        tracing::info!("a successor takes over");
+        (self.dirty_configuration, self.dirty_workloads) = (true, true);
+        self.save();
+        self.handed_over = true;
+        for (message, descriptors) in self.handles.messages() {
+            self.send(connection, message, descriptors);
+        }
+        self.worker.send(Update::Unlisten(ListenRole::Hbone));
+        self.stop.trigger();
+    }
+
     fn refuse(&mut self, connection: Connection, code: String, message: String) {
         tracing::info!(code, message, "a program was not taken in");
         self.tell(connection, FromAgent::Refused { code, message });
     }
 
     fn tell(&mut self, connection: Connection, message: FromAgent) {
+        self.send(connection, message, Vec::new());
+    }
+
+    fn send(&mut self, connection: Connection, message: FromAgent, descriptors: Vec<OwnedFd>) {
         let Some(caller) = self.callers.get(&connection) else {
             return;
         };
         // A program that does not read is none: its connection ends, and with it the workload.
-        if caller.out.try_send(message).is_err() {
+        if caller.out.try_send((message, descriptors)).is_err() {
             self.on_gone(connection);
             self.callers.remove(&connection);
         }
@@ -862,6 +983,7 @@ impl Agent {
             Page::Ready => (false, "waiting for the control plane\n".to_owned()),
             Page::Config => (true, serde_json::json!({"version": self.ads.version(), "resources": self.ads.versions()}).to_string()),
             Page::Certs => (true, self.certificates_page()),
+            Page::Refusals => (true, self.refusals_page()),
         };
         // Who asked may have gone.
         drop(ask.reply.send(Answer { ok, body }));
@@ -882,6 +1004,24 @@ impl Agent {
                 "not_before": unix(certificate.not_before()),
                 "not_after": unix(certificate.not_after()),
             }))
+        });
+        serde_json::Value::Array(page.collect()).to_string()
+    }
+
+    fn refusals_page(&self) -> String {
+        let page = self.reporter.refusals().map(|refusal| {
+            serde_json::json!({
+                "at": refusal.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+                "id": format!("{:016x}", refusal.id),
+                "reason": refusal.reason.code(),
+                "text": refusal.reason.text(),
+                "direction": if refusal.outbound { "outbound" } else { "inbound" },
+                "caller": refusal.caller.as_ref().map(ToString::to_string),
+                "destination": refusal.destination.map(|of| of.to_string()),
+                "service": refusal.service.as_ref().map(ToString::to_string),
+                "detail": refusal.detail,
+                "rule": refusal.rule,
+            })
         });
         serde_json::Value::Array(page.collect()).to_string()
     }
@@ -1041,6 +1181,15 @@ impl Agent {
         } else {
             self.tell_if_ready(uid);
         }
+    }
+}
+
+/// How a program is dialled: it handed its sockets over, or shares the proxy's namespace.
+fn app_dial(connection: Connection) -> AppDial {
+    if connection == Connection::SIDECAR {
+        AppDial::Marked
+    } else {
+        AppDial::Handed
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
 
 use leno_types::{DnsLabel, ports};
 
+use crate::protocol::Start;
+
 /// What an agent is told when it is started. Every port can be moved; 0 lets the kernel choose.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -32,8 +34,14 @@ pub struct Config {
     pub dns_search: Vec<String>,
     /// Users who may run programs here, besides root and the agent's own.
     pub run_users: Vec<u32>,
+    /// Take the listeners over from the agent that runs here now.
+    pub takeover: bool,
     /// Where the access log goes; none is written without it.
     pub access_log: Option<PathBuf>,
+    /// The workload that this whole namespace is, for a container's sidecar: every connection of the namespace is
+    /// captured, and the agent registers the workload itself. Its `uid` and `sockets` are not looked at. Needs
+    /// `CAP_NET_ADMIN` in the namespace.
+    pub sidecar: Option<Start>,
 }
 
 impl Config {
@@ -58,7 +66,9 @@ impl Config {
             dns_upstreams: Vec::new(),
             dns_search: Vec::new(),
             run_users: Vec::new(),
+            takeover: false,
             access_log: None,
+            sidecar: None,
         }
     }
 

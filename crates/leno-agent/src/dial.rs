@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use leno_net::socket;
 use leno_tls::{Alpn, HandshakeError, TlsError, control::ControlConnector};
 use leno_types::HostPort;
 use tokio::net::TcpStream;
@@ -54,15 +55,11 @@ pub(crate) async fn dial(
         address: address.clone(),
         source,
     };
-    let tcp = tokio::time::timeout(
-        CONNECT_TIMEOUT,
-        TcpStream::connect((address.host(), address.port())),
-    );
+    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, tcp(address));
     let tcp = tcp
         .await
         .map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?
         .map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
     let connected = connector.connect(tcp).await;
     let connected = connected.map_err(|source| DialError::Handshake {
         address: address.clone(),
@@ -87,6 +84,24 @@ pub(crate) async fn dial(
             address: address.clone(),
             source,
         })
+}
+
+/// Connects past any capture of this namespace. Without the privilege to mark a socket there is none of ours to pass.
+async fn tcp(address: &HostPort) -> io::Result<TcpStream> {
+    let mut last = io::ErrorKind::NotFound.into();
+    for to in tokio::net::lookup_host((address.host(), address.port())).await? {
+        let made = match socket::stream_socket(to.is_ipv6(), true) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                socket::stream_socket(to.is_ipv6(), false)
+            }
+            made => made,
+        };
+        match socket::connect(made?, to).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Tries each address in turn.

@@ -17,6 +17,7 @@ use leno_wire::agent as wire;
 
 use crate::{
     certificates::Renewal,
+    handover::Inherited,
     local::Connection,
     protocol::{Port, Socket, Start},
     saved::SavedWorkload,
@@ -168,6 +169,8 @@ pub(crate) fn sockets(
     start: &Start,
     descriptors: Vec<OwnedFd>,
     host: &[std::net::IpAddr],
+    app: AppDial,
+    inherited: &mut Inherited,
 ) -> Result<Sockets, Unfit> {
     if start.sockets.len() != descriptors.len() {
         let text = format!(
@@ -181,7 +184,7 @@ pub(crate) fn sockets(
         outbound: Vec::new(),
         dns_udp: Vec::new(),
         dns_tcp: Vec::new(),
-        app: AppDial::Handed,
+        app,
     };
     for (kind, descriptor) in start.sockets.iter().zip(descriptors) {
         match kind {
@@ -192,16 +195,23 @@ pub(crate) fn sockets(
     }
     Ok(Sockets {
         capture,
-        published: published(start, host)?,
+        published: published(start, host, inherited)?,
     })
 }
 
-fn published(start: &Start, host: &[std::net::IpAddr]) -> Result<Vec<(u16, TcpListener)>, Unfit> {
+fn published(
+    start: &Start,
+    host: &[std::net::IpAddr],
+    inherited: &mut Inherited,
+) -> Result<Vec<(u16, TcpListener)>, Unfit> {
     let mut listeners = Vec::new();
     for number in start.ports.iter().filter_map(|port| port.published) {
         for address in host {
             let address = SocketAddr::new(*address, number);
-            match leno_net::socket::listen_tcp(address, LISTEN_BACKLOG) {
+            let listener = inherited
+                .published(address)
+                .map_or_else(|| leno_net::socket::listen_tcp(address, LISTEN_BACKLOG), Ok);
+            match listener {
                 Ok(listener) => listeners.push((number, listener)),
                 Err(error) => return Err(Unfit::new("conflict", taken(address, &error))),
             }

@@ -10,6 +10,7 @@ mod certificates;
 mod config;
 mod dial;
 mod files;
+mod handover;
 mod hosted;
 mod join;
 mod link;
@@ -18,6 +19,7 @@ mod membership;
 pub mod protocol;
 mod report;
 mod saved;
+mod sidecar;
 
 pub use agent::{AgentError, run};
 pub use config::Config;

@@ -5,7 +5,10 @@
 
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt, net::UnixListener as StdUnixListener},
+    },
     path::Path,
     rc::Rc,
     time::Duration,
@@ -25,16 +28,24 @@ const MAX_CONNECTIONS: usize = 1_024;
 /// Messages that wait to be written to one of them.
 const OUTBOX: usize = 256;
 
+/// A message with its descriptors.
+pub(crate) type Outgoing = (FromAgent, Vec<OwnedFd>);
+
 /// One connection of `leno run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Connection(u64);
+
+impl Connection {
+    /// The agent's own: a wholly captured namespace. Those on the socket count from one.
+    pub(crate) const SIDECAR: Self = Self(0);
+}
 
 /// What happens on the socket.
 pub(crate) enum LocalEvent {
     Opened {
         connection: Connection,
         peer: Peer,
-        out: mpsc::Sender<FromAgent>,
+        out: mpsc::Sender<Outgoing>,
     },
     Message {
         connection: Connection,
@@ -46,8 +57,16 @@ pub(crate) enum LocalEvent {
     },
 }
 
+/// The socket a predecessor handed over, or a new one.
+pub(crate) fn listen(inherited: Option<StdUnixListener>, path: &Path) -> io::Result<UnixListener> {
+    match inherited {
+        Some(listener) => UnixListener::from_std(listener),
+        None => bind(path),
+    }
+}
+
 /// Binds the socket; a dead predecessor's is replaced, a living one's is an error.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
@@ -128,12 +147,13 @@ async fn converse(
     drop(events.send(LocalEvent::Closed { connection }).await);
 }
 
-async fn write(stream: Rc<UnixStream>, mut outgoing: mpsc::Receiver<FromAgent>) {
-    while let Some(message) = outgoing.recv().await {
+async fn write(stream: Rc<UnixStream>, mut outgoing: mpsc::Receiver<Outgoing>) {
+    while let Some((message, descriptors)) = outgoing.recv().await {
         let Ok(bytes) = serde_json::to_vec(&message) else {
             continue;
         };
-        if fdpass::send(&stream, &bytes, &[]).await.is_err() {
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        if fdpass::send(&stream, &bytes, &borrowed).await.is_err() {
             return;
         }
     }

@@ -16,6 +16,8 @@ use std::net::IpAddr;
 use leno_types::{AppProtocol, WorkloadUid};
 use serde::{Deserialize, Serialize};
 
+pub use crate::handover::Handle;
+
 /// From `leno run` to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -34,6 +36,8 @@ pub enum ToAgent {
         /// What the last one said.
         detail: String,
     },
+    /// A successor of the agent asks for its listeners.
+    Takeover,
     /// The program has ended.
     Exited {
         /// Its exit code, 128 + n when signal n ended it.
@@ -119,6 +123,13 @@ pub enum FromAgent {
         code: String,
         /// What to do, for people.
         message: String,
+    },
+    /// Listeners, attached; to a successor only.
+    Handover {
+        /// What they are.
+        handles: Vec<Handle>,
+        /// Nothing follows.
+        last: bool,
     },
     /// Make and send so many sockets.
     NeedSockets {

@@ -1,30 +1,317 @@
-//! What this proxy saw, for the control plane and for Prometheus.
+//! What this proxy saw, for the control plane, for Prometheus, and for the access log.
+//!
+//! Reports to the control plane are deltas: what happened since the last one that was sent. While there is nobody to
+//! send to, they are merged by edge and so stay bounded.
 
-use std::{path::Path, time::Instant};
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use leno_dataplane::Event;
+use leno_dataplane::{Event, RefusalRecord};
+use leno_telemetry::{
+    Delta, EdgeDelta, EdgeKey, LatencyHistogram, Protocol, Reporter as Side, Totals,
+    counters::Counters,
+};
 use leno_wire::agent as wire;
 
+/// Between two reports in which something happened.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Between two reports in which nothing did: the control plane keeps the proxy's size and certificates current.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+/// Reading one's own memory costs a walk over the page tables.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
+/// Edges that wait to be reported; above it the oldest go, counted.
+const MAX_WAITING: usize = 4_096;
+/// Refusals kept for people.
+const MAX_REFUSALS: usize = 1_024;
+
 /// Collects what the data plane tells.
-pub(crate) struct Reporter;
+pub(crate) struct Reporter {
+    totals: Totals,
+    counters: Counters,
+    refusals: VecDeque<RefusalRecord>,
+    waiting: VecDeque<wire::EdgeDelta>,
+    dropped: u64,
+    sequence: u64,
+    reported: Option<Instant>,
+    measured: Option<Instant>,
+    memory: (u64, u64),
+    log: Option<File>,
+}
 
 impl Reporter {
-    pub(crate) fn new(_access_log: Option<&Path>) -> Self {
-        Self
+    /// With an access log at this place.
+    pub(crate) fn new(access_log: Option<&Path>) -> Self {
+        let open = |path: &Path| {
+            let opened = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o640)
+                .open(path);
+            opened.inspect_err(|error| tracing::error!(path = %path.display(), %error, "the access log cannot be written")).ok()
+        };
+        Self {
+            totals: Totals::default(),
+            counters: Counters::default(),
+            refusals: VecDeque::new(),
+            waiting: VecDeque::new(),
+            dropped: 0,
+            sequence: 0,
+            reported: None,
+            measured: None,
+            memory: (0, 0),
+            log: access_log.and_then(open),
+        }
     }
 
-    pub(crate) fn take(&mut self, _event: Event) {}
+    /// Takes a report of the data plane in.
+    pub(crate) fn take(&mut self, event: Event) {
+        let Event::Telemetry {
+            delta,
+            counters,
+            log,
+            refusals,
+        } = event
+        else {
+            return;
+        };
+        self.totals.merge(&delta);
+        self.counters.merge(&counters);
+        self.wait_for_sending(&delta);
+        let room = MAX_REFUSALS.saturating_sub(refusals.len());
+        let surplus = self.refusals.len().saturating_sub(room);
+        self.refusals.drain(..surplus);
+        self.refusals
+            .extend(refusals.into_iter().take(MAX_REFUSALS));
+        if let Some(file) = &mut self.log
+            && !log.is_empty()
+            && let Err(error) = file.write_all(&log)
+        {
+            tracing::warn!(%error, "lines of the access log are lost");
+        }
+    }
 
+    fn wait_for_sending(&mut self, delta: &Delta) {
+        for edge in &delta.edges {
+            let message = to_wire(edge);
+            let same = self.waiting.iter().position(|waiting| same_edge(waiting, &message));
+            if let Some(waiting) = same.and_then(|at| self.waiting.get_mut(at)) {
+                merge(waiting, &message);
+            } else if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(message);
+            } else {
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// The next report, when one is due.
     pub(crate) fn report(
         &mut self,
-        _now: Instant,
-        _version: &str,
-        _certificates: Vec<wire::CertificateState>,
+        now: Instant,
+        version: &str,
+        certificates: Vec<wire::CertificateState>,
     ) -> Option<wire::Report> {
-        None
+        let interval = if self.waiting.is_empty() {
+            IDLE_INTERVAL
+        } else {
+            INTERVAL
+        };
+        if self
+            .reported
+            .is_some_and(|at| now.duration_since(at) < interval)
+        {
+            return None;
+        }
+        self.reported = Some(now);
+        if self
+            .measured
+            .is_none_or(|at| now.duration_since(at) >= MEMORY_INTERVAL)
+        {
+            self.measured = Some(now);
+            self.memory = memory().unwrap_or(self.memory);
+        }
+        self.sequence += 1;
+        let (rss_bytes, pss_bytes) = self.memory;
+        Some(wire::Report {
+            sequence: self.sequence,
+            edges: self.waiting.drain(..).collect(),
+            proxy: Some(wire::ProxyState {
+                rss_bytes,
+                pss_bytes,
+                config_version: version.to_owned(),
+                connections: 0,
+                certificates,
+            }),
+        })
     }
 
-    pub(crate) fn prometheus(&self, _nacks: u64, _held: usize) -> String {
-        String::new()
+    /// The latest refusals, the newest last.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = &RefusalRecord> {
+        self.refusals.iter()
+    }
+
+    /// Everything as Prometheus text.
+    pub(crate) fn prometheus(&self, nacks: u64, resources: usize) -> String {
+        let mut out = String::new();
+        self.totals.prometheus(&mut out);
+        self.counters.prometheus(&mut out);
+        let mut gauge = |name: &str, kind: &str, help: &str, value: u64| {
+            out.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+            ));
+        };
+        gauge(
+            "leno_xds_nacks_total",
+            "counter",
+            "Responses of the control plane of which something was refused.",
+            nacks,
+        );
+        gauge(
+            "leno_xds_resources",
+            "gauge",
+            "Resources held.",
+            resources as u64,
+        );
+        gauge(
+            "leno_report_edges_dropped_total",
+            "counter",
+            "Edges not reported because too many waited.",
+            self.dropped,
+        );
+        out
+    }
+}
+
+fn memory() -> Option<(u64, u64)> {
+    let pid = i32::try_from(std::process::id()).ok()?;
+    leno_net::process::memory(pid)
+        .ok()
+        .map(|memory| (memory.rss_bytes, memory.pss_bytes))
+}
+
+fn to_wire(edge: &EdgeDelta) -> wire::EdgeDelta {
+    let EdgeKey {
+        reporter,
+        source_workload,
+        source_namespace,
+        source_identity,
+        destination_workload,
+        destination_namespace,
+        destination_service,
+        destination_version,
+        destination_identity,
+        protocol,
+        mtls,
+    } = &*edge.key;
+    let text = |text: &Arc<str>| text.to_string();
+    let identity = |identity: &Option<leno_types::Identity>| {
+        identity
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+    };
+    let mut message = wire::EdgeDelta {
+        reporter: match reporter {
+            Side::Source => 0,
+            Side::Destination => 1,
+        },
+        source_workload: text(source_workload),
+        source_namespace: text(source_namespace),
+        source_identity: identity(source_identity),
+        destination_workload: text(destination_workload),
+        destination_namespace: text(destination_namespace),
+        destination_service: text(destination_service),
+        destination_version: text(destination_version),
+        destination_identity: identity(destination_identity),
+        protocol: protocol.as_str().to_owned(),
+        mtls: *mtls,
+        latency: edge.latency().encode(),
+        ..wire::EdgeDelta::default()
+    };
+    for (key, requests) in edge.requests() {
+        message.requests += requests.count;
+        message.failures += if key.is_failure() { requests.count } else { 0 };
+        message.bytes_sent += requests.request_bytes();
+        message.bytes_received += requests.response_bytes();
+        if let Some(refusal) = key.refusal {
+            *message
+                .refusals
+                .entry(refusal.code().to_owned())
+                .or_default() += requests.count;
+        }
+    }
+    for (refusal, tcp) in edge.tcp() {
+        message.opened += tcp.opened;
+        message.closed += tcp.closed;
+        message.bytes_sent += tcp.sent;
+        message.bytes_received += tcp.received;
+        // A connection that the mesh refused is one that failed; of bytes alone nothing else can be said.
+        if let (Some(refusal), Protocol::Tcp) = (refusal, protocol) {
+            message.failures += tcp.closed;
+            *message
+                .refusals
+                .entry(refusal.code().to_owned())
+                .or_default() += tcp.closed;
+        }
+    }
+    if *protocol == Protocol::Tcp {
+        message.requests += message.opened;
+    }
+    message
+}
+
+fn same_edge(a: &wire::EdgeDelta, b: &wire::EdgeDelta) -> bool {
+    (
+        a.reporter,
+        a.mtls,
+        &a.protocol,
+        &a.source_workload,
+        &a.source_namespace,
+        &a.source_identity,
+    ) == (
+        b.reporter,
+        b.mtls,
+        &b.protocol,
+        &b.source_workload,
+        &b.source_namespace,
+        &b.source_identity,
+    ) && (
+        &a.destination_workload,
+        &a.destination_namespace,
+        &a.destination_service,
+        &a.destination_version,
+        &a.destination_identity,
+    ) == (
+        &b.destination_workload,
+        &b.destination_namespace,
+        &b.destination_service,
+        &b.destination_version,
+        &b.destination_identity,
+    )
+}
+
+fn merge(into: &mut wire::EdgeDelta, more: &wire::EdgeDelta) {
+    into.requests += more.requests;
+    into.failures += more.failures;
+    into.opened += more.opened;
+    into.closed += more.closed;
+    into.bytes_sent += more.bytes_sent;
+    into.bytes_received += more.bytes_received;
+    for (code, count) in &more.refusals {
+        *into.refusals.entry(code.clone()).or_default() += count;
+    }
+    let histograms = LatencyHistogram::decode(&into.latency).and_then(|mut sum| {
+        sum.merge(&LatencyHistogram::decode(&more.latency)?);
+        Ok(sum)
+    });
+    if let Ok(sum) = histograms {
+        into.latency = sum.encode();
     }
 }

@@ -6,13 +6,16 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{exit::CommandError, places};
+
+/// Each try waits for another process that ended in between.
+const MAX_LOCK_TRIES: usize = 64;
 
 /// One way to a mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,46 +235,92 @@ pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
 
 /// Writes a context, in place of one of the same name; `make_current` also where another is.
 pub(crate) fn save(context: &Context, make_current: bool) -> Result<PathBuf, CommandError> {
+    change(|file| put(file, context, make_current))
+}
+
+fn put(file: &mut File, context: &Context, make_current: bool) {
+    forget(file, &context.name);
+    let name = || context.name.clone();
+    let credentials = context.credentials.as_ref();
+    let user = credentials.map(|of| UserBody {
+        certificate: encode(&of.certificate),
+        key: encode(&of.key),
+    });
+    let body = ContextBody {
+        cluster: name(),
+        user: name(),
+        namespace: context.namespace.clone(),
+    };
+    let bundle = credentials.map(|of| encode(&of.bundle)).unwrap_or_default();
+    let trust_domain = credentials
+        .map(|of| of.trust_domain.clone())
+        .unwrap_or_default();
+    let cluster = ClusterBody {
+        server: context.server.text(),
+        bundle,
+        trust_domain,
+    };
+    file.contexts.push(Named {
+        name: name(),
+        entry: ContextEntry { context: body },
+    });
+    file.clusters.push(Named {
+        name: name(),
+        entry: ClusterEntry { cluster },
+    });
+    file.users.push(Named {
+        name: name(),
+        entry: UserEntry {
+            user: user.unwrap_or_default(),
+        },
+    });
+    if make_current || file.current_context.is_empty() {
+        file.current_context = name();
+    }
+}
+
+/// Writes a context under the first of these names that is free, or whose server `is_debris`; `None` when none is.
+/// No two processes get the same.
+pub(crate) fn claim(
+    names: &[String],
+    new: impl Fn(&str) -> Context,
+    is_debris: impl Fn(&Server) -> bool,
+) -> Result<Option<Context>, CommandError> {
+    let mut claimed = None;
     change(|file| {
-        forget(file, &context.name);
-        let name = || context.name.clone();
-        let credentials = context.credentials.as_ref();
-        let user = credentials.map(|of| UserBody {
-            certificate: encode(&of.certificate),
-            key: encode(&of.key),
+        let free = names.iter().find(|name| {
+            let known = file.contexts.iter().any(|context| context.name == **name);
+            !known || server_of(file, name).is_some_and(|server| is_debris(&server))
         });
-        let body = ContextBody {
-            cluster: name(),
-            user: name(),
-            namespace: context.namespace.clone(),
-        };
-        let bundle = credentials.map(|of| encode(&of.bundle)).unwrap_or_default();
-        let trust_domain = credentials
-            .map(|of| of.trust_domain.clone())
-            .unwrap_or_default();
-        let cluster = ClusterBody {
-            server: context.server.text(),
-            bundle,
-            trust_domain,
-        };
-        file.contexts.push(Named {
-            name: name(),
-            entry: ContextEntry { context: body },
-        });
-        file.clusters.push(Named {
-            name: name(),
-            entry: ClusterEntry { cluster },
-        });
-        file.users.push(Named {
-            name: name(),
-            entry: UserEntry {
-                user: user.unwrap_or_default(),
-            },
-        });
-        if make_current || file.current_context.is_empty() {
-            file.current_context = name();
+        if let Some(name) = free {
+            let context = new(name);
+            put(file, &context, false);
+            claimed = Some(context);
         }
-    })
+    })?;
+    Ok(claimed)
+}
+
+/// Removes a context if its server is this socket.
+pub(crate) fn release(name: &str, at: &Path) -> Result<(), CommandError> {
+    if !places::config_file().exists() {
+        return Ok(());
+    }
+    change(|file| {
+        let ours =
+            matches!(server_of(file, name), Some(Server::Unix { socket, .. }) if socket == at);
+        if ours {
+            take_away(file, name);
+        }
+    })?;
+    Ok(())
+}
+
+fn server_of(file: &File, name: &str) -> Option<Server> {
+    let context = file.contexts.iter().find(|of| of.name == name)?;
+    let cluster = &context.entry.context.cluster;
+    let cluster = file.clusters.iter().find(|of| of.name == *cluster)?;
+    Server::parse(&cluster.entry.cluster.server)
 }
 
 /// Removes a context; another becomes current if it was. A file without any context is removed.
@@ -279,17 +328,19 @@ pub(crate) fn remove(name: &str) -> Result<(), CommandError> {
     if !places::config_file().exists() {
         return Ok(());
     }
-    change(|file| {
-        forget(file, name);
-        if file.current_context == name {
-            file.current_context = file
-                .contexts
-                .first()
-                .map(|context| context.name.clone())
-                .unwrap_or_default();
-        }
-    })?;
+    change(|file| take_away(file, name))?;
     Ok(())
+}
+
+fn take_away(file: &mut File, name: &str) {
+    forget(file, name);
+    if file.current_context == name {
+        file.current_context = file
+            .contexts
+            .first()
+            .map(|context| context.name.clone())
+            .unwrap_or_default();
+    }
 }
 
 /// The names of all contexts.
@@ -316,20 +367,7 @@ fn change(edit: impl FnOnce(&mut File)) -> Result<PathBuf, CommandError> {
         CommandError::failed(format!("{} cannot be written: {error}", path.display()))
     };
     let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed)?;
-    // Two demos may start at the same moment.
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path.with_extension("lock"))
-        .map_err(failed)?;
-    lock.lock().map_err(failed)?;
+    let lock = lock(dir, &path.with_extension("lock")).map_err(failed)?;
     let mut file = read(&path)?;
     (file.api_version, file.kind) = ("v1".into(), "Config".into());
     edit(&mut file);
@@ -340,6 +378,7 @@ fn change(edit: impl FnOnce(&mut File)) -> Result<PathBuf, CommandError> {
         }
         // The lock goes too: nothing is left behind.
         drop(fs::remove_file(path.with_extension("lock")));
+        drop(fs::remove_dir(dir));
         return Ok(path);
     }
     let text = serde_saphyr::to_string(&file)
@@ -354,7 +393,37 @@ fn change(edit: impl FnOnce(&mut File)) -> Result<PathBuf, CommandError> {
         .map_err(failed)?;
     out.write_all(text.as_bytes()).map_err(failed)?;
     fs::rename(&temporary, &path).map_err(failed)?;
+    drop(lock);
     Ok(path)
+}
+
+/// Two demos may start or end at the same moment. The lock's file goes with the last context, so that what was
+/// locked must still be what others will find.
+fn lock(dir: &Path, path: &Path) -> io::Result<fs::File> {
+    for _ in 0..MAX_LOCK_TRIES {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path);
+        let lock = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        lock.lock()?;
+        let locked = lock.metadata()?;
+        if fs::metadata(path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()))
+        {
+            return Ok(lock);
+        }
+    }
+    Err(io::Error::other("its lock keeps changing"))
 }
 
 fn read(path: &Path) -> Result<File, CommandError> {

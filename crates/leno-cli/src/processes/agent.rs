@@ -49,6 +49,9 @@ pub(crate) struct AgentArgs {
     /// A user who may run programs here, besides root and the agent's own
     #[arg(long = "allow-user", value_name = "UID")]
     pub(crate) allow_users: Vec<u32>,
+    /// Take the listeners over from the agent that runs here now, which then ends
+    #[arg(long)]
+    pub(crate) takeover: bool,
     /// Where the access log is written
     #[arg(long, value_name = "FILE")]
     pub(crate) access_log: Option<PathBuf>,
@@ -120,6 +123,7 @@ impl AgentArgs {
         };
         config.dns_search = search;
         config.run_users.clone_from(&self.allow_users);
+        config.takeover = self.takeover;
         config.access_log.clone_from(&self.access_log);
         Ok(config)
     }

@@ -136,6 +136,7 @@ fn agent_args(args: &UpArgs, data: &Path) -> AgentArgs {
         readiness: ([0, 0, 0, 0], leno_types::ports::READINESS).into(),
         dns: Vec::new(),
         allow_users: args.allow_users.clone(),
+        takeover: false,
         access_log: None,
         log: args.log,
         verbose: args.verbose,

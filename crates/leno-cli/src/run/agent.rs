@@ -156,7 +156,7 @@ impl Link {
                 FromAgent::NeedSockets { v6, count } => {
                     self.send_sockets(&stream, v6, count).await.map_err(lost)?
                 }
-                FromAgent::Host(_) => {}
+                FromAgent::Host(_) | FromAgent::Handover { .. } => {}
             }
         }
     }

@@ -1,0 +1,265 @@
+//! A whole namespace as one workload: what a container's sidecar adds to the agent.
+//!
+//! Owns the capture rules of the namespace, the listeners behind them and the workload's health. To the rest of the
+//! agent it is one more program on the local socket, of which only the dialling differs: the proxy shares the
+//! namespace, so it makes its own marked sockets. Invariant: from the rules on nothing leaves the namespace past the
+//! proxy. They stay when the agent dies, wait for its successor, and go only when it ends on request.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::Path,
+    time::Duration,
+};
+
+use leno_net::{
+    capture::{self, WholeNamespace},
+    fdpass::Peer,
+    socket,
+};
+use leno_types::{HostPort, ports};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    agent::AgentError,
+    hosted::{LISTEN_BACKLOG, taken},
+    local::{Connection, LocalEvent},
+    protocol::{FromAgent, Port, Socket, Start, ToAgent},
+    saved,
+};
+
+/// The nftables table of a wholly captured namespace.
+const TABLE: &str = "leno";
+/// Until the program is fit for the first time it is asked often, so that it is called soon.
+const EAGER: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// So many failures in a row make it unfit; one success makes it fit again.
+const FAILURES: u32 = 2;
+/// Messages from the agent that wait.
+const OUTBOX: usize = 16;
+
+/// A namespace that is captured, its workload not registered yet.
+pub(crate) struct Sidecar {
+    start: Start,
+    sockets: Vec<OwnedFd>,
+    check: Option<SocketAddr>,
+    /// What reaches the namespace from outside the mesh; the data plane takes it.
+    pub(crate) inbound: Vec<TcpListener>,
+}
+
+/// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules.
+pub(crate) fn take(
+    start: &Start,
+    addresses: &[IpAddr],
+    run_dir: &Path,
+) -> Result<Sidecar, AgentError> {
+    let families: &[bool] = if leno_net::link::ipv6_enabled() {
+        &[false, true]
+    } else {
+        &[false]
+    };
+    let mut start = Start {
+        uid: former_uid(start, run_dir),
+        sockets: Vec::new(),
+        ..start.clone()
+    };
+    let (mut sockets, mut inbound) = (Vec::new(), Vec::new());
+    for v6 in families.iter().copied() {
+        let local = |port| SocketAddr::new(loopback(v6), port);
+        start
+            .sockets
+            .extend([Socket::Outbound, Socket::DnsUdp, Socket::DnsTcp]);
+        sockets.push(listen(local(ports::OUTBOUND))?.into());
+        let udp = socket::bind_udp(local(ports::DNS));
+        sockets.push(udp.map_err(|error| busy(local(ports::DNS), &error))?.into());
+        sockets.push(listen(local(ports::DNS))?.into());
+        inbound.push(listen(SocketAddr::new(everywhere(v6), ports::INBOUND))?);
+    }
+    let rules = WholeNamespace {
+        outbound_port: ports::OUTBOUND,
+        inbound_port: ports::INBOUND,
+        dns_port: ports::DNS,
+        excluded_inbound_ports: Vec::new(),
+        excluded_outbound_ports: Vec::new(),
+        excluded_outbound_cidrs: Vec::new(),
+    };
+    rules.install(TABLE)?;
+    tracing::info!("this namespace's connections go through the mesh");
+    Ok(Sidecar {
+        check: check_address(&start.ports, addresses),
+        start,
+        sockets,
+        inbound,
+    })
+}
+
+/// Gives the namespace back.
+pub(crate) fn release() {
+    match capture::remove(TABLE) {
+        Ok(true) => tracing::info!(
+            table = TABLE,
+            "removed the capture rules of this namespace: what starts a connection now is outside the mesh"
+        ),
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "the capture rules of this namespace stay behind"),
+    }
+}
+
+/// The names among `addresses` as addresses: once the rules stand, a lookup is answered by the very proxy that waits
+/// for the control plane.
+pub(crate) async fn resolve(addresses: &[HostPort]) -> Vec<HostPort> {
+    let mut resolved = Vec::new();
+    for address in addresses {
+        if address.host().parse::<IpAddr>().is_err()
+            && let Ok(Ok(found)) = timeout(
+                CHECK_TIMEOUT,
+                tokio::net::lookup_host((address.host(), address.port())),
+            )
+            .await
+        {
+            resolved.extend(found.map(HostPort::from));
+        }
+        resolved.push(address.clone());
+    }
+    resolved
+}
+
+impl Sidecar {
+    /// Registers the workload and watches its health, for as long as the agent listens.
+    pub(crate) async fn run(self, events: mpsc::Sender<LocalEvent>) {
+        let (out, mut answers) = mpsc::channel(OUTBOX);
+        let peer = Peer {
+            uid: leno_net::process::user(),
+            gid: 0,
+            pid: std::process::id().cast_signed(),
+        };
+        let opened = LocalEvent::Opened {
+            connection: Connection::SIDECAR,
+            peer,
+            out,
+        };
+        if events.send(opened).await.is_err() {
+            return;
+        }
+        while let Some(answer) = answers.recv().await {
+            match answer.0 {
+                FromAgent::Host(_) => {
+                    if !self.ask(&events).await {
+                        return;
+                    }
+                }
+                FromAgent::Refused { code, message } if code == "away" => {
+                    tracing::warn!(message, "this namespace is not in the mesh yet");
+                    if !self.ask(&events).await {
+                        return;
+                    }
+                }
+                // This task is critical: its end is the agent's.
+                FromAgent::Refused { code, message } => {
+                    tracing::error!(code, message, "this namespace was not taken in");
+                    return;
+                }
+                FromAgent::Started(_) => break,
+                // The proxy makes its own here.
+                FromAgent::NeedSockets { .. } | FromAgent::Handover { .. } => {}
+            }
+        }
+        self.watch(&events).await;
+    }
+
+    /// Asks to be taken in; false when nobody is there to ask.
+    async fn ask(&self, events: &mpsc::Sender<LocalEvent>) -> bool {
+        let copies: io::Result<Vec<OwnedFd>> =
+            self.sockets.iter().map(OwnedFd::try_clone).collect();
+        match copies {
+            Ok(descriptors) => {
+                let message = LocalEvent::Message {
+                    connection: Connection::SIDECAR,
+                    message: ToAgent::Start(Box::new(self.start.clone())),
+                    descriptors,
+                };
+                events.send(message).await.is_ok()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the capture listeners cannot be handed on");
+                false
+            }
+        }
+    }
+
+    /// Tells each change of health.
+    async fn watch(&self, events: &mpsc::Sender<LocalEvent>) {
+        let Some(address) = self.check else {
+            return std::future::pending().await;
+        };
+        let (mut told, mut failures) = (None, 0);
+        loop {
+            let asked = timeout(CHECK_TIMEOUT, accepts(address)).await;
+            let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let (healthy, detail) = match asked {
+                Ok(()) => (true, "passes".to_owned()),
+                Err(error) => (false, format!("{address}: {error}")),
+            };
+            failures = if healthy { 0 } else { failures + 1 };
+            if told != Some(healthy) && (healthy || failures >= FAILURES || told.is_none()) {
+                told = Some(healthy);
+                let message = LocalEvent::Message {
+                    connection: Connection::SIDECAR,
+                    message: ToAgent::Health { healthy, detail },
+                    descriptors: Vec::new(),
+                };
+                if events.send(message).await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(if told == Some(true) { INTERVAL } else { EAGER }).await;
+        }
+    }
+}
+
+/// Whether somebody accepts there, asked past the capture.
+async fn accepts(address: SocketAddr) -> io::Result<()> {
+    let descriptor = socket::stream_socket(address.is_ipv6(), true)?;
+    socket::connect(descriptor, address).await.map(drop)
+}
+
+/// Where the workload is asked whether it is fit: where the proxy will dial it.
+fn check_address(ports: &[Port], addresses: &[IpAddr]) -> Option<SocketAddr> {
+    let port = ports.first()?.workload_port;
+    Some(SocketAddr::new(*addresses.first()?, port))
+}
+
+/// The id under which a predecessor of this agent had the namespace.
+fn former_uid(start: &Start, run_dir: &Path) -> Option<String> {
+    let before = saved::load_workloads(run_dir);
+    let same = before.into_iter().find(|workload| {
+        workload.start.service == start.service && workload.start.namespace == start.namespace
+    });
+    same.map(|workload| workload.uid)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
+    socket::listen_tcp(address, LISTEN_BACKLOG).map_err(|error| busy(address, &error))
+}
+
+fn busy(address: SocketAddr, error: &io::Error) -> AgentError {
+    AgentError::Listen(taken(address, error))
+}
+
+fn loopback(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    }
+}
+
+fn everywhere(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
+}
