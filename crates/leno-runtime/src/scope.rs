@@ -97,6 +97,7 @@ impl Scope {
             });
         }
         let open = Open::enter(Rc::clone(&self.0), name);
+        #[expect(clippy::disallowed_methods, reason = "this is where tasks get their owner")]
         spawn_local(async move {
             // Declared after `open` and so dropped before it: an empty scope has freed what its tasks held.
             let mut work = pin!(open.scope.abort.run_until_cancelled(work));
