@@ -14,7 +14,7 @@ use leno_tls::{TrustBundle, WorkloadCertificate};
 use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 use tokio::sync::mpsc;
 
-use crate::WorkerConfig;
+use crate::{WorkerConfig, worker};
 
 /// What the agent tells a worker.
 pub enum Update {
@@ -205,7 +205,7 @@ pub fn start(name: &str, config: WorkerConfig, stop: Stop) -> Worker {
     let (updates, mailbox) = mpsc::unbounded_channel();
     let (outbox, events) = mpsc::channel(config.limits.events.max(1));
     let thread = leno_runtime::spawn_thread_local(name, move || async move {
-        drop((config, stop, mailbox, outbox));
+        worker::run(config, stop, mailbox, outbox).await;
     });
     Worker {
         updates,

@@ -23,7 +23,8 @@ use tokio::{
 
 use crate::{
     AppDial, Event,
-    counters::{limit},
+    clusters::Learned,
+    counters::limit,
     state::{Local, Shared},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct AppSide {
     demanded: [Cell<bool>; 2],
     arrived: Notify,
     ports: RefCell<HashMap<u16, Rc<AppPort>>>,
+    learned: Rc<Learned>,
     /// Local addresses of open connections made here: one that is accepted as a captured one is a loop.
     dialled: RefCell<HashSet<SocketAddr>>,
 }
@@ -46,6 +48,7 @@ impl Default for AppSide {
             demanded: Default::default(),
             arrived: Notify::new(),
             ports: RefCell::default(),
+            learned: Rc::default(),
             dialled: RefCell::default(),
         }
     }
@@ -141,6 +144,11 @@ impl AppSide {
         stock.truncate(ceiling.saturating_mul(2));
         self.demanded[usize::from(v6)].set(false);
         self.arrived.notify_waiters();
+    }
+
+    /// What undeclared ports of the program turned out to speak.
+    pub(crate) fn learned(&self) -> Rc<Learned> {
+        Rc::clone(&self.learned)
     }
 
     /// Whether a captured connection from this address was made here.
@@ -407,7 +415,7 @@ impl AppPort {
 impl Exchange<'_> {
     fn reuse(&self) -> Option<Lease> {
         let mut idle = self.port.idle.borrow_mut();
-        while let Some((mut h1, dialled, _)) = idle.pop() {
+        while let Some((h1, dialled, _)) = idle.pop() {
             if h1.is_reusable() {
                 return Some(Lease { h1, dialled });
             }

@@ -72,11 +72,12 @@ pub(crate) struct Cluster {
     state: Cell<State>,
     used: Cell<Instant>,
     gone: Cell<bool>,
+    subscribed: Cell<bool>,
     changed: Notify,
 }
 
 impl Cluster {
-    fn new(service: ServiceName, now: Instant) -> Rc<Self> {
+    fn new(service: ServiceName, now: Instant, subscribed: bool) -> Rc<Self> {
         Rc::new(Self {
             service,
             learned: Rc::default(),
@@ -85,6 +86,7 @@ impl Cluster {
             state: Cell::new(State::Pending),
             used: Cell::new(now),
             gone: Cell::new(false),
+            subscribed: Cell::new(subscribed),
             changed: Notify::new(),
         })
     }
@@ -203,13 +205,14 @@ impl Clusters {
         loop {
             let mapped = self.by_service.borrow().get(service).cloned();
             match mapped {
-                Some(cluster) if cluster.exists() => {
+                Some(cluster) if cluster.state.get() != State::Pending => {
                     cluster.touch(now);
-                    return Ok(cluster);
-                }
-                Some(cluster) if cluster.state.get() == State::Absent => {
-                    cluster.touch(now);
-                    return Err(Refusal::ServiceGone);
+                    Self::subscribe(shared, &cluster);
+                    return if cluster.exists() {
+                        Ok(cluster)
+                    } else {
+                        Err(Refusal::ServiceGone)
+                    };
                 }
                 _ if !shared.connected.get() => return Err(Refusal::DiscoveryTimeout),
                 mapped => {
@@ -252,7 +255,7 @@ impl Clusters {
                 self.forget(shared, &oldest);
             }
         }
-        let cluster = Cluster::new(service.clone(), now);
+        let cluster = Cluster::new(service.clone(), now, true);
         self.by_service
             .borrow_mut()
             .insert(service.clone(), Rc::clone(&cluster));
@@ -263,13 +266,24 @@ impl Clusters {
         Some(cluster)
     }
 
+    /// What came unasked (the agent kept it over a restart, or it crossed our unsubscription) is subscribed with its
+    /// first use.
+    fn subscribe(shared: &Shared, cluster: &Cluster) {
+        if !cluster.subscribed.replace(true) {
+            count(Counter::Discoveries);
+            let service = cluster.service.clone();
+            shared.outbox.push(Event::SubscribeEndpoints(service));
+        }
+    }
+
     fn forget(&self, shared: &Shared, cluster: &Cluster) {
         self.by_service.borrow_mut().remove(&cluster.service);
         cluster.gone.set(true);
         cluster.changed.notify_waiters();
-        shared
-            .outbox
-            .push(Event::UnsubscribeEndpoints(cluster.service.clone()));
+        if cluster.subscribed.get() {
+            let service = cluster.service.clone();
+            shared.outbox.push(Event::UnsubscribeEndpoints(service));
+        }
     }
 
     /// Takes an answer.
@@ -277,7 +291,7 @@ impl Clusters {
         let cluster = {
             let mut map = self.by_service.borrow_mut();
             // Nobody asked here: the agent tells what it kept over a restart.
-            let make = || Cluster::new(service.clone(), Instant::now());
+            let make = || Cluster::new(service.clone(), Instant::now(), false);
             Rc::clone(map.entry(service.clone()).or_insert_with(make))
         };
         cluster.answer(answer);

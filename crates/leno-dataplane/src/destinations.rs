@@ -118,25 +118,25 @@ impl Destinations {
         name: &ResourceName,
     ) -> Result<Rc<Entry>, Refusal> {
         let now = Instant::now();
-        if let Some(entry) = self.known(name, now) {
+        if let Some(entry) = self.known(shared, name, now) {
             return Ok(entry);
         }
         Box::pin(self.wait(shared, name, now)).await
     }
 
-    /// The entry, if it was answered.
-    fn known(&self, name: &ResourceName, now: Instant) -> Option<Rc<Entry>> {
+    /// The entry, if it was answered. One that came unasked (the agent kept it over a restart, or it crossed our
+    /// unsubscription) is subscribed with its first use.
+    fn known(&self, shared: &Shared, name: &ResourceName, now: Instant) -> Option<Rc<Entry>> {
         let map = self.by_name.borrow();
         let entry = map.get(name).filter(|entry| !entry.is_pending())?;
         entry.touch(now);
-        Some(Rc::clone(entry))
-    }
-
-    /// Asks for `name` ahead of its use, if it is not known.
-    pub(crate) fn prefetch(&self, shared: &Shared, name: &ResourceName) {
-        if !self.by_name.borrow().contains_key(name) && shared.connected.get() {
-            drop(self.ask(shared, name, Instant::now()));
+        let mut asked = entry.asked.borrow_mut();
+        if asked.is_empty() {
+            asked.push(name.clone());
+            count(Counter::Discoveries);
+            shared.outbox.push(Event::Subscribe(name.clone()));
         }
+        Some(Rc::clone(entry))
     }
 
     async fn wait(
@@ -163,7 +163,7 @@ impl Destinations {
                 count(Counter::DiscoveryTimeouts);
                 return Err(Refusal::DiscoveryTimeout);
             }
-            if let Some(entry) = self.known(name, Instant::now()) {
+            if let Some(entry) = self.known(shared, name, Instant::now()) {
                 return Ok(entry);
             }
         }

@@ -8,7 +8,26 @@
 //! between identities, or it is refused with one reason of a closed set.
 
 mod api;
+mod app;
+mod clusters;
 mod config;
+mod counters;
+mod destinations;
+mod detect;
+mod dns;
+mod ending;
+mod foreign;
+mod http_server;
+mod inbound;
+mod metadata;
+mod outbound;
+mod outbox;
+mod pool;
+mod record;
+mod splice;
+mod state;
+mod target;
+mod worker;
 
 pub use api::{
     AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, Worker, start,

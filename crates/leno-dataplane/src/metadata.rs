@@ -5,7 +5,7 @@
 //!
 //! `x-leno-to: 1 ADDRESS:PORT SERVICE:PORT FLAGS`, `x-leno-from: 1 NAMESPACE WORKLOAD VERSION SERVICE`; `-` is empty.
 
-use std::{fmt::Write, net::SocketAddr};
+use std::{cell::RefCell, fmt::Write, net::SocketAddr};
 
 use bytes::Bytes;
 use leno_http::Fields;
@@ -93,6 +93,44 @@ impl To {
             http2: flags.contains('b'),
             can_retry: flags.contains('r'),
         })
+    }
+}
+
+/// The `x-leno-to` fields that one peer is sent: a handful, so a list.
+#[derive(Default)]
+pub(crate) struct ToCache(RefCell<Vec<(ToKey, Bytes)>>);
+
+type ToKey = (SocketAddr, Option<(ServiceName, u16)>, bool, bool);
+
+impl ToCache {
+    /// The field's value, made once.
+    pub(crate) fn field(
+        &self,
+        address: SocketAddr,
+        service: Option<(&ServiceName, u16)>,
+        http2: bool,
+        can_retry: bool,
+        make: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        /// So many are remembered.
+        const CEILING: usize = 16;
+        let mut known = self.0.borrow_mut();
+        let found = known.iter().find(|((to, of, h2, again), _)| {
+            *to == address
+                && *h2 == http2
+                && *again == can_retry
+                && of.as_ref().map(|(name, port)| (name, *port)) == service
+        });
+        if let Some((_, value)) = found {
+            return value.clone();
+        }
+        let value = make();
+        if known.len() >= CEILING {
+            known.clear();
+        }
+        let service = service.map(|(name, port)| (name.clone(), port));
+        known.push(((address, service, http2, can_retry), value.clone()));
+        value
     }
 }
 

@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     counters::{count, limit},
     foreign::Foreign,
+    metadata::ToCache,
     record::EdgeCache,
     state::{Held, Local, Shared, instant_of},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Pool {
 pub(crate) struct Peer {
     /// The endpoint; another description is another peer.
     pub(crate) endpoint: Arc<Endpoint>,
+    /// `x-leno-to` fields of what is sent there.
+    pub(crate) to: ToCache,
     /// Metrics' ids of what is sent there.
     pub(crate) edges: EdgeCache,
     connections: RefCell<Vec<Rc<Connection>>>,
@@ -145,6 +148,7 @@ impl Pool {
         }
         let peer = Rc::new(Peer {
             endpoint: Arc::clone(endpoint),
+            to: ToCache::default(),
             edges: EdgeCache::default(),
             connections: RefCell::default(),
             connector: RefCell::default(),
@@ -195,15 +199,6 @@ impl Pool {
         for (_, peer) in self.peers.borrow_mut().drain() {
             peer.retire_all();
         }
-    }
-
-    /// How many connections are open for new streams.
-    pub(crate) fn open(&self) -> usize {
-        let peers = self.peers.borrow();
-        peers
-            .values()
-            .map(|peer| peer.connections.borrow().len())
-            .sum()
     }
 }
 
@@ -427,14 +422,16 @@ impl Peer {
         Ok(connector)
     }
 
+    /// A connection that proved to be going away takes nothing further.
+    pub(crate) fn discard(&self, connection: &Rc<Connection>) {
+        drop(self.take(|other| std::ptr::eq(other, &**connection)));
+        connection.retire();
+        self.room.notify_waiters();
+    }
+
     /// A stream has ended: somebody may wait for its room.
     pub(crate) fn released(&self) {
         self.room.notify_one();
-    }
-
-    /// Whether a connection is open, or opening.
-    pub(crate) fn is_warm(&self) -> bool {
-        !self.connections.borrow().is_empty() || self.attempt.borrow().is_some()
     }
 
     fn take(&self, mut which: impl FnMut(&Connection) -> bool) -> Vec<Rc<Connection>> {

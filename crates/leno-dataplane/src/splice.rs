@@ -43,6 +43,18 @@ pub(crate) struct Carried {
     pub(crate) sent: Cell<u64>,
     /// To the caller.
     pub(crate) received: Cell<u64>,
+    told: Cell<(u64, u64)>,
+}
+
+impl Carried {
+    /// What was carried since this was last asked: from the caller, to the caller.
+    pub(crate) fn take_untold(&self) -> (u64, u64) {
+        let (sent, received) = self.told.replace((self.sent.get(), self.received.get()));
+        (
+            self.sent.get().saturating_sub(sent),
+            self.received.get().saturating_sub(received),
+        )
+    }
 }
 
 /// One direction.

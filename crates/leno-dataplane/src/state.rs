@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use leno_http::{Cancel, Corker};
+use leno_http::Corker;
 use leno_ir::{Mesh, OwnWorkload, WorkloadPort};
 use leno_runtime::{Scope, Stop};
 use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
@@ -25,6 +25,7 @@ use crate::{
     clusters::Clusters,
     counters::{count},
     destinations::Destinations,
+    ending::Ending,
     inbound::{Admission, Handshakes},
     outbox::Outbox,
     pool::Pool,
@@ -69,7 +70,7 @@ pub(crate) struct Local {
     /// Its listeners and connections drain.
     pub(crate) stop: Stop,
     /// Its streams end.
-    pub(crate) cancel: Cancel,
+    pub(crate) ending: Ending,
 }
 
 /// A workload as the control plane describes it, with what is derived from that.
@@ -157,7 +158,7 @@ impl Local {
             app: AppSide::default(),
             admissions: RefCell::default(),
             stop,
-            cancel: Cancel::new(),
+            ending: Ending::default(),
         }
     }
 

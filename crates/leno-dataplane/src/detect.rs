@@ -1,0 +1,87 @@
+//! What a connection speaks, by its first bytes; never by waiting for a side that may not speak first (decision 14).
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use leno_http::detect::{Sniff, sniff};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// No protocol that is told apart here needs more bytes for it.
+const LONGEST: usize = 16 * 1024;
+/// Room for the first read.
+const FIRST: usize = 4 * 1024;
+
+/// What the caller speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 in clear.
+    Http2,
+    /// Anything else, TLS included.
+    Bytes,
+    /// Nothing: it closed its side.
+    Nothing,
+}
+
+/// Reads until the caller's first bytes say what it speaks. What was read stays in `prefix`, also when this is dropped.
+pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io::Result<Spoken> {
+    loop {
+        match sniff(prefix) {
+            Sniff::Http1 => return Ok(Spoken::Http1),
+            Sniff::Http2 => return Ok(Spoken::Http2),
+            Sniff::Tls(_) | Sniff::Other => return Ok(Spoken::Bytes),
+            Sniff::NeedMore if prefix.len() >= LONGEST => return Ok(Spoken::Bytes),
+            Sniff::NeedMore => {}
+        }
+        prefix.reserve(FIRST);
+        if stream.read_buf(prefix).await? == 0 {
+            return Ok(if prefix.is_empty() {
+                Spoken::Nothing
+            } else {
+                Spoken::Bytes
+            });
+        }
+    }
+}
+
+/// As [`caller`], for at most `limit`; `None` when it said too little until then.
+pub(crate) async fn caller_within(
+    stream: &mut TcpStream,
+    prefix: &mut BytesMut,
+    limit: Duration,
+) -> io::Result<Option<Spoken>> {
+    match timeout(limit, caller(stream, prefix)).await {
+        Ok(spoken) => spoken.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Who spoke first.
+pub(crate) enum First {
+    /// The caller, and what.
+    Caller(Spoken),
+    /// The other side; its bytes are to be given to the caller.
+    Other(BytesMut),
+}
+
+/// Waits for whoever speaks first.
+pub(crate) async fn first<S: AsyncRead + Unpin>(
+    stream: &mut TcpStream,
+    prefix: &mut BytesMut,
+    other: &mut S,
+) -> io::Result<First> {
+    let mut said = BytesMut::with_capacity(FIRST);
+    tokio::select! {
+        biased;
+        spoken = caller(stream, prefix) => spoken.map(First::Caller),
+        read = other.read_buf(&mut said) => {
+            read?;
+            Ok(First::Other(said))
+        }
+    }
+}

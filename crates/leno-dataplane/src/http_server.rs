@@ -1,0 +1,88 @@
+//! HTTP connections of programs and of callers from outside: of either version, request by request.
+
+use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
+
+use bytes::BytesMut;
+use leno_http::{Corked, Incoming, server};
+use leno_runtime::Stop;
+use leno_telemetry::counters::Limit;
+use tokio::net::TcpStream;
+
+use crate::{counters::limit, state::Shared};
+
+/// Serves an HTTP/1 connection until it is over; after `stop` it ends with the exchange at hand.
+pub(crate) async fn http1(
+    shared: &Shared,
+    stop: &Stop,
+    stream: TcpStream,
+    prefix: BytesMut,
+    exchange: impl AsyncFn(Incoming<'_>),
+) -> io::Result<()> {
+    let limits = Rc::clone(&shared.http);
+    let mut connection = server::H1::new(stream, prefix.freeze(), limits);
+    let mut stopping = pin!(stop.cancelled());
+    let mut draining = false;
+    loop {
+        let outcome = {
+            let mut next = pin!(connection.next());
+            poll_fn(|cx| {
+                if !draining && stopping.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                next.as_mut().poll(cx).map(Some)
+            })
+            .await
+        };
+        if outcome.is_none() {
+            drop(outcome);
+            draining = true;
+            connection.drain();
+            continue;
+        }
+        match outcome {
+            Some(Ok(Some(incoming))) => exchange(incoming).await,
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            Some(Ok(None)) | None => return Ok(()),
+        }
+    }
+}
+
+/// Serves an HTTP/2 connection in clear until it is over; after `stop` it drains.
+pub(crate) async fn http2(
+    shared: &Shared,
+    stop: &Stop,
+    stream: TcpStream,
+    prefix: BytesMut,
+    task: &'static str,
+    exchange: Rc<impl AsyncFn(Incoming<'static>) + 'static>,
+) -> io::Result<()> {
+    let io = Corked::new(stream, &shared.corker);
+    let limits = Rc::clone(&shared.http);
+    let mut connection = server::H2::handshake(io, limits, prefix.freeze())
+        .await
+        .map_err(io::Error::other)?;
+    connection.carry_case(false);
+    let mut stopping = pin!(stop.cancelled());
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopping, if !draining => {
+                draining = true;
+                connection.drain();
+            }
+            next = connection.next() => match next {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(incoming)) => {
+                    let exchange = Rc::clone(&exchange);
+                    let work = async move { exchange(incoming).await };
+                    if shared.scope.spawn(task, work).is_err() {
+                        // The request was dropped with its task: its stream is reset.
+                        limit(Limit::Tasks);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! What arrives: mutual TLS from peers at 15008, and plaintext from outside the mesh.
+//!
+//! accept -> who calls, whom (SNI) -> where to, verified -> may it -> program. The workload is the one whose
+//! certificate was shown; a destination that is not its own is forged (decision 4).
+//! Invariant: nothing reaches a program before its policy was asked about this very caller and port.
+
+mod bytes;
+mod plain;
+mod requests;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    time::Instant,
+};
+
+use ::bytes::Bytes;
+use leno_http::{Corked, server};
+use leno_ir::AccessRule;
+use leno_policy::Verdict;
+use leno_telemetry::counters::{Counter, Gauge, Limit};
+use leno_tls::{Accepted, Alpn, Peer, verify_failure_reason};
+use leno_types::{AppProtocol, Identity, Refusal, ports};
+use tokio::{net::TcpStream, sync::Notify, time::sleep_until};
+
+use crate::{
+    counters::{Open, count, handshake_failed, limit},
+    ending::Ending,
+    metadata::{self, To},
+    outbound::Denial,
+    record::{EdgeCache, Party, Refused},
+    state::{Described, Local, Shared, instant_of},
+};
+
+pub(crate) use plain::{Arrival, serve as serve_plain};
+
+/// A caller's admission to one port of a workload. All its streams end when a newer policy denies it.
+pub(crate) struct Admission {
+    caller: Option<Identity>,
+    port: u16,
+    /// Ends what was admitted.
+    pub(crate) ending: Ending,
+    revoked: Cell<bool>,
+}
+
+impl Admission {
+    /// Asks the policy.
+    ///
+    /// # Errors
+    /// [`Denial`], with the rule that decided.
+    pub(crate) fn ask(
+        local: &Local,
+        info: &Described,
+        caller: Option<&Identity>,
+        port: u16,
+    ) -> Result<Rc<Self>, Denial> {
+        judge(&info.own.access, caller, port)?;
+        let admission = Rc::new(Self {
+            caller: caller.cloned(),
+            port,
+            ending: Ending::default(),
+            revoked: Cell::new(false),
+        });
+        local.admit(&admission);
+        Ok(admission)
+    }
+
+    /// Looks at a newer policy; says whether the admission goes on.
+    pub(crate) fn review(&self, info: &Described) -> bool {
+        let goes_on = info.port(self.port).is_some()
+            && judge(&info.own.access, self.caller.as_ref(), self.port).is_ok();
+        if !goes_on {
+            self.revoked.set(true);
+            self.ending.throw();
+        }
+        goes_on
+    }
+}
+
+fn judge(rules: &[AccessRule], caller: Option<&Identity>, port: u16) -> Result<(), Denial> {
+    match leno_policy::authorize(rules, caller, port) {
+        Verdict::Allowed { .. } => Ok(()),
+        Verdict::Denied { by, because } => {
+            let who = caller.map_or("a caller without an identity", Identity::as_str);
+            Err(Denial {
+                reason: Refusal::Denied,
+                detail: format!("{because}: {who} to port {port}"),
+                rule: by.map_or_else(String::new, |rule| rule_name(rule)),
+            })
+        }
+    }
+}
+
+fn rule_name(rule: &AccessRule) -> String {
+    crate::outbound::rule_name(&rule.provenance, "")
+}
+
+/// Handshakes that are open; the oldest makes room.
+#[derive(Default)]
+pub(crate) struct Handshakes {
+    open: RefCell<VecDeque<Rc<Notify>>>,
+}
+
+impl Handshakes {
+    /// Runs a handshake; `None` when it had to make room for newer ones.
+    async fn run<T>(&self, ceiling: usize, work: impl Future<Output = T>) -> Option<T> {
+        let out = Rc::new(Notify::new());
+        {
+            let mut open = self.open.borrow_mut();
+            if open.len() >= ceiling.max(1)
+                && let Some(oldest) = open.pop_front()
+            {
+                limit(Limit::Handshakes);
+                oldest.notify_one();
+            }
+            open.push_back(Rc::clone(&out));
+        }
+        let _place = Place { of: self, out: &out };
+        let _open = Open::new(Gauge::OpenHandshakes);
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = out.notified() => None,
+        }
+    }
+}
+
+struct Place<'a> {
+    of: &'a Handshakes,
+    out: &'a Rc<Notify>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut open = self.of.open.borrow_mut();
+        open.retain(|other| !Rc::ptr_eq(other, self.out));
+    }
+}
+
+/// One connection from a peer.
+pub(crate) struct Conn {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) local: Rc<Local>,
+    /// Who calls; `None` from outside the mesh.
+    pub(crate) peer: Option<Peer>,
+    pub(crate) from: SocketAddr,
+    /// The address it came to.
+    pub(crate) at: SocketAddr,
+    /// Whether private fields are believed.
+    leno: bool,
+    known: RefCell<Vec<(Bytes, Option<Bytes>, Rc<Verified>)>>,
+}
+
+/// A destination on this connection that was verified and admitted.
+pub(crate) struct Verified {
+    pub(crate) to: To,
+    /// What the program's port is declared to speak.
+    pub(crate) protocol: Option<AppProtocol>,
+    pub(crate) caller: Party,
+    pub(crate) admission: Rc<Admission>,
+    pub(crate) edges: EdgeCache,
+    generation: u64,
+}
+
+impl Conn {
+    /// Who calls.
+    pub(crate) fn caller(&self) -> Option<&Identity> {
+        self.peer.as_ref().map(|peer| &peer.identity)
+    }
+
+    /// The destination that the private fields name, verified and admitted; remembered for the next request.
+    fn verified(&self, to: &Bytes, from: Option<&Bytes>) -> Result<Rc<Verified>, Denial> {
+        /// So many destinations of one connection are remembered.
+        const CEILING: usize = 32;
+        let info = self.info()?;
+        let mut known = self.known.borrow_mut();
+        let found = known.iter().find(|(known_to, known_from, verified)| {
+            known_to == to
+                && known_from.as_ref() == from
+                && verified.generation == info.generation
+                && !verified.admission.revoked.get()
+        });
+        if let Some((.., verified)) = found {
+            return Ok(Rc::clone(verified));
+        }
+        let parsed = To::read(to).ok_or_else(|| {
+            let shown = String::from_utf8_lossy(to.get(..to.len().min(64)).unwrap_or_default());
+            forged(format!("\"{shown}\" is no destination"))
+        })?;
+        let verified = Rc::new(self.verify(&info, parsed, from)?);
+        known.retain(|(.., verified)| {
+            verified.generation == info.generation && !verified.admission.revoked.get()
+        });
+        if known.len() >= CEILING {
+            known.clear();
+        }
+        known.push((to.clone(), from.cloned(), Rc::clone(&verified)));
+        Ok(verified)
+    }
+
+    /// Verifies a destination against connection and workload, and asks the policy.
+    fn verify(&self, info: &Described, to: To, from: Option<&Bytes>) -> Result<Verified, Denial> {
+        let (ip, port) = (to.address.ip().to_canonical(), to.address.port());
+        if ip != self.at.ip() && !info.own.addresses.contains(&ip) {
+            return Err(forged(format!("{ip} is no address of {}", info.own.name)));
+        }
+        if ports::is_reserved(port) || port == self.shared.config.hbone_port {
+            return Err(forged(format!("{port} is a port of the mesh's own proxies")));
+        }
+        let of = info
+            .port(port)
+            .ok_or_else(|| forged(format!("{} serves no port {port}", info.own.name)))?;
+        let admission = Admission::ask(&self.local, info, self.caller(), port)?;
+        let caller = match self.caller() {
+            Some(identity) => Party {
+                labels: metadata::caller_labels(from.map(|from| &**from), identity),
+                identity: Some(identity.clone()),
+            },
+            None => Party::unknown(),
+        };
+        Ok(Verified {
+            to,
+            protocol: of.protocol,
+            caller,
+            admission,
+            edges: EdgeCache::default(),
+            generation: info.generation,
+        })
+    }
+
+    fn info(&self) -> Result<Rc<Described>, Denial> {
+        self.local.info().ok_or_else(|| {
+            let why = "this proxy does not know the workload any more";
+            Denial::new(Refusal::ServiceGone, why)
+        })
+    }
+
+    /// Notes a refusal; gives its id and the field that tells a caller in the mesh.
+    fn note(&self, denial: &Denial, destination: Option<&To>) -> (u64, String) {
+        let service = destination.and_then(|to| to.service.as_ref());
+        let id = self.shared.record.refuse(Refused {
+            reason: denial.reason,
+            workload: Some(self.local.uid),
+            outbound: false,
+            caller: self.caller(),
+            destination: Some(destination.map_or(self.at, |to| to.address)),
+            service: service.map(|(service, _)| service),
+            detail: denial.detail.clone(),
+            rule: denial.rule.clone(),
+        });
+        let info = self.local.info();
+        let name = info.map(|info| info.own.name.clone()).unwrap_or_default();
+        let field = metadata::refused_field(denial.reason, Some(self.local.uid), &name, id);
+        (id, field)
+    }
+}
+
+fn forged(detail: String) -> Denial {
+    Denial::new(Refusal::ForgedDestination, detail)
+}
+
+/// Serves one connection from a peer to its end.
+pub(crate) async fn serve(shared: Rc<Shared>, stream: TcpStream, from: SocketAddr) {
+    count(Counter::MeshConnections);
+    let _open = Open::new(Gauge::OpenMeshConnections);
+    if let Err(error) = connection(&shared, stream, from).await {
+        tracing::debug!(%from, %error, "a connection from a peer ended");
+    }
+}
+
+async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let local_address = stream.local_addr()?;
+    let at = SocketAddr::new(local_address.ip().to_canonical(), local_address.port());
+    let Some(acceptor) = shared.acceptor.borrow().clone() else {
+        handshake_failed("no_certificate");
+        return Ok(());
+    };
+    let only = shared.only_local_at(at.ip());
+    let shaking = async {
+        match &only {
+            Some(uid) => acceptor.accept_at(stream, uid).await,
+            None => acceptor.accept(stream).await,
+        }
+    };
+    let ceiling = shared.config.limits.handshakes;
+    let accepted = match shared.handshakes.run(ceiling, Box::pin(shaking)).await {
+        Some(Ok(accepted)) => accepted,
+        Some(Err(error)) => {
+            handshake_failed(verify_failure_reason(&error));
+            return Err(io::Error::other(error));
+        }
+        None => return Ok(()),
+    };
+    count(Counter::Handshakes);
+    let Accepted {
+        stream,
+        peer,
+        uid,
+        alpn,
+    } = accepted;
+    let Some(local) = uid.or(only).and_then(|uid| shared.known_local(uid)) else {
+        return Err(io::Error::other("the workload is gone"));
+    };
+    if !matches!(alpn, Alpn::Leno1 | Alpn::H2) {
+        handshake_failed("no_protocol");
+        return Ok(());
+    }
+    let now = Instant::now();
+    let own_end = local.certificate(now).map_or(now, |held| held.expires);
+    let end = own_end.min(instant_of(peer.not_after));
+    let conn = Rc::new(Conn {
+        shared: Rc::clone(shared),
+        local,
+        peer: Some(peer),
+        from,
+        at,
+        leno: alpn == Alpn::Leno1,
+        known: RefCell::default(),
+    });
+    let io = Corked::new(stream, &shared.corker);
+    let http = Rc::clone(&shared.http);
+    let h2 = server::H2::handshake(io, http, Bytes::new())
+        .await
+        .map_err(io::Error::other)?;
+    streams(&conn, h2, end).await
+}
+
+/// Serves the streams of a connection until it is over. It drains when its certificates are renewed or at their end,
+/// and is cut off after the grace of streams.
+async fn streams<IO>(conn: &Rc<Conn>, mut h2: server::H2<IO>, end: Instant) -> io::Result<()>
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let epoch = conn.local.epoch();
+    let mut over = pin!(epoch.cancelled());
+    let mut timer = pin!(sleep_until(end.into()));
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over, if !draining => {
+                draining = true;
+                h2.drain();
+                let grace = conn.shared.config.stream_grace;
+                timer.as_mut().reset((Instant::now() + grace).into());
+            }
+            next = h2.next() => match next {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(incoming)) => {
+                    let conn_ = Rc::clone(conn);
+                    let work = async move { requests::serve(&conn_, incoming).await };
+                    if conn.shared.scope.spawn("inbound-stream", work).is_err() {
+                        // The request was dropped with its task: its stream is reset.
+                        limit(Limit::Tasks);
+                    }
+                }
+            },
+            () = &mut timer => {
+                if draining {
+                    return Err(io::Error::other("streams outlived their grace"));
+                }
+                draining = true;
+                h2.drain();
+                let grace = conn.shared.config.stream_grace;
+                timer.as_mut().reset((Instant::now() + grace).into());
+            }
+        }
+    }
+}

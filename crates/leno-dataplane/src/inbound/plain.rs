@@ -1,0 +1,305 @@
+//! Plaintext from outside the mesh: published ports, and 15006 of a namespace that is captured as a whole.
+//!
+//! The caller proved nothing, so the policy is asked about nobody; STRICT refuses with a reason.
+
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
+
+use bytes::BytesMut;
+use leno_http::Incoming;
+use leno_ir::MtlsMode;
+use leno_telemetry::counters::{Counter, Gauge};
+use leno_types::{AppProtocol, Refusal, ports};
+use tokio::net::TcpStream;
+
+use super::{Admission, Conn, Verified, bytes as raw, requests};
+use crate::{
+    clusters::Learned,
+    clusters::Spoken as Learnt,
+    counters::{Open, count, refused},
+    detect::{self, First, Spoken},
+    http_server,
+    metadata::To,
+    outbound::{Denial, reset},
+    pool,
+    record::{EdgeCache, Party},
+    splice::{Carried, End, splice},
+    state::{Local, Shared},
+};
+
+/// What a plaintext connection came to.
+pub(crate) enum Arrival {
+    /// A published port of this workload.
+    Published(Rc<Local>, u16),
+    /// The inbound listener of a wholly captured namespace.
+    Captured,
+}
+
+/// Serves one plaintext connection to its end.
+pub(crate) async fn serve(
+    shared: Rc<Shared>,
+    arrival: Arrival,
+    stream: TcpStream,
+    from: SocketAddr,
+) {
+    count(Counter::InboundConnections);
+    let _open = Open::new(Gauge::OpenConnections);
+    if let Err(error) = connection(&shared, arrival, stream, from).await {
+        tracing::debug!(%from, %error, "a connection from outside the mesh ended");
+    }
+}
+
+async fn connection(
+    shared: &Rc<Shared>,
+    arrival: Arrival,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let own = stream.local_addr()?;
+    let at = SocketAddr::new(own.ip().to_canonical(), own.port());
+    let (local, destination) = match arrival {
+        Arrival::Published(local, published) => {
+            let port = local
+                .info()
+                .and_then(|info| info.published(published).map(|port| port.port));
+            match port {
+                Some(port) => (local, SocketAddr::new(at.ip(), port)),
+                None => {
+                    reset(&stream);
+                    return Ok(());
+                }
+            }
+        }
+        Arrival::Captured => {
+            let original = (shared.config.original_destination)(&stream)?.unwrap_or(at);
+            let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+            if ports::is_reserved(original.port()) && original.port() == at.port() {
+                // A connection to the listener itself asks for nothing.
+                reset(&stream);
+                return Ok(());
+            }
+            match shared.local_serving(original) {
+                Some(local) => (local, original),
+                None => return pass(shared, stream, original).await,
+            }
+        }
+    };
+    if local.app.made(from) {
+        refused(Refusal::Loop);
+        reset(&stream);
+        return Ok(());
+    }
+    let conn = Rc::new(Conn {
+        shared: Rc::clone(shared),
+        local,
+        peer: None,
+        from,
+        at: destination,
+        leno: false,
+        known: RefCell::default(),
+    });
+    run(&conn, stream).await
+}
+
+/// What is registered by nobody in a captured namespace is none of the mesh's business: on it goes, as it came.
+async fn pass(shared: &Rc<Shared>, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+    let limits = &shared.config.limits;
+    let mut other = pool::dial(to, shared.config.mark, limits.connect_timeout).await?;
+    let carried = Carried::default();
+    let ending = std::future::pending();
+    let end = splice(&mut stream, &mut other, &carried, limits.stream_idle, ending).await;
+    if end != End::Closed {
+        reset(&stream);
+    }
+    Ok(())
+}
+
+/// Asks the policy about a caller without an identity.
+fn admit(conn: &Conn, http2: bool) -> Result<Verified, Denial> {
+    let info = conn.info()?;
+    if info.own.mtls == MtlsMode::Strict {
+        let why = "the workload takes mutual TLS only (STRICT)";
+        return Err(Denial::new(Refusal::PlaintextRefused, why));
+    }
+    let port = conn.at.port();
+    let of = info.port(port).ok_or_else(|| {
+        let why = format!("{} serves no port {port} any more", info.own.name);
+        Denial::new(Refusal::ServiceGone, why)
+    })?;
+    let admission = Admission::ask(&conn.local, &info, None, port)?;
+    let service = of.services.first();
+    Ok(Verified {
+        to: To {
+            address: conn.at,
+            service: service.map(|of| (of.service.clone(), of.port)),
+            http2,
+            can_retry: false,
+        },
+        protocol: of.protocol,
+        caller: Party::unknown(),
+        admission,
+        edges: EdgeCache::default(),
+        generation: info.generation,
+    })
+}
+
+async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
+    let mut prefix = BytesMut::new();
+    let verified = match admit(conn, false) {
+        Ok(verified) => verified,
+        Err(denial) => return refuse(conn, stream, prefix, denial).await,
+    };
+    let spoken = match verified.protocol {
+        Some(AppProtocol::Tcp | AppProtocol::Tls) => Spoken::Bytes,
+        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
+            detect::caller(&mut stream, &mut prefix).await?
+        }
+        None => return run_undeclared(conn, stream, prefix, &verified).await,
+    };
+    match spoken {
+        Spoken::Http1 => http1(conn, stream, prefix).await,
+        Spoken::Http2 => http2(conn, stream, prefix).await,
+        Spoken::Nothing => Ok(()),
+        Spoken::Bytes => {
+            let app = conn.local.dial_app(&conn.shared, verified.to.address);
+            match app.await {
+                Ok((mut app, _dialled)) => {
+                    let said = BytesMut::new();
+                    raw::carry_plain(conn, &verified, &mut stream, &mut app, prefix, said).await;
+                }
+                Err(error) => unreachable_app(conn, &stream, &verified, &error),
+            }
+            Ok(())
+        }
+    }
+}
+
+fn unreachable_app(
+    conn: &Conn,
+    stream: &TcpStream,
+    verified: &Verified,
+    error: &crate::app::AppError,
+) {
+    raw::refused(conn, Some(verified), &requests::denial(error));
+    reset(stream);
+}
+
+/// The program is dialled at accept, and whoever speaks first decides (decision 14).
+async fn run_undeclared(
+    conn: &Rc<Conn>,
+    mut stream: TcpStream,
+    mut prefix: BytesMut,
+    verified: &Verified,
+) -> io::Result<()> {
+    let learned: Rc<Learned> = conn.local.app.learned();
+    let port = conn.at.port();
+    if learned.get(port) == Some(Learnt::Http) {
+        let patience = conn.shared.config.limits.detect_patience;
+        match detect::caller_within(&mut stream, &mut prefix, patience).await? {
+            Some(Spoken::Http1) => return http1(conn, stream, prefix).await,
+            Some(Spoken::Http2) => return http2(conn, stream, prefix).await,
+            Some(Spoken::Nothing) => return Ok(()),
+            Some(Spoken::Bytes) | None => {}
+        }
+    }
+    let dialled = conn.local.dial_app(&conn.shared, verified.to.address).await;
+    let (mut app, _dialled) = match dialled {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            let denial = requests::denial(&error);
+            return refuse(conn, stream, prefix, denial).await;
+        }
+    };
+    match detect::first(&mut stream, &mut prefix, &mut app).await? {
+        First::Caller(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+            learned.set(port, Learnt::Http);
+            drop((app, _dialled));
+            if spoken == Spoken::Http1 {
+                http1(conn, stream, prefix).await
+            } else {
+                http2(conn, stream, prefix).await
+            }
+        }
+        First::Caller(_) => {
+            learned.set(port, Learnt::Bytes);
+            let said = BytesMut::new();
+            raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
+            Ok(())
+        }
+        First::Other(said) => {
+            learned.set(port, Learnt::Bytes);
+            raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
+            Ok(())
+        }
+    }
+}
+
+/// Refuses in the caller's protocol where it speaks HTTP; otherwise by a reset.
+async fn refuse(
+    conn: &Rc<Conn>,
+    mut stream: TcpStream,
+    mut prefix: BytesMut,
+    denial: Denial,
+) -> io::Result<()> {
+    let wait = conn.shared.config.limits.refusal_wait;
+    match detect::caller_within(&mut stream, &mut prefix, wait).await? {
+        // Each request is asked about anew, so the refusal is the same, or has become history.
+        Some(Spoken::Http1) => http1(conn, stream, prefix).await,
+        Some(Spoken::Http2) => http2(conn, stream, prefix).await,
+        _ => {
+            raw::refused(conn, None, &denial);
+            reset(&stream);
+            Ok(())
+        }
+    }
+}
+
+/// One request of a caller from outside.
+async fn exchange(
+    conn: &Rc<Conn>,
+    admitted: &RefCell<Option<Rc<Verified>>>,
+    mut incoming: Incoming<'_>,
+) {
+    crate::metadata::strip(&mut incoming.head.fields);
+    let request = requests::Request::of(conn, &incoming);
+    let http2 = incoming.head.version == leno_http::Version::Http2;
+    let known = admitted.borrow().clone();
+    let current = conn.local.info().map_or(0, |info| info.generation);
+    let verified = match known {
+        Some(verified) if verified.generation == current && !verified.admission.revoked.get() => {
+            Ok(verified)
+        }
+        _ => admit(conn, http2).map(Rc::new),
+    };
+    let connect = incoming.head.method == http::Method::CONNECT && incoming.head.protocol.is_none();
+    let verified = verified.and_then(|verified| {
+        if connect {
+            let why = "a published port is no proxy";
+            return Err(Denial::new(Refusal::ClientProtocol, why));
+        }
+        Ok(verified)
+    });
+    match verified {
+        Ok(verified) => {
+            admitted.replace(Some(Rc::clone(&verified)));
+            requests::carry(conn, &verified, request, incoming).await;
+        }
+        Err(denial) => {
+            Box::pin(requests::refuse(conn, incoming, request, None, denial)).await;
+        }
+    }
+}
+
+async fn http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    let admitted = RefCell::default();
+    let exchange = async |incoming: Incoming<'_>| exchange(conn, &admitted, incoming).await;
+    http_server::http1(&conn.shared, &conn.local.stop, stream, prefix, exchange).await
+}
+
+async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    let (conn_, admitted) = (Rc::clone(conn), RefCell::default());
+    let exchange =
+        async move |incoming: Incoming<'static>| exchange(&conn_, &admitted, incoming).await;
+    let (shared, stop, exchange) = (&conn.shared, &conn.local.stop, Rc::new(exchange));
+    http_server::http2(shared, stop, stream, prefix, "published-stream", exchange).await
+}

@@ -1,0 +1,352 @@
+//! One request to a program of this host.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Instant};
+
+use leno_http::{
+    Incoming, Relayed, RelayOptions, ResponseHead, Unsent, UnsentReason, Upstream, relay,
+};
+use leno_telemetry::{EdgeId, Protocol, Reporter, RequestOutcome, counters::Gauge};
+use leno_types::{AppProtocol, Refusal};
+
+use super::{Conn, Verified, bytes};
+use crate::{
+    AppDial,
+    app::AppError,
+    counters::Open,
+    metadata::{self, To},
+    outbound::{Denial, begin_trace},
+    record::{self, Finished, LogHead, Party},
+};
+
+/// A request whose kept connection was stale is sent on a new one so often.
+const RESENDS: usize = 3;
+
+/// What is told of a request at its end.
+pub(super) struct Request {
+    pub(super) begun: Instant,
+    pub(super) protocol: Protocol,
+    pub(super) grpc: bool,
+    pub(super) switches: bool,
+    pub(super) log: Option<LogHead>,
+}
+
+impl Request {
+    pub(super) fn of(conn: &Conn, incoming: &Incoming<'_>) -> Self {
+        let head = &incoming.head;
+        Self {
+            begun: Instant::now(),
+            protocol: record::protocol_of(head),
+            grpc: head.is_grpc(),
+            switches: head.asks_to_switch(),
+            log: conn.shared.record.log_head(head),
+        }
+    }
+}
+
+/// Serves one stream of a connection from a peer.
+pub(super) async fn serve(conn: &Rc<Conn>, mut incoming: Incoming<'static>) {
+    let connect = incoming.head.method == http::Method::CONNECT && incoming.head.protocol.is_none();
+    if connect {
+        return Box::pin(bytes::serve(conn, incoming)).await;
+    }
+    if !conn.leno {
+        let why = "a peer of ALPN h2 opens CONNECT streams only";
+        let denial = Denial::new(Refusal::ClientProtocol, why);
+        let request = Request::of(conn, &incoming);
+        return Box::pin(refuse(conn, incoming, request, None, denial)).await;
+    }
+    let verified = match incoming.head.fields.get(metadata::TO) {
+        Some(to) => conn.verified(to, incoming.head.fields.get(metadata::FROM)),
+        None => Err(super::forged("the request names no destination".into())),
+    };
+    metadata::strip(&mut incoming.head.fields);
+    let mut request = Request::of(conn, &incoming);
+    match verified {
+        Ok(verified) => {
+            if request.protocol == Protocol::Http2 && !verified.to.http2 {
+                request.protocol = Protocol::Http1;
+            }
+            carry(conn, &verified, request, incoming).await;
+        }
+        Err(denial) => Box::pin(refuse(conn, incoming, request, None, denial)).await,
+    }
+}
+
+/// Carries a request, admitted already, to the program.
+pub(super) async fn carry(
+    conn: &Rc<Conn>,
+    verified: &Verified,
+    request: Request,
+    mut incoming: Incoming<'_>,
+) {
+    let _open = Open::new(Gauge::OpenRequests);
+    let http2 = match verified.protocol {
+        Some(AppProtocol::Http) => false,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) => true,
+        Some(AppProtocol::Tcp | AppProtocol::Tls) | None => verified.to.http2,
+    };
+    if request.grpc && !http2 {
+        let why = "the program speaks HTTP/1 only, gRPC needs HTTP/2: declare appProtocol grpc";
+        let denial = Denial::new(Refusal::UpstreamProtocol, why);
+        return Box::pin(refuse(conn, incoming, request, Some(verified), denial)).await;
+    }
+    begin_trace(&mut incoming.head);
+    let mut again = 0;
+    loop {
+        let sent = if http2 {
+            send_h2(conn, verified, &request, incoming).await
+        } else {
+            send_h1(conn, verified, &request, incoming).await
+        };
+        let (back, denial) = match sent {
+            Sent::Done(relayed, counted) => {
+                return finished(conn, verified, request, &relayed, counted);
+            }
+            Sent::Again(back, _) if again < RESENDS => {
+                again += 1;
+                incoming = back;
+                continue;
+            }
+            Sent::Again(back, why) => (back, Denial::new(Refusal::UpstreamReset, why)),
+            Sent::Failed(back, denial) => (back, denial),
+        };
+        return Box::pin(refuse(conn, back, request, Some(verified), denial)).await;
+    }
+}
+
+/// How one try ended.
+enum Sent<'c> {
+    /// The exchange is over; whether it was counted already.
+    Done(Relayed, bool),
+    /// Nothing of it had an effect: the connection was of no use.
+    Again(Incoming<'c>, &'static str),
+    /// The program cannot be reached.
+    Failed(Incoming<'c>, Denial),
+}
+
+async fn send_h1<'c>(
+    conn: &Rc<Conn>,
+    verified: &Verified,
+    request: &Request,
+    mut incoming: Incoming<'c>,
+) -> Sent<'c> {
+    let shared = &conn.shared;
+    let address = verified.to.address;
+    let port = conn.local.app_port(shared, address.port());
+    let exchange = match port.begin(shared, address.port()).await {
+        Ok(exchange) => exchange,
+        Err(error) => return Sent::Failed(incoming, denial(&error)),
+    };
+    let lease = match conn.local.app_h1(shared, address, &exchange).await {
+        Ok(lease) => lease,
+        Err(error) => return Sent::Failed(incoming, denial(&error)),
+    };
+    mark_hop(conn, lease.dialled.address(), &mut incoming);
+    match relayed(conn, verified, request, incoming, Upstream::H1(lease.h1)).await {
+        Ok((mut relayed, counted)) => {
+            if let Some(h1) = relayed.reusable.take() {
+                exchange.keep(shared, h1, lease.dialled);
+            }
+            Sent::Done(relayed, counted)
+        }
+        Err(unsent) => unsent_to_app(unsent),
+    }
+}
+
+async fn send_h2<'c>(
+    conn: &Rc<Conn>,
+    verified: &Verified,
+    request: &Request,
+    incoming: Incoming<'c>,
+) -> Sent<'c> {
+    let h2 = match conn.local.app_h2(&conn.shared, verified.to.address).await {
+        Ok(h2) => h2,
+        Err(error) => return Sent::Failed(incoming, denial(&error)),
+    };
+    match relayed(conn, verified, request, incoming, Upstream::H2(h2)).await {
+        Ok((relayed, counted)) => Sent::Done(relayed, counted),
+        Err(unsent) => unsent_to_app(unsent),
+    }
+}
+
+async fn relayed<'c>(
+    conn: &Conn,
+    verified: &Verified,
+    request: &Request,
+    incoming: Incoming<'c>,
+    upstream: Upstream,
+) -> Result<(Relayed, bool), Unsent<'c>> {
+    let counted = Cell::new(false);
+    let mut on_response = |head: &mut ResponseHead| {
+        metadata::strip(&mut head.fields);
+        if request.switches && (head.status == 101 || (200..300).contains(&head.status)) {
+            counted.set(true);
+            let outcome = RequestOutcome {
+                response_code: head.status,
+                grpc_status: None,
+                refusal: None,
+                duration: request.begun.elapsed(),
+                first_byte: Some(request.begun.elapsed()),
+                request_bytes: 0,
+                response_bytes: 0,
+            };
+            let edge = edge(conn, Some(verified), request.protocol);
+            conn.shared.record.count_request(edge, &outcome);
+        }
+    };
+    let options = RelayOptions {
+        request_timeout: None,
+        idle_timeout: Some(conn.shared.config.limits.exchange_idle),
+        on_response: &mut on_response,
+        cancel: &verified.admission.ending.cancel,
+    };
+    let relayed = relay(incoming, upstream, options).await?;
+    Ok((relayed, counted.get()))
+}
+
+fn unsent_to_app(unsent: Unsent<'_>) -> Sent<'_> {
+    match unsent.why {
+        UnsentReason::RefusedStream => {
+            let why = "the program refused the stream";
+            let denial = Denial::new(Refusal::UpstreamReset, why);
+            Sent::Failed(unsent.incoming, denial)
+        }
+        UnsentReason::GoAway | UnsentReason::ConnectionDead | UnsentReason::StaleConnection => {
+            Sent::Again(unsent.incoming, "the program closed every connection at once")
+        }
+    }
+}
+
+/// Where capture could lead a connection of ours back to us, the request says which connection it is on.
+fn mark_hop(conn: &Conn, address: Option<SocketAddr>, incoming: &mut Incoming<'_>) {
+    incoming.head.fields.remove(metadata::HOP);
+    if conn.local.app.dial() == AppDial::Marked
+        && conn.shared.config.mark
+        && let Some(address) = address
+    {
+        let fields = &mut incoming.head.fields;
+        fields.push(metadata::HOP, address.to_string());
+    }
+}
+
+/// Why a program could not be reached.
+pub(super) fn denial(error: &AppError) -> Denial {
+    match error {
+        AppError::Connect { source, .. } => {
+            Denial::new(Refusal::UpstreamConnectFailure, format!("{error}: {source}"))
+        }
+        AppError::Overflow { .. } => Denial::new(Refusal::Overflow, error.to_string()),
+    }
+}
+
+/// The edge of this caller to this workload.
+pub(super) fn edge(conn: &Conn, verified: Option<&Verified>, protocol: Protocol) -> EdgeId {
+    let info = conn.local.info();
+    let generation = info.as_ref().map_or(0, |info| info.generation);
+    let mtls = conn.peer.is_some();
+    let record = &conn.shared.record;
+    let service = verified.and_then(|verified| verified.to.service.as_ref());
+    let make = || {
+        let destination = Party {
+            labels: info.map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
+            identity: if mtls { conn.local.identity() } else { None },
+        };
+        let caller = match verified {
+            Some(verified) => verified.caller.clone(),
+            None => match conn.caller() {
+                Some(identity) => Party {
+                    labels: metadata::caller_labels(None, identity),
+                    identity: Some(identity.clone()),
+                },
+                None => Party::unknown(),
+            },
+        };
+        let service = service.map(|(service, _)| service.host().into());
+        let reporter = Reporter::Destination;
+        record::edge_key(reporter, &caller, &destination, service, protocol, mtls)
+    };
+    match verified {
+        Some(verified) => {
+            let service = service.map(|(service, _)| service);
+            verified
+                .edges
+                .edge(record, generation, service, protocol, make)
+        }
+        None => record.edge(&make()),
+    }
+}
+
+fn finished(
+    conn: &Conn,
+    verified: &Verified,
+    request: Request,
+    relayed: &Relayed,
+    counted: bool,
+) {
+    let outcome = record::outcome_of(relayed, request.begun, None);
+    if relayed.refused == Some(Refusal::StreamEnded) || outcome.refusal == Some(Refusal::StreamEnded)
+    {
+        let why = "a newer policy ended the stream";
+        conn.note(&Denial::new(Refusal::StreamEnded, why), Some(&verified.to));
+    }
+    tell(conn, Some(verified), request, outcome, counted, None, None);
+}
+
+fn tell(
+    conn: &Conn,
+    verified: Option<&Verified>,
+    request: Request,
+    outcome: RequestOutcome,
+    counted: bool,
+    refusal_id: Option<u64>,
+    rule: Option<&str>,
+) {
+    let identity = conn.local.identity().filter(|_| conn.peer.is_some());
+    let to: Option<&To> = verified.map(|verified| &verified.to);
+    let service = to
+        .and_then(|to| to.service.as_ref())
+        .map(|(service, _)| service.to_string());
+    conn.shared.record.finished(&Finished {
+        reporter: Reporter::Destination,
+        edge: edge(conn, verified, request.protocol),
+        protocol: request.protocol,
+        outcome,
+        counted,
+        head: request.log,
+        from: Some(conn.from),
+        to: Some(conn.at),
+        upstream: to.map(|to| to.address),
+        service: service.as_deref(),
+        route: None,
+        source: conn.caller(),
+        destination: identity.as_ref(),
+        mtls: conn.peer.is_some(),
+        refusal_id,
+        rule,
+    });
+}
+
+/// Refuses one request: in the log, in the metrics, and to the caller. Only a caller in the mesh is told details.
+pub(super) async fn refuse(
+    conn: &Conn,
+    incoming: Incoming<'_>,
+    request: Request,
+    verified: Option<&Verified>,
+    denial: Denial,
+) {
+    let (id, field) = conn.note(&denial, verified.map(|verified| &verified.to));
+    let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
+    let rule = Some(denial.rule.as_str()).filter(|rule| !rule.is_empty());
+    tell(conn, verified, request, outcome, false, Some(id), rule);
+    let reply = incoming.reply;
+    let answered = if conn.peer.is_some() {
+        let text = format!("{} ({id:016x})", denial.detail);
+        let fields = [(metadata::REFUSED, field.as_str())];
+        reply.refuse(denial.reason, &fields, &text).await
+    } else {
+        reply.refuse(denial.reason, &[], "").await
+    };
+    if let Err(error) = answered {
+        tracing::trace!(%error, "a refused caller did not wait for its answer");
+    }
+}

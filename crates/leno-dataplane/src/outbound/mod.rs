@@ -1,0 +1,382 @@
+//! What leaves: captured connections of this host's programs.
+//!
+//! capture -> where to -> what is spoken -> requests or bytes. The workload that calls is known by its listener (CP4).
+//! Invariant: what the mesh claims leaves by mutual TLS or not at all.
+
+mod http;
+mod requests;
+mod tcp;
+
+pub(crate) use requests::{begin_trace, rule_name};
+pub(crate) use tcp::{Told, hand_on, reset};
+
+use std::{
+    cell::RefCell,
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use leno_ir::ResourceName;
+use leno_telemetry::counters::{Counter, Gauge};
+use leno_types::{AppProtocol, Refusal, ports};
+use tokio::net::TcpStream;
+
+use crate::{
+    clusters::{Cluster, Spoken as Learnt},
+    counters::{Open, count},
+    destinations::{Answer, Entry, HostView, ServiceView},
+    detect::{self, Spoken},
+    record::Refused,
+    state::{Local, Shared},
+    target::{Direct, Target},
+};
+
+/// One captured connection.
+pub(crate) struct Flow {
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) local: Rc<Local>,
+    /// The program's end.
+    pub(crate) from: SocketAddr,
+    /// Where it was going.
+    pub(crate) to: SocketAddr,
+    meaning: RefCell<Meaning>,
+}
+
+/// What the destination of a connection is.
+#[derive(Clone)]
+enum Meaning {
+    /// A service.
+    Service(Rc<Entry>),
+    /// One workload.
+    Direct(Rc<Direct>),
+    /// Not the mesh's.
+    Clear,
+    /// Nothing it may reach.
+    Refused(Refusal, Rc<str>),
+}
+
+/// Why something is refused, with what exactly for people.
+pub(crate) struct Denial {
+    pub(crate) reason: Refusal,
+    pub(crate) detail: String,
+    pub(crate) rule: String,
+}
+
+impl Denial {
+    pub(crate) fn new(reason: Refusal, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+            rule: String::new(),
+        }
+    }
+}
+
+/// Serves one captured connection to its end.
+pub(crate) async fn serve(
+    shared: Rc<Shared>,
+    local: Rc<Local>,
+    stream: TcpStream,
+    from: SocketAddr,
+) {
+    count(Counter::OutboundConnections);
+    let _open = Open::new(Gauge::OpenConnections);
+    let original = (shared.config.original_destination)(&stream);
+    let to = match original {
+        Ok(Some(to)) => SocketAddr::new(to.ip().to_canonical(), to.port()),
+        Ok(None) => {
+            // Who connects to the listener itself asks for nothing in particular.
+            tracing::debug!(%from, "a connection to the capture listener itself was closed");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%from, %error, "where a captured connection was going cannot be told");
+            return;
+        }
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%from, %error, "a captured connection was gone at once");
+        return;
+    }
+    let meaning = if local.app.made(from) {
+        let why = "this proxy made the connection itself: capture does not leave it alone";
+        Meaning::Refused(Refusal::Loop, why.into())
+    } else {
+        meaning(&shared, to).await
+    };
+    let flow = Rc::new(Flow {
+        shared,
+        local,
+        from,
+        to,
+        meaning: RefCell::new(meaning),
+    });
+    if let Err(error) = flow.run(stream).await {
+        tracing::debug!(from = %flow.from, to = %flow.to, %error, "a captured connection ended");
+    }
+}
+
+/// What `to` is (CP7).
+async fn meaning(shared: &Shared, to: SocketAddr) -> Meaning {
+    let mesh = shared.mesh.borrow().clone();
+    let Some(mesh) = mesh else {
+        let why = "this proxy does not know its mesh yet";
+        return Meaning::Refused(Refusal::DiscoveryTimeout, why.into());
+    };
+    if !mesh.claims(to.ip()) {
+        return Meaning::Clear;
+    }
+    match to.port() {
+        port if port == shared.config.hbone_port => return own_port(to),
+        ports::ADMIN | ports::OUTBOUND | ports::INBOUND | ports::HBONE | ports::DNS => {
+            return own_port(to);
+        }
+        // What the mesh itself shows there is no program's: control plane, metrics, readiness.
+        port if ports::is_reserved(port) && !mesh.is_virtual(to.ip()) => return Meaning::Clear,
+        _ => {}
+    }
+    match shared
+        .destinations
+        .find(shared, &ResourceName::Address(to.ip()))
+        .await
+    {
+        Ok(entry) => known(entry, to),
+        Err(reason) => Meaning::Refused(reason, reason.text().into()),
+    }
+}
+
+fn own_port(to: SocketAddr) -> Meaning {
+    let why = format!("{} is a port of the mesh's own proxies", to.port());
+    Meaning::Refused(Refusal::Loop, why.into())
+}
+
+fn known(entry: Rc<Entry>, to: SocketAddr) -> Meaning {
+    match entry.answer() {
+        Answer::Service(view) if view.service.port(to.port()).is_none() => {
+            let why = format!("{} has no port {}", view.service.name, to.port());
+            Meaning::Refused(Refusal::UnknownDestination, why.into())
+        }
+        Answer::Service(_) => Meaning::Service(entry),
+        Answer::Host(host) => match direct(&host, to) {
+            Some(direct) => Meaning::Direct(Rc::new(direct)),
+            None => {
+                let why = format!("no workload of {} serves port {}", to.ip(), to.port());
+                Meaning::Refused(Refusal::UnknownDestination, why.into())
+            }
+        },
+        Answer::Absent | Answer::Pending => {
+            let why = format!("nothing in the mesh has the address {}", to.ip());
+            Meaning::Refused(Refusal::UnknownDestination, why.into())
+        }
+    }
+}
+
+fn direct(view: &HostView, to: SocketAddr) -> Option<Direct> {
+    let (endpoint, port) = view.host.at(to.port())?;
+    Some(Direct {
+        endpoint: Arc::new(endpoint.clone()),
+        port: port.clone(),
+        address: to.ip(),
+        learned: Rc::clone(&view.learned),
+    })
+}
+
+impl Flow {
+    async fn run(self: &Rc<Self>, mut stream: TcpStream) -> io::Result<()> {
+        let mut prefix = BytesMut::new();
+        let meaning = self.meaning.borrow().clone();
+        let declared = match &meaning {
+            Meaning::Clear => return tcp::passthrough(self, stream).await,
+            Meaning::Refused(reason, why) => {
+                let denial = Denial::new(*reason, &**why);
+                return self.refuse_connection(stream, prefix, denial).await;
+            }
+            Meaning::Direct(direct) => direct.port.protocol,
+            Meaning::Service(entry) => match entry.answer() {
+                Answer::Service(view) => view
+                    .service
+                    .port(self.to.port())
+                    .and_then(|port| port.protocol),
+                _ => None,
+            },
+        };
+        match declared {
+            Some(AppProtocol::Tcp | AppProtocol::Tls) => {
+                tcp::bytes(self, stream, prefix, None).await
+            }
+            Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
+                match detect::caller(&mut stream, &mut prefix).await? {
+                    Spoken::Http2 => http::http2(self, stream, prefix).await,
+                    Spoken::Http1 => http::http1(self, stream, prefix).await,
+                    Spoken::Bytes => tcp::bytes(self, stream, prefix, None).await,
+                    Spoken::Nothing => Ok(()),
+                }
+            }
+            None => self.run_undeclared(stream, prefix).await,
+        }
+    }
+
+    /// Nobody said what is spoken: what was learned, or who speaks first (decision 14).
+    async fn run_undeclared(
+        self: &Rc<Self>,
+        mut stream: TcpStream,
+        mut prefix: BytesMut,
+    ) -> io::Result<()> {
+        let target = match self.target().await {
+            Ok(target) => target,
+            Err(denial) => return self.refuse_connection(stream, prefix, denial).await,
+        };
+        let (learned, port) = target.learned();
+        match learned.get(port) {
+            Some(Learnt::Bytes) => return tcp::bytes(self, stream, prefix, None).await,
+            Some(Learnt::Http) => {
+                let patience = self.shared.config.limits.detect_patience;
+                match detect::caller_within(&mut stream, &mut prefix, patience).await? {
+                    Some(Spoken::Http1) => return http::http1(self, stream, prefix).await,
+                    Some(Spoken::Http2) => return http::http2(self, stream, prefix).await,
+                    Some(Spoken::Nothing) => return Ok(()),
+                    Some(Spoken::Bytes) | None => {}
+                }
+            }
+            None => {}
+        }
+        let mut opened = match tcp::open(self, &target).await {
+            Ok(opened) => opened,
+            Err(denial) => return self.refuse_connection(stream, prefix, denial).await,
+        };
+        match detect::first(&mut stream, &mut prefix, &mut opened.tunnel).await? {
+            detect::First::Caller(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
+                learned.set(port, Learnt::Http);
+                opened.unused();
+                if spoken == Spoken::Http1 {
+                    http::http1(self, stream, prefix).await
+                } else {
+                    http::http2(self, stream, prefix).await
+                }
+            }
+            detect::First::Caller(_) => {
+                learned.set(port, Learnt::Bytes);
+                tcp::carry(self, stream, prefix, BytesMut::new(), opened).await
+            }
+            detect::First::Other(said) => {
+                learned.set(port, Learnt::Bytes);
+                tcp::carry(self, stream, prefix, said, opened).await
+            }
+        }
+    }
+
+    /// Refuses in the caller's protocol where it speaks HTTP; otherwise by a reset.
+    async fn refuse_connection(
+        self: &Rc<Self>,
+        mut stream: TcpStream,
+        mut prefix: BytesMut,
+        denial: Denial,
+    ) -> io::Result<()> {
+        let wait = self.shared.config.limits.refusal_wait;
+        let spoken = detect::caller_within(&mut stream, &mut prefix, wait).await?;
+        if matches!(spoken, Some(Spoken::Http1 | Spoken::Http2)) {
+            // The same answer to every request; a destination that was not there may be later, on a new connection.
+            self.meaning
+                .replace(Meaning::Refused(denial.reason, denial.detail.into()));
+            return if spoken == Some(Spoken::Http1) {
+                http::http1(self, stream, prefix).await
+            } else {
+                http::http2(self, stream, prefix).await
+            };
+        }
+        tcp::refuse(self, &stream, &denial, None);
+        Ok(())
+    }
+
+    /// The service as it is known now; a destination that was forgotten meanwhile is looked up again.
+    async fn service(&self) -> Result<Rc<ServiceView>, Denial> {
+        let now = Instant::now();
+        let current = self.meaning.borrow().clone();
+        let entry = match current {
+            Meaning::Service(entry) if !entry.is_gone() => entry,
+            Meaning::Service(_) => match Box::pin(meaning(&self.shared, self.to)).await {
+                Meaning::Service(entry) => {
+                    self.meaning.replace(Meaning::Service(Rc::clone(&entry)));
+                    entry
+                }
+                Meaning::Refused(reason, why) => return Err(Denial::new(reason, &*why)),
+                Meaning::Direct(_) | Meaning::Clear => return Err(self.vanished()),
+            },
+            Meaning::Refused(reason, why) => return Err(Denial::new(reason, &*why)),
+            Meaning::Direct(_) | Meaning::Clear => return Err(self.vanished()),
+        };
+        entry.touch(now);
+        match entry.answer() {
+            Answer::Service(view) => Ok(view),
+            _ => Err(self.vanished()),
+        }
+    }
+
+    fn vanished(&self) -> Denial {
+        let why = format!("{} is no service any more", self.to.ip());
+        Denial::new(Refusal::ServiceGone, why)
+    }
+
+    /// Where bytes go, and requests that no route takes elsewhere.
+    async fn target(&self) -> Result<Target, Denial> {
+        if let Meaning::Direct(direct) = &*self.meaning.borrow() {
+            return Ok(Target::Direct(Rc::clone(direct)));
+        }
+        let view = self.service().await?;
+        self.own_target(&view).await
+    }
+
+    /// The service's own endpoints.
+    async fn own_target(&self, view: &ServiceView) -> Result<Target, Denial> {
+        let known = view.own.borrow().clone();
+        let cluster = match known {
+            Some(cluster) if !cluster.is_gone() && cluster.exists() => {
+                cluster.touch(Instant::now());
+                cluster
+            }
+            _ => {
+                let cluster = self.cluster(&view.service.name).await?;
+                view.own.replace(Some(Rc::clone(&cluster)));
+                cluster
+            }
+        };
+        Ok(Target::Service {
+            cluster,
+            port: self.to.port(),
+        })
+    }
+
+    async fn cluster(&self, service: &leno_types::ServiceName) -> Result<Rc<Cluster>, Denial> {
+        let found = self.shared.clusters.find(&self.shared, service).await;
+        found.map_err(|reason| Denial::new(reason, format!("{service}: {}", reason.text())))
+    }
+
+    /// Notes a refusal; gives its id.
+    fn note(&self, denial: &Denial, target: Option<&Target>) -> u64 {
+        let identity = self.local.identity();
+        self.shared.record.refuse(Refused {
+            reason: denial.reason,
+            workload: Some(self.local.uid),
+            outbound: true,
+            caller: identity.as_ref(),
+            destination: Some(self.to),
+            service: target.and_then(Target::service).map(|(service, _)| service),
+            detail: denial.detail.clone(),
+            rule: denial.rule.clone(),
+        })
+    }
+
+    /// Whether the address is of a family in use here.
+    fn ipv6(&self) -> bool {
+        self.shared.config.ipv6
+    }
+
+    /// The address of an unknown destination, for its edge.
+    fn ip(&self) -> IpAddr {
+        self.to.ip()
+    }
+}

@@ -1,0 +1,634 @@
+//! One request of a program: route, endpoint, connection, relay; and again elsewhere when nothing of it had an effect.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use leno_balance::Outcome;
+use leno_http::{
+    Ended, Incoming, Relayed, RelayOptions, RequestHead, ResponseHead, Side, Unsent, UnsentReason,
+    Upstream, Version, relay,
+};
+use leno_ir::{Provenance, Route};
+use leno_policy::{Headers, RequestView};
+use leno_telemetry::{
+    EdgeId, Protocol, Reporter, RequestOutcome,
+    counters::{Counter, Gauge, Limit},
+    trace,
+};
+use leno_tls::Alpn;
+use leno_types::{AppProtocol, Refusal, WorkloadUid};
+use tokio::time::timeout;
+
+use super::{Denial, Flow};
+use crate::{
+    counters::{Open, count, limit},
+    metadata::{self, To},
+    pool::{Connection, Peer, PoolError},
+    record::{self, Finished, LogHead, Party},
+    target::{Chosen, Retry, Target},
+};
+
+/// A request is sent again so often because its connection was going away: that costs no endpoint anything.
+const RESENDS: usize = 8;
+
+/// Where one request goes and how long it may take.
+struct Plan {
+    target: Target,
+    request_timeout: Option<Duration>,
+    try_timeout: Option<Duration>,
+    route: Option<String>,
+}
+
+/// What is told of a request at its end.
+struct Request {
+    begun: Instant,
+    protocol: Protocol,
+    http2: bool,
+    grpc: bool,
+    switches: bool,
+    log: Option<LogHead>,
+}
+
+/// The fields of a request, as routes look at them.
+struct View<'a>(&'a RequestHead);
+
+impl Headers for View<'_> {
+    fn get(&self, lower_name: &str) -> Option<&[u8]> {
+        if lower_name == "host" {
+            return self.0.authority.as_deref();
+        }
+        self.0.fields.get(lower_name).map(|value| &**value)
+    }
+}
+
+/// Carries one request to its end.
+pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
+    let _open = Open::new(Gauge::OpenRequests);
+    let request = Request {
+        begun: Instant::now(),
+        protocol: record::protocol_of(&incoming.head),
+        http2: incoming.head.version == Version::Http2,
+        grpc: incoming.head.is_grpc(),
+        switches: incoming.head.asks_to_switch(),
+        log: None,
+    };
+    let denied = prepare(flow, &mut incoming.head);
+    let request = Request {
+        log: flow.shared.record.log_head(&incoming.head),
+        ..request
+    };
+    if let Some(denial) = denied {
+        return refuse(flow, incoming, request, None, denial).await;
+    }
+    match plan(flow, &incoming.head).await {
+        Ok(plan) => carry(flow, plan, request, incoming).await,
+        Err(denial) => Box::pin(refuse(flow, incoming, request, None, denial)).await,
+    }
+}
+
+/// Takes out what no program may say, and adds what is missing.
+fn prepare(flow: &Flow, head: &mut RequestHead) -> Option<Denial> {
+    let back = head.fields.get(metadata::HOP).is_some_and(|hop| {
+        let text = std::str::from_utf8(hop).unwrap_or_default();
+        text.parse() == Ok(flow.from)
+    });
+    if back {
+        let why = "this request came out of a proxy on this very connection";
+        return Some(Denial::new(Refusal::Loop, why));
+    }
+    metadata::strip(&mut head.fields);
+    if head.method == http::Method::CONNECT && head.protocol.is_none() {
+        let why = "the mesh is no forward proxy: connect to the destination itself";
+        return Some(Denial::new(Refusal::ClientProtocol, why));
+    }
+    if head.authority.is_none() {
+        // HTTP/1.0 without Host: HTTP/2 and the next hop want one.
+        head.authority = Some(flow.to.to_string().into());
+    }
+    begin_trace(head);
+    None
+}
+
+/// Makes a `traceparent` where no trace came (row O5); W3C and B3 pass on as they are.
+pub(crate) fn begin_trace(head: &mut RequestHead) {
+    let fields = &head.fields;
+    let traced = fields.contains("traceparent")
+        || fields.contains("b3")
+        || fields.contains("x-b3-traceid");
+    if !traced {
+        let mut random = [0; 24];
+        fastrand::fill(&mut random);
+        let context = trace::Context::new(random, false);
+        head.fields.push("traceparent", context.traceparent());
+    }
+}
+
+/// The route of a request, and its backend's endpoints.
+async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial> {
+    if let super::Meaning::Direct(_) = &*flow.meaning.borrow() {
+    } else {
+        let view = flow.service().await?;
+        let routes = &view.service.routes;
+        let port = flow.to.port();
+        let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);
+        if routes.iter().any(routed) {
+            return by_route(flow, head, routes).await;
+        }
+    }
+    Ok(Plan {
+        target: flow.target().await?,
+        request_timeout: None,
+        try_timeout: None,
+        route: None,
+    })
+}
+
+async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<Plan, Denial> {
+    let path = String::from_utf8_lossy(&head.path);
+    let view = RequestView {
+        method: head.method.as_str(),
+        path: &path,
+        headers: &View(head),
+    };
+    let route = leno_policy::route(routes, flow.to.port(), &view)
+        .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
+    let denied = |detail: String, field: &str| Denial {
+        reason: Refusal::NoRoute,
+        detail,
+        rule: rule_name(&route.provenance, field),
+    };
+    let backend = leno_policy::backend(route, fastrand::u32(..))
+        .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;
+    if let Some(invalid) = &backend.invalid {
+        return Err(denied(invalid.clone(), &backend.field_path));
+    }
+    let cluster = flow
+        .cluster(&backend.service)
+        .await
+        .map_err(|denial| Denial {
+            rule: rule_name(&route.provenance, &backend.field_path),
+            ..denial
+        })?;
+    Ok(Plan {
+        target: Target::Service {
+            cluster,
+            port: backend.port,
+        },
+        request_timeout: route.request_timeout,
+        try_timeout: route.backend_request_timeout,
+        route: flow
+            .shared
+            .config
+            .access_log
+            .then(|| rule_name(&route.provenance, "")),
+    })
+}
+
+/// `Kind namespace/name field`, with the place it was written at where that is known.
+pub(crate) fn rule_name(provenance: &Provenance, field: &str) -> String {
+    let field = if field.is_empty() {
+        &provenance.field_path
+    } else {
+        field
+    };
+    let mut name = format!(
+        "{} {}/{} {field}",
+        provenance.kind, provenance.namespace, provenance.name
+    );
+    if !provenance.source.is_empty() {
+        name.push_str(&format!(" ({})", provenance.source));
+    }
+    name
+}
+
+/// The tries of one request.
+#[derive(Default)]
+struct Tries {
+    made: usize,
+    resent: usize,
+    avoid: Vec<WorkloadUid>,
+    last: Option<Denial>,
+    retry: Option<Retry>,
+}
+
+/// Tries endpoints until one took the request or none is left.
+async fn carry(flow: &Flow, plan: Plan, request: Request, mut incoming: Incoming<'_>) {
+    plan.target.request(request.begun);
+    let mut tries = Tries::default();
+    loop {
+        let now = Instant::now();
+        let chosen = plan.target.choose(now, flow.ipv6(), &tries.avoid);
+        let chosen = chosen.filter(|chosen| !tries.avoid.contains(&chosen.endpoint.uid));
+        let Some(chosen) = chosen else {
+            let denial = tries.last.take().unwrap_or_else(|| none_left(&plan));
+            return Box::pin(refuse(flow, incoming, request, Some(&plan), denial)).await;
+        };
+        let sent = send(flow, &plan, &request, chosen, incoming, &tries).await;
+        let (back, failed) = match sent {
+            Ok((relayed, end)) => return end.finish(flow, &plan, request, relayed),
+            Err(unsent) => unsent,
+        };
+        incoming = back;
+        if let Err(denial) = tries.again(flow, &plan, &request, failed) {
+            return Box::pin(refuse(flow, incoming, request, Some(&plan), denial)).await;
+        }
+    }
+}
+
+fn none_left(plan: &Plan) -> Denial {
+    let detail = match plan.target.service() {
+        Some((service, port)) => format!("{service} has no endpoint for port {port}"),
+        None => "the workload has no address that can be reached".into(),
+    };
+    Denial::new(Refusal::NoHealthyUpstream, detail)
+}
+
+/// Why a try failed without any effect.
+enum Failed {
+    /// No connection.
+    Pool(WorkloadUid, PoolError),
+    /// No tunnel, at a peer that is not Leno.
+    Tunnel(WorkloadUid, String, Refusal),
+    /// The connection was going away.
+    Going,
+    /// The endpoint's proxy did not take it.
+    RefusedStream(WorkloadUid),
+    /// Out of time.
+    Timeout,
+}
+
+impl Tries {
+    /// Whether another try may be made.
+    fn again(
+        &mut self,
+        flow: &Flow,
+        plan: &Plan,
+        request: &Request,
+        failed: Failed,
+    ) -> Result<(), Denial> {
+        let unreachable = |reason, detail: String| Denial::new(reason, detail);
+        let (uid, denial, free) = match failed {
+            Failed::Timeout => {
+                let why = "no endpoint took it in the time its route allows";
+                return Err(Denial::new(Refusal::UpstreamTimeout, why));
+            }
+            Failed::Going => {
+                self.resent += 1;
+                if self.resent > RESENDS {
+                    let why = "connections to the endpoint kept going away";
+                    return Err(Denial::new(Refusal::UpstreamReset, why));
+                }
+                return Ok(());
+            }
+            Failed::Pool(uid, error) => (uid, unreachable(error.refusal(), error.to_string()), false),
+            Failed::Tunnel(uid, why, reason) => (uid, unreachable(reason, why), false),
+            Failed::RefusedStream(uid) => {
+                let why = "the endpoint's proxy did not take it: its program accepts no connection";
+                (uid, unreachable(Refusal::UpstreamConnectFailure, why.into()), true)
+            }
+        };
+        self.avoid.push(uid);
+        self.made += 1;
+        let limits = &flow.shared.config.limits;
+        if self.made >= limits.tries {
+            limit(Limit::Tries);
+            return Err(denial);
+        }
+        if !plan.target.has_others() {
+            return Err(denial);
+        }
+        self.last = Some(denial);
+        if !free && self.retry.is_none() {
+            self.retry = plan.target.try_retry(request.begun);
+            if self.retry.is_none() {
+                limit(Limit::Tries);
+                return self.last.take().map_or(Ok(()), Err);
+            }
+        }
+        count(Counter::Retries);
+        Ok(())
+    }
+}
+
+/// What is needed when an exchange that was taken has ended.
+struct End {
+    chosen: Chosen,
+    peer: std::rc::Rc<Peer>,
+    connection: std::rc::Rc<Connection>,
+    edge: EdgeId,
+    told: Option<Refusal>,
+    counted: bool,
+}
+
+/// One try.
+async fn send<'c>(
+    flow: &Flow,
+    plan: &Plan,
+    request: &Request,
+    chosen: Chosen,
+    mut incoming: Incoming<'c>,
+    tries: &Tries,
+) -> Result<(Relayed, End), (Incoming<'c>, Failed)> {
+    let uid = chosen.endpoint.uid;
+    let peer = flow.local.pool.peer(&chosen.endpoint);
+    let left = remaining(plan.request_timeout, request.begun);
+    if left.is_some_and(|left| left.is_zero()) {
+        return Err((incoming, Failed::Timeout));
+    }
+    let connection = match within(left, peer.connection(&flow.shared, &flow.local)).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => {
+            let outcome = match &error {
+                PoolError::NoCertificate | PoolError::Overflow => Outcome::Cancelled,
+                _ => Outcome::ConnectFailure,
+            };
+            chosen.finish(outcome, None);
+            return Err((incoming, Failed::Pool(uid, error)));
+        }
+        None => return Err((incoming, Failed::Timeout)),
+    };
+    let upstream = match upstream(flow, &chosen, &connection, request).await {
+        Ok(upstream) => upstream,
+        Err((why, reason)) => {
+            chosen.finish(Outcome::ConnectFailure, None);
+            return Err((incoming, Failed::Tunnel(uid, why, reason)));
+        }
+    };
+    if connection.alpn == Alpn::Leno1 {
+        let can_retry = plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
+        describe(flow, plan, &chosen, &peer, request, can_retry, &mut incoming.head);
+    }
+    let edge = edge(flow, plan, &chosen, &peer, request.protocol);
+    let (told, counted) = (Cell::new(None), Cell::new(false));
+    let mut on_response = |head: &mut ResponseHead| {
+        told.set(seen(head));
+        if request.switches && (head.status == 101 || (200..300).contains(&head.status)) {
+            counted.set(true);
+            flow.shared
+                .record
+                .count_request(edge, &switched(head.status, request.begun));
+        }
+    };
+    let options = RelayOptions {
+        request_timeout: shorter(remaining(plan.request_timeout, request.begun), plan.try_timeout),
+        idle_timeout: Some(flow.shared.config.limits.exchange_idle),
+        on_response: &mut on_response,
+        cancel: &flow.local.ending.cancel,
+    };
+    match relay(incoming, upstream, options).await {
+        Ok(relayed) => {
+            peer.released();
+            let end = End {
+                chosen,
+                peer,
+                connection,
+                edge,
+                told: told.get(),
+                counted: counted.get(),
+            };
+            Ok((relayed, end))
+        }
+        Err(Unsent { mut incoming, why }) => {
+            peer.released();
+            incoming.head.fields.remove(metadata::TO);
+            incoming.head.fields.remove(metadata::FROM);
+            let failed = match why {
+                UnsentReason::RefusedStream => {
+                    chosen.finish(Outcome::ConnectFailure, None);
+                    Failed::RefusedStream(uid)
+                }
+                UnsentReason::GoAway
+                | UnsentReason::ConnectionDead
+                | UnsentReason::StaleConnection => {
+                    peer.discard(&connection);
+                    Failed::Going
+                }
+            };
+            Err((incoming, failed))
+        }
+    }
+}
+
+/// What carries the exchange: a stream of the mesh connection, or HTTP within a tunnel at a peer that is not Leno.
+async fn upstream(
+    flow: &Flow,
+    chosen: &Chosen,
+    connection: &Connection,
+    request: &Request,
+) -> Result<Upstream, (String, Refusal)> {
+    if connection.alpn == Alpn::Leno1 {
+        return Ok(Upstream::H2(connection.h2.clone()));
+    }
+    let http2 = match chosen.protocol {
+        Some(AppProtocol::Http) => false,
+        Some(AppProtocol::Http2 | AppProtocol::Grpc) => true,
+        Some(AppProtocol::Tcp | AppProtocol::Tls) | None => request.http2,
+    };
+    let made = connection
+        .foreign
+        .upstream(&flow.shared, &connection.h2, chosen.address, http2);
+    Box::pin(made).await.map_err(|error| {
+        let reason = match &error {
+            crate::foreign::TunnelError::Refused {
+                reason: Some(reason),
+                ..
+            } => *reason,
+            _ => Refusal::UpstreamConnectFailure,
+        };
+        (error.to_string(), reason)
+    })
+}
+
+/// Says to the peer where the request goes and from whom it comes.
+fn describe(
+    flow: &Flow,
+    plan: &Plan,
+    chosen: &Chosen,
+    peer: &Peer,
+    request: &Request,
+    can_retry: bool,
+    head: &mut RequestHead,
+) {
+    let service = plan.target.service();
+    let to = peer.to.field(chosen.address, service, request.http2, can_retry, || {
+        To {
+            address: chosen.address,
+            service: service.map(|(service, port)| (service.clone(), port)),
+            http2: request.http2,
+            can_retry,
+        }
+        .write()
+    });
+    head.fields.push(metadata::TO, to);
+    if let Some(info) = flow.local.info() {
+        head.fields.push(metadata::FROM, info.from.clone());
+    }
+}
+
+/// The edge of requests to this endpoint.
+fn edge(flow: &Flow, plan: &Plan, chosen: &Chosen, peer: &Peer, protocol: Protocol) -> EdgeId {
+    super::tcp::mesh_edge(flow, plan.target.service(), &chosen.endpoint, peer, protocol)
+}
+
+/// Looks at a response: what the peer refused, and no further private field.
+fn seen(head: &mut ResponseHead) -> Option<Refusal> {
+    let told = head
+        .fields
+        .get(metadata::REFUSED)
+        .and_then(|value| metadata::read_refused(value));
+    metadata::strip_but_refused(&mut head.fields);
+    told
+}
+
+fn switched(status: u16, begun: Instant) -> RequestOutcome {
+    RequestOutcome {
+        response_code: status,
+        grpc_status: None,
+        refusal: None,
+        duration: begun.elapsed(),
+        first_byte: Some(begun.elapsed()),
+        request_bytes: 0,
+        response_bytes: 0,
+    }
+}
+
+impl End {
+    /// Tells balancer, pool and record.
+    fn finish(self, flow: &Flow, plan: &Plan, request: Request, mut relayed: Relayed) {
+        if let Some(h1) = relayed.reusable.take() {
+            let to = self.chosen.address;
+            self.connection.foreign.keep(&flow.shared, to, h1);
+        }
+        let outcome = verdict(&relayed, self.told);
+        let identity = flow.local.identity();
+        let service = plan.target.service().map(|(service, _)| service.to_string());
+        flow.shared.record.finished(&Finished {
+            reporter: Reporter::Source,
+            edge: self.edge,
+            protocol: request.protocol,
+            outcome: record::outcome_of(&relayed, request.begun, self.told),
+            counted: self.counted,
+            head: request.log,
+            from: Some(flow.from),
+            to: Some(flow.to),
+            upstream: Some(self.chosen.address),
+            service: service.as_deref(),
+            route: plan.route.as_deref(),
+            source: identity.as_ref(),
+            destination: Some(&self.peer.endpoint.identity),
+            mtls: true,
+            refusal_id: None,
+            rule: None,
+        });
+        self.chosen.finish(outcome, relayed.first_byte);
+    }
+}
+
+/// What the balancer learns from an exchange.
+fn verdict(relayed: &Relayed, told: Option<Refusal>) -> Outcome {
+    /// gRPC UNAVAILABLE.
+    const UNAVAILABLE: u8 = 14;
+    match (relayed.ended, told) {
+        (_, Some(Refusal::UpstreamConnectFailure)) => Outcome::ConnectFailure,
+        // The mesh said no on purpose: that says nothing about the endpoint's health.
+        (_, Some(Refusal::Denied | Refusal::StreamEnded | Refusal::ForgedDestination)) => {
+            Outcome::Success
+        }
+        (Ended::Complete | Ended::Switched, _) => {
+            let failed = relayed.status.is_some_and(|status| status >= 500)
+                || relayed.grpc_status == Some(UNAVAILABLE);
+            if failed {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            }
+        }
+        (Ended::ClientGone | Ended::Cancelled | Ended::Protocol(Side::Client), _) => {
+            Outcome::Cancelled
+        }
+        (
+            Ended::UpstreamResetBeforeHead
+            | Ended::UpstreamResetAfterHead
+            | Ended::Timeout
+            | Ended::Protocol(Side::Upstream),
+            _,
+        ) => Outcome::Failure,
+    }
+}
+
+/// Refuses one request: in the log, in the metrics, and to the caller.
+async fn refuse(
+    flow: &Flow,
+    incoming: Incoming<'_>,
+    request: Request,
+    plan: Option<&Plan>,
+    denial: Denial,
+) {
+    let target = plan.map(|plan| &plan.target);
+    let id = flow.note(&denial, target);
+    let info = flow.local.info();
+    let source = Party {
+        labels: info.as_ref().map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
+        identity: flow.local.identity(),
+    };
+    let service = match target.and_then(Target::service) {
+        Some((service, _)) => service.host(),
+        None => flow.ip().to_string(),
+    };
+    let key = record::edge_key(
+        Reporter::Source,
+        &source,
+        &Party::unknown(),
+        Some(service.as_str().into()),
+        request.protocol,
+        false,
+    );
+    let shared = &flow.shared;
+    shared.record.finished(&Finished {
+        reporter: Reporter::Source,
+        edge: shared.record.edge(&key),
+        protocol: request.protocol,
+        outcome: record::refused_outcome(denial.reason, request.grpc, request.begun),
+        counted: false,
+        head: request.log,
+        from: Some(flow.from),
+        to: Some(flow.to),
+        upstream: None,
+        service: Some(&service),
+        route: plan.and_then(|plan| plan.route.as_deref()),
+        source: source.identity.as_ref(),
+        destination: None,
+        mtls: false,
+        refusal_id: Some(id),
+        rule: Some(denial.rule.as_str()).filter(|rule| !rule.is_empty()),
+    });
+    let name = info.map(|info| info.own.name.clone()).unwrap_or_default();
+    let field = metadata::refused_field(denial.reason, Some(flow.local.uid), &name, id);
+    let text = format!("{} ({id:016x})", denial.detail);
+    let fields = [(metadata::REFUSED, field.as_str())];
+    let answered = incoming.reply.refuse(denial.reason, &fields, &text);
+    if let Err(error) = answered.await {
+        tracing::trace!(%error, "a refused caller did not wait for its answer");
+    }
+}
+
+fn remaining(limit: Option<Duration>, begun: Instant) -> Option<Duration> {
+    limit.map(|limit| limit.saturating_sub(begun.elapsed()))
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// `work`, for at most `limit`; `None` when that was too long.
+async fn within<F: Future>(limit: Option<Duration>, work: F) -> Option<F::Output> {
+    match limit {
+        None => Some(work.await),
+        Some(limit) => Box::pin(timeout(limit, work)).await.ok(),
+    }
+}

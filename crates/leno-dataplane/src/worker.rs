@@ -1,0 +1,374 @@
+//! One worker: its mailbox, its listeners, its life.
+//!
+//! Life: start, serve, stop (no new connections, GOAWAY), drain, deadline, abort, a last report, `Drained`.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use leno_http::Corker;
+use leno_runtime::{Scope, Stop};
+use leno_telemetry::counters::{Counter, Gauge, Limit};
+use leno_types::WorkloadUid;
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc,
+    time::{interval, sleep},
+};
+
+use crate::{
+    CaptureSockets, Event, ListenRole, Update, WorkerConfig,
+    api::Command,
+    counters::{count, gauge, limit},
+    dns, inbound,
+    inbound::Arrival,
+    outbound,
+    outbox::Outbox,
+    record::Record,
+    state::{Local, Shared},
+};
+
+/// How often tables are swept and reports are made.
+const TICK: Duration = Duration::from_secs(1);
+/// How long mesh connections may take to close in order once no stream is left.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Accepting goes on after this when the system is out of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
+
+/// Runs a worker to its end.
+pub(crate) async fn run(
+    config: WorkerConfig,
+    stop: Stop,
+    mailbox: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::Sender<Event>,
+) {
+    let (corker, flushing) = Corker::new();
+    let stop = stop.child();
+    let shared = Rc::new(Shared {
+        http: Rc::new(config.limits.http.clone()),
+        corker,
+        scope: Scope::new(stop.clone(), Some(config.limits.tasks)),
+        background: Scope::new(Stop::new(), Some(config.limits.tasks)),
+        outbox: Outbox::default(),
+        mesh: RefCell::default(),
+        connected: Cell::new(false),
+        locals: RefCell::default(),
+        destinations: Default::default(),
+        clusters: Default::default(),
+        acceptor: RefCell::default(),
+        handshakes: Default::default(),
+        record: Record::new(config.access_log, config.limits.refusals),
+        dns_queries: Cell::new(0),
+        dns_connections: Cell::new(0),
+        config,
+    });
+    let worker = Worker {
+        shared: Rc::clone(&shared),
+        listeners: HashMap::new(),
+        gauges: Gauges::default(),
+    };
+    let work = async {
+        let grace = worker.serve(stop, mailbox).await;
+        drain(&shared, grace).await;
+    };
+    // The corker's future ends only with the worker; the outbox when it was closed and emptied.
+    tokio::select! {
+        () = flushing => {}
+        ((), ()) = async { tokio::join!(work, shared.outbox.run(events)) } => {}
+    }
+}
+
+/// Ends everything in order.
+async fn drain(shared: &Rc<Shared>, grace: Duration) {
+    let begun = Instant::now();
+    let locals: Vec<Rc<Local>> = shared.locals.borrow().values().cloned().collect();
+    shared.scope.drain(grace).await;
+    for local in &locals {
+        local.pool.retire_all();
+    }
+    shared.background.drain(FAREWELL).await;
+    tracing::debug!(took = ?begun.elapsed(), "a worker has drained");
+    if let Some(report) = shared.record.report() {
+        shared.outbox.push(report);
+    }
+    shared.outbox.push(Event::Drained);
+    shared.outbox.close();
+}
+
+struct Worker {
+    shared: Rc<Shared>,
+    listeners: HashMap<ListenRole, Vec<Stop>>,
+    gauges: Gauges,
+}
+
+/// Gauges that are looked at, not counted.
+#[derive(Default)]
+struct Gauges {
+    destinations: i64,
+    workloads: i64,
+}
+
+impl Worker {
+    /// Serves until the stop; gives the grace of the drain.
+    async fn serve(
+        mut self,
+        stop: Stop,
+        mut mailbox: mpsc::UnboundedReceiver<Command>,
+    ) -> Duration {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let grace = self.shared.config.drain_grace;
+        let stopping = stop.cancelled();
+        tokio::pin!(stopping);
+        loop {
+            tokio::select! {
+                biased;
+                command = mailbox.recv() => match command {
+                    Some(Command::Update(update)) => self.update(update),
+                    Some(Command::Drain(grace)) => return grace,
+                    // Nobody can tell this worker anything any more.
+                    None => return grace,
+                },
+                () = &mut stopping => return grace,
+                _ = tick.tick() => self.tick(),
+            }
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        count(Counter::ConfigUpdates);
+        let shared = &self.shared;
+        match update {
+            Update::Mesh(mesh) => {
+                shared.mesh.replace(Some(Rc::new(mesh)));
+            }
+            Update::Workload(own) => shared.local(own.uid).describe(*own),
+            Update::WorkloadGone(uid) => self.gone(uid),
+            Update::Certificate {
+                uid,
+                certificate,
+                bundle,
+            } => {
+                count(Counter::CertificateRotations);
+                if let Err(error) = shared.certify(uid, certificate, bundle) {
+                    count(Counter::ConfigRejections);
+                    tracing::error!(%uid, %error, "a certificate cannot be served with");
+                }
+            }
+            Update::Capture { uid, sockets } => self.capture(uid, sockets),
+            Update::AppSockets { uid, v6, sockets } => {
+                let ceiling = shared.config.limits.app_sockets;
+                shared.local(uid).app.stock(v6, sockets, ceiling);
+            }
+            Update::Listen { role, listener } => self.listen(role, listener),
+            Update::Unlisten(role) => {
+                for stop in self.listeners.remove(&role).unwrap_or_default() {
+                    stop.trigger();
+                }
+            }
+            Update::Destination {
+                name,
+                aliases,
+                answer,
+            } => shared.destinations.answer(name, aliases, answer),
+            Update::Endpoints { service, answer } => {
+                shared.clusters.answer(&service, answer.as_ref());
+            }
+            Update::ControlPlane { connected } => {
+                shared.connected.set(connected);
+                if !connected {
+                    shared.destinations.wake_pending();
+                    shared.clusters.wake_pending();
+                }
+            }
+        }
+    }
+
+    /// A workload's listeners close, its connections drain, its streams end after their grace.
+    fn gone(&mut self, uid: WorkloadUid) {
+        self.listeners.retain(|role, stops| {
+            let own = matches!(role, ListenRole::Published { uid: of, .. } | ListenRole::Outbound { uid: of } if *of == uid);
+            if own {
+                stops.iter().for_each(Stop::trigger);
+            }
+            !own
+        });
+        let Some(local) = self.shared.remove(uid) else {
+            return;
+        };
+        local.stop.trigger();
+        let grace = self.shared.config.drain_grace;
+        let end = async move {
+            sleep(grace).await;
+            local.ending.throw();
+            local.pool.retire_all();
+        };
+        if self.shared.background.spawn("workload-end", end).is_err() {
+            limit(Limit::Tasks);
+        }
+    }
+
+    fn capture(&mut self, uid: WorkloadUid, sockets: CaptureSockets) {
+        let local = self.shared.local(uid);
+        local.app.set_dial(sockets.app);
+        for listener in sockets.outbound {
+            self.accept_outbound(&local, local.stop.clone(), listener);
+        }
+        for socket in sockets.dns_udp {
+            match UdpSocket::from_std(socket) {
+                Ok(socket) => {
+                    let serving =
+                        dns::serve_udp(Rc::clone(&self.shared), Rc::clone(&local), socket);
+                    self.spawn("dns-udp", serving);
+                }
+                Err(error) => rejected("a DNS socket", &error),
+            }
+        }
+        for listener in sockets.dns_tcp {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let serving =
+                        dns::serve_tcp(Rc::clone(&self.shared), Rc::clone(&local), listener);
+                    self.spawn("dns-tcp", serving);
+                }
+                Err(error) => rejected("a DNS listener", &error),
+            }
+        }
+    }
+
+    fn listen(&mut self, role: ListenRole, listener: std::net::TcpListener) {
+        let stop = match role {
+            ListenRole::Published { uid, .. } | ListenRole::Outbound { uid } => {
+                self.shared.local(uid).stop.child()
+            }
+            ListenRole::Hbone | ListenRole::Inbound => self.shared.scope.stop().child(),
+        };
+        self.listeners.entry(role).or_default().push(stop.clone());
+        let shared = Rc::clone(&self.shared);
+        match role {
+            ListenRole::Hbone => self.accept("accept-hbone", "mesh-inbound", stop, listener, move |stream, from| {
+                inbound::serve(Rc::clone(&shared), stream, from)
+            }),
+            ListenRole::Published { uid, port } => {
+                let local = self.shared.local(uid);
+                self.accept("accept-published", "published", stop, listener, move |stream, from| {
+                    let arrival = Arrival::Published(Rc::clone(&local), port);
+                    inbound::serve_plain(Rc::clone(&shared), arrival, stream, from)
+                });
+            }
+            ListenRole::Inbound => self.accept("accept-inbound", "inbound", stop, listener, move |stream, from| {
+                inbound::serve_plain(Rc::clone(&shared), Arrival::Captured, stream, from)
+            }),
+            ListenRole::Outbound { uid } => {
+                let local = self.shared.local(uid);
+                self.accept_outbound(&local, stop, listener);
+            }
+        }
+    }
+
+    fn accept_outbound(&self, local: &Rc<Local>, stop: Stop, listener: std::net::TcpListener) {
+        let (shared, local) = (Rc::clone(&self.shared), Rc::clone(local));
+        self.accept("accept-outbound", "outbound", stop, listener, move |stream, from| {
+            outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from)
+        });
+    }
+
+    /// Accepts until the stop; each connection is a task of its own.
+    fn accept<Work: Future<Output = ()> + 'static>(
+        &self,
+        name: &'static str,
+        task: &'static str,
+        stop: Stop,
+        listener: std::net::TcpListener,
+        serve: impl Fn(TcpStream, SocketAddr) -> Work + 'static,
+    ) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return rejected(name, &error),
+        };
+        let shared = Rc::clone(&self.shared);
+        let accepting = async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, from)) => {
+                        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                        if shared.scope.spawn(task, serve(stream, from)).is_err() {
+                            limit(Limit::Tasks);
+                        }
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) => {
+                        tracing::warn!(task, %error, "no connection can be accepted at present");
+                        sleep(ACCEPT_BACKOFF).await;
+                    }
+                }
+            }
+        };
+        self.spawn(name, async move {
+            stop.run_until_stopped(accepting).await;
+        });
+    }
+
+    fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + 'static) {
+        if let Err(error) = self.shared.scope.spawn(name, work) {
+            limit(Limit::Tasks);
+            tracing::error!(%error, "a listener was not started");
+        }
+    }
+
+    /// Once a second: sweeps, and a report where there is something to tell and the last one was taken.
+    fn tick(&mut self) {
+        let shared = &self.shared;
+        let now = Instant::now();
+        shared.destinations.sweep(shared, now);
+        shared.clusters.sweep(shared, now);
+        for local in shared.locals.borrow().values() {
+            local.sweep();
+            local.pool.sweep(shared, now);
+            local.app.sweep(shared, now);
+        }
+        self.gauges.look(shared);
+        if shared.outbox.is_empty()
+            && let Some(report) = shared.record.report()
+        {
+            shared.outbox.push(report);
+        }
+    }
+}
+
+impl Gauges {
+    fn look(&mut self, shared: &Shared) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let destinations = count(shared.destinations.len());
+        let workloads = count(shared.locals.borrow().len());
+        for (which, last, now) in [
+            (Gauge::KnownDestinations, &mut self.destinations, destinations),
+            (Gauge::Workloads, &mut self.workloads, workloads),
+        ] {
+            if now != *last {
+                gauge(which, now - *last);
+                *last = now;
+            }
+        }
+    }
+}
+
+/// Errors of accept(2) that concern only the connection that was to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn rejected(what: &str, error: &io::Error) {
+    count(Counter::ConfigRejections);
+    tracing::error!(%error, "{what} that was handed over cannot be used");
+}
