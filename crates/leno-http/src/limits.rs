@@ -24,7 +24,7 @@ pub struct Limits {
     pub send_buffer: usize,
     /// From the first byte of an HTTP/1 request head to its last (408), and of an HTTP/2 preface.
     pub header_timeout: Duration,
-    /// An HTTP/1 connection without a request is closed after this.
+    /// A connection without a request is closed after this (HTTP/2: by GOAWAY).
     pub idle_timeout: Duration,
     /// Bytes of a request kept to be sent once more when an endpoint proves not to have seen them.
     pub replay_bytes: usize,
@@ -115,7 +115,7 @@ counters! {
     h2_abuse,
     /// Interim responses above the limit.
     interim_overflows,
-    /// Requests sent once more because an endpoint proved not to have seen them could not be kept: too large.
+    /// Requests an endpoint proved not to have seen, too large to have been kept for another.
     replay_overflows,
 }
 
