@@ -144,6 +144,7 @@ fn agent_args(args: &UpArgs, data: &Path) -> AgentArgs {
 }
 
 /// Who called sudo.
+#[expect(clippy::disallowed_methods, reason = "sudo(8) tells it no other way")]
 fn sudo_user() -> Option<u32> {
     std::env::var("SUDO_UID").ok()?.parse().ok()
 }
