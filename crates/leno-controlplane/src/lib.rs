@@ -4,14 +4,19 @@
 //! Invariant: what decides ([`registry`], [`distribution`], [`vips`], [`telemetry`]) has no clock, socket or
 //! randomness of its own.
 
+pub mod authority;
+mod challenge;
 pub mod config;
 mod core;
 mod derived;
 pub mod distribution;
 pub mod documents;
-pub mod authority;
 mod error;
+mod grpc;
+mod http;
+mod listener;
 mod mesh;
+mod metrics;
 pub mod registry;
 mod server;
 pub mod telemetry;

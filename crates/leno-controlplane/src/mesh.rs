@@ -76,6 +76,8 @@ pub(crate) struct Counters {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Convergence {
     pub(crate) histogram: leno_telemetry::LatencyHistogram,
+    /// The sum of what it counted.
+    pub(crate) seconds: f64,
     /// Since when at least one proxy is behind.
     pub(crate) behind_since: Option<Duration>,
 }

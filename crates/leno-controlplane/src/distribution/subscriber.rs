@@ -14,9 +14,9 @@ use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryRe
 use super::{Resource, Type};
 
 /// Unacknowledged answers of one type.
-pub const WINDOW: usize = 8;
+pub(super) const WINDOW: usize = 8;
 /// Names of one type that one stream may ask for.
-pub const MAX_NAMES: usize = 16_384;
+pub(super) const MAX_NAMES: usize = 16_384;
 /// Bytes of the resources of one answer, about.
 const ANSWER_BYTES: usize = 512 << 10;
 /// Resources of one answer.

@@ -312,7 +312,9 @@ impl Mesh {
         match (behind, self.convergence.behind_since) {
             (true, None) => self.convergence.behind_since = Some(now),
             (false, Some(since)) => {
-                self.convergence.histogram.record(now.saturating_sub(since));
+                let took = now.saturating_sub(since);
+                self.convergence.histogram.record(took);
+                self.convergence.seconds += took.as_secs_f64();
                 self.convergence.behind_since = None;
             }
             _ => {}

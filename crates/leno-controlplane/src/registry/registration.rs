@@ -6,7 +6,7 @@ use leno_wire::agent as wire;
 use super::{AgentScope, scope::OutOfScope};
 
 /// Most ports of one workload.
-pub const MAX_PORTS: usize = 32;
+const MAX_PORTS: usize = 32;
 
 /// A port of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]

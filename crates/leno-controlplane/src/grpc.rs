@@ -1,0 +1,383 @@
+//! What agents call: redemption, certificates, the session, discovery. Thin: who calls, then the task that owns the
+//! state.
+//!
+//! Refuses every call without a client certificate but Redeem. Invariant: an agent is who its certificate says, and
+//! of the mesh whose trust domain that is.
+
+use std::{net::IpAddr, pin::Pin, time::Duration};
+
+use leno_runtime::Stop;
+use leno_store::StoreError;
+use leno_tls::{Peer, ca::{CaError, Csr}};
+use leno_types::{DnsLabel, Identity, MeshName};
+use leno_wire::{
+    agent::{
+        AgentMessage, CertificateResponse, ControlMessage, RedeemRequest, RedeemResponse,
+        RenewRequest, SignWorkloadRequest, agent_message, agent_server::Agent,
+    },
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_server::AggregatedDiscoveryService,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    challenge,
+    core::{Core, Ending, Handle},
+    mesh::{ADS_QUEUE, Joining, Redeemed, SESSION_QUEUE, SignError},
+    registry::{Opening, Refused},
+};
+
+/// Tries for a name or a token that another redemption takes at the same moment.
+const ATTEMPTS: u32 = 8;
+/// How long the first message of a stream may take.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// Who is at the other end of a connection; the listener gives one to every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// Who it proved to be.
+    pub(crate) peer: Option<Peer>,
+    /// Where it comes from; `None`: the admin socket.
+    pub(crate) source: Option<IpAddr>,
+    /// Told when the connection ends, for reasons of the certificate.
+    pub(crate) local: bool,
+}
+
+/// What agents call. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct AgentService {
+    pub(crate) handle: Handle,
+    /// Meshes whose tokens may be redeemed here.
+    pub(crate) meshes: Vec<MeshName>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// An agent that has proven who it is.
+#[derive(Clone, Debug)]
+struct Caller {
+    identity: Identity,
+    agent: DnsLabel,
+    source: IpAddr,
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let connection = request.extensions().get::<Connection>();
+    let connection = connection.ok_or_else(|| Status::internal("the connection is unknown"))?;
+    let none = || Status::unauthenticated("this call needs an agent's certificate: join the mesh first (leno join)");
+    let peer = connection.peer.as_ref().ok_or_else(none)?;
+    let name = peer.identity.agent_name().ok_or_else(|| {
+        Status::permission_denied(format!("{} is no agent", peer.identity))
+    })?;
+    Ok(Caller {
+        identity: peer.identity.clone(),
+        agent: name.parse().map_err(|_| none())?,
+        source: connection.source.ok_or_else(none)?,
+    })
+}
+
+impl From<Ending> for Status {
+    fn from(ending: Ending) -> Self {
+        Self::unavailable(ending.to_string())
+    }
+}
+
+impl From<SignError> for Status {
+    fn from(error: SignError) -> Self {
+        let text = error.to_string();
+        match error {
+            SignError::Token(_) | SignError::NotHosted { .. } | SignError::UnknownAgent(_) => {
+                Self::permission_denied(text)
+            }
+            SignError::Ca(
+                CaError::CsrTooLarge(_) | CaError::CsrMalformed(_) | CaError::CsrKey | CaError::CsrProof,
+            ) => Self::invalid_argument(text),
+            SignError::Ca(_) => Self::internal(text),
+            SignError::Store(StoreError::Full) => Self::resource_exhausted(text),
+            SignError::Store(_) => Self::unavailable(text),
+        }
+    }
+}
+
+fn read_csr(der: &[u8]) -> Result<Csr, Status> {
+    Csr::from_der(der).map_err(|error| SignError::Ca(error).into())
+}
+
+impl AgentService {
+    /// Runs a job on the mesh of a caller.
+    async fn on_mesh<R: Send + 'static>(
+        &self,
+        identity: Identity,
+        job: impl FnOnce(&mut crate::mesh::Mesh, crate::core::Clock) -> R + Send + 'static,
+    ) -> Result<R, Status> {
+        let outcome = self.handle.call(move |core| {
+            let clock = core.clock;
+            core.mesh_of(&identity).map(|mesh| job(mesh, clock))
+        });
+        outcome.await?.ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))
+    }
+
+    async fn try_redeem(
+        &self,
+        mesh: &MeshName,
+        request: &RedeemRequest,
+        source: IpAddr,
+    ) -> Result<RedeemResponse, SignError> {
+        let mut last = StoreError::Closed;
+        for attempt in 0..ATTEMPTS {
+            let joining = Joining {
+                token: request.token_id.clone(),
+                secret: request.token_secret.clone(),
+                csr: Csr::from_der(&request.csr)?,
+                host: request.host.chars().take(253).collect(),
+                source,
+                attempt,
+            };
+            let name = mesh.clone();
+            let prepared = self.handle.call(move |core| {
+                let (store, now) = (std::sync::Arc::clone(&core.store), core.clock.wall());
+                let mesh = core.meshes.get_mut(&name)?;
+                let redeemed = mesh.redeem(&*store, &joining, now);
+                Some((redeemed, store))
+            });
+            let (redeemed, store) =
+                prepared.await.ok().flatten().ok_or(StoreError::Closed)?;
+            let (answer, writes, agent) = match redeemed? {
+                Redeemed::Repeat(answer) => return Ok(answer),
+                Redeemed::Make { answer, writes, agent } => (answer, writes, agent),
+            };
+            // Answered only once it is on disk: a token is spent for good, and an agent known after a restart.
+            match store.commit(writes).await {
+                Ok(_) => {
+                    let name = mesh.clone();
+                    let noted = self.handle.call(move |core| {
+                        if let Some(mesh) = core.meshes.get_mut(&name) {
+                            mesh.note_agent(*agent);
+                        }
+                    });
+                    noted.await.map_err(|_| StoreError::Closed)?;
+                    return Ok(*answer);
+                }
+                Err(error @ (StoreError::Conflict { .. } | StoreError::Exists { .. } | StoreError::NotFound { .. })) => {
+                    last = error;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
+        let connection = request.extensions().get::<Connection>();
+        let source = connection.and_then(|connection| connection.source);
+        let source = source.ok_or_else(|| Status::permission_denied("a token is redeemed over TLS only"))?;
+        let request = request.into_inner();
+        read_csr(&request.csr)?;
+        let mut outcome = Err(Status::permission_denied("this control plane serves no mesh"));
+        for mesh in &self.meshes {
+            match self.try_redeem(mesh, &request, source).await {
+                Ok(answer) => {
+                    tracing::info!(mesh = answer.mesh, agent = answer.agent, %source, token = request.token_id, "a host joined");
+                    return Ok(Response::new(answer));
+                }
+                Err(error) => {
+                    let unknown = matches!(error, SignError::Token(crate::tokens::RedeemError::Unknown(_)));
+                    outcome = Err(error.into());
+                    if !unknown {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Err(status) = &outcome {
+            tracing::warn!(%source, token = request.token_id, reason = status.message(), "a join token was refused");
+        }
+        outcome
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<CertificateResponse>, Status> {
+        let caller = caller(&request)?;
+        let csr = read_csr(&request.into_inner().csr)?;
+        let agent = caller.agent;
+        let answer = self.on_mesh(caller.identity, move |mesh, clock| {
+            let chain = mesh.renew_agent(&agent, &csr, clock.wall())?.chain_pem;
+            let trust_bundle = mesh.authority.bundle().to_pem();
+            Ok::<_, SignError>(CertificateResponse { chain, trust_bundle })
+        });
+        Ok(Response::new(answer.await??))
+    }
+
+    async fn sign_workload(
+        &self,
+        request: Request<SignWorkloadRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
+        let caller = caller(&request)?;
+        let SignWorkloadRequest { uid, csr } = request.into_inner();
+        let csr = read_csr(&csr)?;
+        let Caller { identity, agent, source } = caller;
+        let signed = self.handle.call(move |core| {
+            let (clock, handle, scope) = (core.clock, core.handle.clone(), core.scope.clone());
+            let mesh = core.mesh_of(&identity)?;
+            mesh.prove(&agent, source);
+            let signed = mesh.sign_workload(&agent, &uid, &csr, clock.wall());
+            Some(signed.map(|(chain, uid)| {
+                challenge::begin(mesh, &agent, uid, &handle, &scope);
+                CertificateResponse {
+                    chain: chain.chain_pem,
+                    trust_bundle: mesh.authority.bundle().to_pem(),
+                }
+            }))
+        });
+        let signed = signed.await?;
+        let signed = signed.ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))?;
+        Ok(Response::new(signed?))
+    }
+
+    type SessionStream = Answers<ControlMessage>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = caller(&request)?;
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
+        let Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) = first else {
+            return Err(Status::invalid_argument("a session begins with a Hello"));
+        };
+        let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
+        let opened = self.handle.call(move |core| {
+            let session = core.next_id();
+            let (clock, stop) = (core.clock, core.scope.stop().child());
+            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
+            let scope = mesh.scope_of(&caller.agent)?;
+            let opening = Opening {
+                session,
+                agent: &caller.agent,
+                scope,
+                source: caller.source,
+                hello: &hello,
+                wall: clock.wall(),
+            };
+            mesh.open_session(opening, sender, stop.clone(), clock.uptime()).map_err(refused)?;
+            let name = mesh.name().clone();
+            read_session(core, name, session, inbound, stop)
+        });
+        opened.await??;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn no_mesh() -> Status {
+    Status::permission_denied("this control plane does not serve that mesh")
+}
+
+fn refused(refused: Refused) -> Status {
+    match refused {
+        Refused::Limit(_) => Status::resource_exhausted(refused.to_string()),
+        Refused::Scope(_) => Status::permission_denied(refused.to_string()),
+        Refused::Conflict(_) => Status::already_exists(refused.to_string()),
+        Refused::Invalid { .. } => Status::invalid_argument(refused.to_string()),
+    }
+}
+
+/// Starts the task that reads what an agent says on its session.
+fn read_session(
+    core: &Core,
+    name: MeshName,
+    session: u64,
+    mut inbound: Streaming<AgentMessage>,
+    stop: Stop,
+) -> Result<(), Status> {
+    let handle = core.handle.clone();
+    let started = core.scope.spawn("session", async move {
+        while let Some(Ok(Some(message))) = stop.run_until_stopped(inbound.message()).await {
+            let name = name.clone();
+            let heard = handle.call(move |core| {
+                let now = core.clock.uptime();
+                if let Some(mesh) = core.meshes.get_mut(&name) {
+                    mesh.hear(session, message, now);
+                }
+            });
+            if heard.await.is_err() {
+                return;
+            }
+        }
+        let closed = handle.call(move |core| {
+            if let Some(mesh) = core.meshes.get_mut(&name) {
+                mesh.close_session(session);
+            }
+        });
+        if closed.await.is_err() {
+            tracing::debug!(session, "a session outlived the state");
+        }
+    });
+    started.map_err(|error| Status::resource_exhausted(error.to_string()))
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for AgentService {
+    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = caller(&request)?;
+        let inbound = request.into_inner();
+        let (sender, receiver) = mpsc::channel(ADS_QUEUE);
+        let opened = self.handle.call(move |core| {
+            let stream = core.next_id();
+            let (clock, stop) = (core.clock, core.scope.stop().child());
+            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
+            mesh.scope_of(&caller.agent)?;
+            mesh.open_ads(stream, &caller.agent, sender, stop.clone(), clock.uptime());
+            let name = mesh.name().clone();
+            read_ads(core, name, stream, inbound, stop)
+        });
+        opened.await??;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Starts the task that reads what a proxy asks for.
+fn read_ads(
+    core: &Core,
+    name: MeshName,
+    stream: u64,
+    mut inbound: Streaming<DeltaDiscoveryRequest>,
+    stop: Stop,
+) -> Result<(), Status> {
+    let handle = core.handle.clone();
+    let started = core.scope.spawn("discovery", async move {
+        while let Some(Ok(Some(request))) = stop.run_until_stopped(inbound.message()).await {
+            let name = name.clone();
+            let taken = handle.call(move |core| {
+                let now = core.clock.uptime();
+                if let Some(mesh) = core.meshes.get_mut(&name) {
+                    mesh.ads_request(stream, &request, now);
+                }
+            });
+            if taken.await.is_err() {
+                return;
+            }
+        }
+        let closed = handle.call(move |core| {
+            if let Some(mesh) = core.meshes.get_mut(&name) {
+                mesh.close_ads(stream);
+            }
+        });
+        if closed.await.is_err() {
+            tracing::debug!(stream, "a discovery stream outlived the state");
+        }
+    });
+    started.map_err(|error| Status::resource_exhausted(error.to_string()))
+}

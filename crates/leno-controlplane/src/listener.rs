@@ -1,0 +1,313 @@
+//! The TLS port, the admin socket and the metrics port: who connects, and what is served on it.
+//!
+//! Refuses, on the admin socket, every user but the control plane's own and root. Every connection and stream counts
+//! against a ceiling. Invariant: a request carries the [`Connection`] it came on, and a [`Caller`] exactly if that
+//! proved who it is.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::{body::Incoming, server::conn::{http1, http2}};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use leno_api::{Access, Caller};
+use leno_runtime::{Scope, Stop};
+use leno_tls::{Alpn, Peer, control::ControlAcceptor};
+use leno_types::{MeshName, TrustDomain};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::watch,
+};
+use tower::{Service, ServiceExt};
+
+use crate::{StartError, grpc::Connection};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4_096;
+/// How long the head of an HTTP/1 request may take.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Streams of one connection.
+const STREAMS: u32 = 1_024;
+/// How often an HTTP/2 peer is asked whether it is there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// After an error of `accept`, such as too many open files, nothing is accepted for so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) router: Router,
+    pub(crate) scope: Scope,
+    pub(crate) acceptor: watch::Receiver<ControlAcceptor>,
+    /// Trust domain to mesh.
+    pub(crate) meshes: Vec<(TrustDomain, MeshName)>,
+}
+
+/// Opens a TCP port; version 6 is version 6 only, so that both families can have the same port.
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen(address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let holder = leno_net::process::owner_of_port(address.port());
+            StartError::PortTaken {
+                address,
+                holder: holder.map_or_else(String::new, |(pid, name)| format!(" by pid {pid} ({name})")),
+            }
+        }
+        _ => StartError::Listen { address, source },
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    // A restart must not wait for the connections of before.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    TcpListener::from_std(std::net::TcpListener::from(socket))
+}
+
+/// Opens the admin socket, 0600; one that a dead control plane left is replaced.
+pub(crate) fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
+    let error = |reason: String| StartError::AdminSocket { path: path.into(), reason };
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(error("another control plane listens on it: stop that, or choose another place".into()));
+        }
+        std::fs::remove_file(path).map_err(|source| error(source.to_string()))?;
+    }
+    let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidInput => error("its path is longer than 107 bytes: choose a shorter one".into()),
+        _ => error(source.to_string()),
+    })?;
+    // Its directory is 0700, so nobody came in between; and every peer's uid is checked as well.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(|source| error(source.to_string()))?;
+    Ok(listener)
+}
+
+/// Accepts TLS connections until `stop`.
+pub(crate) async fn serve_tls(listener: TcpListener, serving: Serving, stop: Stop) {
+    while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
+        let (socket, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (serving, source) = (serving.clone(), from.ip().to_canonical());
+        let scope = serving.scope.clone();
+        let work = serve_one(socket, source, serving, stop.clone());
+        if let Err(error) = scope.spawn("connection", work) {
+            tracing::warn!(%source, %error, "a connection was refused");
+        }
+    }
+}
+
+async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: Stop) {
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%source, %error, "the connection ended at once");
+        return;
+    }
+    let acceptor = serving.acceptor.borrow().clone();
+    let accepted = match stop.run_until_stopped(acceptor.accept(socket)).await {
+        Some(Ok(accepted)) => accepted,
+        Some(Err(error)) => {
+            let reason = leno_tls::verify_failure_reason(&error);
+            tracing::info!(%source, reason, %error, "a TLS handshake failed");
+            return;
+        }
+        None => return,
+    };
+    let peer = accepted.peer;
+    let caller = peer.as_ref().map(|peer| caller_of(peer, &serving.meshes));
+    // Who was let in by a certificate leaves with it.
+    let left = peer.as_ref().and_then(|peer| {
+        peer.not_after.duration_since(std::time::SystemTime::now()).ok()
+    });
+    let connection = Connection { peer, source: Some(source), local: false };
+    let protocol = if accepted.alpn == Alpn::H2 { Protocol::Http2 } else { Protocol::Http1 };
+    let served = serve_http(accepted.stream, protocol, connection, caller, &serving, &stop);
+    match left {
+        Some(left) => {
+            if tokio::time::timeout(left, served).await.is_err() {
+                tracing::info!(%source, "a connection outlived its client's certificate");
+            }
+        }
+        None => served.await,
+    }
+}
+
+/// What a certificate allows at the API: a person's everything in its mesh; an agent's and a workload's nothing.
+fn caller_of(peer: &Peer, meshes: &[(TrustDomain, MeshName)]) -> Caller {
+    let name = peer.identity.to_string();
+    let mesh = meshes.iter().find(|(domain, _)| domain.as_str() == peer.identity.domain_str());
+    match mesh {
+        Some((_, mesh)) => {
+            let access = match peer.identity.user_name() {
+                Some(_) => Access::Admin,
+                None => Access::None,
+            };
+            Caller::of_mesh(name, mesh.clone(), access)
+        }
+        None => Caller::everywhere(name, Access::None),
+    }
+}
+
+/// Accepts people of this machine until `stop`.
+pub(crate) async fn serve_admin(listener: UnixListener, path: std::path::PathBuf, serving: Serving, stop: Stop) {
+    let owner = std::fs::metadata(&path).map(|meta| meta.uid()).unwrap_or(0);
+    while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the admin socket could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let scope = serving.scope.clone();
+        let work = serve_local(socket, owner, serving.clone(), stop.clone());
+        if let Err(error) = scope.spawn("admin-connection", work) {
+            tracing::warn!(%error, "a connection to the admin socket was refused");
+        }
+    }
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::debug!(%error, "the admin socket was gone already");
+    }
+}
+
+async fn serve_local(socket: UnixStream, owner: u32, serving: Serving, stop: Stop) {
+    let uid = match leno_net::fdpass::peer(&socket) {
+        Ok(peer) => peer.uid,
+        Err(error) => {
+            tracing::warn!(%error, "who calls at the admin socket cannot be seen");
+            return;
+        }
+    };
+    if uid != owner && uid != 0 {
+        tracing::warn!(uid, "a user who is neither the control plane's nor root was refused at the admin socket");
+        return;
+    }
+    let connection = Connection { peer: None, source: None, local: true };
+    let caller = Caller::everywhere(format!("uid {uid}"), Access::Admin);
+    serve_http(socket, Protocol::Http1, connection, Some(caller), &serving, &stop).await;
+}
+
+/// Accepts readers of metrics until `stop`.
+pub(crate) async fn serve_metrics(listener: TcpListener, router: Router, scope: Scope, stop: Stop) {
+    while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
+        let Ok((socket, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (router, ending) = (router.clone(), stop.clone());
+        let work = async move {
+            let io = TokioIo::new(socket);
+            let service = hyper_util::service::TowerToHyperService::new(router);
+            let connection =
+                http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).serve_connection(io, service);
+            if let Some(Err(error)) = ending.run_until_stopped(connection).await {
+                tracing::debug!(%error, "a metrics connection ended");
+            }
+        };
+        if let Err(error) = scope.spawn("metrics-connection", work) {
+            tracing::warn!(%error, "a metrics connection was refused");
+        }
+    }
+}
+
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Starts the tasks that hyper needs, on this thread.
+#[derive(Clone)]
+struct LocalExecutor(Scope);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, work: F) {
+        let started = self.0.spawn("http2-stream", async move {
+            work.await;
+        });
+        if let Err(error) = started {
+            // The stream is dropped, and its peer sees a reset.
+            tracing::warn!(%error, "a stream was refused");
+        }
+    }
+}
+
+async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: IO,
+    protocol: Protocol,
+    connection: Connection,
+    caller: Option<Caller>,
+    serving: &Serving,
+    stop: &Stop,
+) {
+    let io = TokioIo::new(stream);
+    let router = serving.router.clone();
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let extensions = request.extensions_mut();
+        extensions.insert(connection.clone());
+        if let Some(caller) = &caller {
+            extensions.insert(caller.clone());
+        }
+        let mut router = router.clone();
+        async move {
+            ServiceExt::<Request<Body>>::ready(&mut router).await?;
+            router.call(request.map(Body::new)).await
+        }
+    });
+    // Ends what is open in order: streams of agents were ended by the task that owns the state.
+    let outcome = match protocol {
+        Protocol::Http1 => {
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .serve_connection(io, service);
+            let mut served = std::pin::pin!(served);
+            tokio::select! {
+                outcome = served.as_mut() => outcome,
+                () = stop.cancelled() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+        Protocol::Http2 => {
+            let served = http2::Builder::new(LocalExecutor(serving.scope.clone()))
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .keep_alive_interval(Some(KEEPALIVE))
+                .keep_alive_timeout(KEEPALIVE)
+                .serve_connection(io, service);
+            let mut served = std::pin::pin!(served);
+            tokio::select! {
+                outcome = served.as_mut() => outcome,
+                () = stop.cancelled() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
