@@ -1,0 +1,225 @@
+//! What crosses between hosts, looked through for texts that must not be there in clear.
+//!
+//! A raw socket in the network's own namespace sees every frame that enters or leaves a host, since the other end of
+//! each host's link is there. Frames are searched as they come; none is kept.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, sockopt},
+};
+
+/// Larger than any frame, merged ones included.
+const FRAME: usize = 256 * 1024;
+/// Frames that wait to be looked at.
+const BUFFER: usize = 64 * 1024 * 1024;
+/// ETH_P_ALL, in network order (packet(7)).
+const EVERY_PROTOCOL: u16 = 0x0003_u16.to_be();
+
+#[derive(Default)]
+struct Seen {
+    frames: u64,
+    found: HashMap<Vec<u8>, u64>,
+    ports: HashMap<(IpAddr, u16), u64>,
+}
+
+/// A running capture.
+pub struct Capture {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Capture {
+    /// Begins to look for texts in every frame between hosts. To be called where the network was made.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    #[must_use]
+    pub fn start(texts: &[&[u8]]) -> Self {
+        let socket = rustix::net::socket_with(
+            AddressFamily::PACKET,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Protocol::from_raw(u32::from(EVERY_PROTOCOL).try_into().expect("not zero")).into(),
+        )
+        .expect("a packet socket");
+        // More than others may have where we may; the system's limit elsewhere.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+            drop(sockopt::set_socket_recv_buffer_size(&socket, BUFFER));
+        }
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.to_vec()).collect();
+        let (theirs, ended) = (Arc::clone(&seen), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || look(&socket, &texts, &theirs, &ended));
+        Self {
+            seen,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How many frames held the text, of those that crossed before this call.
+    ///
+    /// # Panics
+    /// When nothing at all was captured: then it says nothing.
+    #[must_use]
+    #[track_caller]
+    pub fn count(&self, text: &[u8]) -> u64 {
+        // What was sent before is in the socket's queue by now: the loop is idle once when it has seen all of it.
+        let before = self.frames();
+        crate::until("the capture is read", Duration::from_secs(10), || {
+            let now = self.frames();
+            std::thread::sleep(Duration::from_millis(30));
+            (now == self.frames() || now > before + 2_000).then_some(())
+        });
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.found.get(text).copied().unwrap_or(0)
+    }
+
+    /// How many frames were seen.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .frames
+    }
+
+    /// How many frames went to an address and TCP port.
+    #[must_use]
+    pub fn to(&self, address: impl Into<IpAddr>, port: u16) -> u64 {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ports
+            .get(&(address.into(), port))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Panics when the text crossed in clear, or when nothing crossed at all.
+    ///
+    /// # Panics
+    /// See above.
+    #[track_caller]
+    pub fn assert_no_cleartext(&self, text: &[u8]) {
+        let count = self.count(text);
+        assert!(
+            self.frames() > 0,
+            "nothing was captured, which proves nothing"
+        );
+        assert_eq!(
+            count,
+            0,
+            "{:?} crossed between hosts in clear",
+            String::from_utf8_lossy(text)
+        );
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+fn look(socket: &OwnedFd, texts: &[Vec<u8>], seen: &Mutex<Seen>, stop: &AtomicBool) {
+    let mut frame = vec![0; FRAME];
+    let wait = Timespec {
+        tv_sec: 0,
+        tv_nsec: 50_000_000,
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let mut ready = [PollFd::new(socket, PollFlags::IN)];
+        if !matches!(poll(&mut ready, Some(&wait)), Ok(1..)) {
+            continue;
+        }
+        let Ok((length, _)) = rustix::net::recv(socket, &mut frame[..], RecvFlags::DONTWAIT) else {
+            continue;
+        };
+        let frame = frame.get(..length).unwrap_or_default();
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.frames += 1;
+        if let Some(to) = tcp_destination(frame) {
+            *seen.ports.entry(to).or_default() += 1;
+        }
+        for text in texts.iter().filter(|text| contains(frame, text)) {
+            *seen.found.entry(text.clone()).or_default() += 1;
+        }
+    }
+}
+
+/// Where a TCP segment goes: Ethernet, then IPv4 or IPv6 without extension headers.
+fn tcp_destination(frame: &[u8]) -> Option<(IpAddr, u16)> {
+    let kind = frame.get(12..14)?;
+    let packet = frame.get(14..)?;
+    let (address, segment) = match kind {
+        [0x08, 0x00] if packet.get(9) == Some(&6) => {
+            let header = usize::from(packet.first()? & 0xf) * 4;
+            let octets: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
+            (IpAddr::from(octets), packet.get(header..)?)
+        }
+        [0x86, 0xdd] if packet.get(6) == Some(&6) => {
+            let octets: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
+            (IpAddr::from(octets), packet.get(40..)?)
+        }
+        _ => return None,
+    };
+    let port: [u8; 2] = segment.get(2..4)?.try_into().ok()?;
+    Some((address, u16::from_be_bytes(port)))
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    let Some((first, _)) = needle.split_first() else {
+        return false;
+    };
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        let tail = rest.get(at..).unwrap_or_default();
+        if tail.starts_with(needle) {
+            return true;
+        }
+        rest = tail.get(1..).unwrap_or_default();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_wherever_it_stands() {
+        assert!(contains(b"aaab", b"aab"));
+        assert!(contains(b"ab", b"ab"));
+        assert!(!contains(b"aba", b"abb"));
+        assert!(!contains(b"", b"a"));
+        assert!(!contains(b"a", b""));
+    }
+
+    #[test]
+    fn the_destination_of_a_segment_is_read() {
+        let mut frame = vec![0; 14];
+        frame[12] = 0x08;
+        frame.extend([
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
+        frame.extend([0x30, 0x39, 0x3a, 0xa0]);
+        assert_eq!(tcp_destination(&frame), Some(([10, 0, 0, 2].into(), 15008)));
+        assert_eq!(tcp_destination(&frame[..30]), None);
+    }
+}
