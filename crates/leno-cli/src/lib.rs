@@ -6,11 +6,14 @@
 mod client;
 mod commands;
 mod context;
+mod demo;
 mod exit;
 mod output;
 mod places;
 mod processes;
 mod run;
+mod top;
+mod view;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -39,6 +42,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    DemoArena(demo::ArenaArgs),
     Up(processes::UpArgs),
     Join(processes::JoinArgs),
     Run(run::RunArgs),
@@ -55,6 +61,7 @@ enum Command {
     Deny(commands::AccessArgs),
     Check(commands::CheckArgs),
     Status(commands::StatusArgs),
+    Top(top::TopArgs),
     Proxy(commands::ProxyArgs),
 }
 
@@ -82,6 +89,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     let context = cli.context.as_deref();
     match cli.command {
+        Command::Demo(args) => demo::demo(&args),
+        Command::DemoArena(args) => demo::arena(&args),
         Command::Up(args) => processes::up(&args),
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
@@ -111,6 +120,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(args) => with_client(context, async |client| {
             commands::status(client, &args).await
         }),
+        Command::Top(args) => with_client(context, async |client| top::top(client, &args).await),
         Command::Proxy(args) => {
             with_client(context, async |client| commands::proxy(client, &args).await)
         }

@@ -1,0 +1,311 @@
+//! The first process of the demo's PID namespace: it makes the network, starts every part, buries what ends, and goes
+//! with the demo in front, whatever ended that.
+//!
+//! Invariant: when the lifeline is cut, everything that was started is killed and everything that was written is
+//! removed, by a thread that waits for nothing else.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::exit,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use leno_net::arena;
+use leno_runtime::block_on_local;
+use rustix::process::{WaitOptions, WaitStatus, wait};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    network::Network,
+    news::{News, Teller},
+    parts::{self, Part},
+    place,
+    plan::{self, Host},
+};
+use crate::{
+    client::Client,
+    context::{Context, Server},
+    exit::{CommandError, Outcome},
+};
+
+/// Each step of the start must be done within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks for something to be there.
+const LOOK: Duration = Duration::from_millis(5);
+/// Between two looks at the logs.
+const LOGS: Duration = Duration::from_secs(10);
+/// Processes that were killed may still write for a moment.
+const REMOVAL: Duration = Duration::from_secs(2);
+/// Join tokens are spent at once.
+const TOKEN_TTL: &str = "10m";
+
+/// The inside of leno demo; not to be called by people.
+#[derive(Debug, Args)]
+pub(crate) struct ArenaArgs {
+    /// The demo's directory
+    #[arg(long)]
+    dir: PathBuf,
+    /// The mesh's and the context's name
+    #[arg(long)]
+    name: String,
+}
+
+/// How the command line above is written.
+pub(super) fn command_line(dir: &Path, name: &str) -> Vec<std::ffi::OsString> {
+    let words = [
+        parts::LENO.as_ref(),
+        "demo-arena".as_ref(),
+        "--dir".as_ref(),
+        dir.as_os_str(),
+    ];
+    let mut line: Vec<std::ffi::OsString> = words.map(std::ffi::OsStr::to_owned).to_vec();
+    line.extend(["--name".into(), name.into()]);
+    line
+}
+
+/// Runs it until the lifeline is cut.
+pub(crate) fn arena(args: &ArenaArgs) -> Outcome {
+    let failed =
+        |error: io::Error| CommandError::failed(format!("the arena cannot start: {error}"));
+    let lifeline = arena::lifeline().map_err(failed)?;
+    let (dir, name) = (args.dir.clone(), args.name.clone());
+    let undertaker = thread::Builder::new().name("lifeline".into());
+    let watching = undertaker.spawn(move || {
+        arena::wait_for_end(&lifeline);
+        end(&dir, &name);
+        exit(0);
+    });
+    watching.map_err(failed)?;
+    // The terminal's Ctrl-C is for the demo in front, which decides what ends.
+    rustix::process::setsid().map_err(|error| failed(error.into()))?;
+    let mut teller = Teller::connect(&place::news(&args.dir)).map_err(failed)?;
+    block_on_local("arena", async {
+        let mut inside = Inside::new(args);
+        match inside.start(&mut teller).await {
+            Ok(programs) => teller.tell(&News::Started { programs }),
+            Err(Broken { part, what, log }) => teller.tell(&News::Failed { part, what, log }),
+        }
+        inside.stay(&mut teller).await
+    })
+}
+
+/// Kills all others and removes all files.
+fn end(dir: &Path, name: &str) {
+    drop(arena::kill_all());
+    let begun = Instant::now();
+    loop {
+        place::remove(dir, name);
+        if !dir.exists() || begun.elapsed() > REMOVAL {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Which part of the start failed.
+struct Broken {
+    part: String,
+    what: String,
+    log: String,
+}
+
+struct Inside {
+    dir: PathBuf,
+    name: String,
+    /// By process id.
+    running: BTreeMap<i32, Part>,
+}
+
+impl Inside {
+    fn new(args: &ArenaArgs) -> Self {
+        Self {
+            dir: args.dir.clone(),
+            name: args.name.clone(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    /// Starts everything, each part as soon as what it needs is there; the programs and their processes.
+    async fn start(&mut self, teller: &mut Teller) -> Result<Vec<(String, i32)>, Broken> {
+        let network = |error: io::Error| Broken::new("the network", error);
+        fs::create_dir_all(place::logs(&self.dir))
+            .map_err(|error| Broken::new("the logs", error))?;
+        let mut net = Network::new().map_err(network)?;
+        net.add(&plan::CONTROL).map_err(network)?;
+        step(teller, "control plane");
+        let addresses = net.addresses(&plan::CONTROL);
+        self.spawn(
+            &net,
+            parts::control_plane(&self.dir, &self.name, &addresses),
+        )?;
+        // It makes its keys and its store meanwhile.
+        for host in plan::hosts().skip(1) {
+            net.add(host).map_err(network)?;
+        }
+        let client = self.client();
+        self.until("control plane", || self.dir.join("admin.sock").exists())
+            .await?;
+        step(teller, "agents");
+        for host in &plan::MEMBERS {
+            let token = self.token(&client, host).await?;
+            let addresses = net.addresses(host);
+            self.spawn(&net, parts::agent(&self.dir, host, &addresses, token))?;
+        }
+        let mut started = Vec::new();
+        for program in &plan::PROGRAMS {
+            let socket = parts::agent_socket(&self.dir, program.host);
+            let agent = format!("agent of {}", program.host);
+            self.until(&agent, || {
+                std::os::unix::net::UnixStream::connect(&socket).is_ok()
+            })
+            .await?;
+            let pid = self.spawn(&net, parts::program(&self.dir, program))?;
+            started.push((program.name(), pid));
+        }
+        step(teller, "programs");
+        let pid = self.spawn(&net, parts::legacy())?;
+        started.push((plan::LEGACY.into(), pid));
+        Ok(started)
+    }
+
+    fn spawn(&mut self, net: &Network, part: Part) -> Result<i32, Broken> {
+        let started = net.on(part.host, || part.start(&self.dir));
+        let pid = started.map_err(|error| Broken::new(&part.name, error))?;
+        self.running.insert(pid, part);
+        Ok(pid)
+    }
+
+    /// Waits until something is there, or a part has ended.
+    async fn until(&self, what: &str, is_there: impl Fn() -> bool) -> Result<(), Broken> {
+        let begun = Instant::now();
+        while !is_there() {
+            if let Some((part, code)) = self.ended() {
+                return Err(self.broken(part, format!("ended with code {code}")));
+            }
+            if begun.elapsed() > PATIENCE {
+                let part = self.running.values().find(|part| part.name == what);
+                let waited = format!("is not ready after {} s", PATIENCE.as_secs());
+                return Err(part.map_or_else(
+                    || Broken::new(what, io::Error::other(waited.clone())),
+                    |part| self.broken(part, waited.clone()),
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// A part that has ended, if one has.
+    fn ended(&self) -> Option<(&Part, i32)> {
+        let (pid, code) = bury()?;
+        Some((self.running.get(&pid)?, code))
+    }
+
+    fn broken(&self, part: &Part, what: String) -> Broken {
+        Broken {
+            part: part.name.clone(),
+            what,
+            log: part.tail(&self.dir),
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(Context {
+            name: self.name.clone(),
+            server: Server::Unix {
+                socket: self.dir.join("admin.sock"),
+                path: format!("/meshes/{}", self.name),
+            },
+            namespace: plan::NAMESPACE.into(),
+            credentials: None,
+        })
+    }
+
+    /// A token for one host and its services, as `leno token create` asks for it.
+    async fn token(&self, client: &Client, host: &Host) -> Result<String, Broken> {
+        let services: Vec<&str> = host.programs().map(|program| program.service).collect();
+        let request = json!({
+            "namespace": plan::NAMESPACE, "services": services, "ttl": TOKEN_TTL, "uses": 1
+        });
+        let begun = Instant::now();
+        loop {
+            let answer = client.post("/leno/v1/tokens", &request).await;
+            let error = match answer {
+                Ok(answer) => {
+                    let token = answer.get("token").and_then(|token| token.as_str());
+                    return match token {
+                        Some(token) => Ok(token.to_owned()),
+                        None => Err(Broken::new("a token", io::Error::other("none was given"))),
+                    };
+                }
+                // Its socket is there a moment before it is listened to.
+                Err(error) => CommandError::from(error),
+            };
+            if let Some((part, code)) = self.ended() {
+                return Err(self.broken(part, format!("ended with code {code}")));
+            }
+            if error.code != UNREACHABLE || begun.elapsed() > PATIENCE {
+                return Err(Broken::new("a token", io::Error::other(error.to_string())));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Stays, buries what ends and says so.
+    async fn stay(&mut self, teller: &mut Teller) -> Outcome {
+        let failed =
+            |error: io::Error| CommandError::failed(format!("the arena cannot go on: {error}"));
+        let mut children = signal(SignalKind::child()).map_err(failed)?;
+        let mut logs = tokio::time::interval(LOGS);
+        loop {
+            while let Some((pid, code)) = bury() {
+                if let Some(part) = self.running.remove(&pid) {
+                    let log = part.tail(&self.dir);
+                    teller.tell(&News::Ended {
+                        part: part.name,
+                        code,
+                        log,
+                    });
+                }
+            }
+            tokio::select! {
+                _ = children.recv() => {}
+                _ = logs.tick() => parts::shorten_logs(&self.dir),
+            }
+        }
+    }
+}
+
+/// The exit code of an API that was not reached.
+const UNREACHABLE: u8 = 5;
+
+impl Broken {
+    fn new(part: &str, error: io::Error) -> Self {
+        Self {
+            part: part.into(),
+            what: error.to_string(),
+            log: String::new(),
+        }
+    }
+}
+
+/// A child that has ended, ours or one that lost its parent, and its exit code.
+fn bury() -> Option<(i32, i32)> {
+    let (pid, status) = wait(WaitOptions::NOHANG).ok()??;
+    Some((pid.as_raw_nonzero().get(), exit_code(status)))
+}
+
+fn exit_code(status: WaitStatus) -> i32 {
+    status
+        .exit_status()
+        .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default())
+}
+
+fn step(teller: &mut Teller, text: &str) {
+    teller.tell(&News::Step { text: text.into() });
+}

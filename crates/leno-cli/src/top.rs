@@ -1,0 +1,163 @@
+//! `leno top`: who calls whom and how it goes, live.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use leno_controlplane::documents::{EdgeList, Proxy};
+use leno_runtime::Signals;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    client::Client,
+    exit::{CommandError, Outcome},
+    output::print,
+    processes,
+    view::{self, Key, Page, Row, Screen},
+};
+
+/// Between two pictures.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Show who calls whom and how it goes; live on a terminal, otherwise once.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Only what a service calls and who calls it
+    service: Option<String>,
+    /// Print it once and end
+    #[arg(long)]
+    once: bool,
+    /// How to print it; json is one document, or one a second with --watch
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: TopFormat,
+    /// The time that the numbers are of: 1s to 10m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = processes::duration)]
+    window: Duration,
+    /// Print again every second, also where standard output is no terminal
+    #[arg(long, short, conflicts_with = "once")]
+    watch: bool,
+}
+
+/// The form of what `top` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TopFormat {
+    Table,
+    Json,
+}
+
+/// Shows it.
+pub(crate) async fn top(client: &Client, args: &TopArgs) -> Outcome {
+    let live = !args.once && args.output == TopFormat::Table;
+    let failed = |error| CommandError::failed(format!("the terminal cannot be used: {error}"));
+    let screen = if live {
+        Screen::open().map_err(failed)?
+    } else {
+        None
+    };
+    let mut signals = Signals::new().map_err(failed)?;
+    if let Some(screen) = screen {
+        return on_screen(client, args, screen, &mut signals).await;
+    }
+    let mut tick = tokio::time::interval(EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = signals.next_end() => return Ok(0),
+        }
+        print_once(client, args).await?;
+        if !args.watch {
+            return Ok(0);
+        }
+    }
+}
+
+async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError> {
+    let mut window: EdgeList = ask(client, &window_path(args.window)).await?;
+    if args.output == TopFormat::Table {
+        let rows = of_service(view::rows(&[], &window), args);
+        print(&view::table(&rows));
+        return Ok(());
+    }
+    if let Some(service) = &args.service {
+        window.edges.retain(|edge| view::is_of(edge, service));
+    }
+    let text = if args.watch {
+        serde_json::to_string(&window)
+    } else {
+        serde_json::to_string_pretty(&window)
+    };
+    print(&text.map_err(CommandError::failed)?);
+    Ok(())
+}
+
+async fn on_screen(
+    client: &Client,
+    args: &TopArgs,
+    mut screen: Screen,
+    signals: &mut Signals,
+) -> Outcome {
+    let mut tick = tokio::time::interval(EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = signals.next_end() => return Ok(0),
+            Key::Quit = screen.key() => return Ok(0),
+        }
+        let mut page = picture(client, args.window).await?;
+        page.rows = of_service(page.rows, args);
+        page.title = format!(
+            "mesh {}   last {} s",
+            client.mesh(),
+            args.window.as_secs().max(1)
+        );
+        page.footer = "q or Ctrl-C ends this".into();
+        let drawn = screen.draw(|frame| view::draw(frame, &page));
+        drawn.map_err(|error| {
+            CommandError::failed(format!("the terminal cannot be written to: {error}"))
+        })?;
+    }
+}
+
+/// What the control plane knows now, as a picture without words around it.
+pub(crate) async fn picture(client: &Client, window: Duration) -> Result<Page, CommandError> {
+    let totals: EdgeList = ask(client, TOTALS).await?;
+    let window: EdgeList = ask(client, &window_path(window)).await?;
+    let proxies: Vec<Proxy> = ask(client, PROXIES).await?;
+    Ok(Page {
+        rows: view::rows(&totals.edges, &window),
+        replicas: view::replicas(&proxies),
+        ..Page::default()
+    })
+}
+
+/// All that was ever seen.
+pub(crate) const TOTALS: &str = "/leno/v1/telemetry/totals";
+/// All proxies.
+pub(crate) const PROXIES: &str = "/leno/v1/proxies";
+
+/// Asks for a document of the API.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+) -> Result<T, CommandError> {
+    let value = client.get(path).await?;
+    serde_json::from_value(value).map_err(|error| {
+        CommandError::failed(format!(
+            "the control plane's answer is not understood: {error}"
+        ))
+        .hint("is it of another version? compare leno --version here and there")
+    })
+}
+
+fn window_path(window: Duration) -> String {
+    format!(
+        "/leno/v1/telemetry/edges?window={}s",
+        window.as_secs().max(1)
+    )
+}
+
+fn of_service(rows: Vec<Row>, args: &TopArgs) -> Vec<Row> {
+    match &args.service {
+        Some(service) => view::of_service(rows, service),
+        None => rows,
+    }
+}

@@ -1,0 +1,161 @@
+//! The live picture: what it is of, a table of edges, the workloads, and what to try next.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::{Cell, Paragraph, Row as TableRow, Table, Wrap},
+};
+
+use super::{HEADER, Replicas, Row, State};
+
+/// Something to try, and what it shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Try {
+    pub(crate) command: String,
+    pub(crate) shows: String,
+}
+
+/// Everything in one picture.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    /// What it is of.
+    pub(crate) title: String,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) replicas: Vec<Replicas>,
+    /// What happened, the newest last.
+    pub(crate) notes: Vec<String>,
+    pub(crate) tries: Vec<Try>,
+    /// How to leave.
+    pub(crate) footer: String,
+}
+
+const GOOD: Style = Style::new().fg(Color::Green);
+const WARNING: Style = Style::new().fg(Color::Yellow);
+const BAD: Style = Style::new().fg(Color::Red);
+const FAINT: Style = Style::new().fg(Color::DarkGray);
+const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
+
+/// Draws the picture over the whole frame; on a small terminal the end of the table gives way first.
+pub(crate) fn draw(frame: &mut Frame<'_>, page: &Page) {
+    let width = frame.area().width.max(1);
+    let workloads = workloads(&page.replicas);
+    let workload_lines = lines(&workloads, width);
+    let tries = tries(&page.tries);
+    let heights = [
+        Constraint::Length(2),
+        Constraint::Length(size(page.rows.len()).saturating_add(2)),
+        Constraint::Length(if page.replicas.is_empty() {
+            0
+        } else {
+            workload_lines + 1
+        }),
+        Constraint::Length(size(page.notes.len()) + u16::from(!page.notes.is_empty())),
+        Constraint::Length(size(tries.len())),
+        Constraint::Length(1),
+        Constraint::Min(0),
+    ];
+    let [title, edges, replicas, notes, try_next, footer, _] =
+        Layout::vertical(heights).areas(frame.area());
+    frame.render_widget(
+        Paragraph::new(Line::styled(page.title.as_str(), STRONG)),
+        title,
+    );
+    table(frame, edges, &page.rows);
+    frame.render_widget(
+        Paragraph::new(workloads).wrap(Wrap { trim: true }),
+        replicas,
+    );
+    let said: Vec<Line<'_>> = page
+        .notes
+        .iter()
+        .map(|note| Line::styled(note.as_str(), WARNING))
+        .collect();
+    frame.render_widget(Paragraph::new(said), notes);
+    frame.render_widget(Paragraph::new(tries), try_next);
+    frame.render_widget(
+        Paragraph::new(Line::styled(page.footer.as_str(), FAINT)),
+        footer,
+    );
+}
+
+fn table(frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
+    let mut widths = HEADER.map(|name| size(name.chars().count()));
+    for row in rows {
+        for (widest, cell) in widths.iter_mut().zip(row.cells()) {
+            *widest = (*widest).max(size(cell.chars().count()));
+        }
+    }
+    let header = TableRow::new(HEADER).style(FAINT);
+    let body = rows.iter().map(|row| {
+        let (line, end) = styles(row.state);
+        let cells = row.cells();
+        let last = cells.len() - 1;
+        let cell = |(index, text)| Cell::new(text).style(if index == last { end } else { line });
+        TableRow::new(cells.into_iter().enumerate().map(cell))
+    });
+    let table = Table::new(body, widths.map(Constraint::Length))
+        .header(header)
+        .column_spacing(2);
+    frame.render_widget(table, area);
+}
+
+/// Of a row, and of what it says of identities.
+fn styles(state: State) -> (Style, Style) {
+    match state {
+        State::Fine => (Style::new(), GOOD),
+        State::Plaintext => (Style::new(), WARNING),
+        State::Failing => (BAD, BAD),
+        State::Quiet => (FAINT, FAINT),
+    }
+}
+
+fn workloads(replicas: &[Replicas]) -> Line<'_> {
+    let mut spans = Vec::new();
+    for Replicas { name, healthy, all } in replicas {
+        if !spans.is_empty() {
+            spans.push(Span::raw("   "));
+        }
+        let (healthy, away) = (*healthy, all.saturating_sub(*healthy));
+        spans.push(Span::styled(format!("{name}\u{a0}"), FAINT));
+        spans.push(Span::styled("●".repeat(healthy), GOOD));
+        spans.push(Span::styled("○".repeat(away), BAD));
+    }
+    Line::from(spans)
+}
+
+/// How many lines a text may take: breaking between words can need one more than the plain quotient.
+fn lines(text: &Line<'_>, width: u16) -> u16 {
+    match size(text.width()).div_ceil(width) {
+        0 | 1 => 1,
+        more => more.saturating_add(1),
+    }
+}
+
+fn tries(tries: &[Try]) -> Vec<Line<'_>> {
+    if tries.is_empty() {
+        return Vec::new();
+    }
+    let widest = tries
+        .iter()
+        .map(|of| of.command.chars().count())
+        .max()
+        .unwrap_or(0);
+    let mut lines = vec![Line::styled("Try, in another terminal:", STRONG)];
+    lines.extend(tries.iter().map(|of| {
+        let padding = " ".repeat(widest.saturating_sub(of.command.chars().count()) + 3);
+        Line::from(vec![
+            Span::raw("  "),
+            Span::styled(of.command.as_str(), Style::new().fg(Color::Cyan)),
+            Span::raw(padding),
+            Span::styled(of.shows.as_str(), FAINT),
+        ])
+    }));
+    lines.push(Line::default());
+    lines
+}
+
+fn size(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
