@@ -56,9 +56,9 @@ impl Capture {
         )
         .expect("a packet socket");
         // More than others may have where we may; the system's limit elsewhere.
-        if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-            drop(sockopt::set_socket_recv_buffer_size(&socket, BUFFER));
-        }
+        sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, BUFFER))
+            .expect("a larger buffer");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.to_vec()).collect();

@@ -120,7 +120,9 @@ fn outer<F>(tests: &[&Test<F>]) -> ExitCode {
     std::fs::set_permissions(directory.path(), open).expect("our own directory");
     let mut argv = vec![env::current_exe().expect("this program").into_os_string()];
     argv.extend(env::args_os().skip(1));
-    let mut variables: Vec<(OsString, OsString)> = env::vars_os().collect();
+    // The processes' logs are what helps; a backtrace would drive them out.
+    let kept = |(name, _): &(OsString, OsString)| name != "RUST_BACKTRACE";
+    let mut variables: Vec<(OsString, OsString)> = env::vars_os().filter(kept).collect();
     variables.push((DIRECTORY.into(), directory.path().into()));
     let arena = arena::spawn_init(&argv, &variables, !netns::has_admin_capability());
     let arena = match arena {

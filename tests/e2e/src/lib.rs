@@ -1,1 +1,158 @@
-//! The mesh, end to end, in network namespaces.
+//! What several end-to-end tests share: backends made by hand, and nginx.
+
+use std::{
+    io,
+    net::TcpListener,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use leno_testkit::{Answer, Member, Process, Wire};
+
+/// A condition of the mesh comes true within this.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A server whose connections are served by a function, a thread each, until it is dropped.
+pub struct Backend {
+    stop: Arc<AtomicBool>,
+    address: std::net::SocketAddr,
+    seen: Arc<Mutex<Vec<Answer>>>,
+}
+
+impl Backend {
+    /// Serves each connection of a listener.
+    ///
+    /// # Panics
+    /// When the listener has no address.
+    pub fn connections(
+        listener: TcpListener,
+        serve: impl Fn(Wire) + Send + Sync + 'static,
+    ) -> Self {
+        let address = listener.local_addr().expect("an address");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ended, serve) = (Arc::clone(&stop), Arc::new(serve));
+        // Polled, so that it ends without a connection of its own.
+        listener.set_nonblocking(true).expect("a socket's flag");
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        if stream.set_nonblocking(false).is_err() {
+                            continue;
+                        }
+                        let serve = Arc::clone(&serve);
+                        std::thread::spawn(move || serve(Wire::new(stream)));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(_) => return,
+                }
+            }
+        });
+        Self {
+            stop,
+            address,
+            seen: Arc::default(),
+        }
+    }
+
+    /// Answers each request of HTTP/1 with what a function makes of it: a whole response as it goes on the wire.
+    pub fn http(
+        listener: TcpListener,
+        answer: impl Fn(&Answer) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let seen: Arc<Mutex<Vec<Answer>>> = Arc::default();
+        let log = Arc::clone(&seen);
+        let mut backend = Self::connections(listener, move |mut wire| {
+            while let Ok(request) = wire.try_message() {
+                let bytes = answer(&request);
+                log.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(request);
+                if wire.try_send(bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        backend.seen = seen;
+        backend
+    }
+
+    /// The requests it saw.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Answer> {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A response of HTTP/1.1 with a body.
+#[must_use]
+pub fn response(status: u16, fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let mut bytes = format!(
+        "HTTP/1.1 {status} Said\r\n{fields}content-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// nginx in a program's network: its configuration is `http`'s content.
+///
+/// # Panics
+/// When it does not start.
+#[must_use]
+pub fn nginx(member: &Member, nginx: &std::path::Path, dir: &std::path::Path, http: &str) -> Process {
+    std::fs::create_dir_all(dir).expect("nginx's directory");
+    let file = dir.join("nginx.conf");
+    let dir = dir.display();
+    let text = format!(
+        "daemon off; master_process off; user root; pid {dir}/pid; error_log stderr;
+         events {{ worker_connections 512; }}
+         http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
+           fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
+           client_max_body_size 0; {http} }}"
+    );
+    std::fs::write(&file, text).expect("nginx's configuration");
+    member.spawn(
+        std::process::Command::new(nginx)
+            .arg("-c")
+            .arg(&file)
+            .args(["-e", "stderr"]),
+    )
+}
+
+/// Bytes that are the same each time and compress badly.
+#[must_use]
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
