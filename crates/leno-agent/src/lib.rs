@@ -11,6 +11,7 @@ mod config;
 mod dial;
 mod files;
 mod handover;
+pub mod host;
 mod hosted;
 mod join;
 mod link;

@@ -11,7 +11,7 @@
 //! `leno run` keeps the listeners: when the agent is restarted it connects again and hands them over once more, and
 //! what waited in their queues is served.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 
 use leno_types::{AppProtocol, WorkloadUid};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,43 @@ impl Port {
     /// The text when it names none.
     pub fn protocol(&self) -> Result<Option<AppProtocol>, leno_types::AppProtocolError> {
         self.app_protocol.as_deref().map(str::parse).transpose()
+    }
+}
+
+/// Why a text is no port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// Not a number that a port can be.
+    #[error("\"{0}\" is no port: 1 to 65535")]
+    Number(String),
+    /// An unknown protocol.
+    #[error(transparent)]
+    Protocol(#[from] leno_types::AppProtocolError),
+}
+
+impl FromStr for Port {
+    type Err = PortError;
+
+    /// `SERVICE[:PROGRAM][/PROTOCOL]`, as `80:8080/http`.
+    fn from_str(text: &str) -> Result<Self, PortError> {
+        let (numbers, protocol) = text
+            .split_once('/')
+            .map_or((text, None), |(numbers, protocol)| {
+                (numbers, Some(protocol))
+            });
+        let (service, workload) = numbers.split_once(':').unwrap_or((numbers, numbers));
+        let number = |text: &str| match text.parse() {
+            Ok(0) | Err(_) => Err(PortError::Number(text.into())),
+            Ok(port) => Ok(port),
+        };
+        let port = Self {
+            service_port: number(service)?,
+            workload_port: number(workload)?,
+            app_protocol: protocol.map(str::to_owned),
+            published: None,
+        };
+        port.protocol()?;
+        Ok(port)
     }
 }
 

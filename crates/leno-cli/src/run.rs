@@ -11,7 +11,7 @@ mod namespace;
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf, time::Instant};
 
 use clap::Args;
-use leno_agent::protocol::{Port, Start};
+use leno_agent::protocol::{Port, PortError, Start};
 use leno_net::program::{self, Child, Spawn};
 use leno_runtime::{Signal, Signals, block_on_local};
 
@@ -189,20 +189,7 @@ fn start_message(args: &RunArgs) -> Result<Start, CommandError> {
 
 /// `SERVICE[:PROGRAM][/PROTOCOL]`
 fn parse_port(text: &str) -> Result<Port, String> {
-    let (numbers, protocol) = text
-        .split_once('/')
-        .map_or((text, None), |(numbers, protocol)| {
-            (numbers, Some(protocol))
-        });
-    let (service, workload) = numbers.split_once(':').unwrap_or((numbers, numbers));
-    let port = Port {
-        service_port: number(service)?,
-        workload_port: number(workload)?,
-        app_protocol: protocol.map(str::to_owned),
-        published: None,
-    };
-    port.protocol().map_err(|error| error.to_string())?;
-    Ok(port)
+    text.parse().map_err(|error: PortError| error.to_string())
 }
 
 /// `HOST[:PROGRAM]`

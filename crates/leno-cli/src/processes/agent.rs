@@ -6,11 +6,11 @@ use std::{
 };
 
 use clap::Args;
-use leno_agent::{Config, Membership};
+use leno_agent::{Config, Membership, host};
 use leno_runtime::{Readiness, Scope, Stop, block_on_local};
 use leno_types::{DnsLabel, ports};
 
-use super::{LogFormat, host_addresses, host_name, resolvers, start_log, stop_on_signals};
+use super::{LogFormat, host_addresses, start_log, stop_on_signals};
 use crate::{
     exit::{CommandError, Outcome, chain},
     places,
@@ -97,7 +97,7 @@ impl AgentArgs {
     pub(crate) fn config(&self) -> Result<Config, CommandError> {
         let host = match &self.host {
             Some(host) => host.clone(),
-            None => host_name().parse().map_err(|error| {
+            None => host::name().parse().map_err(|error| {
                 CommandError::failed(format!("the hostname is no name here: {error}"))
                     .hint("give one with --host")
             })?,
@@ -115,7 +115,7 @@ impl AgentArgs {
         let mut config = Config::new(host, addresses, data_dir, run_dir);
         (config.hbone_port, config.admin) = (self.hbone_port, self.admin);
         (config.metrics, config.readiness) = (self.metrics, self.readiness);
-        let (servers, search) = resolvers();
+        let (servers, search) = host::resolvers();
         config.dns_upstreams = if self.dns.is_empty() {
             servers
         } else {
