@@ -45,6 +45,8 @@ use crate::{
 
 /// How long after a restart agents may take to come back before what is missing is missed.
 const RESTART_GRACE: Duration = Duration::from_secs(30);
+/// How long the last agent to come back may take to name its workloads.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Members that lie in no prefix and are listed singly (CP7).
 const MAX_SINGLE_MEMBERS: usize = 1_024;
 
@@ -132,6 +134,7 @@ pub(crate) struct Mesh {
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
     ready: BTreeSet<StreamId>,
     grace: Option<Duration>,
+    complete_since: Option<Duration>,
     published: Duration,
     challenged: BTreeSet<(DnsLabel, IpAddr)>,
 }
@@ -176,6 +179,7 @@ impl Mesh {
             sessions: BTreeMap::new(),
             ready: BTreeSet::new(),
             grace: None,
+            complete_since: None,
             published: Duration::ZERO,
             challenged: BTreeSet::new(),
         }
@@ -234,7 +238,13 @@ impl Mesh {
         let mut away = known.filter(|(name, _)| {
             self.registry.agent(name).is_none_or(|agent| agent.session.is_none())
         });
-        if now >= until || away.next().is_none() {
+        let complete = away.next().is_none();
+        // Who is back must still name its workloads.
+        let since = *self.complete_since.get_or_insert(now);
+        if !complete {
+            self.complete_since = None;
+        }
+        if now >= until || (complete && now >= since.saturating_add(SETTLE)) {
             self.grace = None;
         }
     }

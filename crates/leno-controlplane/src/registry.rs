@@ -394,7 +394,16 @@ impl Registry {
         let wish = Registration::parse(message, &agent.scope, &self.domain)?;
         let uid = match wish.uid.filter(|uid| self.mint.is_of(*uid, &name)) {
             Some(uid) => uid,
-            None => self.mint.mint(&name, random),
+            None => {
+                let mut random = u64::from_be_bytes(random);
+                loop {
+                    let uid = self.mint.mint(&name, random.to_be_bytes());
+                    if !self.hosts.contains_key(&uid) {
+                        break uid;
+                    }
+                    random = random.wrapping_add(1);
+                }
+            }
         };
         let others = agent.workloads.values().filter(|other| other.uid != uid);
         for other in others {
@@ -405,7 +414,7 @@ impl Registry {
             if let Some(port) = clash {
                 return Err(Refused::Conflict(format!(
                     "port {} of this host is {}'s",
-                    port.workload_port, other.name
+                    port.published.unwrap_or(port.workload_port), other.name
                 )));
             }
         }
@@ -618,10 +627,9 @@ impl Registry {
     }
 }
 
-/// Two programs of one network namespace cannot listen on one port, nor be published on one.
+/// Two programs cannot be published on one port of their host. Where they listen is in a network namespace of each.
 fn needs_the_same(one: &Port, other: &Port) -> bool {
-    one.workload_port == other.workload_port
-        || (one.published.is_some() && one.published == other.published)
+    one.published.is_some() && one.published == other.published
 }
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {

@@ -204,7 +204,8 @@ fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshNa
             AggregatedDiscoveryServiceServer::new(service),
         )
         .merge(http::router(context))
-        .merge(api.router())
+        // Its catch-all and our paths under `/meshes/{mesh}` cannot be in one router.
+        .fallback_service(api.router())
 }
 
 /// What is wrong with the settings; the trust domain they mean.

@@ -89,6 +89,8 @@ pub struct Telemetry {
 impl Telemetry {
     /// Takes in what an agent saw.
     pub fn record(&mut self, edges: &[EdgeDelta], names: &impl Names, now: Duration) {
+        forget(&mut self.fine, now.as_secs(), FINE);
+        forget(&mut self.coarse, now.as_secs() / COARSE_SECONDS, COARSE);
         let over = edges.len().saturating_sub(MAX_EDGES);
         self.dropped = self.dropped.saturating_add(over as u64);
         for edge in edges.iter().take(MAX_EDGES) {
@@ -260,11 +262,15 @@ fn slot(ring: &mut VecDeque<Slot>, index: u64, keep: u64) -> &mut BTreeMap<usize
     if ring.back().is_none_or(|slot| slot.index < index) {
         ring.push_back(Slot { index, samples: BTreeMap::new() });
     }
+    forget(ring, index, keep);
+    let newest = ring.back_mut().expect("a slot was just made where there was none");
+    &mut newest.samples
+}
+
+fn forget(ring: &mut VecDeque<Slot>, index: u64, keep: u64) {
     while ring.front().is_some_and(|slot| slot.index + keep <= index) {
         ring.pop_front();
     }
-    let newest = ring.back_mut().expect("a slot was just made where there was none");
-    &mut newest.samples
 }
 
 fn protocol(text: &str) -> &'static str {

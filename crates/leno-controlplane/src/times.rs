@@ -1,6 +1,6 @@
 //! Points in time as seconds since 1970, and as RFC 3339 for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -22,10 +22,4 @@ pub(crate) fn rfc3339(seconds: u64) -> String {
 #[must_use]
 pub(crate) fn rfc3339_of(time: SystemTime) -> String {
     rfc3339(unix(time))
-}
-
-/// The point in time so many seconds after 1970.
-#[must_use]
-pub(crate) fn at(seconds: u64) -> SystemTime {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH)
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use leno_ir::ResourceName;
 use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::{Resource, Type};
@@ -186,30 +187,17 @@ impl Subscriber {
             }
             let name: Arc<str> = name.as_str().into();
             let resumed = first && !request.initial_resource_versions.is_empty();
-            let known = resumed
-                .then(|| view.resolve(kind, &name))
-                .flatten()
-                .filter(|resource| state.held.contains_key(&resource.name));
+            let canonical = resumed.then(|| state.meant_before(kind, &name, view)).flatten();
             let asked = Asked {
                 // What the proxy has already is compared, not sent for the asking.
-                due: known.is_none().then_some(now),
-                canonical: known.map(|resource| Arc::clone(&resource.name)),
+                due: canonical.is_none().then_some(now),
+                canonical,
                 resumed,
             };
             if state.asked.insert(Arc::clone(&name), asked).is_none() {
                 interest.added.push((kind, Arc::clone(&name)));
             }
             state.dirty.insert(name);
-        }
-        if first && !kind.is_wildcard() {
-            // Versions of what is not asked for again mean nothing.
-            let wanted: BTreeSet<&Arc<str>> =
-                state.asked.values().filter_map(|asked| asked.canonical.as_ref()).collect();
-            let stale: Vec<Arc<str>> =
-                state.held.keys().filter(|name| !wanted.contains(name)).cloned().collect();
-            stale.iter().for_each(|name| {
-                state.held.remove(name);
-            });
         }
         Ok(interest)
     }
@@ -272,11 +260,11 @@ impl Subscriber {
     /// What the proxy has of a type: canonical name, state, and the names it was asked for by.
     pub fn held(&self, kind: Type) -> impl Iterator<Item = (&Arc<str>, &Held, Vec<&Arc<str>>)> {
         let state = self.types.get(&kind);
-        state.into_iter().flat_map(|state| {
-            state.held.iter().map(|(name, held)| {
-                let aliases = state.aliases(name).collect();
-                (name, held, aliases)
-            })
+        state.into_iter().flat_map(move |state| {
+            // What a proxy brought along and asks for no more is not told of.
+            let meant = move |name: &Arc<str>| kind.is_wildcard() || state.is_meant(name);
+            let held = state.held.iter().filter(move |(name, _)| meant(name));
+            held.map(move |(name, held)| (name, held, state.aliases(name).collect()))
         })
     }
 
@@ -412,6 +400,21 @@ impl TypeState {
         }
     }
 
+    /// What a name that a proxy brings along meant to it, as far as that can be told.
+    fn meant_before(&self, kind: Type, name: &Arc<str>, view: &impl View) -> Option<Arc<str>> {
+        if self.held.contains_key(name) {
+            return Some(Arc::clone(name));
+        }
+        if let Some(resource) = view.resolve(kind, name) {
+            return self.held.contains_key(&resource.name).then(|| Arc::clone(&resource.name));
+        }
+        let Ok(ResourceName::Address(address)) = name.parse() else {
+            return None;
+        };
+        let host = ResourceName::Host(address).to_string();
+        self.held.get_key_value(host.as_str()).map(|(name, _)| Arc::clone(name))
+    }
+
     fn collect_all(
         &mut self,
         kind: Type,
@@ -488,7 +491,9 @@ impl TypeState {
         if !same && held.is_some_and(|held| held.resumed) && lists && hold.in_grace() {
             return false;
         }
-        if !same || asked.due.is_some() {
+        // A proxy that came back has the resource and the name it asked by.
+        let has = same && asked.resumed && held.is_some_and(|held| held.resumed);
+        if !same || (asked.due.is_some() && !has) {
             batch.add(Arc::clone(&resource));
         }
         if let Some(entry) = self.asked.get_mut(name) {
@@ -526,12 +531,13 @@ impl TypeState {
 
     /// Nothing is held of a resource that no name means any more.
     fn forget(&mut self, canonical: Option<&Arc<str>>) {
-        if let Some(canonical) = canonical {
-            let meant = self.asked.values().any(|asked| asked.canonical.as_ref() == Some(canonical));
-            if !meant {
-                self.held.remove(canonical);
-            }
+        if let Some(canonical) = canonical.filter(|canonical| !self.is_meant(canonical)) {
+            self.held.remove(canonical);
         }
+    }
+
+    fn is_meant(&self, canonical: &Arc<str>) -> bool {
+        self.asked.values().any(|asked| asked.canonical.as_ref() == Some(canonical))
     }
 
     fn aliases<'a>(&'a self, canonical: &'a Arc<str>) -> impl Iterator<Item = &'a Arc<str>> {
