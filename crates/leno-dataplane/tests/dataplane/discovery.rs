@@ -1,0 +1,230 @@
+//! The three answers about a destination (CP7), and names.
+
+use std::{net::SocketAddr, time::Instant};
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, RecordType},
+};
+use leno_dataplane::Update;
+use leno_telemetry::counters::Counter;
+use leno_types::Refusal;
+use tokio::{io::AsyncReadExt, net::UdpSocket};
+
+use crate::{
+    apps::{ask, get, http1, ok, server_first},
+    host::{Captured, Host, World},
+    run,
+};
+
+#[test]
+fn what_is_unknown_inside_the_mesh_is_refused_and_never_called_in_clear() {
+    run(async {
+        let world = World::new();
+        let one = Host::start(&world);
+        let web = one.workload("web", &[]);
+        let captured = one.capture(&web);
+        // Somebody would even answer there in clear.
+        let (port, log) = http1([127, 7, 9, 9].into(), |_| ok("plaintext"));
+        let to = SocketAddr::from(([127, 7, 9, 9], port));
+        let mut stream = captured.connect(to).await;
+        let refused = ask(&mut stream, &get("/")).await;
+        assert_eq!(refused.status(), 503);
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("UD; "));
+        // Bytes are refused by a reset.
+        let mut stream = captured.connect(to).await;
+        assert!(stream.read_u8().await.is_err());
+        assert!(log.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_destination_that_is_not_answered_is_refused_in_time_and_at_once_without_a_control_plane() {
+    run(async {
+        let world = World::new();
+        let one = Host::start(&world);
+        one.seen.silent.set(true);
+        let web = one.workload("web", &[]);
+        let captured = one.capture(&web);
+        let to = SocketAddr::from(([10, 77, 0, 1], 80));
+        let begun = Instant::now();
+        let refused = ask(&mut captured.connect(to).await, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("DT; "));
+        assert!(begun.elapsed().as_millis() >= 1_900);
+
+        one.send(Update::ControlPlane { connected: false });
+        let begun = Instant::now();
+        let to = SocketAddr::from(([10, 77, 0, 2], 80));
+        let refused = ask(&mut captured.connect(to).await, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("DT; "));
+        assert!(begun.elapsed().as_millis() < 1_500);
+        one.seen
+            .until("the refusals", |seen| seen.refusals.borrow().len() == 2)
+            .await;
+        assert!(
+            one.seen
+                .refusals
+                .borrow()
+                .iter()
+                .all(|record| record.reason == Refusal::DiscoveryTimeout)
+        );
+    });
+}
+
+#[test]
+fn what_is_known_is_served_on_without_a_control_plane_and_the_outside_is_reached_in_clear() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, _) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]);
+        let cart = two.workload("cart", &[(80, port, None)]);
+        let vip = world.service("shop/cart", 80, None, vec![cart.endpoint]);
+        let captured = one.capture(&web);
+        assert_eq!(ask(&mut captured.connect(vip).await, &get("/")).await.text(), "cart");
+        one.send(Update::ControlPlane { connected: false });
+        two.send(Update::ControlPlane { connected: false });
+        for _ in 0..3 {
+            assert_eq!(ask(&mut captured.connect(vip).await, &get("/")).await.text(), "cart");
+        }
+        // 127.0.0.1 is outside what this mesh claims.
+        let outside = server_first([127, 0, 0, 1].into(), "hello");
+        let mut stream = captured.connect(([127, 0, 0, 1], outside).into()).await;
+        let mut banner = [0; 5];
+        stream.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"hello");
+        assert_eq!(one.seen.asked.borrow().len(), 1, "{:?}", one.seen.asked.borrow());
+    });
+}
+
+#[test]
+fn a_member_called_by_its_own_address_is_reached_by_mutual_tls() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, _) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]);
+        let cart = two.workload("cart", &[(80, port, None)]);
+        world.host(two.ip, vec![cart.endpoint]);
+        let captured = one.capture(&web);
+        let to = SocketAddr::new(two.ip, port);
+        assert_eq!(ask(&mut captured.connect(to).await, &get("/")).await.text(), "cart");
+        two.seen
+            .until("an mTLS edge", |seen| {
+                let totals = seen.totals.borrow();
+                totals.edges().any(|(edge, _)| edge.mtls && edge.source_identity.is_some())
+            })
+            .await;
+        // A port that nobody registered there is not the mesh's to call.
+        let other = SocketAddr::new(two.ip, 22);
+        let refused = ask(&mut captured.connect(other).await, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("UD; "));
+        // And the proxies' own ports are a loop.
+        let own = SocketAddr::new(two.ip, 15008);
+        let refused = ask(&mut captured.connect(own).await, &get("/")).await;
+        assert_eq!(refused.status(), 508);
+    });
+}
+
+#[test]
+fn addresses_beyond_the_ceiling_make_room_and_are_unsubscribed() {
+    run(async {
+        let world = World::new();
+        let one = Host::start_with(&world, |config| config.limits.destinations = 4);
+        let web = one.workload("web", &[]);
+        let captured = one.capture(&web);
+        for last in 1..=10 {
+            let to = SocketAddr::from(([10, 77, 1, last], 80));
+            let refused = ask(&mut captured.connect(to).await, &get("/")).await;
+            assert!(refused.field("x-leno-refused").unwrap().starts_with("UD; "));
+        }
+        assert_eq!(one.seen.asked.borrow().len(), 10);
+        assert_eq!(one.seen.forgotten.borrow().len(), 6);
+    });
+}
+
+async fn resolve(captured: Captured, name: &str, kind: RecordType) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut query = Message::query();
+    query.metadata.recursion_desired = true;
+    query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    let bytes = query.to_vec().unwrap();
+    socket.send_to(&bytes, captured.dns).await.unwrap();
+    let mut buffer = vec![0; 4096];
+    let (length, _) = socket.recv_from(&mut buffer).await.unwrap();
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+#[test]
+fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
+    run(async {
+        let world = World::new();
+        // A resolver that says 192.0.2.1 to everything.
+        let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = upstream.local_addr().unwrap();
+        let asked = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let asked_ = std::rc::Rc::clone(&asked);
+        tokio::task::spawn_local(async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok((length, from)) = upstream.recv_from(&mut buffer).await {
+                let mut message = Message::from_vec(&buffer[..length]).unwrap().into_response();
+                let name = message.queries[0].name().clone();
+                asked_.borrow_mut().push(name.to_ascii());
+                let data = RData::A("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap().into());
+                message.add_answer(hickory_proto::rr::Record::from_rdata(name, 1, data));
+                upstream.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        let one = Host::start_with(&world, |config| config.dns_upstreams = vec![at]);
+        let web = one.workload("web", &[]);
+        let vip = world.service("shop/cart", 80, None, Vec::new());
+        let captured = one.capture(&web);
+        for name in ["cart.", "CART.shop.", "cart.shop.svc.cluster.local."] {
+            let answer = resolve(captured, name, RecordType::A).await;
+            assert_eq!(answer.answers[0].data.ip_addr(), Some(vip.ip()), "{name}");
+        }
+        let six = resolve(captured, "cart.", RecordType::AAAA).await;
+        assert_eq!(six.answers[0].data.ip_addr(), Some("2001:2::1".parse().unwrap()));
+        let none = resolve(captured, "cart.", RecordType::MX).await;
+        assert_eq!(none.metadata.response_code, ResponseCode::NoError);
+        assert!(none.answers.is_empty());
+        for unknown in ["nobody.", "nobody.shop.", "nobody.bank.svc."] {
+            let answer = resolve(captured, unknown, RecordType::A).await;
+            assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+        }
+        assert!(asked.borrow().is_empty(), "{:?}", asked.borrow());
+        for outside in ["example.com.", "www.example.com."] {
+            let answer = resolve(captured, outside, RecordType::A).await;
+            assert_eq!(answer.answers[0].data.ip_addr(), Some([192, 0, 2, 1].into()));
+        }
+        assert_eq!(asked.borrow().len(), 2);
+        one.seen
+            .until("counters", |seen| seen.counters.borrow().get(Counter::DnsMeshAnswers) == 8)
+            .await;
+    });
+}
+
+#[test]
+fn names_are_answered_over_tcp_and_without_ipv6_there_are_no_aaaa() {
+    use tokio::io::AsyncWriteExt;
+    run(async {
+        let world = World::new();
+        let one = Host::start_with(&world, |config| config.ipv6 = false);
+        let web = one.workload("web", &[]);
+        let vip = world.service("shop/cart", 80, None, Vec::new());
+        let captured = one.capture(&web);
+        let mut stream = tokio::net::TcpStream::connect(captured.dns_tcp).await.unwrap();
+        for (kind, expected) in [(RecordType::A, Some(vip.ip())), (RecordType::AAAA, None)] {
+            let mut query = Message::query();
+            query.add_query(Query::query(Name::from_ascii("cart.").unwrap(), kind));
+            let bytes = query.to_vec().unwrap();
+            stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+            let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+            stream.read_exact(&mut answer).await.unwrap();
+            let answer = Message::from_vec(&answer).unwrap();
+            assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+            assert_eq!(answer.answers.first().and_then(|r| r.data.ip_addr()), expected);
+        }
+    });
+}

@@ -1,0 +1,335 @@
+//! What a proxy lets in, and what it does not.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ::bytes::Bytes;
+use leno_dataplane::Update;
+use leno_ir::{AccessAction, AccessRule, MtlsMode, Principal, Provenance};
+use leno_tls::{Alpn, Connector};
+use leno_types::{AppProtocol, Refusal, WorkloadUid};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    apps::{ask, call, get, grpc, h2c, http1, ok, read_message, server_first},
+    host::{Host, Workload, World},
+    run,
+};
+
+fn rule(action: AccessAction, world: &World, account: &str) -> AccessRule {
+    AccessRule {
+        action,
+        principals: vec![Principal::Exact(world.identity(account))],
+        namespaces: Vec::new(),
+        ports: Vec::new(),
+        provenance: Provenance {
+            kind: "AccessPolicy".into(),
+            namespace: "shop".into(),
+            name: "who".into(),
+            ..Provenance::default()
+        },
+        unknown_feature: None,
+    }
+}
+
+/// A peer of somebody else's making: a right certificate, HTTP/2, and whatever it likes to ask.
+async fn stranger(
+    world: &World,
+    account: &str,
+    to: &Workload,
+    alpn: &[Alpn],
+) -> h2::client::SendRequest<Bytes> {
+    let uid = WorkloadUid::from_bytes([9; 16]);
+    let identity = world.identity(account);
+    let certificate = world.certificate(uid, &identity, Duration::from_secs(600));
+    let expected = [to.own.identity.clone()];
+    let connector = Connector::new(&certificate, &world.bundle(), &expected, alpn).unwrap();
+    let at = SocketAddr::new(to.endpoint.addresses[0], to.endpoint.hbone_port);
+    // The proxy may still be taking up its certificate.
+    let connected = loop {
+        let stream = TcpStream::connect(at).await.unwrap();
+        if let Ok(connected) = connector.connect(stream, Some(&to.own.uid)).await {
+            break connected;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(connected.alpn, alpn[0]);
+    let (send, connection) = h2::client::handshake(connected.stream).await.unwrap();
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    send.ready().await.unwrap()
+}
+
+async fn status(send: &mut h2::client::SendRequest<Bytes>, to: Option<&str>) -> (u16, String) {
+    let mut request = http::Request::get("http://cart/");
+    if let Some(to) = to {
+        request = request.header("x-leno-to", to);
+    }
+    let request = request.body(()).unwrap();
+    let (response, _) = send.send_request(request, true).unwrap();
+    let response = response.await.unwrap();
+    let refused = response.headers().get("x-leno-refused");
+    let refused = refused.map_or("", |value| value.to_str().unwrap());
+    (response.status().as_u16(), refused.to_owned())
+}
+
+#[test]
+fn forged_destinations_are_refused_and_recorded() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let (other_port, other_log) = http1(two.ip, |_| ok("other"));
+        let cart = two.workload("cart", &[(80, port, None)]);
+        two.workload("other", &[(80, other_port, None)]);
+        let mut send = stranger(&world, "web", &cart, &[Alpn::Leno1]).await;
+        let right = format!("1 {}:{port} - a", two.ip);
+        assert_eq!(status(&mut send, Some(&right)).await.0, 200);
+        for forged in [
+            None,
+            Some("nonsense".to_owned()),
+            Some(format!("1 127.0.0.1:{port} - a")),
+            Some("1 127.0.0.1:15000 - a".to_owned()),
+            Some(format!("1 {}:15000 - a", two.ip)),
+            Some(format!("1 {}:{} - a", two.ip, two.hbone_port)),
+            // Another workload of this very host.
+            Some(format!("1 {}:{other_port} - a", two.ip)),
+        ] {
+            let (code, refused) = status(&mut send, forged.as_deref()).await;
+            assert_eq!(code, 403, "{forged:?}");
+            assert!(refused.starts_with("FD; by=cart-1; id="), "{refused}");
+        }
+        assert_eq!((log.borrow().len(), other_log.borrow().len()), (1, 0));
+        two.seen
+            .until("seven refusals", |seen| seen.refusals.borrow().len() == 7)
+            .await;
+        assert!(two.seen.refusals.borrow().iter().all(|record| {
+            record.reason == Refusal::ForgedDestination && record.caller == Some(world.identity("web"))
+        }));
+    });
+}
+
+#[test]
+fn a_peer_of_alpn_h2_opens_connect_streams_and_nothing_else() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let port = server_first(two.ip, "ready");
+        let db = two.workload("db", &[(3306, port, None)]);
+        let mut send = stranger(&world, "web", &db, &[Alpn::H2]).await;
+        assert_eq!(status(&mut send, None).await.0, 400);
+        let request = http::Request::connect(format!("{}:{port}", two.ip)).body(()).unwrap();
+        let (response, _stream) = send.send_request(request, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let banner = response.into_body().data().await.unwrap().unwrap();
+        assert_eq!(&banner[..], b"ready");
+        for (authority, code) in [
+            (format!("{}:15000", two.ip), 403),
+            ("127.0.0.1:22".into(), 403),
+            ("db:3306".into(), 400),
+        ] {
+            let request = http::Request::connect(authority).body(()).unwrap();
+            let (response, _) = send.send_request(request, false).unwrap();
+            assert_eq!(response.await.unwrap().status(), code);
+        }
+    });
+}
+
+#[test]
+fn a_caller_that_is_denied_is_refused_with_the_rule_and_its_open_streams_end() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let echo = server_first(two.ip, "");
+        let web = one.workload("web", &[]);
+        let http = Some(AppProtocol::Http);
+        let tcp = Some(AppProtocol::Tcp);
+        let cart = two.workload("cart", &[(80, port, http), (7, echo, tcp)]);
+        let vip = world.service("shop/cart", 80, http, vec![cart.endpoint.clone()]);
+        let raw = world.service("shop/raw", 7, tcp, vec![cart.endpoint.clone()]);
+        let captured = one.capture(&web);
+        let mut requests = captured.connect(vip).await;
+        assert_eq!(ask(&mut requests, &get("/")).await.status(), 200);
+        let mut stream = captured.connect(raw).await;
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+
+        two.allow(&cart, vec![rule(AccessAction::Deny, &world, "web")]);
+        // The stream ends without a word from anybody.
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut rest));
+        drop(ended.await.expect("the stream ends within a second"));
+        let refused = ask(&mut requests, &get("/")).await;
+        assert_eq!(refused.status(), 403);
+        let field = refused.field("x-leno-refused").unwrap();
+        assert!(field.starts_with("RBAC; by=cart-1; id="), "{field}");
+        assert_eq!(log.borrow().len(), 1);
+        two.seen
+            .until("the refusal with its rule", |seen| {
+                let mut refusals = seen.refusals.borrow().clone().into_iter();
+                refusals.any(|record| {
+                    record.reason == Refusal::Denied && record.rule.starts_with("AccessPolicy shop/who")
+                })
+            })
+            .await;
+
+        two.allow(&cart, vec![rule(AccessAction::Allow, &world, "web")]);
+        loop {
+            let answer = ask(&mut requests, &get("/")).await;
+            if answer.status() == 200 {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn two_services_that_exchanged_certificates_are_refused_and_never_called_in_clear() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]);
+        let cart = two.workload("cart", &[(80, port, None)]);
+        let mut endpoint = cart.endpoint;
+        endpoint.identity = world.identity("payments");
+        let vip = world.service("shop/payments", 80, Some(AppProtocol::Http), vec![endpoint]);
+        let mut stream = one.capture(&web).connect(vip).await;
+        let refused = ask(&mut stream, &get("/")).await;
+        assert_eq!(refused.status(), 503);
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("PI; "), "{}", refused.head);
+        assert!(log.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_workload_without_a_certificate_calls_nobody() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]);
+        let cart = two.workload("cart", &[(80, port, None)]);
+        let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
+        let mut own = web.own.clone();
+        own.uid = WorkloadUid::from_bytes([5; 16]);
+        one.send(Update::Workload(Box::new(own.clone())));
+        let naked = Workload { own, ..web };
+        let mut stream = one.capture(&naked).connect(vip).await;
+        let refused = ask(&mut stream, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("CERT; "));
+        assert!(log.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let (port, log) = http1(two.ip, |_| {
+            "HTTP/1.1 200 OK\r\nx-leno-secret: no\r\nContent-Length: 2\r\n\r\nhi".into()
+        });
+        let mut cart = two.workload("cart", &[(80, port, None)]);
+        let at = two.publish(&mut cart);
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        for _ in 0..2 {
+            let request = "GET / HTTP/1.1\r\nHost: x\r\nx-leno-to: 1 1.2.3.4:5 - a\r\n\r\n";
+            let answer = ask(&mut stream, request).await;
+            assert_eq!(answer.text(), "hi");
+            assert!(!answer.head.contains("x-leno-"), "{}", answer.head);
+        }
+        assert!(log.borrow().iter().all(|head| !head.contains("x-leno-")));
+
+        cart.own.mtls = MtlsMode::Strict;
+        two.send(Update::Workload(Box::new(cart.own.clone())));
+        let refused = loop {
+            let answer = ask(&mut stream, &get("/")).await;
+            if answer.status() != 200 {
+                break answer;
+            }
+        };
+        assert_eq!(refused.status(), 403);
+        assert!(!refused.head.contains("x-leno-refused"), "the outside is told no details");
+        two.seen
+            .until("the refusal", |seen| {
+                let refusals = seen.refusals.borrow();
+                refusals.iter().any(|record| record.reason == Refusal::PlaintextRefused)
+            })
+            .await;
+        // The name of a caller from outside is not known, and no TLS is claimed.
+        let totals = two.seen.totals.borrow();
+        assert!(totals.edges().all(|(edge, _)| {
+            &*edge.source_workload == "unknown" && !edge.mtls && edge.source_identity.is_none()
+        }));
+    });
+}
+
+#[test]
+fn a_published_port_lets_a_server_speak_first_and_gives_way_to_http2() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let mut db = two.workload("db", &[(3306, server_first(two.ip, "ready"), None)]);
+        let at = two.publish(&mut db);
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let mut banner = [0; 5];
+        stream.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"ready");
+        let (port, _) = grpc(two.ip);
+        let mut api = two.workload("api", &[(80, port, Some(AppProtocol::Grpc))]);
+        let at = two.publish(&mut api);
+        let mut send = h2c(TcpStream::connect(at).await.unwrap()).await;
+        let called = call(&mut send, b"x").await;
+        assert_eq!(called.trailers.get("grpc-status").map(String::as_str), Some("0"));
+    });
+}
+
+#[test]
+fn a_program_that_speaks_http1_only_gets_no_grpc_but_its_caller_gets_a_status() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, log) = http1(two.ip, |_| ok("no gRPC"));
+        let web = one.workload("web", &[]);
+        let http = Some(AppProtocol::Http);
+        let cart = two.workload("cart", &[(80, port, http)]);
+        let vip = world.service("shop/cart", 80, http, vec![cart.endpoint]);
+        let mut send = h2c(one.capture(&web).connect(vip).await).await;
+        let called = call(&mut send, b"x").await;
+        assert_eq!(called.status, 200);
+        let status = called.headers.get("grpc-status").is_some()
+            || called.trailers.contains_key("grpc-status");
+        assert!(status, "{:?} {:?}", called.headers, called.trailers);
+        assert!(log.borrow().is_empty());
+    });
+}
+
+#[test]
+fn more_requests_than_a_program_takes_wait_for_a_connection() {
+    run(async {
+        let world = World::new();
+        let one = Host::start(&world);
+        let two = Host::start_with(&world, |config| config.limits.app_connections = 2);
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]);
+        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]);
+        let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
+        let captured = one.capture(&web);
+        let mut work = Vec::new();
+        for _ in 0..20 {
+            work.push(tokio::task::spawn_local(async move {
+                let mut stream = captured.connect(vip).await;
+                stream.write_all(get("/").as_bytes()).await.unwrap();
+                read_message(&mut stream).await.unwrap().status()
+            }));
+        }
+        for task in work {
+            assert_eq!(task.await.unwrap(), 200);
+        }
+        assert_eq!(log.borrow().len(), 20);
+    });
+}
