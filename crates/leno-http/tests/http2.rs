@@ -1,4 +1,5 @@
 //! Clients and upstreams that speak HTTP/2: gRPC, resets, GOAWAY, windows, tunnels.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

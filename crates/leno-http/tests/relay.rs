@@ -1,4 +1,5 @@
 //! Exchanges through one proxy and through two, with every byte of both ends looked at.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

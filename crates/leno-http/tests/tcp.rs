@@ -1,4 +1,5 @@
 //! The same over real sockets: the lock-free halves, reuse, and memory that does not grow with a body.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

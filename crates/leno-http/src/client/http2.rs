@@ -153,8 +153,8 @@ impl H2 {
         self.0.carry_case.set(carry);
     }
 
-    pub(crate) fn limits(&self) -> Rc<Limits> {
-        self.0.limits.clone()
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// Extended CONNECT may only be sent once the peer's settings allow it (RFC 8441 3). They are the first thing it

@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::future::poll_fn;

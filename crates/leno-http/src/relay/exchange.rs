@@ -1,19 +1,23 @@
 //! One exchange until its final response head, and what follows when none comes.
 
-use std::task::{Context, Poll};
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::Method;
 use leno_types::Refusal;
 use tokio::time::Instant;
 
 use super::{
-    Ended, RelayOptions, Relayed, Side, Unsent, UnsentReason,
+    Ended, RelayOptions, Relayed, Side, Unsent, UnsentReason, Upstream,
     flow::{Flow, client_failed},
     pump::{Pump, PumpError, parse_grpc_status},
-    upstream::{Answer, Awaiting, NoAnswer},
+    upstream::{Answer, Awaiting, FinalAnswer, NoAnswer},
 };
 use crate::{
-    Body, Incoming, Limits, Reply, RequestHead, ResponseHead, Version,
+    Body, ClientError, Incoming, Reply, RequestHead, ResponseHead, Version, client,
+    limits::count,
     reply::Announced,
     sink::{Sink, SinkError},
     timer::Borrowed,
@@ -23,49 +27,37 @@ use crate::{
 pub(super) struct Exchange<'c> {
     head: RequestHead,
     body: Body<'c>,
-    reply: Reply<'c>,
+    /// Until it is answered.
+    reply: Option<Reply<'c>>,
     upload: Pump,
     /// The request may flow. Not before a switch was agreed on.
     uploading: bool,
     /// The client waits for 100 (Continue) before it sends its body.
     expects: bool,
     interim_limit: u32,
-    linger: std::time::Duration,
+    linger: Duration,
     timer: Borrowed,
     started: Instant,
     relayed: Relayed,
 }
 
-/// What became of it.
-pub(super) enum Verdict<'c> {
+/// What is to be done when the two sides are done with each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// Nothing.
     Done {
-        relayed: Relayed,
         /// HTTP/1: both messages were carried whole and the upstream keeps its connection.
         upstream_keeps: bool,
     },
-    Unsent(Unsent<'c>),
-}
-
-impl<'c> Verdict<'c> {
-    #[expect(
-        clippy::result_large_err,
-        reason = "a request comes back seldom, and is not copied on its way"
-    )]
-    pub(super) fn relayed(self) -> Result<Relayed, Unsent<'c>> {
-        match self {
-            Self::Done { relayed, .. } => Ok(relayed),
-            Self::Unsent(unsent) => Err(unsent),
-        }
-    }
+    /// The client is to be answered.
+    Refuse(Refusal, Ended),
+    /// Nothing had an effect.
+    GiveBack(UnsentReason),
 }
 
 /// How the wait for an answer ended.
 enum Waited<'u> {
-    Answered {
-        head: ResponseHead,
-        body: Body<'u>,
-        keep_alive: bool,
-    },
+    Answered(FinalAnswer<'u>),
     NoAnswer(NoAnswer),
     ClientGone,
     ClientBroke,
@@ -74,24 +66,26 @@ enum Waited<'u> {
 }
 
 impl<'c> Exchange<'c> {
-    pub(super) fn new(incoming: Incoming<'c>, limits: &Limits, started: Instant) -> Self {
+    pub(super) fn new(incoming: Incoming<'c>, upstream: &Upstream) -> Self {
         let Incoming { head, body, reply } = incoming;
+        let limits = match upstream {
+            Upstream::H2(connection) => connection.limits(),
+            Upstream::H1(connection) => &connection.reader.limits,
+        };
+        let expect = head.fields.get("expect");
         Self {
             timer: reply.timer(),
             upload: Pump::new(head.version).keeping(limits.replay_bytes),
             uploading: false,
             expects: head.version == Version::Http11
                 && !body.is_end()
-                && head
-                    .fields
-                    .get("expect")
-                    .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
+                && expect.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")),
             head,
             body,
-            reply,
+            reply: Some(reply),
             interim_limit: limits.interim_responses,
             linger: limits.linger,
-            started,
+            started: Instant::now(),
             relayed: Relayed {
                 status: None,
                 grpc_status: None,
@@ -105,71 +99,157 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut awaiting: Awaiting<'_>,
-        mut sink: Sink<'_>,
-        options: RelayOptions<'_>,
-    ) -> Verdict<'c> {
+    /// What must be waited for before the request can be sent at all.
+    pub(super) async fn prepare(&mut self, upstream: &Upstream) -> Result<(), Next> {
+        let Upstream::H2(connection) = upstream else {
+            return Ok(());
+        };
+        if self.head.method != Method::GET && self.head.method != Method::CONNECT {
+            // Extended CONNECT has no place for another method; not to switch is always allowed (RFC 9110 7.8).
+            self.head.protocol = None;
+        }
+        if self.head.protocol.is_none() {
+            return Ok(());
+        }
+        let prepared = Box::pin(connection.prepare(&self.head)).await;
+        prepared.map_err(|error| not_sent(&error, connection))
+    }
+
+    /// Sends the request's head, or queues it with what follows.
+    pub(super) fn begin<'u>(
+        &self,
+        upstream: &'u mut Upstream,
+    ) -> Result<(Awaiting<'u>, Sink<'u>), Next> {
+        match upstream {
+            Upstream::H2(connection) => {
+                let end = self.body.is_end() && !self.head.asks_to_switch();
+                match connection.send(&self.head, self.body.length(), end) {
+                    Ok(opened) => Ok(Awaiting::h2(opened, end)),
+                    Err(error) => Err(not_sent(&error, connection)),
+                }
+            }
+            Upstream::H1(connection) => {
+                if connection.carried > 0 && !connection.is_reusable() {
+                    return Err(Next::GiveBack(UnsentReason::ConnectionDead));
+                }
+                Awaiting::h1(connection, &self.head, &self.body).ok_or(CLIENT_BROKE)
+            }
+        }
+    }
+
+    /// Waits for the answer and carries what follows it.
+    pub(super) async fn run<'u>(
+        &mut self,
+        awaiting: &mut Awaiting<'u>,
+        sink: &mut Sink<'u>,
+        options: &mut RelayOptions<'_>,
+    ) -> Next {
         let switch = self.head.asks_to_switch();
         self.uploading = !switch && !self.body.is_end();
         if !self.uploading && !switch {
             self.upload.stop();
         }
-        let waited = {
-            let mut watch = options.cancel.watch();
-            let deadline = options
-                .request_timeout
-                .map(|timeout| self.started + timeout);
-            std::future::poll_fn(|cx| {
-                if watch.poll(cx) {
-                    return Poll::Ready(Waited::Cancelled);
-                }
-                self.poll_wait(cx, &mut awaiting, &mut sink, deadline)
-            })
-            .await
-        };
+        let mut watch = options.cancel.watch();
+        let deadline = options
+            .request_timeout
+            .map(|timeout| self.started + timeout);
+        let waited = std::future::poll_fn(|cx| {
+            if watch.poll(cx) {
+                return Poll::Ready(Waited::Cancelled);
+            }
+            self.poll_wait(cx, awaiting, sink, deadline)
+        })
+        .await;
         self.relayed.request_bytes = self.upload.bytes;
-        let upstream_is_h1 = awaiting.is_h1();
-        match waited {
-            Waited::Answered {
-                head,
-                body,
-                keep_alive,
-            } => {
+        let (answer, keep_alive, switched) = match waited {
+            Waited::Answered(answer) => {
                 self.relayed.first_byte = Some(self.started.elapsed());
                 self.upload.forget_replay();
-                let switched = switch && is_switched(&self.head, &head, upstream_is_h1);
-                if head.status == 101 && !switched {
+                let is_h1 = awaiting.is_h1();
+                let switched = switch && is_switched(&self.head, &answer.head, is_h1);
+                if answer.head.status == 101 && !switched {
                     sink.abort(h2::Reason::CANCEL);
-                    return self
-                        .refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream))
-                        .await;
+                    return UPSTREAM_BROKE;
                 }
-                self.respond(head, body, keep_alive, switched, sink, options)
-                    .await
+                let keep_alive = answer.keep_alive;
+                (answer, keep_alive, switched)
             }
-            Waited::NoAnswer(why) => self.unanswered(why).await,
-            Waited::ClientGone => {
+            Waited::NoAnswer(why) => return self.unanswered(why),
+            other => {
                 sink.abort(h2::Reason::CANCEL);
-                self.reply.close_after();
-                self.relayed.ended = Ended::ClientGone;
-                done(self.relayed, false)
+                return match other {
+                    Waited::ClientBroke => CLIENT_BROKE,
+                    Waited::Timeout => Next::Refuse(Refusal::UpstreamTimeout, Ended::Timeout),
+                    Waited::Cancelled => Next::Refuse(Refusal::StreamEnded, Ended::Cancelled),
+                    Waited::ClientGone | Waited::Answered(_) | Waited::NoAnswer(_) => {
+                        self.client_gone()
+                    }
+                };
             }
-            Waited::ClientBroke => {
-                sink.abort(h2::Reason::CANCEL);
-                self.refuse(Refusal::ClientProtocol, Ended::Protocol(Side::Client))
-                    .await
+        };
+        let Some(mut flow) = self.respond(answer, switched, sink, options) else {
+            return self.client_gone();
+        };
+        let ended = std::future::poll_fn(|cx| {
+            if watch.poll(cx) {
+                return Poll::Ready(Ended::Cancelled);
             }
-            Waited::Timeout => {
-                sink.abort(h2::Reason::CANCEL);
-                self.refuse(Refusal::UpstreamTimeout, Ended::Timeout).await
-            }
-            Waited::Cancelled => {
-                sink.abort(h2::Reason::CANCEL);
-                self.refuse(Refusal::StreamEnded, Ended::Cancelled).await
-            }
+            flow.poll(cx)
+        })
+        .await;
+        flow.finish(ended);
+        let whole = ended == Ended::Complete && !flow.upload_cut && flow.body.is_end();
+        let (response_bytes, grpc_status) = (flow.download.bytes, flow.download.grpc_status);
+        self.relayed.ended = ended;
+        self.relayed.request_bytes = self.upload.bytes;
+        self.relayed.response_bytes = response_bytes;
+        self.relayed.grpc_status = grpc_status.or(self.relayed.grpc_status);
+        Next::Done {
+            upstream_keeps: keep_alive && whole,
         }
+    }
+
+    pub(super) fn into_relayed(self) -> Relayed {
+        self.relayed
+    }
+
+    /// The request as it was given.
+    pub(super) fn give_back(self, why: UnsentReason) -> Unsent<'c> {
+        let Self {
+            head, body, reply, ..
+        } = self;
+        let reply = reply.expect("a request that was answered had an effect");
+        Unsent {
+            incoming: Incoming { head, body, reply },
+            why,
+        }
+    }
+
+    /// Answers in place of the destination.
+    pub(super) async fn refuse(self, reason: Refusal, ended: Ended) -> Relayed {
+        let Self {
+            reply,
+            body,
+            mut relayed,
+            ..
+        } = self;
+        relayed.ended = ended;
+        relayed.refused = Some(reason);
+        let Some(reply) = reply else { return relayed };
+        if !body.is_end() {
+            // What is left of the request cannot be told from the next one without reading all of it.
+            reply.close_after();
+        }
+        drop(body);
+        let (status, grpc_status) = reply.refusal(reason);
+        match reply.refuse(reason, &[], "").await {
+            Ok(()) => {
+                relayed.status = Some(status);
+                relayed.grpc_status = grpc_status;
+            }
+            Err(error) => tracing::trace!(%error, "nobody was there to be refused"),
+        }
+        relayed
     }
 
     fn poll_wait<'u>(
@@ -179,6 +259,9 @@ impl<'c> Exchange<'c> {
         sink: &mut Sink<'_>,
         deadline: Option<Instant>,
     ) -> Poll<Waited<'u>> {
+        let Some(reply) = &mut self.reply else {
+            return Poll::Ready(Waited::ClientGone);
+        };
         if self.uploading && !self.upload.is_done() {
             match self.upload.poll(cx, &mut self.body, sink) {
                 Poll::Ready(Err(PumpError::Source(error))) => {
@@ -201,27 +284,19 @@ impl<'c> Exchange<'c> {
             match awaiting.poll(cx) {
                 Poll::Ready(Ok(Answer::Interim(head))) => {
                     self.expects &= head.status != 100;
-                    if self.reply.send_interim(&head, self.interim_limit).is_err() {
+                    if reply.send_interim(&head, self.interim_limit).is_err() {
                         return Poll::Ready(Waited::ClientGone);
                     }
                 }
-                Poll::Ready(Ok(Answer::Final {
-                    head,
-                    body,
-                    keep_alive,
-                })) => {
-                    return Poll::Ready(Waited::Answered {
-                        head,
-                        body,
-                        keep_alive,
-                    });
+                Poll::Ready(Ok(Answer::Final(answer))) => {
+                    return Poll::Ready(Waited::Answered(answer));
                 }
                 Poll::Ready(Err(why)) => return Poll::Ready(Waited::NoAnswer(why)),
                 Poll::Pending => break,
             }
         }
-        let flushed = self.reply.poll_flush(cx);
-        if flushed.is_err() || self.reply.poll_gone(cx) || self.body.poll_watch(cx).is_err() {
+        let flushed = reply.poll_flush(cx);
+        if flushed.is_err() || reply.poll_gone(cx) || self.body.poll_watch(cx).is_err() {
             return Poll::Ready(Waited::ClientGone);
         }
         if deadline.is_some_and(|deadline| self.timer.poll(cx, deadline)) {
@@ -231,7 +306,7 @@ impl<'c> Exchange<'c> {
     }
 
     /// No answer came: the request goes back to the caller where that is safe.
-    async fn unanswered(mut self, why: NoAnswer) -> Verdict<'c> {
+    fn unanswered(&mut self, why: NoAnswer) -> Next {
         let reason = match why {
             NoAnswer::RefusedStream => Some(UnsentReason::RefusedStream),
             NoAnswer::GoAway => Some(UnsentReason::GoAway),
@@ -239,156 +314,109 @@ impl<'c> Exchange<'c> {
                 Some(UnsentReason::StaleConnection)
             }
             NoAnswer::Stale | NoAnswer::Reset => None,
-            NoAnswer::Malformed => {
-                return self
-                    .refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream))
-                    .await;
-            }
+            NoAnswer::Malformed => return UPSTREAM_BROKE,
         };
         if let Some(why) = reason {
             if let Some(pieces) = self.upload.take_replay() {
                 self.body.give_again(pieces);
-                let Self {
-                    head, body, reply, ..
-                } = self;
-                return Verdict::Unsent(Unsent {
-                    incoming: Incoming { head, body, reply },
-                    why,
-                });
+                return Next::GiveBack(why);
             }
-            crate::limits::count(|counters| &counters.replay_overflows);
+            count(|counters| &counters.replay_overflows);
         }
-        self.refuse(Refusal::UpstreamReset, Ended::UpstreamResetBeforeHead)
-            .await
+        Next::Refuse(Refusal::UpstreamReset, Ended::UpstreamResetBeforeHead)
     }
 
-    async fn refuse(mut self, reason: Refusal, ended: Ended) -> Verdict<'c> {
-        self.relayed.ended = ended;
-        let Self {
-            reply,
-            body,
-            mut relayed,
-            ..
-        } = self;
-        refuse(reply, body, reason, &mut relayed).await;
-        done(relayed, false)
+    fn client_gone(&mut self) -> Next {
+        if let Some(reply) = self.reply.take() {
+            reply.close_after();
+        }
+        self.relayed.ended = Ended::ClientGone;
+        Next::Done {
+            upstream_keeps: false,
+        }
     }
 
-    /// Writes the head and moves what follows, both ways.
-    async fn respond(
-        self,
-        mut response: ResponseHead,
-        mut answer: Body<'_>,
-        keep_alive: bool,
+    /// Writes the response's head; `None` when the client is gone.
+    fn respond<'f, 'u>(
+        &'f mut self,
+        answer: FinalAnswer<'u>,
         switched: bool,
-        sink: Sink<'_>,
-        options: RelayOptions<'_>,
-    ) -> Verdict<'c> {
+        sink: &'f mut Sink<'u>,
+        options: &mut RelayOptions<'_>,
+    ) -> Option<Flow<'f, 'c, 'u>> {
+        let FinalAnswer {
+            head: mut response,
+            body: mut answer,
+            ..
+        } = answer;
         (options.on_response)(&mut response);
-        let mut relayed = self.relayed;
         let version = response.version;
-        relayed.grpc_status = response
-            .fields
-            .get("grpc-status")
-            .and_then(|value| parse_grpc_status(value));
-        let mut body = self.body;
+        let grpc_status = response.fields.get("grpc-status");
+        self.relayed.grpc_status = grpc_status.and_then(|value| parse_grpc_status(value));
+        let reply = self.reply.take()?;
         // RFC 9110 10.1.1: answered without 100, the client may never send its body, or may yet: it cannot be told
         // from a next request, so that the connection ends here.
         let unwanted = self.expects && self.upload.bytes == 0;
         if unwanted {
-            self.reply.close_after();
+            self.upload.stop();
+            reply.close_after();
         }
         let client = if switched {
-            body.make_raw();
+            self.body.make_raw();
             answer.make_raw();
-            self.reply.switch(&mut response)
+            reply.switch(&mut response)
         } else {
             let announced = Announced {
                 length: answer.length(),
                 empty: answer.is_end(),
             };
-            self.reply.start(&response, announced)
+            reply.start(&response, announced)
         };
-        relayed.status = Some(response.status);
-        let Ok(client) = client else {
-            relayed.ended = Ended::ClientGone;
-            return done(relayed, false);
-        };
-        let mut upload = self.upload;
-        let mut sink = sink;
+        let client = client.ok()?;
+        self.relayed.status = Some(response.status);
         if self.head.asks_to_switch() && !switched {
             // The wish was refused: the request is over.
-            upload.stop();
-            if let Sink::H2(stream) = &mut sink
-                && let Err(error) = stream.send_data(bytes::Bytes::new(), true)
-            {
-                tracing::trace!(%error, "the upstream reset a refused switch");
+            self.upload.stop();
+            if sink.end(None, version).is_err() {
+                tracing::trace!("the upstream reset a refused switch");
             }
         }
-        if unwanted {
-            upload.stop();
-        }
-        let mut flow = Flow {
-            body,
+        Some(Flow {
+            body: &mut self.body,
             answer,
             client,
             sink,
-            upload,
+            upload: &mut self.upload,
             download: Pump::new(version),
             switched,
-            timer: self.timer,
+            timer: &mut self.timer,
             idle: options.idle_timeout,
             linger: self.linger,
             last_progress: (0, None),
             upload_cut: unwanted,
             reset_with: h2::Reason::INTERNAL_ERROR,
-        };
-        let mut watch = options.cancel.watch();
-        let ended = std::future::poll_fn(|cx| {
-            if watch.poll(cx) {
-                return Poll::Ready(Ended::Cancelled);
-            }
-            flow.poll(cx)
         })
-        .await;
-        flow.finish(ended);
-        relayed.ended = ended;
-        relayed.request_bytes = flow.upload.bytes;
-        relayed.response_bytes = flow.download.bytes;
-        relayed.grpc_status = flow.download.grpc_status.or(relayed.grpc_status);
-        let keeps =
-            keep_alive && ended == Ended::Complete && !flow.upload_cut && flow.body.is_end();
-        done(relayed, keeps)
     }
 }
 
-/// Answers in place of the destination, after the wait for it.
-pub(super) async fn refuse(
-    reply: Reply<'_>,
-    body: Body<'_>,
-    reason: Refusal,
-    relayed: &mut Relayed,
-) {
-    if !body.is_end() {
-        // What is left of the request cannot be told from the next one without reading all of it.
-        reply.close_after();
-    }
-    drop(body);
-    let (status, grpc_status) = reply.refusal(reason);
-    relayed.refused = Some(reason);
-    match reply.refuse(reason, &[], "").await {
-        Ok(()) => {
-            relayed.status = Some(status);
-            relayed.grpc_status = grpc_status;
+const CLIENT_BROKE: Next = Next::Refuse(Refusal::ClientProtocol, Ended::Protocol(Side::Client));
+const UPSTREAM_BROKE: Next =
+    Next::Refuse(Refusal::UpstreamProtocol, Ended::Protocol(Side::Upstream));
+
+/// A request that was not sent.
+fn not_sent(error: &ClientError, connection: &client::H2) -> Next {
+    match error {
+        ClientError::Unsupported(reason) => {
+            tracing::debug!(reason, "a request HTTP/2 cannot carry");
+            CLIENT_BROKE
         }
-        Err(error) => tracing::trace!(%error, "nobody was there to be refused"),
-    }
-}
-
-fn done<'c>(relayed: Relayed, upstream_keeps: bool) -> Verdict<'c> {
-    Verdict::Done {
-        relayed,
-        upstream_keeps,
+        ClientError::Refused | ClientError::Http2(_) | ClientError::Io(_) => {
+            Next::GiveBack(if connection.is_closing() {
+                UnsentReason::GoAway
+            } else {
+                UnsentReason::RefusedStream
+            })
+        }
     }
 }
 

@@ -20,15 +20,15 @@ use crate::{
 };
 
 /// Both directions after the response head.
-pub(super) struct Flow<'c, 'u> {
-    pub(super) body: Body<'c>,
+pub(super) struct Flow<'f, 'c, 'u> {
+    pub(super) body: &'f mut Body<'c>,
     pub(super) answer: Body<'u>,
     pub(super) client: Sink<'c>,
-    pub(super) sink: Sink<'u>,
-    pub(super) upload: Pump,
+    pub(super) sink: &'f mut Sink<'u>,
+    pub(super) upload: &'f mut Pump,
     pub(super) download: Pump,
     pub(super) switched: bool,
-    pub(super) timer: Borrowed,
+    pub(super) timer: &'f mut Borrowed,
     pub(super) idle: Option<Duration>,
     pub(super) linger: Duration,
     /// Bytes moved when they last moved, and when that was.
@@ -39,7 +39,7 @@ pub(super) struct Flow<'c, 'u> {
     pub(super) reset_with: h2::Reason,
 }
 
-impl Flow<'_, '_> {
+impl Flow<'_, '_, '_> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         if !self.download.is_done() {
             match self.download.poll(cx, &mut self.answer, &mut self.client) {
@@ -64,7 +64,7 @@ impl Flow<'_, '_> {
             }
         }
         if !self.upload.is_done() {
-            match self.upload.poll(cx, &mut self.body, &mut self.sink) {
+            match self.upload.poll(cx, self.body, self.sink) {
                 Poll::Ready(Ok(())) => {}
                 // Answered whole, and wants no more (RFC 9113 8.1: NO_ERROR).
                 Poll::Pending if self.download.is_done() && self.sink.poll_gone(cx) => {

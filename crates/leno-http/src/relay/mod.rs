@@ -11,13 +11,10 @@ mod upstream;
 
 use std::{fmt, time::Duration};
 
-use http::Method;
 use leno_types::Refusal;
-use tokio::time::Instant;
 
-use crate::{Cancel, ClientError, Incoming, ResponseHead, client};
-use exchange::{Exchange, Verdict};
-use upstream::Awaiting;
+use crate::{Cancel, Incoming, ResponseHead, client};
+use exchange::{Exchange, Next};
 
 /// Where a request goes.
 #[expect(
@@ -131,97 +128,36 @@ impl fmt::Debug for RelayOptions<'_> {
 ///
 /// # Errors
 /// [`Unsent`] when nothing of the request had an effect.
-pub async fn relay<'c>(
+pub fn relay<'c, 'o>(
     incoming: Incoming<'c>,
-    upstream: Upstream,
-    options: RelayOptions<'_>,
-) -> Result<Relayed, Unsent<'c>> {
-    let started = Instant::now();
-    match upstream {
-        Upstream::H2(connection) => via_h2(incoming, &connection, options, started).await,
-        Upstream::H1(connection) => via_h1(incoming, connection, options, started).await,
-    }
-}
-
-async fn via_h2<'c>(
-    mut incoming: Incoming<'c>,
-    connection: &client::H2,
-    options: RelayOptions<'_>,
-    started: Instant,
-) -> Result<Relayed, Unsent<'c>> {
-    if incoming.head.method != Method::GET && incoming.head.method != Method::CONNECT {
-        // Extended CONNECT has no place for another method; not to switch is always allowed (RFC 9110 7.8).
-        incoming.head.protocol = None;
-    }
-    let end = incoming.body.is_end() && !incoming.head.asks_to_switch();
-    let opened = match connection.prepare(&incoming.head).await {
-        Ok(()) => connection.send(&incoming.head, incoming.body.length(), end),
-        Err(error) => Err(error),
-    };
-    let opened = match opened {
-        Ok(opened) => opened,
-        Err(ClientError::Unsupported(reason)) => {
-            tracing::debug!(reason, "a request HTTP/2 cannot carry");
-            return Ok(refuse_unsent(incoming, Refusal::ClientProtocol).await);
+    mut upstream: Upstream,
+    mut options: RelayOptions<'o>,
+) -> impl Future<Output = Result<Relayed, Unsent<'c>>> + use<'c, 'o> {
+    // Not an `async fn`: the exchange is built where it stays. A future is moved into its task whole, and arguments
+    // that are moved on inside of one take their room twice.
+    let mut exchange = Exchange::new(incoming, &upstream);
+    async move {
+        let next = match exchange.prepare(&upstream).await {
+            Ok(()) => match exchange.begin(&mut upstream) {
+                Ok((mut awaiting, mut sink)) => {
+                    exchange.run(&mut awaiting, &mut sink, &mut options).await
+                }
+                Err(next) => next,
+            },
+            Err(next) => next,
+        };
+        match next {
+            Next::GiveBack(why) => Err(exchange.give_back(why)),
+            // Seldom, and larger than all the rest.
+            Next::Refuse(reason, ended) => Ok(Box::pin(exchange.refuse(reason, ended)).await),
+            Next::Done { upstream_keeps } => {
+                let mut relayed = exchange.into_relayed();
+                if let (true, Upstream::H1(mut connection)) = (upstream_keeps, upstream) {
+                    connection.carried += 1;
+                    relayed.reusable = Some(connection).filter(client::H1::is_reusable);
+                }
+                Ok(relayed)
+            }
         }
-        Err(ClientError::Refused | ClientError::Http2(_) | ClientError::Io(_)) => {
-            let why = if connection.is_closing() {
-                UnsentReason::GoAway
-            } else {
-                UnsentReason::RefusedStream
-            };
-            return Err(Unsent { incoming, why });
-        }
-    };
-    let (awaiting, sink) = Awaiting::h2(opened, end);
-    let exchange = Exchange::new(incoming, &connection.limits(), started);
-    exchange.run(awaiting, sink, options).await.relayed()
-}
-
-async fn via_h1<'c>(
-    incoming: Incoming<'c>,
-    mut connection: client::H1,
-    options: RelayOptions<'_>,
-    started: Instant,
-) -> Result<Relayed, Unsent<'c>> {
-    if connection.carried > 0 && !connection.is_reusable() {
-        let why = UnsentReason::ConnectionDead;
-        return Err(Unsent { incoming, why });
     }
-    let limits = connection.reader.limits.clone();
-    let Some((awaiting, sink)) = Awaiting::h1(&mut connection, &incoming) else {
-        return Ok(refuse_unsent(incoming, Refusal::ClientProtocol).await);
-    };
-    let exchange = Exchange::new(incoming, &limits, started);
-    let verdict = exchange.run(awaiting, sink, options).await;
-    let keep = matches!(
-        verdict,
-        Verdict::Done {
-            upstream_keeps: true,
-            ..
-        }
-    );
-    let mut relayed = verdict.relayed()?;
-    connection.carried += 1;
-    if keep && connection.is_reusable() {
-        relayed.reusable = Some(connection);
-    }
-    Ok(relayed)
-}
-
-/// Answers a request that no connection of this kind can carry.
-async fn refuse_unsent(incoming: Incoming<'_>, reason: Refusal) -> Relayed {
-    let Incoming { body, reply, .. } = incoming;
-    let mut relayed = Relayed {
-        status: None,
-        grpc_status: None,
-        request_bytes: 0,
-        response_bytes: 0,
-        first_byte: None,
-        ended: Ended::Protocol(Side::Client),
-        refused: None,
-        reusable: None,
-    };
-    exchange::refuse(reply, body, reason, &mut relayed).await;
-    relayed
 }

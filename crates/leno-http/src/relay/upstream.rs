@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use http::Method;
 
 use crate::{
-    Body, Incoming, ResponseHead,
+    Body, RequestHead, ResponseHead,
     client::{H1, OpenStream},
     convert::response_from_h2,
     h1::{Framing, Mode, OutFraming, ParsedResponse, Reader, encode_request, parse_response},
@@ -34,12 +34,15 @@ pub(super) enum Awaiting<'u> {
 /// An answer, or a part of one.
 pub(super) enum Answer<'u> {
     Interim(ResponseHead),
-    Final {
-        head: ResponseHead,
-        body: Body<'u>,
-        /// HTTP/1: a further exchange may follow.
-        keep_alive: bool,
-    },
+    Final(FinalAnswer<'u>),
+}
+
+/// A final answer's head and what follows.
+pub(super) struct FinalAnswer<'u> {
+    pub(super) head: ResponseHead,
+    pub(super) body: Body<'u>,
+    /// HTTP/1: a further exchange may follow.
+    pub(super) keep_alive: bool,
 }
 
 /// Why there is no answer.
@@ -70,8 +73,11 @@ impl<'u> Awaiting<'u> {
     }
 
     /// Encodes the request's head; it goes out with the first flush. `None`: HTTP/1 cannot carry it.
-    pub(super) fn h1(connection: &'u mut H1, incoming: &Incoming<'_>) -> Option<(Self, Sink<'u>)> {
-        let head = &incoming.head;
+    pub(super) fn h1(
+        connection: &'u mut H1,
+        head: &RequestHead,
+        body: &Body<'_>,
+    ) -> Option<(Self, Sink<'u>)> {
         let extended = head.protocol.is_some() && head.method == Method::CONNECT;
         let method = if extended {
             Method::GET
@@ -79,7 +85,7 @@ impl<'u> Awaiting<'u> {
             head.method.clone()
         };
         let says_length = matches!(method, Method::POST | Method::PUT | Method::PATCH);
-        let (framing, mode) = match (incoming.body.length(), incoming.body.is_end()) {
+        let (framing, mode) = match (body.length(), body.is_end()) {
             _ if head.asks_to_switch() => (OutFraming::Switch, Mode::Raw),
             (Some(length), _) => (OutFraming::Length(length), Mode::Length(length)),
             (None, true) if says_length => (OutFraming::Length(0), Mode::None),
@@ -138,11 +144,11 @@ fn poll_h2<'u>(
         Err(error) => return Poll::Ready(Err(no_answer(&error))),
     };
     Poll::Ready(match response_from_h2(response) {
-        Ok((head, declared, stream)) => Ok(Answer::Final {
+        Ok((head, declared, stream)) => Ok(Answer::Final(FinalAnswer {
             head,
             body: Body::h2(stream, declared),
             keep_alive: true,
-        }),
+        })),
         Err(_) => Err(NoAnswer::Malformed),
     })
 }
@@ -212,9 +218,9 @@ fn poll_h1<'u>(
     };
     // A response that ends by close says nothing of its length, whatever it declared.
     let declared = declared.filter(|_| !matches!(framing, Framing::Close | Framing::Chunked));
-    Poll::Ready(Ok(Answer::Final {
+    Poll::Ready(Ok(Answer::Final(FinalAnswer {
         head,
         body: Body::h1(reader, declared),
         keep_alive,
-    }))
+    })))
 }

@@ -1,4 +1,5 @@
 //! Proxies in one process: a client's bytes on one end, an application's on the other.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(
     clippy::unwrap_used,
     dead_code,
