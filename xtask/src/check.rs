@@ -26,12 +26,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     note(documentation());
     if has("cargo-deny") {
         note(cargo(&[
-            "deny",
-            "--locked",
-            "check",
-            "bans",
-            "licenses",
-            "sources",
+            "deny", "--locked", "check", "bans", "licenses", "sources",
         ]));
     } else {
         println!("skipped: deny (cargo-deny is not installed: cargo install cargo-deny)");

@@ -64,16 +64,23 @@ pub(crate) fn fuzz(args: &[&str]) -> Result<(), Failure> {
         .output();
     let output = output.map_err(|error| Failure::Start("cargo fuzz list".into(), error))?;
     for target in String::from_utf8_lossy(&output.stdout).lines() {
+        // What is found goes beside the committed corpus, not into it.
+        let (found, corpus) = (
+            format!("fuzz/found/{target}"),
+            format!("fuzz/corpus/{target}"),
+        );
+        let dir = root().join(&found);
+        fs::create_dir_all(&dir).map_err(|error| Failure::Io(dir, error))?;
+        let limits = [
+            format!("-max_total_time={seconds}"),
+            "-timeout=10".into(),
+            "-rss_limit_mb=2048".into(),
+        ];
         let mut command = Command::new("cargo");
         // Stable compilers take the sanitizer flags only when told to.
         command
-            .args([
-                "fuzz",
-                "run",
-                target,
-                "--",
-                &format!("-max_total_time={seconds}"),
-            ])
+            .args(["fuzz", "run", target, &found, &corpus, "--"])
+            .args(limits)
             .env("RUSTC_BOOTSTRAP", "1");
         status(
             command.current_dir(root()),
