@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs, io,
+    env, fs,
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
@@ -387,6 +389,42 @@ impl Mesh {
         let (status, body) = page(&self.host(name), ADMIN_PORT, path).expect("an admin page");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
+    }
+
+    /// A document of the mesh's API: `path` begins after the mesh, such as `/leno/v1/status`.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn api(&self, path: &str) -> Value {
+        let mut stream =
+            UnixStream::connect(self.admin_socket()).expect("the control plane's socket");
+        let request = format!(
+            "GET /meshes/{}{path} HTTP/1.0\r\nhost: localhost\r\n\r\n",
+            self.name
+        );
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let (head, body) = text.split_once("\r\n\r\n").expect("an answer of HTTP");
+        assert!(head.contains(" 200 "), "{path}: {text}");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    }
+
+    /// The lines of a host's access log so far.
+    ///
+    /// # Panics
+    /// When one is no JSON.
+    #[must_use]
+    pub fn access_log(&self, name: &str) -> Vec<Value> {
+        let text =
+            fs::read_to_string(self.host(name).disk().join("access.log")).unwrap_or_default();
+        let whole = text
+            .rfind('\n')
+            .map_or("", |end| text.get(..end).unwrap_or_default());
+        let line = |line: &str| serde_json::from_str(line).expect("a line of JSON");
+        whole.lines().map(line).collect()
     }
 
     /// The metrics of a host's proxy.

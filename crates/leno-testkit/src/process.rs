@@ -21,7 +21,14 @@ const LONG: Duration = Duration::from_secs(40);
 /// Lines of each log that a failure shows.
 const SHOWN: usize = 40;
 
-static LOGS: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+/// A file that a process writes, and up to where it was written when the test began.
+struct Log {
+    name: String,
+    path: PathBuf,
+    before: usize,
+}
+
+static LOGS: Mutex<Vec<Log>> = Mutex::new(Vec::new());
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A running process. Dropping it kills and reaps it.
@@ -126,8 +133,13 @@ impl Process {
             .stderr(File::create(&err)?);
         let child = start(command)?;
         let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.push((format!("{name} (pid {})", child.id()), err.clone()));
-        logs.push((format!("{name} (pid {}), stdout", child.id()), out.clone()));
+        for (of, path) in [("", &err), (", stdout", &out)] {
+            logs.push(Log {
+                name: format!("{name} (pid {}{of})", child.id()),
+                path: path.clone(),
+                before: 0,
+            });
+        }
         drop(logs);
         Ok(Self {
             name: name.to_owned(),
@@ -259,7 +271,7 @@ impl Process {
     /// A command that was looked at is no log any more.
     fn forget(&self) {
         let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.retain(|(_, path)| *path != self.out && *path != self.err);
+        logs.retain(|log| log.path != self.out && log.path != self.err);
         for path in [&self.out, &self.err] {
             drop(fs::remove_file(path));
         }
@@ -280,19 +292,38 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// Shows the end of every process's log on standard error.
+/// What was logged up to now is of no interest to the next test.
+pub(crate) fn mark_logs() {
+    let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+    logs.retain(|log| log.path.exists());
+    for log in logs.iter_mut() {
+        log.before = read(&log.path).len();
+    }
+}
+
+/// Shows on standard error what every process logged since the test began.
 pub fn show_logs() {
     let logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
-    for (name, path) in logs.iter() {
-        let text = read(path);
+    for log in logs.iter() {
+        let text = read(&log.path);
+        let text = plain(text.get(log.before..).unwrap_or(&text));
         if text.is_empty() {
             continue;
         }
         let lines: Vec<&str> = text.lines().collect();
-        eprintln!("---- {name}, the last of {} lines", lines.len());
+        eprintln!("---- {}, the last of {} lines", log.name, lines.len());
         for line in lines.iter().skip(lines.len().saturating_sub(SHOWN)) {
             let cut: String = line.chars().take(600).collect();
             eprintln!("  {cut}");
         }
     }
+}
+
+/// Without the colours of a terminal.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |whole, part| {
+        whole + part.split_once('m').map_or("", |(_, rest)| rest)
+    })
 }

@@ -14,7 +14,10 @@ use std::{
 
 use leno_net::{arena, netns};
 
-use crate::{process::show_logs, skip};
+use crate::{
+    process::{mark_logs, show_logs},
+    skip,
+};
 
 /// Set for the inner process: the directory of its files.
 pub(crate) const DIRECTORY: &str = "LENO_TESTKIT_DIRECTORY";
@@ -195,6 +198,7 @@ fn inner<F>(start: impl FnOnce() -> F, tests: &[&Test<F>]) -> ExitCode {
     let (mut passed, mut missed, mut failed) = (0, 0, Vec::new());
     for test in tests {
         skip::begin(test.name);
+        mark_logs();
         limit(true);
         let since = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| (test.run)(&mut fixture)));

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::TcpListener,
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +18,8 @@ pub const SOON: Duration = Duration::from_secs(10);
 /// A server whose connections are served by a function, a thread each, until it is dropped.
 pub struct Backend {
     stop: Arc<AtomicBool>,
+    accepting: Option<std::thread::JoinHandle<()>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
     address: std::net::SocketAddr,
     seen: Arc<Mutex<Vec<Answer>>>,
 }
@@ -32,29 +34,15 @@ impl Backend {
         serve: impl Fn(Wire) + Send + Sync + 'static,
     ) -> Self {
         let address = listener.local_addr().expect("an address");
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ended, serve) = (Arc::clone(&stop), Arc::new(serve));
+        let (stop, open) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (ended, held) = (Arc::clone(&stop), Arc::clone(&open));
         // Polled, so that it ends without a connection of its own.
         listener.set_nonblocking(true).expect("a socket's flag");
-        std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        if stream.set_nonblocking(false).is_err() {
-                            continue;
-                        }
-                        let serve = Arc::clone(&serve);
-                        std::thread::spawn(move || serve(Wire::new(stream)));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    Err(_) => return,
-                }
-            }
-        });
+        let accepting = std::thread::spawn(move || accept(&listener, &ended, &held, &Arc::new(serve)));
         Self {
             stop,
+            accepting: Some(accepting),
+            open,
             address,
             seen: Arc::default(),
         }
@@ -99,8 +87,44 @@ impl Backend {
 }
 
 impl Drop for Backend {
+    /// Nobody listens any more, and nothing is open.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        if let Some(accepting) = self.accepting.take() {
+            drop(accepting.join());
+        }
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It may have ended by itself.
+            drop(stream.shutdown(Shutdown::Both));
+        }
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    ended: &AtomicBool,
+    held: &Mutex<Vec<TcpStream>>,
+    serve: &Arc<impl Fn(Wire) + Send + Sync + 'static>,
+) {
+    while !ended.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).expect("a socket's flag");
+                let clone = stream.try_clone().expect("a second handle");
+                held.lock().unwrap_or_else(PoisonError::into_inner).push(clone);
+                let serve = Arc::clone(serve);
+                std::thread::spawn(move || {
+                    let handle = stream.try_clone();
+                    serve(Wire::new(stream));
+                    // The second handle must not keep it open.
+                    drop(handle.map(|stream| stream.shutdown(Shutdown::Both)));
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => return,
+        }
     }
 }
 
@@ -122,7 +146,12 @@ pub fn response(status: u16, fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 /// # Panics
 /// When it does not start.
 #[must_use]
-pub fn nginx(member: &Member, nginx: &std::path::Path, dir: &std::path::Path, http: &str) -> Process {
+pub fn nginx(
+    member: &Member,
+    nginx: &std::path::Path,
+    dir: &std::path::Path,
+    http: &str,
+) -> Process {
     std::fs::create_dir_all(dir).expect("nginx's directory");
     let file = dir.join("nginx.conf");
     let dir = dir.display();
