@@ -39,7 +39,7 @@ pub struct Peer {
     pub uid: u32,
     /// Its effective group.
     pub gid: u32,
-    /// Its process.
+    /// Its process; 0 when it is in a PID namespace that is not ours to see.
     pub pid: i32,
 }
 
@@ -248,12 +248,8 @@ pub fn peer_blocking(socket: &UnixStream) -> io::Result<Peer> {
 }
 
 fn peer_of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(Peer {
-        uid: credentials.uid.as_raw(),
-        gid: credentials.gid.as_raw(),
-        pid: credentials.pid.as_raw_pid(),
-    })
+    let libc::ucred { pid, uid, gid } = crate::sys::peer_credentials(socket)?;
+    Ok(Peer { uid, gid, pid })
 }
 
 fn retry<T>(mut f: impl FnMut() -> io::Result<T>) -> io::Result<T> {

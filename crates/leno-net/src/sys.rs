@@ -36,6 +36,37 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     }
 }
 
+/// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)). The process is 0 when it is in a PID namespace
+/// that is not ours to see.
+#[expect(
+    unsafe_code,
+    reason = "rustix takes the process for a number other than 0, and reports another's namespace as a failure"
+)]
+pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `fd` is open for the call, and the kernel writes at most `length` bytes, the size of `credentials`, of
+    // which every bit pattern is a value.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(credentials)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Moves the calling thread into new namespaces. The descriptor table is never unshared.
 #[expect(
     unsafe_code,
