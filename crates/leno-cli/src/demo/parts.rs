@@ -18,8 +18,9 @@ use super::{
 
 /// This program, wherever it was installed.
 pub(super) const LENO: &str = "/proc/self/exe";
-/// So much of a log is shown when its process failed.
-const TAIL: u64 = 2_048;
+/// So much of a log is read, and so many lines of it are shown, when its process failed.
+const READ: u64 = 32 * 1024;
+const TAIL: usize = 12;
 /// A log that is longer starts again.
 pub(super) const LONGEST_LOG: u64 = 8 * 1024 * 1024;
 
@@ -177,17 +178,33 @@ impl Part {
         let read = || -> io::Result<String> {
             let mut log = File::open(self.log(dir))?;
             let length = log.metadata()?.len();
-            log.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+            log.seek(SeekFrom::Start(length.saturating_sub(READ)))?;
             let mut bytes = Vec::new();
-            log.take(TAIL).read_to_end(&mut bytes)?;
+            log.take(READ).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        read().unwrap_or_default()
+        last_lines(&read().unwrap_or_default())
     }
 
     fn log(&self, dir: &Path) -> PathBuf {
         place::logs(dir).join(format!("{}.log", self.name.replace(' ', "-")))
     }
+}
+
+/// The last lines of a log, without stack traces: the message stands above them.
+fn last_lines(log: &str) -> String {
+    let mut in_trace = false;
+    let told = log.lines().filter(|line| {
+        in_trace = line.starts_with("stack backtrace:") || (in_trace && line.starts_with(' '));
+        !in_trace
+    });
+    let told: Vec<&str> = told.collect();
+    let first = told.len().saturating_sub(TAIL);
+    told.iter()
+        .skip(first)
+        .copied()
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Empties each log that has become too long.
@@ -238,6 +255,14 @@ mod tests {
             assert!(parsed.is_ok(), "{}: {:?}", part.name, parsed.err());
         }
         assert_eq!(legacy().args.last().unwrap(), "http://10.77.1.1:8080/");
+    }
+
+    #[test]
+    fn a_panic_is_told_by_its_message() {
+        let log = "one\npanicked at x:\nbad\nstack backtrace:\n   0: a\n      at b\nnote: more\n";
+        assert_eq!(last_lines(log), "one\npanicked at x:\nbad\nnote: more");
+        assert_eq!(last_lines(&"line\n".repeat(40)).lines().count(), TAIL);
+        assert_eq!(last_lines(""), "");
     }
 
     #[test]
