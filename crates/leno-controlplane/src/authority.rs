@@ -64,7 +64,11 @@ impl Authority {
             source: error,
         };
         let ca_error = |e: CaError| error(e.to_string());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io_error)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io_error)?;
         let root = match read_pair(directory, "root").map_err(error)? {
             Some((cert, key)) => RootAuthority::from_pem(&cert, &key).map_err(ca_error)?,
             None => {
@@ -85,7 +89,9 @@ impl Authority {
         let intermediate = match read_pair(directory, "intermediate").map_err(error)? {
             Some((cert, key)) => Intermediate::from_pem(&cert, &key).map_err(ca_error)?,
             None => {
-                let made = root.issue_intermediate(now, intermediate_ttl).map_err(ca_error)?;
+                let made = root
+                    .issue_intermediate(now, intermediate_ttl)
+                    .map_err(ca_error)?;
                 save_intermediate(directory, &made).map_err(io_error)?;
                 made
             }
@@ -152,7 +158,10 @@ impl Authority {
     /// # Errors
     /// When the root has ended, or the files cannot be written: the old one signs on.
     pub fn renew(&mut self, now: SystemTime) -> Result<bool, RenewError> {
-        let (from, until) = (self.intermediate.not_before(), self.intermediate.not_after());
+        let (from, until) = (
+            self.intermediate.not_before(),
+            self.intermediate.not_after(),
+        );
         let life = until.duration_since(from).unwrap_or_default();
         let due = from.checked_add(life / 2).is_none_or(|half| now >= half);
         // A clock that was set back must not leave everybody with an issuer from the future.
@@ -178,7 +187,14 @@ impl Authority {
         now: SystemTime,
     ) -> Result<IssuedChain, CaError> {
         let names = [uid.to_string()];
-        self.sign(csr, identity, &names, Usage::Workload, now, self.workload_ttl)
+        self.sign(
+            csr,
+            identity,
+            &names,
+            Usage::Workload,
+            now,
+            self.workload_ttl,
+        )
     }
 
     /// A certificate for an agent.
@@ -225,8 +241,7 @@ impl Authority {
         let identity = Identity::control_plane(self.domain());
         let chain = self.sign(&csr, &identity, names, Usage::Workload, now, SERVER_TTL)?;
         let bundle = &self.bundle;
-        let made =
-            WorkloadCertificate::new(None, &chain.chain_pem, &key, bundle, generation, now)?;
+        let made = WorkloadCertificate::new(None, &chain.chain_pem, &key, bundle, generation, now)?;
         Ok(made)
     }
 
@@ -239,7 +254,9 @@ impl Authority {
         now: SystemTime,
         ttl: Duration,
     ) -> Result<IssuedChain, CaError> {
-        let chain = self.intermediate.sign(csr, identity, names, usage, now, ttl)?;
+        let chain = self
+            .intermediate
+            .sign(csr, identity, names, usage, now, ttl)?;
         self.signed = self.signed.saturating_add(1);
         Ok(chain)
     }
@@ -287,7 +304,10 @@ fn read_pair(directory: &Path, name: &str) -> Result<Option<(String, String)>, S
     let read = |file: String| match fs::read_to_string(directory.join(&file)) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("{} cannot be read: {error}", directory.join(file).display())),
+        Err(error) => Err(format!(
+            "{} cannot be read: {error}",
+            directory.join(file).display()
+        )),
     };
     let (cert, key) = (read(format!("{name}.pem"))?, read(format!("{name}.key"))?);
     match (cert, key) {
@@ -335,7 +355,11 @@ fn write_bytes(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, &path)?;

@@ -3,7 +3,10 @@
 //! Owns the dialling. Sends nothing but a handshake. Invariant: an address is proven only by a certificate of a
 //! workload that this very agent registered.
 
-use std::{net::{IpAddr, SocketAddr}, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use leno_runtime::Scope;
 use leno_tls::{Alpn, Connector};
@@ -25,15 +28,23 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// Challenges an agent at each address it claims and has not proven, as the workload that has just got its
 /// certificate.
-pub(crate) fn begin(mesh: &mut Mesh, agent: &DnsLabel, uid: WorkloadUid, handle: &Handle, scope: &Scope) {
-    let Some((addresses, identity, port)) = mesh.to_challenge(agent, uid) else {
+pub(crate) fn begin(
+    mesh: &mut Mesh,
+    agent: &DnsLabel,
+    uid: WorkloadUid,
+    handle: &Handle,
+    scope: &Scope,
+) {
+    let Some((addresses, identity, port)) = mesh.take_challenges(agent, uid) else {
         return;
     };
     let certificate = mesh.certificate.borrow().clone();
     let alpn = [Alpn::Leno1, Alpn::H2];
     let connector = Connector::new(&certificate, mesh.authority.bundle(), &[identity], &alpn);
     let Ok(connector) = connector else {
-        addresses.iter().for_each(|address| mesh.challenged(agent, *address, false));
+        addresses
+            .iter()
+            .for_each(|address| mesh.challenged(agent, *address, false));
         return;
     };
     for address in addresses {
@@ -65,7 +76,9 @@ async fn answers(connector: &Connector, address: IpAddr, port: u16, uid: Workloa
         };
         match connector.connect(socket, Some(&uid)).await {
             Ok(_) => return true,
-            Err(error) => tracing::debug!(%address, %error, "an address challenge was not answered"),
+            Err(error) => {
+                tracing::debug!(%address, %error, "an address challenge was not answered")
+            }
         }
     }
     false

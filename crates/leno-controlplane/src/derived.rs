@@ -32,6 +32,8 @@ const CONTROLLER: &str = "leno.dev/control-plane";
 /// Proxies that a message names.
 const NAMED: usize = 5;
 
+/// Ports and endpoints of a slice.
+type Slice = (Vec<Value>, Vec<Value>);
 type ObjectKey = (Kind, DnsLabel, DnsLabel);
 /// Object, parent, condition.
 type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
@@ -101,12 +103,20 @@ impl Shared {
             workloads: workloads(mesh),
             statuses,
         };
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
+        *self
+            .published
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
         self.changes.send_modify(|version| *version += 1);
     }
 
     fn read(&self) -> Arc<Published> {
-        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(
+            &self
+                .published
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
@@ -120,7 +130,10 @@ pub(crate) struct DerivedMeshes {
 impl DerivedMeshes {
     /// Of these meshes.
     pub(crate) fn new(meshes: impl IntoIterator<Item = Arc<Shared>>) -> Self {
-        let meshes = meshes.into_iter().map(|shared| (shared.name.clone(), shared)).collect();
+        let meshes = meshes
+            .into_iter()
+            .map(|shared| (shared.name.clone(), shared))
+            .collect();
         Self {
             meshes,
             changes: watch::Sender::new(0),
@@ -129,10 +142,15 @@ impl DerivedMeshes {
 
     /// Passes on that a mesh has changed; runs for as long as there is one.
     pub(crate) async fn follow(self: Arc<Self>) {
-        let mut receivers: Vec<_> =
-            self.meshes.values().map(|shared| shared.changes.subscribe()).collect();
+        let mut receivers: Vec<_> = self
+            .meshes
+            .values()
+            .map(|shared| shared.changes.subscribe())
+            .collect();
         loop {
-            let changed = receivers.iter_mut().map(|receiver| Box::pin(receiver.changed()));
+            let changed = receivers
+                .iter_mut()
+                .map(|receiver| Box::pin(receiver.changed()));
             let (outcome, _, rest) = futures_util::future::select_all(changed).await;
             drop(rest);
             if outcome.is_err() {
@@ -157,14 +175,22 @@ impl Derived for DerivedMeshes {
                 .flat_map(|(service, output)| endpoint_slices(service, output))
                 .collect(),
             Kind::Service => {
-                let derived = published.services.iter().filter(|(service, _)| service.derived);
-                derived.map(|(service, addresses)| derived_service(service, addresses)).collect()
+                let derived = published
+                    .services
+                    .iter()
+                    .filter(|(service, _)| service.derived);
+                derived
+                    .map(|(service, addresses)| derived_service(service, addresses))
+                    .collect()
             }
             Kind::HttpRoute | Kind::AccessPolicy => Vec::new(),
         };
         if let Some(namespace) = namespace {
             objects.retain(|object| {
-                object.pointer("/metadata/namespace").and_then(Value::as_str) == Some(namespace)
+                object
+                    .pointer("/metadata/namespace")
+                    .and_then(Value::as_str)
+                    == Some(namespace)
             });
         }
         objects
@@ -208,18 +234,30 @@ fn give_addresses(
     now: u64,
 ) -> Result<(), Finding> {
     let text = |object: &Value, pointer: &str| {
-        object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+        object
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     let label = |pointer: &str| {
         let parsed = text(object, pointer).parse::<DnsLabel>();
-        parsed.map_err(|error| Finding::new(pointer.trim_start_matches('/').replace('/', "."), error.to_string()))
+        parsed.map_err(|error| {
+            Finding::new(
+                pointer.trim_start_matches('/').replace('/', "."),
+                error.to_string(),
+            )
+        })
     };
     let service = ServiceName::new(label("/metadata/namespace")?, label("/metadata/name")?);
     let addresses_of = |object: &Value| -> Vec<IpAddr> {
         let many = object.pointer("/spec/clusterIPs").and_then(Value::as_array);
         let many = many.into_iter().flatten().filter_map(Value::as_str);
         let one = object.pointer("/spec/clusterIP").and_then(Value::as_str);
-        let mut list: Vec<IpAddr> = many.chain(one).filter_map(|text| text.parse().ok()).collect();
+        let mut list: Vec<IpAddr> = many
+            .chain(one)
+            .filter_map(|text| text.parse().ok())
+            .collect();
         let mut seen = BTreeSet::new();
         list.retain(|address| seen.insert(*address));
         list
@@ -238,26 +276,42 @@ fn give_addresses(
             .offer(&service, now)
             .map_err(|error| Finding::new("spec.clusterIPs", error.to_string()))?;
         let families = object.pointer("/spec/ipFamilies").and_then(Value::as_array);
-        let families: Vec<&str> = families.into_iter().flatten().filter_map(Value::as_str).collect();
+        let families: Vec<&str> = families
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         addresses = match families.as_slice() {
             [] => vip.addresses(),
             some => some
                 .iter()
-                .map(|family| if *family == "IPv6" { vip.v6() } else { vip.v4() })
+                .map(|family| {
+                    if *family == "IPv6" {
+                        vip.v6()
+                    } else {
+                        vip.v4()
+                    }
+                })
                 .collect(),
         };
     }
-    if let (Some(spec), Some(first)) =
-        (object.get_mut("spec").and_then(Value::as_object_mut), addresses.first())
-    {
+    if let (Some(spec), Some(first)) = (
+        object.get_mut("spec").and_then(Value::as_object_mut),
+        addresses.first(),
+    ) {
         let family = |address: &IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
         spec.insert("clusterIP".into(), json!(first.to_string()));
         let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         spec.insert("clusterIPs".into(), json!(texts));
         let families: Vec<&str> = addresses.iter().map(family).collect();
         spec.insert("ipFamilies".into(), json!(families));
-        let policy = if families.len() > 1 { "RequireDualStack" } else { "SingleStack" };
-        spec.entry("ipFamilyPolicy").or_insert_with(|| json!(policy));
+        let policy = if families.len() > 1 {
+            "RequireDualStack"
+        } else {
+            "SingleStack"
+        };
+        spec.entry("ipFamilyPolicy")
+            .or_insert_with(|| json!(policy));
     }
     Ok(())
 }
@@ -291,7 +345,10 @@ fn workloads(mesh: &Mesh) -> Vec<Value> {
             if let Some(version) = &workload.version {
                 labels.insert("version".into(), json!(version.as_str()));
             }
-            labels.insert("leno.dev/service-account".into(), json!(workload.account.as_str()));
+            labels.insert(
+                "leno.dev/service-account".into(),
+                json!(workload.account.as_str()),
+            );
             list.push(json!({
                 "apiVersion": Kind::Workload.api_version(),
                 "kind": "Workload",
@@ -358,7 +415,7 @@ fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Value> {
     let Output::Endpoints(endpoints) = output else {
         return Vec::new();
     };
-    let mut groups: BTreeMap<(&'static str, String), (Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&'static str, String), Slice> = BTreeMap::new();
     for endpoint in &endpoints.endpoints {
         let ports: Vec<Value> = endpoint
             .ports
@@ -382,7 +439,9 @@ fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Value> {
             if addresses.is_empty() {
                 continue;
             }
-            let group = groups.entry((family, json!(ports).to_string())).or_default();
+            let group = groups
+                .entry((family, json!(ports).to_string()))
+                .or_default();
             group.0.clone_from(&ports);
             group.1.push(endpoint_value(endpoint, &addresses));
         }
@@ -433,11 +492,22 @@ fn status_of(
 ) -> Value {
     let (kind, namespace, name) = key;
     let mut conditions = mesh.compiler.conditions(*kind, namespace, name);
-    let generation = mesh.objects.get(key).map_or(0, |object| object.meta().generation);
-    let accepted = conditions.iter().all(|condition| condition.status || condition.r#type != "Accepted");
-    let parents: BTreeSet<Option<ParentRef>> =
-        conditions.iter().map(|condition| condition.parent.clone()).collect();
-    let parents = if parents.is_empty() { BTreeSet::from([None]) } else { parents };
+    let generation = mesh
+        .objects
+        .get(key)
+        .map_or(0, |object| object.meta().generation);
+    let accepted = conditions
+        .iter()
+        .all(|condition| condition.status || condition.r#type != "Accepted");
+    let parents: BTreeSet<Option<ParentRef>> = conditions
+        .iter()
+        .map(|condition| condition.parent.clone())
+        .collect();
+    let parents = if parents.is_empty() {
+        BTreeSet::from([None])
+    } else {
+        parents
+    };
     let programmed = programmed(mesh, *kind, namespace, name, accepted);
     conditions.extend(parents.iter().map(|parent| Condition {
         parent: parent.clone(),
@@ -447,19 +517,24 @@ fn status_of(
     let mut by_parent: BTreeMap<Option<ParentRef>, Vec<Value>> = BTreeMap::new();
     for condition in conditions {
         let at = (key.clone(), condition.parent.clone(), condition.r#type);
-        let since = transitions.entry(at.clone()).or_insert_with(|| (condition.status, now.into()));
+        let since = transitions
+            .entry(at.clone())
+            .or_insert_with(|| (condition.status, now.into()));
         if since.0 != condition.status {
             *since = (condition.status, now.into());
         }
         seen.insert(at);
-        by_parent.entry(condition.parent.clone()).or_default().push(json!({
-            "type": condition.r#type,
-            "status": if condition.status { "True" } else { "False" },
-            "reason": condition.reason,
-            "message": condition.message,
-            "observedGeneration": condition.observed_generation,
-            "lastTransitionTime": since.1,
-        }));
+        by_parent
+            .entry(condition.parent.clone())
+            .or_default()
+            .push(json!({
+                "type": condition.r#type,
+                "status": if condition.status { "True" } else { "False" },
+                "reason": condition.reason,
+                "message": condition.message,
+                "observedGeneration": condition.observed_generation,
+                "lastTransitionTime": since.1,
+            }));
     }
     match kind {
         Kind::HttpRoute => {
@@ -512,11 +587,20 @@ fn programmed(
         let (of, canonical) = resource_of(&key);
         let resource = mesh.catalog.get(of, &canonical);
         let version = resource.map(|resource| resource.version.as_ref());
-        mesh.hub.programmed(of, &mesh.asked_names(&key), version, &mut found);
+        let owner = match &key {
+            Key::OwnWorkload(uid) => mesh.registry.workload(uid).map(|(agent, _, _)| agent),
+            Key::Mesh | Key::Destination(_) | Key::Host(_) | Key::Endpoints(_) => None,
+        };
+        mesh.hub
+            .programmed(of, &mesh.asked_names(&key), version, owner, &mut found);
     }
     // One proxy may have several of the resources, and runs the object when it runs them all.
     let behind: BTreeSet<&DnsLabel> = found.behind.iter().chain(found.refused.keys()).collect();
-    let running = found.proxies.iter().filter(|proxy| !behind.contains(proxy)).count();
+    let running = found
+        .proxies
+        .iter()
+        .filter(|proxy| !behind.contains(proxy))
+        .count();
     let all = found.proxies.len();
     let (status, reason, message) = if !accepted {
         (false, "Invalid", "it is not accepted".to_owned())
@@ -545,7 +629,11 @@ fn programmed(
         if !pending.is_empty() {
             message = format!("{message}, waiting for {}", pending.join(", "));
         }
-        let reason = if refused.is_empty() { "Pending" } else { "Rejected" };
+        let reason = if refused.is_empty() {
+            "Pending"
+        } else {
+            "Rejected"
+        };
         (false, reason, message)
     };
     Condition {

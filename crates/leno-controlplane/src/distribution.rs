@@ -14,7 +14,7 @@ use leno_wire::type_url;
 
 pub use catalog::{Catalog, Resource};
 pub use hub::{Hub, Programmed, StreamId};
-pub use subscriber::{Hold, ProtocolError, State, Subscriber, View};
+pub use subscriber::{Held, Hold, ProtocolError, State, Subscriber, View};
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +31,12 @@ pub enum Type {
 
 impl Type {
     /// All, in the order in which they are sent: what another refers to goes first.
-    pub const ALL: [Self; 4] = [Self::Mesh, Self::OwnWorkload, Self::Endpoints, Self::Destination];
+    pub const ALL: [Self; 4] = [
+        Self::Mesh,
+        Self::OwnWorkload,
+        Self::Endpoints,
+        Self::Destination,
+    ];
 
     /// The type with this URL.
     #[must_use]

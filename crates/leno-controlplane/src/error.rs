@@ -16,7 +16,9 @@ pub enum StartError {
         reason: String,
     },
     /// The data directory cannot be made or used.
-    #[error("the data directory {path:?} cannot be used: give another with --data-dir, or its owner's rights")]
+    #[error(
+        "the data directory {path:?} cannot be used: give another with --data-dir, or its owner's rights"
+    )]
     DataDir {
         /// The directory.
         path: PathBuf,

@@ -8,7 +8,10 @@ use std::{net::IpAddr, pin::Pin, time::Duration};
 
 use leno_runtime::Stop;
 use leno_store::StoreError;
-use leno_tls::{Peer, ca::{CaError, Csr}};
+use leno_tls::{
+    Peer,
+    ca::{CaError, Csr},
+};
 use leno_types::{DnsLabel, Identity, MeshName};
 use leno_wire::{
     agent::{
@@ -68,11 +71,16 @@ struct Caller {
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let connection = request.extensions().get::<Connection>();
     let connection = connection.ok_or_else(|| Status::internal("the connection is unknown"))?;
-    let none = || Status::unauthenticated("this call needs an agent's certificate: join the mesh first (leno join)");
+    let none = || {
+        Status::unauthenticated(
+            "this call needs an agent's certificate: join the mesh first (leno join)",
+        )
+    };
     let peer = connection.peer.as_ref().ok_or_else(none)?;
-    let name = peer.identity.agent_name().ok_or_else(|| {
-        Status::permission_denied(format!("{} is no agent", peer.identity))
-    })?;
+    let name = peer
+        .identity
+        .agent_name()
+        .ok_or_else(|| Status::permission_denied(format!("{} is no agent", peer.identity)))?;
     Ok(Caller {
         identity: peer.identity.clone(),
         agent: name.parse().map_err(|_| none())?,
@@ -94,7 +102,10 @@ impl From<SignError> for Status {
                 Self::permission_denied(text)
             }
             SignError::Ca(
-                CaError::CsrTooLarge(_) | CaError::CsrMalformed(_) | CaError::CsrKey | CaError::CsrProof,
+                CaError::CsrTooLarge(_)
+                | CaError::CsrMalformed(_)
+                | CaError::CsrKey
+                | CaError::CsrProof,
             ) => Self::invalid_argument(text),
             SignError::Ca(_) => Self::internal(text),
             SignError::Store(StoreError::Full) => Self::resource_exhausted(text),
@@ -118,7 +129,9 @@ impl AgentService {
             let clock = core.clock;
             core.mesh_of(&identity).map(|mesh| job(mesh, clock))
         });
-        outcome.await?.ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))
+        outcome
+            .await?
+            .ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))
     }
 
     async fn try_redeem(
@@ -144,11 +157,14 @@ impl AgentService {
                 let redeemed = mesh.redeem(&*store, &joining, now);
                 Some((redeemed, store))
             });
-            let (redeemed, store) =
-                prepared.await.ok().flatten().ok_or(StoreError::Closed)?;
+            let (redeemed, store) = prepared.await.ok().flatten().ok_or(StoreError::Closed)?;
             let (answer, writes, agent) = match redeemed? {
                 Redeemed::Repeat(answer) => return Ok(answer),
-                Redeemed::Make { answer, writes, agent } => (answer, writes, agent),
+                Redeemed::Make {
+                    answer,
+                    writes,
+                    agent,
+                } => (answer, writes, agent),
             };
             // Answered only once it is on disk: a token is spent for good, and an agent known after a restart.
             match store.commit(writes).await {
@@ -162,7 +178,11 @@ impl AgentService {
                     noted.await.map_err(|_| StoreError::Closed)?;
                     return Ok(*answer);
                 }
-                Err(error @ (StoreError::Conflict { .. } | StoreError::Exists { .. } | StoreError::NotFound { .. })) => {
+                Err(
+                    error @ (StoreError::Conflict { .. }
+                    | StoreError::Exists { .. }
+                    | StoreError::NotFound { .. }),
+                ) => {
                     last = error;
                 }
                 Err(error) => return Err(error.into()),
@@ -174,13 +194,19 @@ impl AgentService {
 
 #[tonic::async_trait]
 impl Agent for AgentService {
-    async fn redeem(&self, request: Request<RedeemRequest>) -> Result<Response<RedeemResponse>, Status> {
+    async fn redeem(
+        &self,
+        request: Request<RedeemRequest>,
+    ) -> Result<Response<RedeemResponse>, Status> {
         let connection = request.extensions().get::<Connection>();
         let source = connection.and_then(|connection| connection.source);
-        let source = source.ok_or_else(|| Status::permission_denied("a token is redeemed over TLS only"))?;
+        let source =
+            source.ok_or_else(|| Status::permission_denied("a token is redeemed over TLS only"))?;
         let request = request.into_inner();
         read_csr(&request.csr)?;
-        let mut outcome = Err(Status::permission_denied("this control plane serves no mesh"));
+        let mut outcome = Err(Status::permission_denied(
+            "this control plane serves no mesh",
+        ));
         for mesh in &self.meshes {
             match self.try_redeem(mesh, &request, source).await {
                 Ok(answer) => {
@@ -188,7 +214,10 @@ impl Agent for AgentService {
                     return Ok(Response::new(answer));
                 }
                 Err(error) => {
-                    let unknown = matches!(error, SignError::Token(crate::tokens::RedeemError::Unknown(_)));
+                    let unknown = matches!(
+                        error,
+                        SignError::Token(crate::tokens::RedeemError::Unknown(_))
+                    );
                     outcome = Err(error.into());
                     if !unknown {
                         break;
@@ -202,14 +231,20 @@ impl Agent for AgentService {
         outcome
     }
 
-    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<CertificateResponse>, Status> {
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<CertificateResponse>, Status> {
         let caller = caller(&request)?;
         let csr = read_csr(&request.into_inner().csr)?;
         let agent = caller.agent;
         let answer = self.on_mesh(caller.identity, move |mesh, clock| {
             let chain = mesh.renew_agent(&agent, &csr, clock.wall())?.chain_pem;
             let trust_bundle = mesh.authority.bundle().to_pem();
-            Ok::<_, SignError>(CertificateResponse { chain, trust_bundle })
+            Ok::<_, SignError>(CertificateResponse {
+                chain,
+                trust_bundle,
+            })
         });
         Ok(Response::new(answer.await??))
     }
@@ -221,7 +256,11 @@ impl Agent for AgentService {
         let caller = caller(&request)?;
         let SignWorkloadRequest { uid, csr } = request.into_inner();
         let csr = read_csr(&csr)?;
-        let Caller { identity, agent, source } = caller;
+        let Caller {
+            identity,
+            agent,
+            source,
+        } = caller;
         let signed = self.handle.call(move |core| {
             let (clock, handle, scope) = (core.clock, core.handle.clone(), core.scope.clone());
             let mesh = core.mesh_of(&identity)?;
@@ -236,7 +275,9 @@ impl Agent for AgentService {
             }))
         });
         let signed = signed.await?;
-        let signed = signed.ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))?;
+        let signed = signed.ok_or_else(|| {
+            Status::permission_denied("this control plane does not serve that mesh")
+        })?;
         Ok(Response::new(signed?))
     }
 
@@ -250,7 +291,10 @@ impl Agent for AgentService {
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
-        let Some(AgentMessage { message: Some(agent_message::Message::Hello(hello)) }) = first else {
+        let Some(AgentMessage {
+            message: Some(agent_message::Message::Hello(hello)),
+        }) = first
+        else {
             return Err(Status::invalid_argument("a session begins with a Hello"));
         };
         let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
@@ -267,7 +311,8 @@ impl Agent for AgentService {
                 hello: &hello,
                 wall: clock.wall(),
             };
-            mesh.open_session(opening, sender, stop.clone(), clock.uptime()).map_err(refused)?;
+            mesh.open_session(opening, sender, stop.clone(), clock.uptime())
+                .map_err(refused)?;
             let name = mesh.name().clone();
             read_session(core, name, session, inbound, stop)
         });

@@ -29,8 +29,8 @@ use crate::{
     },
     grpc::Connection,
     mesh::{Mesh, SignError},
-    tokens::{MAX_TOKENS, TOKENS, TokenRecord},
     times::{rfc3339, unix},
+    tokens::{MAX_TOKENS, TOKENS, TokenRecord},
 };
 
 /// Largest body of a request here.
@@ -56,7 +56,11 @@ struct Problem {
 
 impl Problem {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into() }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+        }
     }
 
     fn not_found(message: impl Into<String>) -> Self {
@@ -85,7 +89,11 @@ impl IntoResponse for Problem {
 
 impl From<crate::core::Ending> for Problem {
     fn from(ending: crate::core::Ending) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", ending.to_string())
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailable",
+            ending.to_string(),
+        )
     }
 }
 
@@ -94,7 +102,9 @@ impl From<StoreError> for Problem {
         let (code, reason) = match &error {
             StoreError::Full => (StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage"),
             StoreError::NotFound { .. } => (StatusCode::NOT_FOUND, "NotFound"),
-            StoreError::Conflict { .. } | StoreError::Exists { .. } => (StatusCode::CONFLICT, "Conflict"),
+            StoreError::Conflict { .. } | StoreError::Exists { .. } => {
+                (StatusCode::CONFLICT, "Conflict")
+            }
             _ => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
         };
         Self::new(code, reason, error.to_string())
@@ -120,7 +130,10 @@ type Answer<T> = Result<T, Problem>;
 pub(crate) fn router(context: Context) -> Router {
     Router::new()
         .route("/meshes", get(meshes))
-        .route("/meshes/{mesh}/leno/v1/tokens", get(list_tokens).post(create_token))
+        .route(
+            "/meshes/{mesh}/leno/v1/tokens",
+            get(list_tokens).post(create_token),
+        )
         .route("/meshes/{mesh}/leno/v1/tokens/{id}", delete(delete_token))
         .route("/meshes/{mesh}/leno/v1/telemetry/edges", get(edges))
         .route("/meshes/{mesh}/leno/v1/telemetry/totals", get(totals))
@@ -139,7 +152,11 @@ type Who = Option<Extension<Caller>>;
 fn may(who: &Who, mesh: &str, least: Access) -> Answer<MeshName> {
     let Some(Extension(caller)) = who else {
         let message = "no client certificate: log in (leno login), or use the admin socket of the control plane's machine";
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized", message));
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthorized",
+            message,
+        ));
     };
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(mesh))?;
     let enough = match (caller.access(&name), least) {
@@ -155,7 +172,10 @@ fn may(who: &Who, mesh: &str, least: Access) -> Answer<MeshName> {
 }
 
 fn no_mesh(mesh: &str) -> Problem {
-    Problem::not_found(format!("there is no mesh {}", mesh.chars().take(63).collect::<String>()))
+    Problem::not_found(format!(
+        "there is no mesh {}",
+        mesh.chars().take(63).collect::<String>()
+    ))
 }
 
 impl Context {
@@ -175,10 +195,17 @@ impl Context {
 
 async fn meshes(State(context): State<Context>, who: Who) -> Answer<Json<Vec<MeshInfo>>> {
     let Some(Extension(caller)) = who else {
-        return Err(Problem::new(StatusCode::UNAUTHORIZED, "Unauthorized", "no client certificate"));
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthorized",
+            "no client certificate",
+        ));
     };
     let list = context.handle.call(move |core| {
-        let seen = core.meshes.values().filter(|mesh| caller.access(mesh.name()) != Access::None);
+        let seen = core
+            .meshes
+            .values()
+            .filter(|mesh| caller.access(mesh.name()) != Access::None);
         seen.map(|mesh| MeshInfo {
             name: mesh.name().to_string(),
             trust_domain: mesh.domain().to_string(),
@@ -198,7 +225,11 @@ async fn create_token(
     let request: TokenRequest = parse(&body)?;
     if context.store.list(&mesh, TOKENS, None)?.0.len() >= MAX_TOKENS {
         let message = format!("there are {MAX_TOKENS} tokens: delete some (leno token delete)");
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message));
+        return Err(Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TooManyRequests",
+            message,
+        ));
     }
     let (secret, id) = (random::<32>(), token_id());
     let now = unix(std::time::SystemTime::now());
@@ -206,7 +237,10 @@ async fn create_token(
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let (addresses, pins) = context
         .on_mesh(mesh.clone(), |mesh, _| {
-            (mesh.settings.advertise.clone(), mesh.authority.bundle().pins())
+            (
+                mesh.settings.advertise.clone(),
+                mesh.authority.bundle().pins(),
+            )
         })
         .await?;
     let token = JoinToken {
@@ -225,7 +259,10 @@ async fn create_token(
     };
     let value = serde_json::to_vec(&record).map_err(|error| Problem::invalid(error.to_string()))?;
     let key = Key::new(mesh, TOKENS, "", id);
-    context.store.commit(vec![Write::put(key, value, Expect::Absent)]).await?;
+    context
+        .store
+        .commit(vec![Write::put(key, value, Expect::Absent)])
+        .await?;
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
@@ -238,7 +275,13 @@ async fn list_tokens(
     let now = unix(std::time::SystemTime::now());
     let (entries, _) = context.store.list(&mesh, TOKENS, None)?;
     let read = |entry: &leno_store::Entry| serde_json::from_slice::<TokenRecord>(&entry.value).ok();
-    Ok(Json(entries.iter().filter_map(read).map(|record| record.info(now)).collect()))
+    Ok(Json(
+        entries
+            .iter()
+            .filter_map(read)
+            .map(|record| record.info(now))
+            .collect(),
+    ))
 }
 
 async fn delete_token(
@@ -248,8 +291,13 @@ async fn delete_token(
 ) -> Answer<Json<serde_json::Value>> {
     let mesh = may(&who, &mesh, Access::Admin)?;
     let key = Key::new(mesh, TOKENS, "", id);
-    context.store.commit(vec![Write::delete(key, Expect::Any)]).await?;
-    Ok(Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})))
+    context
+        .store
+        .commit(vec![Write::delete(key, Expect::Any)])
+        .await?;
+    Ok(Json(
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -274,7 +322,10 @@ async fn edges(
         return Err(Problem::invalid("window: 1s to 10m are kept"));
     }
     let look = move |mesh: &mut Mesh, clock: Clock| mesh.edges(Some(window), clock.uptime());
-    if !query.watch.is_some_and(|watch| watch == "1" || watch == "true") {
+    if !query
+        .watch
+        .is_some_and(|watch| watch == "1" || watch == "true")
+    {
         return Ok(Json(context.on_mesh(mesh, look).await?).into_response());
     }
     let mut every = tokio::time::interval(Duration::from_secs(1));
@@ -307,7 +358,11 @@ async fn totals(
     Ok(Json(list.await?).into_response())
 }
 
-async fn proxies(State(context): State<Context>, Path(mesh): Path<String>, who: Who) -> Answer<Response> {
+async fn proxies(
+    State(context): State<Context>,
+    Path(mesh): Path<String>,
+    who: Who,
+) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
     Ok(Json(context.on_mesh(mesh, |mesh, _| mesh.proxies()).await?).into_response())
 }
@@ -318,28 +373,49 @@ async fn proxy(
     who: Who,
 ) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
-    let unknown = || Problem::not_found(format!("no proxy {} is connected", host.chars().take(63).collect::<String>()));
+    let unknown = || {
+        Problem::not_found(format!(
+            "no proxy {} is connected",
+            host.chars().take(63).collect::<String>()
+        ))
+    };
     let name: DnsLabel = host.parse().map_err(|_| unknown())?;
     let kinds: &'static [Type] = match what.as_str() {
         "certs" => {
-            let list = context.on_mesh(mesh, move |mesh, _| mesh.proxy_certificates(&name)).await?;
+            let list = context
+                .on_mesh(mesh, move |mesh, _| mesh.proxy_certificates(&name))
+                .await?;
             return Ok(Json(list.ok_or_else(unknown)?).into_response());
         }
         "config" => &[Type::Mesh, Type::OwnWorkload, Type::Destination],
         "endpoints" => &[Type::Endpoints],
-        _ => return Err(Problem::not_found("a proxy has config, endpoints and certs")),
+        _ => {
+            return Err(Problem::not_found(
+                "a proxy has config, endpoints and certs",
+            ));
+        }
     };
-    let list = context.on_mesh(mesh, move |mesh, _| mesh.proxy_resources(&name, kinds)).await?;
+    let list = context
+        .on_mesh(mesh, move |mesh, _| mesh.proxy_resources(&name, kinds))
+        .await?;
     Ok(Json(list.ok_or_else(unknown)?).into_response())
 }
 
-async fn status(State(context): State<Context>, Path(mesh): Path<String>, who: Who) -> Answer<Response> {
+async fn status(
+    State(context): State<Context>,
+    Path(mesh): Path<String>,
+    who: Who,
+) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
     let summary = context.on_mesh(mesh, |mesh, clock| mesh.summary(clock.since));
     Ok(Json(summary.await?).into_response())
 }
 
-async fn ca(State(context): State<Context>, Path(mesh): Path<String>, who: Who) -> Answer<Response> {
+async fn ca(
+    State(context): State<Context>,
+    Path(mesh): Path<String>,
+    who: Who,
+) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
     Ok(Json(context.on_mesh(mesh, |mesh, _| mesh.ca_info()).await?).into_response())
 }
@@ -370,7 +446,9 @@ async fn local_agent(
     });
     let ((agent, answer, writes), addresses) = prepared.await??;
     context.store.commit(writes).await?;
-    context.on_mesh(mesh, move |mesh, _| mesh.note_agent(agent)).await?;
+    context
+        .on_mesh(mesh, move |mesh, _| mesh.note_agent(agent))
+        .await?;
     let answer = LocalAgentResponse {
         mesh: answer.mesh,
         trust_domain: answer.trust_domain,
@@ -400,11 +478,22 @@ async fn local_user(
     let mesh = may(&who, &mesh, Access::Admin)?;
     local_only(connection.as_deref())?;
     let request: LocalUser = parse(&body)?;
-    let name: DnsLabel = request.name.parse().map_err(|error| Problem::invalid(format!("name: {error}")))?;
+    let name: DnsLabel = request
+        .name
+        .parse()
+        .map_err(|error| Problem::invalid(format!("name: {error}")))?;
     let csr = read_csr(&request.csr)?;
     let signed = context.on_mesh(mesh, move |mesh, clock| {
-        let chain = mesh.authority.sign_user(&csr, &name, clock.wall()).map_err(SignError::from)?;
-        let addresses: Vec<String> = mesh.settings.advertise.iter().map(HostPort::to_string).collect();
+        let chain = mesh
+            .authority
+            .sign_user(&csr, &name, clock.wall())
+            .map_err(SignError::from)?;
+        let addresses: Vec<String> = mesh
+            .settings
+            .advertise
+            .iter()
+            .map(HostPort::to_string)
+            .collect();
         Ok::<_, SignError>(json!({
             "mesh": mesh.name().as_str(),
             "trust_domain": mesh.domain().as_str(),
@@ -420,14 +509,22 @@ async fn local_user(
 
 fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Answer<T> {
     serde_json::from_slice(body).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "BadRequest", format!("the body: {error}"))
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "BadRequest",
+            format!("the body: {error}"),
+        )
     })
 }
 
 /// A request as PEM, or as base64 of its DER.
 fn read_csr(text: &str) -> Answer<leno_tls::ca::Csr> {
     use base64::Engine;
-    let base64: String = text.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
+    let base64: String = text
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .map(str::trim)
+        .collect();
     let der = base64::engine::general_purpose::STANDARD
         .decode(base64)
         .map_err(|_| Problem::invalid("csr: neither PEM nor base64 of DER"))?;
@@ -437,5 +534,8 @@ fn read_csr(text: &str) -> Answer<leno_tls::ca::Csr> {
 /// Eight characters that can be read out.
 fn token_id() -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    random::<8>().iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
+    random::<8>()
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte & 31)]))
+        .collect()
 }

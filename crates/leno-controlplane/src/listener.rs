@@ -14,7 +14,10 @@ use std::{
 
 use axum::{Router, body::Body};
 use http::Request;
-use hyper::{body::Incoming, server::conn::{http1, http2}};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leno_api::{Access, Caller};
 use leno_runtime::{Scope, Stop};
@@ -57,7 +60,8 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
             let holder = leno_net::process::owner_of_port(address.port());
             StartError::PortTaken {
                 address,
-                holder: holder.map_or_else(String::new, |(pid, name)| format!(" by pid {pid} ({name})")),
+                holder: holder
+                    .map_or_else(String::new, |(pid, name)| format!(" by pid {pid} ({name})")),
             }
         }
         _ => StartError::Listen { address, source },
@@ -66,7 +70,11 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     // A restart must not wait for the connections of before.
@@ -81,15 +89,22 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Opens the admin socket, 0600; one that a dead control plane left is replaced.
 pub(crate) fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
-    let error = |reason: String| StartError::AdminSocket { path: path.into(), reason };
+    let error = |reason: String| StartError::AdminSocket {
+        path: path.into(),
+        reason,
+    };
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(error("another control plane listens on it: stop that, or choose another place".into()));
+            return Err(error(
+                "another control plane listens on it: stop that, or choose another place".into(),
+            ));
         }
         std::fs::remove_file(path).map_err(|source| error(source.to_string()))?;
     }
     let listener = UnixListener::bind(path).map_err(|source| match source.kind() {
-        io::ErrorKind::InvalidInput => error("its path is longer than 107 bytes: choose a shorter one".into()),
+        io::ErrorKind::InvalidInput => {
+            error("its path is longer than 107 bytes: choose a shorter one".into())
+        }
         _ => error(source.to_string()),
     })?;
     // Its directory is 0700, so nobody came in between; and every peer's uid is checked as well.
@@ -137,11 +152,28 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     let caller = peer.as_ref().map(|peer| caller_of(peer, &serving.meshes));
     // Who was let in by a certificate leaves with it.
     let left = peer.as_ref().and_then(|peer| {
-        peer.not_after.duration_since(std::time::SystemTime::now()).ok()
+        peer.not_after
+            .duration_since(std::time::SystemTime::now())
+            .ok()
     });
-    let connection = Connection { peer, source: Some(source), local: false };
-    let protocol = if accepted.alpn == Alpn::H2 { Protocol::Http2 } else { Protocol::Http1 };
-    let served = serve_http(accepted.stream, protocol, connection, caller, &serving, &stop);
+    let connection = Connection {
+        peer,
+        source: Some(source),
+        local: false,
+    };
+    let protocol = if accepted.alpn == Alpn::H2 {
+        Protocol::Http2
+    } else {
+        Protocol::Http1
+    };
+    let served = serve_http(
+        accepted.stream,
+        protocol,
+        connection,
+        caller,
+        &serving,
+        &stop,
+    );
     match left {
         Some(left) => {
             if tokio::time::timeout(left, served).await.is_err() {
@@ -155,7 +187,9 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
 /// What a certificate allows at the API: a person's everything in its mesh; an agent's and a workload's nothing.
 fn caller_of(peer: &Peer, meshes: &[(TrustDomain, MeshName)]) -> Caller {
     let name = peer.identity.to_string();
-    let mesh = meshes.iter().find(|(domain, _)| domain.as_str() == peer.identity.domain_str());
+    let mesh = meshes
+        .iter()
+        .find(|(domain, _)| domain.as_str() == peer.identity.domain_str());
     match mesh {
         Some((_, mesh)) => {
             let access = match peer.identity.user_name() {
@@ -169,7 +203,12 @@ fn caller_of(peer: &Peer, meshes: &[(TrustDomain, MeshName)]) -> Caller {
 }
 
 /// Accepts people of this machine until `stop`.
-pub(crate) async fn serve_admin(listener: UnixListener, path: std::path::PathBuf, serving: Serving, stop: Stop) {
+pub(crate) async fn serve_admin(
+    listener: UnixListener,
+    path: std::path::PathBuf,
+    serving: Serving,
+    stop: Stop,
+) {
     let owner = std::fs::metadata(&path).map(|meta| meta.uid()).unwrap_or(0);
     while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
         let socket = match accepted {
@@ -200,12 +239,27 @@ async fn serve_local(socket: UnixStream, owner: u32, serving: Serving, stop: Sto
         }
     };
     if uid != owner && uid != 0 {
-        tracing::warn!(uid, "a user who is neither the control plane's nor root was refused at the admin socket");
+        tracing::warn!(
+            uid,
+            "a user who is neither the control plane's nor root was refused at the admin socket"
+        );
         return;
     }
-    let connection = Connection { peer: None, source: None, local: true };
+    let connection = Connection {
+        peer: None,
+        source: None,
+        local: true,
+    };
     let caller = Caller::everywhere(format!("uid {uid}"), Access::Admin);
-    serve_http(socket, Protocol::Http1, connection, Some(caller), &serving, &stop).await;
+    serve_http(
+        socket,
+        Protocol::Http1,
+        connection,
+        Some(caller),
+        &serving,
+        &stop,
+    )
+    .await;
 }
 
 /// Accepts readers of metrics until `stop`.
@@ -219,8 +273,10 @@ pub(crate) async fn serve_metrics(listener: TcpListener, router: Router, scope: 
         let work = async move {
             let io = TokioIo::new(socket);
             let service = hyper_util::service::TowerToHyperService::new(router);
-            let connection =
-                http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).serve_connection(io, service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .serve_connection(io, service);
             if let Some(Err(error)) = ending.run_until_stopped(connection).await {
                 tracing::debug!(%error, "a metrics connection ended");
             }

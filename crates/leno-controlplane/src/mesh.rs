@@ -197,7 +197,11 @@ impl Mesh {
 
     /// Names by which the control plane's certificate is good.
     pub(crate) fn server_names(&self) -> Vec<String> {
-        let hosts = self.settings.advertise.iter().map(|place| place.host().to_owned());
+        let hosts = self
+            .settings
+            .advertise
+            .iter()
+            .map(|place| place.host().to_owned());
         server_names(self.domain(), hosts)
     }
 
@@ -234,9 +238,14 @@ impl Mesh {
         let Some(until) = self.grace else {
             return;
         };
-        let known = self.known_agents.iter().filter(|(_, record)| !record.revoked);
+        let known = self
+            .known_agents
+            .iter()
+            .filter(|(_, record)| !record.revoked);
         let mut away = known.filter(|(name, _)| {
-            self.registry.agent(name).is_none_or(|agent| agent.session.is_none())
+            self.registry
+                .agent(name)
+                .is_none_or(|agent| agent.session.is_none())
         });
         let complete = away.next().is_none();
         // Who is back must still name its workloads.
@@ -271,7 +280,10 @@ impl Mesh {
             return;
         }
         self.generation += 1;
-        match self.authority.own_certificate(&self.server_names(), self.generation, now) {
+        match self
+            .authority
+            .own_certificate(&self.server_names(), self.generation, now)
+        {
             Ok(certificate) => {
                 self.certificate.send_replace(certificate);
             }

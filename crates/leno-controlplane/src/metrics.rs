@@ -19,7 +19,9 @@ use crate::{
 };
 
 /// Upper bounds of the buckets, seconds.
-const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const BOUNDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
 
 /// A store that measures how long a commit takes.
 pub(crate) struct MeteredStore {
@@ -35,7 +37,10 @@ struct Latencies {
 
 impl MeteredStore {
     pub(crate) fn new(store: SqliteStore) -> Self {
-        Self { store, commits: Arc::default() }
+        Self {
+            store,
+            commits: Arc::default(),
+        }
     }
 }
 
@@ -44,7 +49,12 @@ impl Store for MeteredStore {
         self.store.get(key)
     }
 
-    fn list(&self, mesh: &DnsLabel, resource: &str, namespace: Option<&str>) -> Result<(Vec<Entry>, u64), StoreError> {
+    fn list(
+        &self,
+        mesh: &DnsLabel,
+        resource: &str,
+        namespace: Option<&str>,
+    ) -> Result<(Vec<Entry>, u64), StoreError> {
         self.store.list(mesh, resource, namespace)
     }
 
@@ -101,7 +111,10 @@ pub(crate) fn router(
 async fn ready(State(meters): State<Meters>) -> impl IntoResponse {
     match meters.handle.call(|_| ()).await {
         Ok(()) => (axum::http::StatusCode::OK, "ok\n"),
-        Err(_) => (axum::http::StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+        Err(_) => (
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            "shutting down\n",
+        ),
     }
 }
 
@@ -109,11 +122,21 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
     let mut out = Text::default();
     let meshes = meters.handle.call(|core: &mut Core| {
         let mut out = Text::default();
-        let (uptime, wall) = (core.clock.uptime(), core.clock.wall());
-        out.gauge("leno_controlplane_tasks", "Connections, streams and sessions.", "", core.scope.open() as f64);
-        out.counter("leno_controlplane_tasks_exceeded_total", "Connections and streams refused for the ceiling.", "", core.scope.refused());
+        let wall = core.clock.wall();
+        out.gauge(
+            "leno_controlplane_tasks",
+            "Connections, streams and sessions.",
+            "",
+            core.scope.open() as f64,
+        );
+        out.counter(
+            "leno_controlplane_tasks_exceeded_total",
+            "Connections and streams refused for the ceiling.",
+            "",
+            core.scope.refused(),
+        );
         for mesh in core.meshes.values() {
-            of_mesh(&mut out, mesh, uptime, wall);
+            of_mesh(&mut out, mesh, wall);
         }
         out
     });
@@ -123,33 +146,88 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
     of_store(&mut out, &meters.store);
     let api = &meters.api;
     for (name, help, value) in [
-        ("leno_api_requests_total", "Requests of the API.", &api.requests),
-        ("leno_api_watches_exceeded_total", "Watches refused for the ceiling.", &api.watches_exceeded),
-        ("leno_api_bodies_exceeded_total", "Bodies refused for size or time.", &api.bodies_exceeded),
-        ("leno_api_changes_total", "Objects created, changed or deleted.", &api.changes),
+        (
+            "leno_api_requests_total",
+            "Requests of the API.",
+            &api.requests,
+        ),
+        (
+            "leno_api_watches_exceeded_total",
+            "Watches refused for the ceiling.",
+            &api.watches_exceeded,
+        ),
+        (
+            "leno_api_bodies_exceeded_total",
+            "Bodies refused for size or time.",
+            &api.bodies_exceeded,
+        ),
+        (
+            "leno_api_changes_total",
+            "Objects created, changed or deleted.",
+            &api.changes,
+        ),
     ] {
         out.counter(name, help, "", value.load(Ordering::Relaxed));
     }
-    out.gauge("leno_api_watches", "Open watches.", "", api.watches.load(Ordering::Relaxed) as f64);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.0)
+    out.gauge(
+        "leno_api_watches",
+        "Open watches.",
+        "",
+        api.watches.load(Ordering::Relaxed) as f64,
+    );
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        out.0,
+    )
 }
 
 fn of_store(out: &mut Text, store: &MeteredStore) {
     let stats = store.store.stats();
     for (name, help, value) in [
-        ("leno_store_commits_total", "Transactions acknowledged.", stats.commits),
+        (
+            "leno_store_commits_total",
+            "Transactions acknowledged.",
+            stats.commits,
+        ),
         ("leno_store_syncs_total", "Syncs to disk.", stats.groups),
-        ("leno_store_refused_total", "Transactions whose condition did not hold.", stats.refused),
-        ("leno_store_full_total", "Transactions refused because the disk was full.", stats.full),
-        ("leno_store_watches_lagged_total", "Watches cut because they were too slow.", stats.lagged),
+        (
+            "leno_store_refused_total",
+            "Transactions whose condition did not hold.",
+            stats.refused,
+        ),
+        (
+            "leno_store_full_total",
+            "Transactions refused because the disk was full.",
+            stats.full,
+        ),
+        (
+            "leno_store_watches_lagged_total",
+            "Watches cut because they were too slow.",
+            stats.lagged,
+        ),
     ] {
         out.counter(name, help, "", value);
     }
     let commits = locked(&store.commits);
-    out.histogram("leno_store_commit_seconds", "From a transaction to its acknowledgement.", "", &commits.histogram, commits.seconds);
+    out.histogram(
+        "leno_store_commit_seconds",
+        "From a transaction to its acknowledgement.",
+        "",
+        &commits.histogram,
+        commits.seconds,
+    );
 }
 
-fn of_mesh(out: &mut Text, mesh: &Mesh, _uptime: Duration, wall: SystemTime) {
+fn of_mesh(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
+    counters_of(out, mesh);
+    gauges_of(out, mesh, wall);
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn counters_of(out: &mut Text, mesh: &Mesh) {
     let label = format!("mesh=\"{}\"", mesh.name());
     let (counters, registry) = (&mesh.counters, mesh.registry.counters());
     let (mut nacks, mut over) = (counters.closed_nacks, counters.closed_over_limit);
@@ -159,46 +237,166 @@ fn of_mesh(out: &mut Text, mesh: &Mesh, _uptime: Duration, wall: SystemTime) {
     }
     for (name, help, value) in [
         ("leno_compile_total", "Compilations.", counters.compiles),
-        ("leno_compile_outputs_total", "Resources that came out different.", counters.outputs),
-        ("leno_controlplane_pushes_total", "Answers sent to proxies.", counters.pushes),
-        ("leno_controlplane_resources_sent_total", "Resources sent to proxies.", counters.resources_sent),
-        ("leno_controlplane_nacks_total", "Resources refused by proxies.", nacks),
-        ("leno_controlplane_subscriptions_exceeded_total", "Names refused for the ceiling.", over),
-        ("leno_controlplane_objects_refused_total", "Stored objects that cannot be used.", counters.refused_objects),
-        ("leno_controlplane_members_exceeded_total", "Members outside every prefix beyond the ceiling.", counters.members_over_limit),
-        ("leno_controlplane_streams_ended_total", "Discovery streams ended by the control plane.", counters.streams_ended),
-        ("leno_ca_signed_total", "Certificates signed.", mesh.authority.signed),
-        ("leno_ca_refused_total", "Certificates refused.", counters.csr_refused),
-        ("leno_registry_joined_total", "Agents made.", counters.redeemed),
-        ("leno_registry_expired_total", "Leases ended by silence.", registry.expired),
-        ("leno_registry_kept_unknown_total", "Leases kept as unknown because too many ended at once.", registry.kept_unknown),
-        ("leno_registry_replaced_total", "Sessions replaced by a newer one.", registry.replaced),
-        ("leno_registry_refused_total", "Registrations refused.", registry.refused),
-        ("leno_registry_unproven_total", "Addresses claimed and not proven at first.", registry.unproven),
-        ("leno_telemetry_dropped_total", "Edges dropped for a ceiling.", mesh.telemetry.dropped),
-        ("leno_telemetry_malformed_total", "Edges that could not be read.", mesh.telemetry.malformed),
+        (
+            "leno_compile_outputs_total",
+            "Resources that came out different.",
+            counters.outputs,
+        ),
+        (
+            "leno_controlplane_pushes_total",
+            "Answers sent to proxies.",
+            counters.pushes,
+        ),
+        (
+            "leno_controlplane_resources_sent_total",
+            "Resources sent to proxies.",
+            counters.resources_sent,
+        ),
+        (
+            "leno_controlplane_nacks_total",
+            "Resources refused by proxies.",
+            nacks,
+        ),
+        (
+            "leno_controlplane_subscriptions_exceeded_total",
+            "Names refused for the ceiling.",
+            over,
+        ),
+        (
+            "leno_controlplane_objects_refused_total",
+            "Stored objects that cannot be used.",
+            counters.refused_objects,
+        ),
+        (
+            "leno_controlplane_members_exceeded_total",
+            "Members outside every prefix beyond the ceiling.",
+            counters.members_over_limit,
+        ),
+        (
+            "leno_controlplane_streams_ended_total",
+            "Discovery streams ended by the control plane.",
+            counters.streams_ended,
+        ),
+        (
+            "leno_ca_signed_total",
+            "Certificates signed.",
+            mesh.authority.signed,
+        ),
+        (
+            "leno_ca_refused_total",
+            "Certificates refused.",
+            counters.csr_refused,
+        ),
+        (
+            "leno_registry_joined_total",
+            "Agents made.",
+            counters.redeemed,
+        ),
+        (
+            "leno_registry_expired_total",
+            "Leases ended by silence.",
+            registry.expired,
+        ),
+        (
+            "leno_registry_kept_unknown_total",
+            "Leases kept as unknown because too many ended at once.",
+            registry.kept_unknown,
+        ),
+        (
+            "leno_registry_replaced_total",
+            "Sessions replaced by a newer one.",
+            registry.replaced,
+        ),
+        (
+            "leno_registry_refused_total",
+            "Registrations refused.",
+            registry.refused,
+        ),
+        (
+            "leno_registry_unproven_total",
+            "Addresses claimed and not proven at first.",
+            registry.unproven,
+        ),
+        (
+            "leno_telemetry_dropped_total",
+            "Edges dropped for a ceiling.",
+            mesh.telemetry.dropped,
+        ),
+        (
+            "leno_telemetry_malformed_total",
+            "Edges that could not be read.",
+            mesh.telemetry.malformed,
+        ),
     ] {
         out.counter(name, help, &label, value);
     }
+}
+
+fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
+    let label = format!("mesh=\"{}\"", mesh.name());
+    let counters = &mesh.counters;
     let until = |time: SystemTime| unix(time) as f64 - unix(wall) as f64;
     for (name, help, value) in [
-        ("leno_compile_seconds_sum", "Time spent compiling.", Duration::from_nanos(counters.compile_nanos).as_secs_f64()),
-        ("leno_controlplane_proxies", "Open discovery streams.", mesh.hub.streams().count() as f64),
-        ("leno_registry_agents", "Agents that hold a lease.", mesh.registry.agents().count() as f64),
-        ("leno_registry_workloads", "Workloads.", mesh.registry.len() as f64),
-        ("leno_telemetry_series", "Series of telemetry.", mesh.telemetry.len() as f64),
-        ("leno_controlplane_revision", "The revision of the store that is compiled.", mesh.revision as f64),
-        ("leno_ca_intermediate_expiry_seconds", "Seconds until the intermediate ends.", until(mesh.authority.intermediate_not_after())),
-        ("leno_ca_root_expiry_seconds", "Seconds until the root ends.", until(mesh.authority.root_not_after())),
+        (
+            "leno_compile_seconds_sum",
+            "Time spent compiling.",
+            Duration::from_nanos(counters.compile_nanos).as_secs_f64(),
+        ),
+        (
+            "leno_controlplane_proxies",
+            "Open discovery streams.",
+            mesh.hub.streams().count() as f64,
+        ),
+        (
+            "leno_registry_agents",
+            "Agents that hold a lease.",
+            mesh.registry.agents().count() as f64,
+        ),
+        (
+            "leno_registry_workloads",
+            "Workloads.",
+            mesh.registry.len() as f64,
+        ),
+        (
+            "leno_telemetry_series",
+            "Series of telemetry.",
+            mesh.telemetry.len() as f64,
+        ),
+        (
+            "leno_controlplane_revision",
+            "The revision of the store that is compiled.",
+            mesh.revision as f64,
+        ),
+        (
+            "leno_ca_intermediate_expiry_seconds",
+            "Seconds until the intermediate ends.",
+            until(mesh.authority.intermediate_not_after()),
+        ),
+        (
+            "leno_ca_root_expiry_seconds",
+            "Seconds until the root ends.",
+            until(mesh.authority.root_not_after()),
+        ),
     ] {
         out.gauge(name, help, &label, value);
     }
     for kind in Type::ALL {
         let labels = format!("{label},type=\"{}\"", kind.name());
-        out.gauge("leno_controlplane_resources", "Resources by type.", &labels, mesh.catalog.count(kind) as f64);
+        out.gauge(
+            "leno_controlplane_resources",
+            "Resources by type.",
+            &labels,
+            mesh.catalog.count(kind) as f64,
+        );
     }
     let convergence = &mesh.convergence;
-    out.histogram("leno_controlplane_convergence_seconds", "From a push until every proxy has answered.", &label, &convergence.histogram, convergence.seconds);
+    out.histogram(
+        "leno_controlplane_convergence_seconds",
+        "From a push until every proxy has answered.",
+        &label,
+        &convergence.histogram,
+        convergence.seconds,
+    );
 }
 
 /// Prometheus text.
@@ -236,11 +434,21 @@ impl Text {
         self.head(name, help, "histogram");
         let comma = if labels.is_empty() { "" } else { "," };
         for bound in BOUNDS {
-            let below = of.buckets().filter(|(middle, _)| middle.as_secs_f64() <= bound);
+            let below = of
+                .buckets()
+                .filter(|(middle, _)| middle.as_secs_f64() <= bound);
             let count: u64 = below.map(|(_, count)| count).sum();
-            self.line(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), count);
+            self.line(
+                &format!("{name}_bucket"),
+                &format!("{labels}{comma}le=\"{bound}\""),
+                count,
+            );
         }
-        self.line(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"+Inf\""), of.count());
+        self.line(
+            &format!("{name}_bucket"),
+            &format!("{labels}{comma}le=\"+Inf\""),
+            of.count(),
+        );
         self.line(&format!("{name}_sum"), labels, sum);
         self.line(&format!("{name}_count"), labels, of.count());
     }

@@ -21,8 +21,8 @@ use leno_types::{DnsLabel, Identity, TrustDomain, WorkloadUid};
 use leno_wire::agent as wire;
 
 use crate::uids::UidMint;
-pub use registration::{Port, Refused};
 use registration::Registration;
+pub use registration::{Port, Refused};
 pub use scope::{AgentScope, OutOfScope};
 
 /// How often a session is asked for a sign of life.
@@ -109,8 +109,12 @@ pub struct Workload {
 enum Lease {
     Live,
     /// A successor is expected.
-    HandedOver { until: Duration },
-    Unknown { until: Duration },
+    HandedOver {
+        until: Duration,
+    },
+    Unknown {
+        until: Duration,
+    },
 }
 
 /// A host's agent.
@@ -262,8 +266,20 @@ impl Registry {
     ///
     /// # Errors
     /// When it comes from where its token does not allow, or a ceiling is reached.
-    pub fn open(&mut self, opening: Opening<'_>, now: Duration, fx: &mut Effects) -> Result<(), Refused> {
-        let Opening { session, agent: name, scope, source, hello, wall } = opening;
+    pub fn open(
+        &mut self,
+        opening: Opening<'_>,
+        now: Duration,
+        fx: &mut Effects,
+    ) -> Result<(), Refused> {
+        let Opening {
+            session,
+            agent: name,
+            scope,
+            source,
+            hello,
+            wall,
+        } = opening;
         if !scope.allows_address(source) {
             return Err(Refused::Invalid {
                 field: "addresses",
@@ -271,10 +287,14 @@ impl Registry {
             });
         }
         if hello.addresses.len() > MAX_ADDRESSES {
-            return Err(Refused::Limit(format!("an agent has at most {MAX_ADDRESSES} addresses")));
+            return Err(Refused::Limit(format!(
+                "an agent has at most {MAX_ADDRESSES} addresses"
+            )));
         }
         if !self.agents.contains_key(name) && self.agents.len() >= MAX_AGENTS {
-            return Err(Refused::Limit(format!("a mesh has at most {MAX_AGENTS} agents at once")));
+            return Err(Refused::Limit(format!(
+                "a mesh has at most {MAX_AGENTS} agents at once"
+            )));
         }
         let claimed = parse_addresses(&hello.addresses)?;
         let hbone_port = match hello.hbone_port {
@@ -288,12 +308,17 @@ impl Registry {
         if let Some(old) = previous.as_ref().and_then(|agent| agent.session) {
             self.sessions.remove(&old);
             self.counters.replaced = self.counters.replaced.saturating_add(1);
-            fx.end.push((old, "a newer session of this agent took over"));
+            fx.end
+                .push((old, "a newer session of this agent took over"));
         }
         let mut proven = BTreeSet::from([source]);
         let mut workloads = BTreeMap::new();
         if let Some(previous) = previous {
-            proven.extend(previous.proven.intersection(&claimed.iter().copied().collect()));
+            proven.extend(
+                previous
+                    .proven
+                    .intersection(&claimed.iter().copied().collect()),
+            );
             workloads = previous.workloads;
         }
         for workload in workloads.values_mut() {
@@ -414,7 +439,8 @@ impl Registry {
             if let Some(port) = clash {
                 return Err(Refused::Conflict(format!(
                     "port {} of this host is {}'s",
-                    port.published.unwrap_or(port.workload_port), other.name
+                    port.published.unwrap_or(port.workload_port),
+                    other.name
                 )));
             }
         }
@@ -551,7 +577,11 @@ impl Registry {
     }
 
     fn expire(&mut self, now: Duration, fx: &mut Effects) {
-        while self.lately.front().is_some_and(|(at, _)| now.saturating_sub(*at) > AT_ONCE) {
+        while self
+            .lately
+            .front()
+            .is_some_and(|(at, _)| now.saturating_sub(*at) > AT_ONCE)
+        {
             self.lately.pop_front();
         }
         let over = |agent: &Agent| now > agent.ends();
@@ -637,7 +667,10 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {
     for text in texts {
         let address: IpAddr = text.parse().map_err(|_| Refused::Invalid {
             field: "addresses",
-            reason: format!("\"{}\" is no address", text.chars().take(64).collect::<String>()),
+            reason: format!(
+                "\"{}\" is no address",
+                text.chars().take(64).collect::<String>()
+            ),
         })?;
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() {

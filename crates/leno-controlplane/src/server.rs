@@ -75,14 +75,22 @@ impl Bound {
     /// What keeps it from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let domain = check(&config)?;
-        let data_dir = |source| StartError::DataDir { path: config.data_dir.clone(), source };
+        let data_dir = |source| StartError::DataDir {
+            path: config.data_dir.clone(),
+            source,
+        };
         private_dir(&config.data_dir).map_err(data_dir)?;
         // Before the ports, which are worth nothing without it: another control plane's lock is the clearer message.
         let store = SqliteStore::open(&config.data_dir.join("store.db"), Options::default())?;
-        let listeners: Vec<TcpListener> =
-            config.listen.iter().map(|address| listener::bind(*address)).collect::<Result<_, _>>()?;
-        let addresses: Vec<SocketAddr> =
-            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let listeners: Vec<TcpListener> = config
+            .listen
+            .iter()
+            .map(|address| listener::bind(*address))
+            .collect::<Result<_, _>>()?;
+        let addresses: Vec<SocketAddr> = listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect();
         let metrics = config.metrics.map(listener::bind).transpose()?;
         let admin = listener::bind_admin(&config.admin_socket)?;
         let clock = Clock::new();
@@ -108,7 +116,9 @@ impl Bound {
     /// Where metrics are read.
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.metrics
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
     }
 
     /// Answers until `stop`.
@@ -119,10 +129,10 @@ impl Bound {
         let ready = self.ready();
         let ready_file = self.config.ready_file.clone();
         let outcome = self.run(ready, stop).await;
-        if let Some(path) = ready_file {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(%error, ?path, "the ready file was gone already");
-            }
+        if let Some(path) = ready_file
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::debug!(%error, ?path, "the ready file was gone already");
         }
         outcome
     }
@@ -137,15 +147,26 @@ impl Bound {
     }
 
     async fn run(self, ready: Ready, stop: Stop) -> Result<(), StartError> {
-        let Self { config, store, mesh, clock, listeners, admin, metrics, .. } = self;
+        let Self {
+            config,
+            store,
+            mesh,
+            clock,
+            listeners,
+            admin,
+            metrics,
+            ..
+        } = self;
         let store_dyn: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
         // Streams end when the state's task does; only then connections are asked to.
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
         let derived = Arc::new(DerivedMeshes::new([Arc::clone(&mesh.shared)]));
-        let acceptor = acceptor_of(&mesh.certificate.borrow(), mesh.authority.bundle())
-            .map_err(|error| StartError::Authority {
-                mesh: mesh.name().to_string(),
-                reason: error.to_string(),
+        let acceptor =
+            acceptor_of(&mesh.certificate.borrow(), mesh.authority.bundle()).map_err(|error| {
+                StartError::Authority {
+                    mesh: mesh.name().to_string(),
+                    reason: error.to_string(),
+                }
             })?;
         let acceptor = watch::Sender::new(acceptor);
         let certificates = mesh.certificate.subscribe();
@@ -153,9 +174,19 @@ impl Bound {
         let names = vec![(mesh.domain().clone(), mesh.name().clone())];
         let meshes = BTreeMap::from([(mesh.name().clone(), mesh)]);
         let (core, jobs) = Core::new(meshes, Arc::clone(&store_dyn), clock, scope.clone());
-        let api = Api::new(Arc::clone(&store_dyn), Arc::clone(&derived) as Arc<dyn leno_api::Derived>);
-        let context = Context { handle: core.handle.clone(), store: store_dyn };
-        let meters = metrics::router(core.handle.clone(), Arc::clone(&store), Arc::clone(&api.counters));
+        let api = Api::new(
+            Arc::clone(&store_dyn),
+            Arc::clone(&derived) as Arc<dyn leno_api::Derived>,
+        );
+        let context = Context {
+            handle: core.handle.clone(),
+            store: store_dyn,
+        };
+        let meters = metrics::router(
+            core.handle.clone(),
+            Arc::clone(&store),
+            Arc::clone(&api.counters),
+        );
         let serving = Serving {
             router: routes(&core, context, api, &names),
             scope: scope.clone(),
@@ -170,9 +201,15 @@ impl Bound {
                 stop.run_until_stopped(derived.follow()).await;
             }
         });
-        tasks.spawn_critical("own-certificate", follow_certificate(certificates, bundle, acceptor, stop.clone()));
+        tasks.spawn_critical(
+            "own-certificate",
+            follow_certificate(certificates, bundle, acceptor, stop.clone()),
+        );
         for listener in listeners {
-            tasks.spawn_critical("tls-port", listener::serve_tls(listener, serving.clone(), stop.clone()));
+            tasks.spawn_critical(
+                "tls-port",
+                listener::serve_tls(listener, serving.clone(), stop.clone()),
+            );
         }
         tasks.spawn_critical(
             "admin-socket",
@@ -180,10 +217,16 @@ impl Bound {
         );
         if let Some(listener) = metrics {
             let scope = scope.clone();
-            tasks.spawn("metrics-port", listener::serve_metrics(listener, meters, scope, stop.clone()));
+            tasks.spawn(
+                "metrics-port",
+                listener::serve_metrics(listener, meters, scope, stop.clone()),
+            );
         }
         if let Some(path) = &config.ready_file {
-            write_ready(path, &ready).map_err(|source| StartError::ReadyFile { path: path.clone(), source })?;
+            write_ready(path, &ready).map_err(|source| StartError::ReadyFile {
+                path: path.clone(),
+                source,
+            })?;
         }
         tracing::info!(listen = ?ready.listen, admin = ?ready.admin_socket, "the control plane is ready");
         let outcome = tasks.run(GRACE).await;
@@ -198,7 +241,10 @@ fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshNa
         meshes: names.iter().map(|(_, mesh)| mesh.clone()).collect(),
     };
     Router::new()
-        .route_service("/leno.agent.v1.Agent/{*call}", AgentServer::new(service.clone()))
+        .route_service(
+            "/leno.agent.v1.Agent/{*call}",
+            AgentServer::new(service.clone()),
+        )
         .route_service(
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/{*call}",
             AggregatedDiscoveryServiceServer::new(service),
@@ -215,19 +261,30 @@ fn check(config: &Config) -> Result<TrustDomain, StartError> {
         return wrong("listen", "there is no address to listen on".into());
     }
     if config.workload_ttl < SHORTEST_WORKLOAD_TTL {
-        return wrong("workload-ttl", "a workload's certificate lasts 10s or longer".into());
+        return wrong(
+            "workload-ttl",
+            "a workload's certificate lasts 10s or longer".into(),
+        );
     }
     if config.intermediate_ttl < config.workload_ttl.saturating_mul(2) {
-        return wrong("intermediate-ttl", "the intermediate must last twice as long as a workload's certificate".into());
+        return wrong(
+            "intermediate-ttl",
+            "the intermediate must last twice as long as a workload's certificate".into(),
+        );
     }
     match &config.trust_domain {
         Some(domain) => Ok(domain.clone()),
-        None => Ok(format!("{}.leno", config.mesh).parse().expect("a label and a suffix are a trust domain")),
+        None => Ok(format!("{}.leno", config.mesh)
+            .parse()
+            .expect("a label and a suffix are a trust domain")),
     }
 }
 
 fn private_dir(path: &PathBuf) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn open_mesh(
@@ -245,11 +302,18 @@ fn open_mesh(
     } else {
         config.advertise.clone()
     };
-    let names = server_names(domain, advertise.iter().map(|place| place.host().to_owned()));
-    let error = |reason: String| StartError::Authority { mesh: config.mesh.to_string(), reason };
+    let names = server_names(
+        domain,
+        advertise.iter().map(|place| place.host().to_owned()),
+    );
+    let error = |reason: String| StartError::Authority {
+        mesh: config.mesh.to_string(),
+        reason,
+    };
     authority.renew(now).map_err(|e| error(e.to_string()))?;
-    let certificate =
-        authority.own_certificate(&names, 1, now).map_err(|e| error(e.to_string()))?;
+    let certificate = authority
+        .own_certificate(&names, 1, now)
+        .map_err(|e| error(e.to_string()))?;
     let settings = Settings {
         name: config.mesh.clone(),
         prefixes: config.prefixes.clone(),
@@ -264,9 +328,10 @@ fn found(addresses: &[SocketAddr]) -> Vec<HostPort> {
     let mut places = Vec::new();
     for address in addresses {
         let (any, outside): (SocketAddr, SocketAddr) = match address {
-            SocketAddr::V4(_) => {
-                ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into())
-            }
+            SocketAddr::V4(_) => (
+                (Ipv4Addr::UNSPECIFIED, 0).into(),
+                (Ipv4Addr::new(192, 0, 2, 1), 9).into(),
+            ),
             SocketAddr::V6(_) => (
                 (Ipv6Addr::UNSPECIFIED, 0).into(),
                 (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
@@ -287,7 +352,10 @@ fn found(addresses: &[SocketAddr]) -> Vec<HostPort> {
     if places.is_empty()
         && let Some(address) = addresses.first()
     {
-        places.push(HostPort::from(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())));
+        places.push(HostPort::from(SocketAddr::new(
+            Ipv4Addr::LOCALHOST.into(),
+            address.port(),
+        )));
     }
     places.dedup();
     places
@@ -313,7 +381,9 @@ async fn follow_certificate(
             Ok(new) => {
                 acceptor.send_replace(new);
             }
-            Err(error) => tracing::error!(%error, "the control plane's new certificate cannot be used"),
+            Err(error) => {
+                tracing::error!(%error, "the control plane's new certificate cannot be used")
+            }
         }
     }
 }

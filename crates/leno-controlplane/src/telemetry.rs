@@ -161,7 +161,10 @@ impl Telemetry {
 
     fn add(&mut self, id: usize, sample: &Sample, second: u64) {
         self.totals.entry(id).or_default().add(sample);
-        slot(&mut self.fine, second, FINE).entry(id).or_default().add(sample);
+        slot(&mut self.fine, second, FINE)
+            .entry(id)
+            .or_default()
+            .add(sample);
         let coarse = slot(&mut self.coarse, second / COARSE_SECONDS, COARSE);
         coarse.entry(id).or_default().add(sample);
     }
@@ -192,8 +195,12 @@ impl Telemetry {
 
     /// Forgets one series that no slot holds any more, totals included.
     fn forget_idle(&mut self) -> bool {
-        let live: BTreeSet<usize> =
-            self.fine.iter().chain(&self.coarse).flat_map(|slot| slot.samples.keys().copied()).collect();
+        let live: BTreeSet<usize> = self
+            .fine
+            .iter()
+            .chain(&self.coarse)
+            .flat_map(|slot| slot.samples.keys().copied())
+            .collect();
         let Some(idle) = self.keys.keys().find(|id| !live.contains(id)).copied() else {
             return false;
         };
@@ -219,7 +226,11 @@ impl Telemetry {
             if key.by_destination && key.mtls && reporting.contains(key.source_identity.as_str()) {
                 continue;
             }
-            let name = (key.source.as_str(), key.destination.as_str(), key.protocol.as_str());
+            let name = (
+                key.source.as_str(),
+                key.destination.as_str(),
+                key.protocol.as_str(),
+            );
             let (sum, edge) = merged.entry(name).or_insert_with(|| {
                 let edge = Edge {
                     source: key.source.clone(),
@@ -237,7 +248,10 @@ impl Telemetry {
             edge.destination_identity =
                 given(&key.destination_identity).or(edge.destination_identity.take());
         }
-        merged.into_values().map(|(sum, edge)| finish(edge, &sum, seconds)).collect()
+        merged
+            .into_values()
+            .map(|(sum, edge)| finish(edge, &sum, seconds))
+            .collect()
     }
 }
 
@@ -245,7 +259,11 @@ impl Telemetry {
 fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
     let rate = (sum.requests > 0)
         .then(|| (sum.requests - sum.failures.min(sum.requests)) as f64 / sum.requests as f64);
-    let millis = |q: f64| sum.latency.quantile(q).map(|latency| latency.as_secs_f64() * 1e3);
+    let millis = |q: f64| {
+        sum.latency
+            .quantile(q)
+            .map(|latency| latency.as_secs_f64() * 1e3)
+    };
     Edge {
         requests: sum.requests,
         failures: sum.failures,
@@ -260,10 +278,15 @@ fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
 /// The newest slot, made if it is not there; what comes late counts in it.
 fn slot(ring: &mut VecDeque<Slot>, index: u64, keep: u64) -> &mut BTreeMap<usize, Sample> {
     if ring.back().is_none_or(|slot| slot.index < index) {
-        ring.push_back(Slot { index, samples: BTreeMap::new() });
+        ring.push_back(Slot {
+            index,
+            samples: BTreeMap::new(),
+        });
     }
     forget(ring, index, keep);
-    let newest = ring.back_mut().expect("a slot was just made where there was none");
+    let newest = ring
+        .back_mut()
+        .expect("a slot was just made where there was none");
     &mut newest.samples
 }
 
@@ -283,7 +306,9 @@ fn protocol(text: &str) -> &'static str {
 fn source_name(edge: &EdgeDelta, names: &impl Names) -> String {
     match edge.source_workload.as_str() {
         "" => "unknown".into(),
-        workload => names.display(workload).unwrap_or_else(|| base_name(workload)),
+        workload => names
+            .display(workload)
+            .unwrap_or_else(|| base_name(workload)),
     }
 }
 
@@ -291,7 +316,11 @@ fn destination_name(edge: &EdgeDelta, names: &impl Names) -> String {
     if let Some(name) = names.display(&edge.destination_workload) {
         return name;
     }
-    let service = edge.destination_service.split('.').next().unwrap_or_default();
+    let service = edge
+        .destination_service
+        .split('.')
+        .next()
+        .unwrap_or_default();
     let service = service.rsplit('/').next().unwrap_or_default();
     let base = match (service, edge.destination_workload.as_str()) {
         ("" | "unknown", "") => return "unknown".into(),

@@ -85,10 +85,14 @@ pub struct AgentRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedeemError {
     /// No such id.
-    #[error("this control plane knows no token {0}: it was deleted, or made by another mesh's control plane")]
+    #[error(
+        "this control plane knows no token {0}: it was deleted, or made by another mesh's control plane"
+    )]
     Unknown(String),
     /// The id is right, the secret is not.
-    #[error("the secret of token {0} is wrong: the token was altered; copy all of it, or make another with leno token create")]
+    #[error(
+        "the secret of token {0} is wrong: the token was altered; copy all of it, or make another with leno token create"
+    )]
     Secret(String),
     /// Its time is over.
     #[error("token {id} expired at {at}: make another with leno token create")]
@@ -156,7 +160,10 @@ impl TokenRecord {
             }
         };
         if ttl.as_secs() == 0 || ttl > LONGEST_TTL {
-            return Err(error("ttl", "a token can be redeemed for 1s to 720h".into()));
+            return Err(error(
+                "ttl",
+                "a token can be redeemed for 1s to 720h".into(),
+            ));
         }
         let uses = request.uses.unwrap_or(1);
         if uses == 0 || uses > MOST_USES {
@@ -201,10 +208,12 @@ impl TokenRecord {
         if constant_time::verify_slices_are_equal(ours, theirs.as_bytes()).is_err() {
             return Err(RedeemError::Secret(id()));
         }
-        let scope = AgentScope::from_document(&self.scope).map_err(|_| RedeemError::Unknown(id()))?;
-        let repeated = self.redemptions.iter().find(|redemption| {
-            redemption.key == key && now < redemption.at.saturating_add(REPEAT)
-        });
+        let scope =
+            AgentScope::from_document(&self.scope).map_err(|_| RedeemError::Unknown(id()))?;
+        let repeated = self
+            .redemptions
+            .iter()
+            .find(|redemption| redemption.key == key && now < redemption.at.saturating_add(REPEAT));
         if let Some(redemption) = repeated {
             return Ok(Decision::Repeat(redemption.clone()));
         }
@@ -215,8 +224,12 @@ impl TokenRecord {
             });
         }
         if self.redemptions.len() >= self.uses as usize {
-            let agents: Vec<&str> =
-                self.redemptions.iter().take(5).map(|made| made.agent.as_str()).collect();
+            let agents: Vec<&str> = self
+                .redemptions
+                .iter()
+                .take(5)
+                .map(|made| made.agent.as_str())
+                .collect();
             return Err(RedeemError::Spent {
                 id: id(),
                 agents: agents.join(", "),
@@ -247,7 +260,11 @@ impl TokenRecord {
             created: rfc3339(self.created),
             expires: rfc3339(self.expires),
             uses: self.uses,
-            redeemed_by: self.redemptions.iter().map(|made| made.agent.clone()).collect(),
+            redeemed_by: self
+                .redemptions
+                .iter()
+                .map(|made| made.agent.clone())
+                .collect(),
             state: state.into(),
             scope: self.scope.clone(),
         }
@@ -257,9 +274,17 @@ impl TokenRecord {
 /// A name for an agent, from what its host is called; `attempt` 0 is the plain one.
 #[must_use]
 pub fn agent_name(host: &str, attempt: u32, random: u64) -> DnsLabel {
-    let first = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let first = host
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let legal = |c: char| matches!(c, 'a'..='z' | '0'..='9');
-    let clean: String = first.chars().map(|c| if legal(c) { c } else { '-' }).take(50).collect();
+    let clean: String = first
+        .chars()
+        .map(|c| if legal(c) { c } else { '-' })
+        .take(50)
+        .collect();
     let clean = match clean.trim_matches('-') {
         "" => "host",
         clean => clean,
@@ -273,7 +298,11 @@ pub fn agent_name(host: &str, attempt: u32, random: u64) -> DnsLabel {
 
 fn hash(secret: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, secret);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -297,7 +326,10 @@ mod tests {
     }
 
     fn spend(record: &mut TokenRecord, key: &str, at: u64) {
-        assert!(matches!(record.decide(&[7; 32], key, here(), at), Ok(Decision::Make(_))));
+        assert!(matches!(
+            record.decide(&[7; 32], key, here(), at),
+            Ok(Decision::Make(_))
+        ));
         record.redemptions.push(Redemption {
             key: key.into(),
             agent: "b".into(),
@@ -322,22 +354,63 @@ mod tests {
     fn each_wrong_token_has_its_own_reason() {
         let record = record();
         let decide = |secret: [u8; 32], source: &str, at| {
-            record.decide(&secret, "key", source.parse().unwrap(), at).unwrap_err()
+            record
+                .decide(&secret, "key", source.parse().unwrap(), at)
+                .unwrap_err()
         };
-        assert!(matches!(decide([8; 32], "10.0.0.7", 0), RedeemError::Secret(_)));
-        assert!(matches!(decide([7; 32], "10.0.0.7", 1_000 + 3_600), RedeemError::Expired { .. }));
-        assert!(matches!(decide([7; 32], "10.0.1.7", 1_000), RedeemError::Network { .. }));
+        assert!(matches!(
+            decide([8; 32], "10.0.0.7", 0),
+            RedeemError::Secret(_)
+        ));
+        assert!(matches!(
+            decide([7; 32], "10.0.0.7", 1_000 + 3_600),
+            RedeemError::Expired { .. }
+        ));
+        assert!(matches!(
+            decide([7; 32], "10.0.1.7", 1_000),
+            RedeemError::Network { .. }
+        ));
         assert!(!format!("{record:?}").contains("7, 7"));
     }
 
     #[test]
     fn a_request_that_cannot_be_is_refused_by_field() {
         for (request, field) in [
-            (TokenRequest { ttl: Some("0s".into()), ..TokenRequest::default() }, "ttl"),
-            (TokenRequest { ttl: Some("x".into()), ..TokenRequest::default() }, "ttl"),
-            (TokenRequest { uses: Some(0), ..TokenRequest::default() }, "uses"),
-            (TokenRequest { cidr: Some("10".into()), ..TokenRequest::default() }, "scope"),
-            (TokenRequest { service: Some("A b".into()), ..TokenRequest::default() }, "scope"),
+            (
+                TokenRequest {
+                    ttl: Some("0s".into()),
+                    ..TokenRequest::default()
+                },
+                "ttl",
+            ),
+            (
+                TokenRequest {
+                    ttl: Some("x".into()),
+                    ..TokenRequest::default()
+                },
+                "ttl",
+            ),
+            (
+                TokenRequest {
+                    uses: Some(0),
+                    ..TokenRequest::default()
+                },
+                "uses",
+            ),
+            (
+                TokenRequest {
+                    cidr: Some("10".into()),
+                    ..TokenRequest::default()
+                },
+                "scope",
+            ),
+            (
+                TokenRequest {
+                    service: Some("A b".into()),
+                    ..TokenRequest::default()
+                },
+                "scope",
+            ),
         ] {
             let error = TokenRecord::new(&request, "a".into(), &[0; 32], 0).unwrap_err();
             assert_eq!(error.field, field);

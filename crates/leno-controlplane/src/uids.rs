@@ -48,7 +48,13 @@ impl UidMint {
     fn proof(&self, agent: &DnsLabel, random: [u8; 8]) -> [u8; 8] {
         let mut context = hmac::Context::with_key(&self.key);
         // Labels hold no slash, so the parts cannot run into each other.
-        for part in [self.mesh.as_str().as_bytes(), b"/", agent.as_str().as_bytes(), b"/", &random] {
+        for part in [
+            self.mesh.as_str().as_bytes(),
+            b"/",
+            agent.as_str().as_bytes(),
+            b"/",
+            &random,
+        ] {
             context.update(part);
         }
         let mut proof = [0; 8];

@@ -90,7 +90,9 @@ pub struct VipRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VipError {
     /// Every pair is held or rests.
-    #[error("all 65,534 virtual addresses are in use or rest: delete services, or wait an hour after deleting some")]
+    #[error(
+        "all 65,534 virtual addresses are in use or rest: delete services, or wait an hour after deleting some"
+    )]
     Exhausted,
     /// Another service has the address.
     #[error("{address} belongs to service {holder}")]
@@ -210,8 +212,7 @@ impl Vips {
         let free = match self.by_number.get(&vip.0) {
             None => true,
             Some(holder) => {
-                holder == service
-                    || !matches!(self.by_service.get(holder), Some((_, Hold::Held)))
+                holder == service || !matches!(self.by_service.get(holder), Some((_, Hold::Held)))
             }
         };
         if free {
@@ -321,7 +322,10 @@ mod tests {
             let service = name(&format!("shop/s{number}"));
             let vip = vips.allocate(&service, 0).unwrap();
             assert!(prefix_v4().contains(vip.v4()) && prefix_v6().contains(vip.v6()));
-            assert_eq!((Vip::of(vip.v4()), Vip::of(vip.v6())), (Some(vip), Some(vip)));
+            assert_eq!(
+                (Vip::of(vip.v4()), Vip::of(vip.v6())),
+                (Some(vip), Some(vip))
+            );
             assert!(seen.insert(vip));
             assert_eq!(vips.allocate(&service, 9).unwrap(), vip);
         }
@@ -347,7 +351,10 @@ mod tests {
         assert_eq!(vips.allocate(&name("shop/cart"), 3600).unwrap(), cart);
         vips.release(&name("shop/cart"), 4000);
         assert_eq!(vips.expire(4000 + 3600), [name("shop/cart")]);
-        assert_eq!(vips.check(&name("shop/new"), &[cart.v6()], 7700), Ok(Some(cart)));
+        assert_eq!(
+            vips.check(&name("shop/new"), &[cart.v6()], 7700),
+            Ok(Some(cart))
+        );
     }
 
     #[test]
@@ -381,7 +388,10 @@ mod tests {
     fn when_all_are_held_the_next_is_refused_and_resting_ones_are_not_given_away() {
         let mut vips = Vips::default();
         for number in FIRST..=LAST {
-            let record = VipRecord { number, released: None };
+            let record = VipRecord {
+                number,
+                released: None,
+            };
             vips.load(name(&format!("n/s{number}")), record);
         }
         assert_eq!(vips.allocate(&name("n/x"), 0), Err(VipError::Exhausted));

@@ -90,9 +90,8 @@ impl Catalog {
     ) -> bool {
         let new: BTreeSet<IpAddr> = addresses.iter().copied().collect();
         let old = self.addresses_of.remove(name).unwrap_or_default();
-        let alias = |address: &IpAddr| -> Arc<str> {
-            ResourceName::Address(*address).to_string().into()
-        };
+        let alias =
+            |address: &IpAddr| -> Arc<str> { ResourceName::Address(*address).to_string().into() };
         asked.extend(old.union(&new).map(alias));
         for address in old.difference(&new) {
             if self.virtual_addresses.get(address) == Some(name) {

@@ -9,7 +9,7 @@ use std::{
 use leno_types::DnsLabel;
 use leno_wire::discovery::DeltaDiscoveryRequest;
 
-use super::{ProtocolError, State, Subscriber, Type, View};
+use super::{Held, ProtocolError, State, Subscriber, Type, View};
 
 /// One stream.
 pub type StreamId = u64;
@@ -29,28 +29,41 @@ pub struct Programmed {
 #[derive(Debug, Default)]
 pub struct Hub {
     streams: BTreeMap<StreamId, (DnsLabel, Subscriber)>,
+    by_agent: BTreeMap<DnsLabel, StreamId>,
     interest: BTreeMap<(Type, Arc<str>), BTreeSet<StreamId>>,
 }
 
 impl Hub {
     /// A stream opens; an older one of the same agent is to be ended.
-    pub fn open(&mut self, stream: StreamId, agent: &DnsLabel, now: Duration) -> Vec<StreamId> {
-        let older = self.streams.iter().filter(|(_, (of, _))| of == agent);
-        let older: Vec<StreamId> = older.map(|(id, _)| *id).collect();
-        for id in &older {
-            self.close(*id);
+    pub fn open(&mut self, stream: StreamId, agent: &DnsLabel, now: Duration) -> Option<StreamId> {
+        let older = self.by_agent.insert(agent.clone(), stream);
+        if let Some(older) = older {
+            self.close(older);
         }
-        self.streams.insert(stream, (agent.clone(), Subscriber::new(now)));
+        self.streams
+            .insert(stream, (agent.clone(), Subscriber::new(now)));
         older
     }
 
     /// A stream ended.
     pub fn close(&mut self, stream: StreamId) {
-        if self.streams.remove(&stream).is_some() {
-            self.interest.retain(|_, streams| {
-                streams.remove(&stream);
-                !streams.is_empty()
-            });
+        let Some((agent, subscriber)) = self.streams.remove(&stream) else {
+            return;
+        };
+        if self.by_agent.get(&agent) == Some(&stream) {
+            self.by_agent.remove(&agent);
+        }
+        for (kind, name) in subscriber.asked() {
+            self.lose_interest(stream, (kind, Arc::clone(name)));
+        }
+    }
+
+    fn lose_interest(&mut self, stream: StreamId, key: (Type, Arc<str>)) {
+        if let Some(streams) = self.interest.get_mut(&key) {
+            streams.remove(&stream);
+            if streams.is_empty() {
+                self.interest.remove(&key);
+            }
         }
     }
 
@@ -70,12 +83,7 @@ impl Hub {
         };
         let interest = subscriber.request(request, view, now)?;
         for key in interest.removed {
-            if let Some(streams) = self.interest.get_mut(&key) {
-                streams.remove(&stream);
-                if streams.is_empty() {
-                    self.interest.remove(&key);
-                }
-            }
+            self.lose_interest(stream, key);
         }
         for key in interest.added {
             self.interest.entry(key).or_default().insert(stream);
@@ -103,11 +111,18 @@ impl Hub {
     /// What is sent without asking has changed, for one agent or for all; returns the streams to look at.
     pub fn changed_wildcard(&mut self, kind: Type, agent: Option<&DnsLabel>) -> BTreeSet<StreamId> {
         let mut touched = BTreeSet::new();
-        for (id, (of, subscriber)) in &mut self.streams {
-            if agent.is_none_or(|agent| agent == of) {
+        let only = agent.map(|agent| self.by_agent.get(agent).copied());
+        for (id, (_, subscriber)) in &mut self.streams {
+            if only.is_none() {
                 subscriber.touch(kind, "");
                 touched.insert(*id);
             }
+        }
+        if let Some(id) = only.flatten()
+            && let Some((_, subscriber)) = self.streams.get_mut(&id)
+        {
+            subscriber.touch(kind, "");
+            touched.insert(id);
         }
         touched
     }
@@ -121,54 +136,58 @@ impl Hub {
     /// The stream of an agent.
     #[must_use]
     pub fn of_agent(&self, agent: &DnsLabel) -> Option<&Subscriber> {
-        let mut streams = self.streams.values();
-        streams.find(|(of, _)| of == agent).map(|(_, subscriber)| subscriber)
+        let (_, subscriber) = self.streams.get(self.by_agent.get(agent)?)?;
+        Some(subscriber)
     }
 
     /// All streams.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, &DnsLabel, &Subscriber)> {
-        self.streams.iter().map(|(id, (agent, subscriber))| (*id, agent, subscriber))
+        self.streams
+            .iter()
+            .map(|(id, (agent, subscriber))| (*id, agent, subscriber))
     }
 
-    /// Which proxies run a resource; `names` are those by which it may be asked for, `version` is its newest.
+    /// Which proxies run a resource; `names` are those by which it may be asked for, `version` is its newest, `owner`
+    /// the only agent that gets it without asking.
     pub fn programmed(
         &self,
         kind: Type,
         names: &[Arc<str>],
         version: Option<&str>,
+        owner: Option<&DnsLabel>,
         programmed: &mut Programmed,
     ) {
-        let mut seen = BTreeSet::new();
+        let owner = owner.and_then(|agent| self.by_agent.get(agent));
         for name in names {
-            let by_name = self.interest.get(&(kind, Arc::clone(name)));
-            let wildcard = kind.is_wildcard().then(|| self.streams.keys());
-            let streams = by_name.into_iter().flatten().chain(wildcard.into_iter().flatten());
-            for stream in streams {
-                let Some((agent, subscriber)) = self.streams.get(stream) else {
-                    continue;
-                };
-                if !seen.insert((*stream, Arc::clone(name))) {
-                    continue;
+            let asking = self
+                .interest
+                .get(&(kind, Arc::clone(name)))
+                .into_iter()
+                .flatten();
+            for stream in asking.chain(owner) {
+                if let Some((agent, subscriber)) = self.streams.get(stream) {
+                    programmed.note(agent, subscriber.held_as(kind, name), version);
                 }
-                let held = subscriber.held_as(kind, name);
-                if kind.is_wildcard() && held.is_none() {
-                    continue;
-                }
-                programmed.proxies.insert(agent.clone());
-                let newest = match (held, version) {
-                    (Some(held), Some(version)) => Some(held).filter(|held| &*held.version == version),
-                    (None, None) => continue,
-                    _ => None,
-                };
-                match newest.map(|held| &held.state) {
-                    Some(State::Acked) => {}
-                    Some(State::Nacked(reason)) => {
-                        programmed.refused.insert(agent.clone(), reason.clone());
-                    }
-                    Some(State::Pending) | None => {
-                        programmed.behind.insert(agent.clone());
-                    }
-                }
+            }
+        }
+    }
+}
+
+impl Programmed {
+    fn note(&mut self, agent: &DnsLabel, held: Option<&Held>, version: Option<&str>) {
+        self.proxies.insert(agent.clone());
+        let newest = match (held, version) {
+            (Some(held), Some(version)) => Some(held).filter(|held| &*held.version == version),
+            (None, None) => return,
+            _ => None,
+        };
+        match newest.map(|held| &held.state) {
+            Some(State::Acked) => {}
+            Some(State::Nacked(reason)) => {
+                self.refused.insert(agent.clone(), reason.clone());
+            }
+            Some(State::Pending) | None => {
+                self.behind.insert(agent.clone());
             }
         }
     }

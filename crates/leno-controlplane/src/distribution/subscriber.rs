@@ -108,7 +108,11 @@ struct TypeState {
     /// A first answer is due even if it is empty: the other side then knows that it is up to date.
     greet: bool,
     asked: BTreeMap<Arc<str>, Asked>,
+    /// Canonical name to the names that mean it; no set is empty.
+    meanings: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     dirty: BTreeSet<Arc<str>>,
+    /// Brought along, and perhaps meant by no name that is asked for.
+    orphans: bool,
     /// For wildcard types: look at all again.
     dirty_all: bool,
     held: BTreeMap<Arc<str>, Held>,
@@ -170,7 +174,8 @@ impl Subscriber {
         }
         for name in &request.resource_names_unsubscribe {
             if let Some((name, asked)) = state.asked.remove_entry(name.as_str()) {
-                state.forget(asked.canonical.as_ref());
+                state.set_meaning(&name, asked.canonical, None);
+                state.dirty.remove(&name);
                 interest.removed.push((kind, name));
             }
         }
@@ -187,16 +192,24 @@ impl Subscriber {
             }
             let name: Arc<str> = name.as_str().into();
             let resumed = first && !request.initial_resource_versions.is_empty();
-            let canonical = resumed.then(|| state.meant_before(kind, &name, view)).flatten();
+            let canonical = resumed
+                .then(|| state.meant_before(kind, &name, view))
+                .flatten();
+            let before = state.asked.get(&name).map(|asked| asked.canonical.clone());
+            if before.is_none() {
+                interest.added.push((kind, Arc::clone(&name)));
+            }
+            let before = before.flatten();
+            // Asked for again: what it meant is told again.
+            let canonical = canonical.or_else(|| before.clone());
+            state.set_meaning(&name, before, canonical.clone());
             let asked = Asked {
                 // What the proxy has already is compared, not sent for the asking.
-                due: canonical.is_none().then_some(now),
+                due: (!resumed || canonical.is_none()).then_some(now),
                 canonical,
                 resumed,
             };
-            if state.asked.insert(Arc::clone(&name), asked).is_none() {
-                interest.added.push((kind, Arc::clone(&name)));
-            }
+            state.asked.insert(Arc::clone(&name), asked);
             state.dirty.insert(name);
         }
         Ok(interest)
@@ -252,7 +265,7 @@ impl Subscriber {
     #[must_use]
     pub fn wake_at(&self, hold: Hold) -> Option<Duration> {
         let waiting = self.types.iter().any(|(kind, state)| {
-            !state.dirty.is_empty() || (kind.is_wildcard() && state.dirty_all)
+            !state.dirty.is_empty() || state.orphans || (kind.is_wildcard() && state.dirty_all)
         });
         waiting.then(|| hold.now.saturating_add(Duration::from_millis(250)))
     }
@@ -262,17 +275,25 @@ impl Subscriber {
         let state = self.types.get(&kind);
         state.into_iter().flat_map(move |state| {
             // What a proxy brought along and asks for no more is not told of.
-            let meant = move |name: &Arc<str>| kind.is_wildcard() || state.is_meant(name);
+            let meant =
+                move |name: &Arc<str>| kind.is_wildcard() || state.meanings.contains_key(name);
             let held = state.held.iter().filter(move |(name, _)| meant(name));
             held.map(move |(name, held)| (name, held, state.aliases(name).collect()))
         })
+    }
+
+    /// Every name it asks for.
+    pub fn asked(&self) -> impl Iterator<Item = (Type, &Arc<str>)> {
+        let types = self.types.iter();
+        types.flat_map(|(kind, state)| state.asked.keys().map(|name| (*kind, name)))
     }
 
     /// Names of a type that were answered by absence.
     pub fn absent(&self, kind: Type) -> impl Iterator<Item = &Arc<str>> {
         let state = self.types.get(&kind);
         state.into_iter().flat_map(|state| {
-            let absent = |(_, asked): &(&Arc<str>, &Asked)| asked.canonical.is_none() && asked.due.is_none();
+            let absent =
+                |(_, asked): &(&Arc<str>, &Asked)| asked.canonical.is_none() && asked.due.is_none();
             state.asked.iter().filter(absent).map(|(name, _)| name)
         })
     }
@@ -300,8 +321,7 @@ impl Subscriber {
     /// Whether the proxy has been sent something that it has not answered yet.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        let mut held = self.types.values().flat_map(|state| state.held.values());
-        held.any(|held| held.state == State::Pending)
+        self.types.values().any(|state| !state.inflight.is_empty())
     }
 
     fn acknowledge(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
@@ -311,14 +331,23 @@ impl Subscriber {
         let Some(state) = self.types.get_mut(&kind) else {
             return;
         };
-        let at = state.inflight.iter().position(|answer| answer.nonce == request.response_nonce);
+        let at = state
+            .inflight
+            .iter()
+            .position(|answer| answer.nonce == request.response_nonce);
         let Some(answer) = at.and_then(|at| state.inflight.remove(at)) else {
             return;
         };
         let detail = request.error_detail.as_ref();
-        let mut refused = detail.map_or_else(BTreeMap::new, |status| refusals(&status.message, &answer.sent));
+        let mut refused = detail.map_or_else(BTreeMap::new, |status| {
+            refusals(&status.message, &answer.sent)
+        });
         for (name, version) in answer.sent {
-            let Some(held) = state.held.get_mut(&name).filter(|held| held.version == version) else {
+            let Some(held) = state
+                .held
+                .get_mut(&name)
+                .filter(|held| held.version == version)
+            else {
                 continue;
             };
             match refused.remove(&name) {
@@ -346,17 +375,31 @@ fn refusals(message: &str, sent: &[(Arc<str>, Arc<str>)]) -> BTreeMap<Arc<str>, 
             before.is_empty() || before.ends_with("; ") || before.ends_with('\n')
         })
     };
-    let mut starts: Vec<(usize, &Arc<str>)> =
-        sent.iter().filter_map(|(name, _)| Some((begins(name)?, name))).collect();
+    let mut starts: Vec<(usize, &Arc<str>)> = sent
+        .iter()
+        .filter_map(|(name, _)| Some((begins(name)?, name)))
+        .collect();
     starts.sort_unstable();
     let shorten = |text: &str| text.chars().take(512).collect::<String>();
     if starts.is_empty() {
-        return sent.iter().map(|(name, _)| (Arc::clone(name), shorten(message))).collect();
+        return sent
+            .iter()
+            .map(|(name, _)| (Arc::clone(name), shorten(message)))
+            .collect();
     }
-    let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([message.len()]);
+    let ends = starts
+        .iter()
+        .skip(1)
+        .map(|(at, _)| *at)
+        .chain([message.len()]);
     let reason = |((at, name), end): (&(usize, &Arc<str>), usize)| {
-        let text = message.get(at.saturating_add(name.len() + 2)..end).unwrap_or_default();
-        (Arc::clone(name), shorten(text.trim_end().trim_end_matches(';')))
+        let text = message
+            .get(at.saturating_add(name.len() + 2)..end)
+            .unwrap_or_default();
+        (
+            Arc::clone(name),
+            shorten(text.trim_end().trim_end_matches(';')),
+        )
     };
     starts.iter().zip(ends).map(reason).collect()
 }
@@ -388,6 +431,7 @@ impl TypeState {
     fn resume(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
         self.greet = kind.is_wildcard();
         self.dirty_all = kind.is_wildcard();
+        self.orphans = !kind.is_wildcard() && !request.initial_resource_versions.is_empty();
         for (name, version) in request.initial_resource_versions.iter().take(MAX_NAMES) {
             let version: Arc<str> = version.as_str().into();
             let held = Held {
@@ -406,13 +450,18 @@ impl TypeState {
             return Some(Arc::clone(name));
         }
         if let Some(resource) = view.resolve(kind, name) {
-            return self.held.contains_key(&resource.name).then(|| Arc::clone(&resource.name));
+            return self
+                .held
+                .contains_key(&resource.name)
+                .then(|| Arc::clone(&resource.name));
         }
         let Ok(ResourceName::Address(address)) = name.parse() else {
             return None;
         };
         let host = ResourceName::Host(address).to_string();
-        self.held.get_key_value(host.as_str()).map(|(name, _)| Arc::clone(name))
+        self.held
+            .get_key_value(host.as_str())
+            .map(|(name, _)| Arc::clone(name))
     }
 
     fn collect_all(
@@ -430,7 +479,8 @@ impl TypeState {
         let mut later = false;
         for resource in &all {
             let held = self.held.get(&resource.name);
-            let hold_back = kind == Type::Mesh && held.is_some_and(|held| held.resumed) && hold.in_grace();
+            let hold_back =
+                kind == Type::Mesh && held.is_some_and(|held| held.resumed) && hold.in_grace();
             if held.is_some_and(|held| held.version == resource.version) {
                 continue;
             }
@@ -472,6 +522,18 @@ impl TypeState {
                 self.dirty.insert(name);
             }
         }
+        if self.orphans && self.dirty.is_empty() && !hold.in_grace() {
+            self.orphans = false;
+            let orphan = |(name, held): &(&Arc<str>, &Held)| {
+                held.resumed && !self.meanings.contains_key(*name)
+            };
+            let orphans = self
+                .held
+                .iter()
+                .filter(orphan)
+                .map(|(name, _)| Arc::clone(name));
+            batch.removed.extend(orphans);
+        }
     }
 
     /// Answers a name by a resource; `false`: not yet.
@@ -500,15 +562,25 @@ impl TypeState {
             entry.due = None;
             entry.canonical = Some(Arc::clone(&resource.name));
         }
-        if asked.canonical.as_ref() != Some(&resource.name) {
-            self.forget(asked.canonical.as_ref());
-        }
+        self.set_meaning(
+            name,
+            asked.canonical.clone(),
+            Some(Arc::clone(&resource.name)),
+        );
         true
     }
 
     /// Answers a name by absence; `false`: not yet.
-    fn answer_absent(&mut self, name: &Arc<str>, asked: &Asked, hold: Hold, batch: &mut Batch) -> bool {
-        let young = asked.due.is_some_and(|since| hold.now < since.saturating_add(ABSENCE_HELD));
+    fn answer_absent(
+        &mut self,
+        name: &Arc<str>,
+        asked: &Asked,
+        hold: Hold,
+        batch: &mut Batch,
+    ) -> bool {
+        let young = asked
+            .due
+            .is_some_and(|since| hold.now < since.saturating_add(ABSENCE_HELD));
         if hold.in_grace() && (asked.resumed || young) {
             return false;
         }
@@ -521,7 +593,7 @@ impl TypeState {
             entry.canonical = None;
         }
         if let Some(canonical) = &asked.canonical {
-            self.forget(Some(canonical));
+            self.set_meaning(name, Some(Arc::clone(canonical)), None);
             if !self.held.contains_key(canonical) {
                 batch.removed.insert(Arc::clone(canonical));
             }
@@ -529,21 +601,31 @@ impl TypeState {
         true
     }
 
-    /// Nothing is held of a resource that no name means any more.
-    fn forget(&mut self, canonical: Option<&Arc<str>>) {
-        if let Some(canonical) = canonical.filter(|canonical| !self.is_meant(canonical)) {
-            self.held.remove(canonical);
+    /// A name means something else now. Nothing is held of a resource that no name means any more.
+    fn set_meaning(&mut self, name: &Arc<str>, old: Option<Arc<str>>, new: Option<Arc<str>>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(names) = self.meanings.get_mut(&old)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.meanings.remove(&old);
+                self.held.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            self.meanings
+                .entry(new)
+                .or_default()
+                .insert(Arc::clone(name));
         }
     }
 
-    fn is_meant(&self, canonical: &Arc<str>) -> bool {
-        self.asked.values().any(|asked| asked.canonical.as_ref() == Some(canonical))
-    }
-
     fn aliases<'a>(&'a self, canonical: &'a Arc<str>) -> impl Iterator<Item = &'a Arc<str>> {
-        let means = move |asked: &Asked| asked.canonical.as_ref() == Some(canonical);
-        let asked = self.asked.iter().filter(move |(name, asked)| means(asked) && *name != canonical);
-        asked.map(|(name, _)| name)
+        let names = self.meanings.get(canonical).into_iter().flatten();
+        names.filter(move |name| *name != canonical)
     }
 
     fn send(
@@ -578,7 +660,10 @@ impl TypeState {
         for name in &batch.removed {
             self.held.remove(name);
         }
-        self.inflight.push_back(Answer { nonce: nonce.clone(), sent });
+        self.inflight.push_back(Answer {
+            nonce: nonce.clone(),
+            sent,
+        });
         DeltaDiscoveryResponse {
             system_version_info: revision.to_string(),
             resources,

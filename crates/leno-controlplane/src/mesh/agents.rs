@@ -17,7 +17,9 @@ use crate::{
     registry::{AgentScope, Effects, Opening, Refused, SessionId},
     telemetry::Names,
     times::unix,
-    tokens::{AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name},
+    tokens::{
+        AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name,
+    },
 };
 
 /// Messages that may wait to be sent on one session: more than an agent can have workloads.
@@ -49,10 +51,7 @@ pub(crate) enum SignError {
     Store(#[from] StoreError),
     /// The agent does not host it.
     #[error("{agent} hosts no workload {uid}: a certificate is given for what is registered only")]
-    NotHosted {
-        agent: DnsLabel,
-        uid: String,
-    },
+    NotHosted { agent: DnsLabel, uid: String },
     /// The agent is not of this mesh, or no longer.
     #[error("{0} is no agent of this mesh (any more): join again with a new token")]
     UnknownAgent(DnsLabel),
@@ -78,7 +77,12 @@ impl Mesh {
         now: SystemTime,
     ) -> Result<Redeemed, SignError> {
         let unknown = || RedeemError::Unknown(joining.token.chars().take(64).collect());
-        let key = StoreKey::new(self.settings.name.clone(), TOKENS, "", joining.token.as_str());
+        let key = StoreKey::new(
+            self.settings.name.clone(),
+            TOKENS,
+            "",
+            joining.token.as_str(),
+        );
         let entry = store.get(&key)?.ok_or_else(unknown)?;
         let mut record: TokenRecord =
             serde_json::from_slice(&entry.value).map_err(|_| unknown())?;
@@ -86,12 +90,19 @@ impl Mesh {
         let decision = record.decide(&joining.secret, &key_id, joining.source, unix(now))?;
         let scope = match decision {
             Decision::Repeat(made) => {
-                return Ok(Redeemed::Repeat(self.redeem_answer(&made.agent, made.chain, now)));
+                return Ok(Redeemed::Repeat(self.redeem_answer(
+                    &made.agent,
+                    made.chain,
+                    now,
+                )));
             }
             Decision::Make(scope) => scope,
         };
         let name = self.free_name(store, &joining.host, joining.attempt)?;
-        let chain = self.authority.sign_agent(&joining.csr, &name, now)?.chain_pem;
+        let chain = self
+            .authority
+            .sign_agent(&joining.csr, &name, now)?
+            .chain_pem;
         record.redemptions.push(Redemption {
             key: key_id,
             agent: name.to_string(),
@@ -186,7 +197,10 @@ impl Mesh {
 
     /// What an agent may host.
     pub(crate) fn scope_of(&self, agent: &DnsLabel) -> Result<AgentScope, SignError> {
-        let record = self.known_agents.get(agent).filter(|record| !record.revoked);
+        let record = self
+            .known_agents
+            .get(agent)
+            .filter(|record| !record.revoked);
         let scope = record.and_then(|record| AgentScope::from_document(&record.scope).ok());
         scope.ok_or_else(|| SignError::UnknownAgent(agent.clone()))
     }
@@ -203,7 +217,14 @@ impl Mesh {
         let mut fx = Effects::default();
         self.registry.open(opening, now, &mut fx)?;
         tracing::info!(%agent, mesh = %self.settings.name, "an agent is connected");
-        self.sessions.insert(session, Outgoing { agent, sender, stop });
+        self.sessions.insert(
+            session,
+            Outgoing {
+                agent,
+                sender,
+                stop,
+            },
+        );
         self.follow(fx);
         let welcome = wire::Welcome {
             mesh: self.settings.name.to_string(),
@@ -230,12 +251,14 @@ impl Mesh {
             }
             Some(Message::Health(health)) => {
                 if let Ok(uid) = health.uid.parse() {
-                    self.registry.health(session, uid, health.healthy, &health.detail, &mut fx);
+                    self.registry
+                        .health(session, uid, health.healthy, &health.detail, &mut fx);
                 }
             }
             Some(Message::Report(report)) => self.report(session, report, now),
             Some(Message::Goodbye(goodbye)) => {
-                self.registry.goodbye(session, goodbye.handover, now, &mut fx);
+                self.registry
+                    .goodbye(session, goodbye.handover, now, &mut fx);
             }
         }
         self.follow(fx);
@@ -262,9 +285,12 @@ impl Mesh {
         let Some(outgoing) = self.sessions.get(&session) else {
             return;
         };
-        self.telemetry.record(&report.edges, &WorkloadNames(&self.names), now);
+        self.telemetry
+            .record(&report.edges, &WorkloadNames(&self.names), now);
         if let Some(mut state) = report.proxy {
-            state.certificates.truncate(crate::registry::MAX_WORKLOADS + 1);
+            state
+                .certificates
+                .truncate(crate::registry::MAX_WORKLOADS + 1);
             self.states.insert(outgoing.agent.clone(), state);
         }
     }
@@ -278,7 +304,10 @@ impl Mesh {
     }
 
     pub(super) fn ping(&mut self, session: SessionId, sequence: u64) {
-        self.say(session, control_message::Message::Ping(wire::Ping { sequence }));
+        self.say(
+            session,
+            control_message::Message::Ping(wire::Ping { sequence }),
+        );
     }
 
     pub(super) fn end_session(&mut self, session: SessionId, reason: &'static str) {
@@ -303,14 +332,20 @@ impl Mesh {
         let Some(outgoing) = self.sessions.get(&session) else {
             return;
         };
-        let message = wire::ControlMessage { message: Some(message) };
+        let message = wire::ControlMessage {
+            message: Some(message),
+        };
         if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.sender.try_send(Ok(message)) {
             self.end_session(session, "this agent does not read what it is told");
         }
     }
 
     /// Addresses an agent claims and could prove now by answering at them as `uid`. Each is tried once at a time.
-    pub(crate) fn to_challenge(&mut self, agent: &DnsLabel, uid: WorkloadUid) -> Option<(Vec<IpAddr>, Identity, u16)> {
+    pub(crate) fn take_challenges(
+        &mut self,
+        agent: &DnsLabel,
+        uid: WorkloadUid,
+    ) -> Option<(Vec<IpAddr>, Identity, u16)> {
         let (_, host, workload) = self.registry.workload(&uid)?;
         let (identity, port) = (workload.identity.clone(), host.hbone_port);
         let mut open = self.registry.unproven(agent);
@@ -346,7 +381,12 @@ impl Mesh {
         }
     }
 
-    fn free_name(&self, store: &dyn Store, host: &str, attempt: u32) -> Result<DnsLabel, StoreError> {
+    fn free_name(
+        &self,
+        store: &dyn Store,
+        host: &str,
+        attempt: u32,
+    ) -> Result<DnsLabel, StoreError> {
         let mut attempt = attempt;
         loop {
             let name = agent_name(host, attempt, u64::from_be_bytes(random()));

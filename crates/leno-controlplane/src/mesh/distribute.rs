@@ -114,7 +114,9 @@ impl Mesh {
                 Some(agent) => self.hub.changed_wildcard(kind, Some(&agent.clone())),
                 None => BTreeSet::new(),
             },
-            Key::Destination(_) | Key::Host(_) | Key::Endpoints(_) => self.hub.changed(kind, &asked),
+            Key::Destination(_) | Key::Host(_) | Key::Endpoints(_) => {
+                self.hub.changed(kind, &asked)
+            }
         };
         self.ready.extend(touched);
     }
@@ -123,8 +125,12 @@ impl Mesh {
     fn address_services(&mut self, now: u64, writes: &mut Vec<Write>) {
         let services = self.compiler.services();
         let there: BTreeSet<&ServiceName> = services.iter().map(|service| &service.name).collect();
-        let gone: Vec<ServiceName> =
-            self.addressed.keys().filter(|name| !there.contains(name)).cloned().collect();
+        let gone: Vec<ServiceName> = self
+            .addressed
+            .keys()
+            .filter(|name| !there.contains(name))
+            .cloned()
+            .collect();
         for name in gone {
             self.addressed.remove(&name);
             self.vips().release(&name, now);
@@ -139,8 +145,10 @@ impl Mesh {
             };
             if self.addressed.get(&service.name) != Some(&addresses) {
                 self.write_vip(&service.name, writes);
-                self.addressed.insert(service.name.clone(), addresses.clone());
-                self.pending.push(Input::Vips(service.name.clone(), addresses));
+                self.addressed
+                    .insert(service.name.clone(), addresses.clone());
+                self.pending
+                    .push(Input::Vips(service.name.clone(), addresses));
             }
         }
         let ended = self.vips().expire(now);
@@ -153,7 +161,9 @@ impl Mesh {
     fn addresses_for(&mut self, name: &ServiceName, now: u64) -> Vec<IpAddr> {
         let key = (Kind::Service, name.namespace.clone(), name.name.clone());
         let applied = self.objects.get(&key).and_then(|object| match &**object {
-            Resource::Service(service) => Some((service.cluster_ips.clone(), service.families.clone())),
+            Resource::Service(service) => {
+                Some((service.cluster_ips.clone(), service.families.clone()))
+            }
             Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
         });
         let mut vips = self.shared.vips();
@@ -203,19 +213,36 @@ impl Mesh {
     ) {
         if let Some(old) = self.hub.of_agent(agent) {
             self.counters.closed_nacks = self.counters.closed_nacks.saturating_add(old.nacks);
-            self.counters.closed_over_limit =
-                self.counters.closed_over_limit.saturating_add(old.over_limit);
+            self.counters.closed_over_limit = self
+                .counters
+                .closed_over_limit
+                .saturating_add(old.over_limit);
         }
-        for old in self.hub.open(stream, agent, now) {
-            self.end_ads(old, &Status::aborted("a newer stream of this agent took over"));
+        if let Some(old) = self.hub.open(stream, agent, now) {
+            self.end_ads(
+                old,
+                &Status::aborted("a newer stream of this agent took over"),
+            );
         }
         let agent = agent.clone();
-        self.ads.insert(stream, Outgoing { agent, sender, stop });
+        self.ads.insert(
+            stream,
+            Outgoing {
+                agent,
+                sender,
+                stop,
+            },
+        );
         self.publish_due = true;
     }
 
     /// A discovery stream says something.
-    pub(crate) fn ads_request(&mut self, stream: StreamId, request: &DeltaDiscoveryRequest, now: Duration) {
+    pub(crate) fn ads_request(
+        &mut self,
+        stream: StreamId,
+        request: &DeltaDiscoveryRequest,
+        now: Duration,
+    ) {
         let Some(agent) = self.ads.get(&stream).map(|stream| stream.agent.clone()) else {
             return;
         };
@@ -293,22 +320,22 @@ impl Mesh {
 
     /// Shows statuses and derived objects to the API.
     pub(super) fn publish(&mut self, now: Duration, wall: SystemTime) {
-        self.measure_convergence(now);
         let young = now < self.published.saturating_add(PUBLISH_EVERY) && !self.published.is_zero();
         if !self.publish_due || young {
             return;
         }
         self.publish_due = false;
         self.published = now;
+        self.measure_convergence(now);
         self.shared.publish(self, wall);
     }
 
     /// How long it takes until all proxies run what they were sent.
     fn measure_convergence(&mut self, now: Duration) {
-        if !self.publish_due {
-            return;
-        }
-        let behind = self.hub.streams().any(|(_, _, subscriber)| subscriber.is_behind());
+        let behind = self
+            .hub
+            .streams()
+            .any(|(_, _, subscriber)| subscriber.is_behind());
         match (behind, self.convergence.behind_since) {
             (true, None) => self.convergence.behind_since = Some(now),
             (false, Some(since)) => {
@@ -325,7 +352,12 @@ impl Mesh {
     pub(crate) fn asked_names(&self, key: &Key) -> Vec<Arc<str>> {
         let (_, name) = resource_of(key);
         let mut names: Vec<Arc<str>> = vec![name.into()];
-        names.extend(self.compiler.aliases(key).iter().map(|name| Arc::from(name.to_string())));
+        names.extend(
+            self.compiler
+                .aliases(key)
+                .iter()
+                .map(|name| Arc::from(name.to_string())),
+        );
         if let Key::Host(address) = key {
             names.push(ResourceName::Address(*address).to_string().into());
         }
@@ -345,8 +377,14 @@ pub(crate) fn resource_of(key: &Key) -> (Type, String) {
     match key {
         Key::Mesh => (Type::Mesh, MESH.into()),
         Key::OwnWorkload(uid) => (Type::OwnWorkload, uid.to_string()),
-        Key::Destination(name) => (Type::Destination, ResourceName::Service(name.clone()).to_string()),
+        Key::Destination(name) => (
+            Type::Destination,
+            ResourceName::Service(name.clone()).to_string(),
+        ),
         Key::Host(address) => (Type::Destination, ResourceName::Host(*address).to_string()),
-        Key::Endpoints(name) => (Type::Endpoints, ResourceName::Service(name.clone()).to_string()),
+        Key::Endpoints(name) => (
+            Type::Endpoints,
+            ResourceName::Service(name.clone()).to_string(),
+        ),
     }
 }

@@ -64,7 +64,9 @@ impl Mesh {
     /// Takes in one change of the store.
     pub(crate) fn change(&mut self, change: &Change, _now: SystemTime) {
         let key = change.key();
-        let kind = STORED.into_iter().find(|kind| store_resource(*kind) == *key.resource);
+        let kind = STORED
+            .into_iter()
+            .find(|kind| store_resource(*kind) == *key.resource);
         match (change, kind, &*key.resource) {
             (Change::Put(entry), Some(kind), _) => self.put_object(kind, entry),
             (Change::Delete { .. }, Some(kind), _) => {
@@ -94,7 +96,11 @@ impl Mesh {
         };
         match read_object(kind, entry) {
             Ok(resource) => {
-                if self.objects.get(&key).is_some_and(|known| **known == resource) {
+                if self
+                    .objects
+                    .get(&key)
+                    .is_some_and(|known| **known == resource)
+                {
                     return;
                 }
                 let resource = Arc::new(resource);
@@ -102,7 +108,12 @@ impl Mesh {
                     self.services_due = true;
                 }
                 let (_, namespace, name) = key.clone();
-                self.pending.push(Input::Object(kind, namespace, name, Some(Arc::clone(&resource))));
+                self.pending.push(Input::Object(
+                    kind,
+                    namespace,
+                    name,
+                    Some(Arc::clone(&resource)),
+                ));
                 self.objects.insert(key, resource);
             }
             Err(reason) => {
@@ -151,7 +162,11 @@ impl Mesh {
             tracing::error!(key = %entry.key, "a stored token cannot be read");
             return;
         };
-        let network = record.scope.cidr.as_deref().and_then(|text| text.parse::<Prefix>().ok());
+        let network = record
+            .scope
+            .cidr
+            .as_deref()
+            .and_then(|text| text.parse::<Prefix>().ok());
         if let Some(network) = network {
             self.token_networks.insert(record.id, network);
             self.mesh_due = true;
@@ -183,7 +198,9 @@ impl Mesh {
                 if own.is_empty() {
                     self.own_by_agent.remove(&agent);
                 }
-                let touched = self.hub.changed_wildcard(crate::distribution::Type::OwnWorkload, Some(&agent));
+                let touched = self
+                    .hub
+                    .changed_wildcard(crate::distribution::Type::OwnWorkload, Some(&agent));
                 self.ready.extend(touched);
             }
             self.pending.push(Input::Workload(uid, None));
@@ -194,9 +211,13 @@ impl Mesh {
         let shown = display_name(workload);
         let agent_name = agent_name.clone();
         self.names.insert(workload.name.clone(), shown);
-        self.own_by_agent.entry(agent_name.clone()).or_default().insert(uid);
+        self.own_by_agent
+            .entry(agent_name.clone())
+            .or_default()
+            .insert(uid);
         self.own.insert(uid, agent_name);
-        self.pending.push(Input::Workload(uid, Some(Arc::new(record))));
+        self.pending
+            .push(Input::Workload(uid, Some(Arc::new(record))));
     }
 
     /// Names of workloads that are gone are kept for late reports, up to a ceiling.
@@ -229,14 +250,20 @@ impl Mesh {
             .collect();
         prefixes.sort_unstable();
         prefixes.dedup();
-        let members = self.registry.agents().flat_map(|(_, agent)| agent.addresses.iter());
+        let members = self
+            .registry
+            .agents()
+            .flat_map(|(_, agent)| agent.addresses.iter());
         let outside = |address: &&IpAddr| !prefixes.iter().any(|prefix| prefix.contains(**address));
         let addresses: BTreeSet<IpAddr> = members.filter(outside).copied().collect();
         let over = addresses.len().saturating_sub(MAX_SINGLE_MEMBERS);
         if over > 0 {
             self.counters.members_over_limit =
                 self.counters.members_over_limit.saturating_add(over as u64);
-            tracing::warn!(over, "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr");
+            tracing::warn!(
+                over,
+                "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr"
+            );
         }
         leno_ir::Mesh {
             name: self.settings.name.clone(),
@@ -255,7 +282,10 @@ fn object_key(kind: Kind, key: &StoreKey) -> Option<ObjectKey> {
 }
 
 pub(super) fn service_of(key: &StoreKey) -> Option<ServiceName> {
-    Some(ServiceName::new(key.namespace.parse().ok()?, key.name.parse().ok()?))
+    Some(ServiceName::new(
+        key.namespace.parse().ok()?,
+        key.name.parse().ok()?,
+    ))
 }
 
 fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String> {
@@ -288,7 +318,11 @@ fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> Workl
         name: workload.name.clone(),
         service_account: workload.account.clone(),
         service: service.map(|name| ServiceName::new(workload.namespace.clone(), name)),
-        version: workload.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        version: workload
+            .version
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         labels: std::collections::BTreeMap::new(),
         addresses: agent.addresses.clone(),
         hbone_port: agent.hbone_port,
@@ -303,7 +337,10 @@ fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> Workl
 fn display_name(workload: &Workload) -> String {
     let base = match &workload.service {
         Some(service) => service.as_str(),
-        None => workload.name.rsplit_once('-').map_or(workload.name.as_str(), |(base, _)| base),
+        None => workload
+            .name
+            .rsplit_once('-')
+            .map_or(workload.name.as_str(), |(base, _)| base),
     };
     match &workload.version {
         Some(version) => format!("{base}-{version}"),

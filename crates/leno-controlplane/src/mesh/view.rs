@@ -1,6 +1,10 @@
 //! What people see of a mesh: its proxies, what each has, and a summary.
 
-use std::{collections::BTreeMap, net::IpAddr, time::{Duration, SystemTime}};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use leno_compile::{Key, Output};
 use leno_ir::ResourceName;
@@ -9,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::Mesh;
 use crate::{
+    distribution::{State, Type},
     documents::{
         CaInfo, Certificate, EdgeList, MeshStatus, Nack, Proxy, ProxyResource, ProxyWorkload,
     },
-    distribution::{State, Type},
     registry::{Agent, Workload},
     times::{rfc3339, rfc3339_of},
 };
@@ -20,7 +24,10 @@ use crate::{
 impl Mesh {
     /// Its proxies.
     pub(crate) fn proxies(&self) -> Vec<Proxy> {
-        self.registry.agents().map(|(name, agent)| self.proxy(name, agent)).collect()
+        self.registry
+            .agents()
+            .map(|(name, agent)| self.proxy(name, agent))
+            .collect()
     }
 
     fn proxy(&self, name: &DnsLabel, agent: &Agent) -> Proxy {
@@ -56,7 +63,11 @@ impl Mesh {
         Proxy {
             host: name.to_string(),
             addresses: agent.addresses.clone(),
-            workloads: agent.workloads.values().map(|workload| shown(agent, workload)).collect(),
+            workloads: agent
+                .workloads
+                .values()
+                .map(|workload| shown(agent, workload))
+                .collect(),
             version: agent.version.clone(),
             connected: agent.session.is_some(),
             since: rfc3339_of(agent.since),
@@ -70,7 +81,11 @@ impl Mesh {
     }
 
     /// What a proxy has of some types, and how far it is; `None`: there is no such proxy.
-    pub(crate) fn proxy_resources(&self, host: &DnsLabel, kinds: &[Type]) -> Option<Vec<ProxyResource>> {
+    pub(crate) fn proxy_resources(
+        &self,
+        host: &DnsLabel,
+        kinds: &[Type],
+    ) -> Option<Vec<ProxyResource>> {
         self.registry.agent(host)?;
         let Some(subscriber) = self.hub.of_agent(host) else {
             return Some(Vec::new());
@@ -107,7 +122,9 @@ impl Mesh {
             (Type::Mesh, _) => Some(Key::Mesh),
             (Type::OwnWorkload, _) => name.parse().ok().map(Key::OwnWorkload),
             (Type::Endpoints, Ok(ResourceName::Service(service))) => Some(Key::Endpoints(service)),
-            (Type::Destination, Ok(ResourceName::Service(service))) => Some(Key::Destination(service)),
+            (Type::Destination, Ok(ResourceName::Service(service))) => {
+                Some(Key::Destination(service))
+            }
             (Type::Destination, Ok(ResourceName::Host(address))) => Some(Key::Host(address)),
             _ => None,
         };
@@ -127,7 +144,10 @@ impl Mesh {
             Some(window) => self.telemetry.window(window, now),
             None => self.telemetry.totals(now),
         };
-        EdgeList { window_seconds, edges }
+        EdgeList {
+            window_seconds,
+            edges,
+        }
     }
 
     /// The authority, for people.
@@ -148,7 +168,9 @@ impl Mesh {
         let mut findings = Vec::new();
         for (name, agent) in self.registry.agents() {
             for workload in agent.workloads.values() {
-                *workloads.entry(health(agent, workload).to_owned()).or_default() += 1;
+                *workloads
+                    .entry(health(agent, workload).to_owned())
+                    .or_default() += 1;
             }
             if agent.session.is_some() {
                 connected += 1;
@@ -156,11 +178,17 @@ impl Mesh {
                 disconnected += 1;
                 findings.push(format!("the agent of {name} is away"));
             }
-            let unproven: Vec<String> =
-                self.registry.unproven(name).iter().map(IpAddr::to_string).collect();
+            let unproven: Vec<String> = self
+                .registry
+                .unproven(name)
+                .iter()
+                .map(IpAddr::to_string)
+                .collect();
             if !unproven.is_empty() && !agent.workloads.is_empty() {
                 let list = unproven.join(", ");
-                findings.push(format!("{name} does not answer at {list}, which it claims: not used"));
+                findings.push(format!(
+                    "{name} does not answer at {list}, which it claims: not used"
+                ));
             }
             let Some(subscriber) = self.hub.of_agent(name) else {
                 continue;
@@ -170,7 +198,10 @@ impl Mesh {
                 for (resource, held, _) in subscriber.held(kind) {
                     if let State::Nacked(reason) = &held.state {
                         nacks += 1;
-                        findings.push(format!("{name} refuses {} {resource}: {reason}", kind.name()));
+                        findings.push(format!(
+                            "{name} refuses {} {resource}: {reason}",
+                            kind.name()
+                        ));
                     }
                 }
             }
@@ -181,7 +212,12 @@ impl Mesh {
             trust_domain: self.domain().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             since: rfc3339_of(since),
-            addresses: self.settings.advertise.iter().map(ToString::to_string).collect(),
+            addresses: self
+                .settings
+                .advertise
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             revision: self.revision,
             proxies_connected: connected,
             proxies_disconnected: disconnected,
@@ -205,8 +241,12 @@ fn health(agent: &Agent, workload: &Workload) -> &'static str {
 
 fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
     let port = |port: &crate::registry::Port| {
-        let service = port.service_port.map_or_else(String::new, |number| format!("{number}:"));
-        let protocol = port.protocol.map_or_else(String::new, |protocol| format!("/{protocol}"));
+        let service = port
+            .service_port
+            .map_or_else(String::new, |number| format!("{number}:"));
+        let protocol = port
+            .protocol
+            .map_or_else(String::new, |protocol| format!("/{protocol}"));
         format!("{service}{}{protocol}", port.workload_port)
     };
     ProxyWorkload {
@@ -214,7 +254,11 @@ fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
         name: workload.name.clone(),
         namespace: workload.namespace.to_string(),
         service: workload.service.as_ref().map(ToString::to_string),
-        version: workload.version.as_ref().map(ToString::to_string).unwrap_or_default(),
+        version: workload
+            .version
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         identity: workload.identity.to_string(),
         health: health(agent, workload).into(),
         ports: workload.ports.iter().map(port).collect(),
@@ -225,7 +269,8 @@ fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
 fn output_value(output: &Output) -> Value {
     match output {
         Output::Mesh(mesh) => {
-            let texts = |list: &[leno_ir::Prefix]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let texts =
+                |list: &[leno_ir::Prefix]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
             json!({
                 "name": mesh.name.as_str(),
                 "trust_domain": mesh.trust_domain.as_str(),

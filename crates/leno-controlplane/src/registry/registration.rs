@@ -180,9 +180,12 @@ fn parse_port(message: &wire::Port) -> Result<Port, Refused> {
     }
     let protocol = match message.app_protocol.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|error: leno_types::AppProtocolError| {
-            invalid("ports.app_protocol", error.to_string())
-        })?),
+        text => Some(
+            text.parse()
+                .map_err(|error: leno_types::AppProtocolError| {
+                    invalid("ports.app_protocol", error.to_string())
+                })?,
+        ),
     };
     let service_port = number("ports.service_port", message.service_port)?;
     Ok(Port {

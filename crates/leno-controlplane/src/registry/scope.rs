@@ -24,7 +24,9 @@ pub struct AgentScope {
 
 /// A registration that the scope does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wish} is outside of what this host's join token allows, which is {scope}: make a token that allows it (leno token create), or run it on another host")]
+#[error(
+    "{wish} is outside of what this host's join token allows, which is {scope}: make a token that allows it (leno token create), or run it on another host"
+)]
 pub struct OutOfScope {
     wish: String,
     scope: String,
@@ -187,7 +189,9 @@ mod tests {
         let shop = label("shop");
         let of = |service: Option<&str>, account: Option<&str>| {
             let (service, account) = (service.map(label), account.map(label));
-            scope.authorise(&shop, service.as_ref(), account.as_ref()).ok()
+            scope
+                .authorise(&shop, service.as_ref(), account.as_ref())
+                .ok()
         };
         assert_eq!(of(Some("cart"), None), Some(label("cart")));
         assert_eq!(of(None, None), Some(label("default")));
@@ -206,7 +210,10 @@ mod tests {
         assert!(error.contains("namespace shop, service cart"), "{error}");
         assert!(cart().authorise(&label("other"), None, None).is_err());
         let any = AgentScope::any(label("default"));
-        assert!(any.authorise(&label("other"), Some(&label("x")), None).is_ok());
+        assert!(
+            any.authorise(&label("other"), Some(&label("x")), None)
+                .is_ok()
+        );
     }
 
     #[test]

@@ -56,12 +56,18 @@ impl World {
         let message = wire::Register {
             uid: uid.into(),
             service: "cart".into(),
-            ports: vec![wire::Port { service_port: 80, workload_port: port, ..wire::Port::default() }],
+            ports: vec![wire::Port {
+                service_port: 80,
+                workload_port: port,
+                ..wire::Port::default()
+            }],
             ready: true,
             ..wire::Register::default()
         };
         let random = (session * 100_000 + u64::from(port)).to_be_bytes();
-        self.registry.register(session, &message, random, &mut Effects::default()).cloned()
+        self.registry
+            .register(session, &message, random, &mut Effects::default())
+            .cloned()
     }
 
     /// Lets time pass in steps of a quarter second; the sessions of `alive` answer.
@@ -88,11 +94,16 @@ impl World {
 #[test]
 fn a_lease_lasts_as_long_as_pings_are_answered_and_six_seconds_longer() {
     let mut world = World::new();
-    let (a, b) = (world.open("a", "10.0.0.1", &[]), world.open("b", "10.0.0.2", &[]));
+    let (a, b) = (
+        world.open("a", "10.0.0.1", &[]),
+        world.open("b", "10.0.0.2", &[]),
+    );
     let uid = world.register(a, 8080, "").unwrap().uid;
     for _ in 0..4 {
         let session = world.sessions;
-        world.register(b, 9000 + u32::try_from(session).unwrap(), "").ok();
+        world
+            .register(b, 9000 + u32::try_from(session).unwrap(), "")
+            .ok();
         world.sessions += 1;
     }
     world.pass(60.0, &[a, b]);
@@ -100,7 +111,13 @@ fn a_lease_lasts_as_long_as_pings_are_answered_and_six_seconds_longer() {
     let fx = world.pass(5.5, &[b]);
     assert!(fx.end.is_empty() && world.registry.workload(&uid).is_some());
     let fx = world.pass(1.0, &[b]);
-    assert_eq!(fx.end.iter().map(|(session, _)| *session).collect::<Vec<_>>(), [a]);
+    assert_eq!(
+        fx.end
+            .iter()
+            .map(|(session, _)| *session)
+            .collect::<Vec<_>>(),
+        [a]
+    );
     assert!(fx.changed.contains(&uid) && world.registry.workload(&uid).is_none());
     assert_eq!(world.registry.counters().expired, 1);
 }
@@ -116,7 +133,13 @@ fn a_goodbye_ends_a_lease_at_once_and_a_handover_keeps_it() {
     world.pass(20.0, &[]);
     assert!(world.registry.workload(&uid).is_some());
     let successor = world.open("a", "10.0.0.1", &[]);
-    assert_eq!(world.register(successor, 8080, &uid.to_string()).unwrap().uid, uid);
+    assert_eq!(
+        world
+            .register(successor, 8080, &uid.to_string())
+            .unwrap()
+            .uid,
+        uid
+    );
     world.registry.goodbye(successor, false, world.now, &mut fx);
     assert!(world.registry.is_empty() && fx.changed.contains(&uid));
 }
@@ -130,7 +153,10 @@ fn an_agent_that_returns_keeps_its_ids_and_loses_what_it_does_not_name_again() {
     world.registry.closed(first);
     world.pass(3.0, &[]);
     let second = world.open("a", "10.0.0.1", &[]);
-    assert_eq!(world.register(second, 8080, &kept.to_string()).unwrap().uid, kept);
+    assert_eq!(
+        world.register(second, 8080, &kept.to_string()).unwrap().uid,
+        kept
+    );
     world.pass(9.0, &[second]);
     assert!(world.registry.workload(&lost).is_some());
     world.pass(2.0, &[second]);
@@ -140,7 +166,10 @@ fn an_agent_that_returns_keeps_its_ids_and_loses_what_it_does_not_name_again() {
 #[test]
 fn an_id_of_another_agent_is_not_given_away() {
     let mut world = World::new();
-    let (a, b) = (world.open("a", "10.0.0.1", &[]), world.open("b", "10.0.0.2", &[]));
+    let (a, b) = (
+        world.open("a", "10.0.0.1", &[]),
+        world.open("b", "10.0.0.2", &[]),
+    );
     let uid = world.register(a, 8080, "").unwrap().uid;
     let theirs = world.register(b, 8080, &uid.to_string()).unwrap();
     assert_ne!(theirs.uid, uid);
@@ -155,23 +184,32 @@ fn an_id_of_another_agent_is_not_given_away() {
 #[test]
 fn when_too_many_vanish_at_once_they_stay_as_unknown() {
     let mut world = World::new();
-    let sessions: Vec<SessionId> =
-        (1..=10).map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[])).collect();
+    let sessions: Vec<SessionId> = (1..=10)
+        .map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[]))
+        .collect();
     for session in &sessions {
         world.register(*session, 8080, "").unwrap();
     }
     let (silent, alive) = sessions.split_at(4);
     world.pass(20.0, alive);
     assert_eq!(world.registry.len(), 10);
-    assert_eq!(world.registry.agents().filter(|(_, agent)| agent.is_unknown()).count(), silent.len());
+    assert_eq!(
+        world
+            .registry
+            .agents()
+            .filter(|(_, agent)| agent.is_unknown())
+            .count(),
+        silent.len()
+    );
     assert_eq!(world.registry.counters().kept_unknown, 4);
     // One comes back.
     world.open("h1", "10.0.0.1", &[]);
     assert!(!world.registry.agent(&label("h1")).unwrap().is_unknown());
     // Two of ten are few: they go.
     let mut world = World::new();
-    let sessions: Vec<SessionId> =
-        (1..=10).map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[])).collect();
+    let sessions: Vec<SessionId> = (1..=10)
+        .map(|n| world.open(&format!("h{n}"), &format!("10.0.0.{n}"), &[]))
+        .collect();
     for session in &sessions {
         world.register(*session, 8080, "").unwrap();
     }
@@ -195,8 +233,13 @@ fn our_own_standstill_is_not_their_silence() {
 fn a_registration_outside_the_scope_is_refused_by_name() {
     let mut world = World::new();
     let a = world.open("a", "10.0.0.1", &[]);
-    let message = wire::Register { service: "payments".into(), ..wire::Register::default() };
-    let refused = world.registry.register(a, &message, [0; 8], &mut Effects::default());
+    let message = wire::Register {
+        service: "payments".into(),
+        ..wire::Register::default()
+    };
+    let refused = world
+        .registry
+        .register(a, &message, [0; 8], &mut Effects::default());
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), "scope");
     assert!(refused.to_string().contains("payments") && refused.to_string().contains("cart"));
@@ -204,16 +247,45 @@ fn a_registration_outside_the_scope_is_refused_by_name() {
 }
 
 #[test]
-fn two_programs_of_one_host_cannot_have_one_port() {
+fn two_programs_of_one_host_cannot_be_published_on_one_port() {
     let mut world = World::new();
     let a = world.open("a", "10.0.0.1", &[]);
+    // Each listens in a network namespace of its own.
     world.register(a, 8080, "").unwrap();
-    assert_eq!(world.register(a, 8080, "").unwrap_err().code(), "conflict");
-    let reserved = wire::Register {
-        ports: vec![wire::Port { workload_port: 15008, ..wire::Port::default() }],
+    world.register(a, 8080, "").unwrap();
+    let published = wire::Register {
+        ports: vec![wire::Port {
+            workload_port: 80,
+            published: 8000,
+            ..wire::Port::default()
+        }],
         ..wire::Register::default()
     };
-    let refused = world.registry.register(a, &reserved, [0; 8], &mut Effects::default());
+    let mut fx = Effects::default();
+    assert!(
+        world
+            .registry
+            .register(a, &published, [1; 8], &mut fx)
+            .is_ok()
+    );
+    let refused = world
+        .registry
+        .register(a, &published, [2; 8], &mut fx)
+        .unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.to_string().contains("8000")),
+        ("conflict", true)
+    );
+    let reserved = wire::Register {
+        ports: vec![wire::Port {
+            workload_port: 15008,
+            ..wire::Port::default()
+        }],
+        ..wire::Register::default()
+    };
+    let refused = world
+        .registry
+        .register(a, &reserved, [0; 8], &mut Effects::default());
     assert_eq!(refused.unwrap_err().code(), "invalid");
 }
 
@@ -231,7 +303,9 @@ fn an_address_counts_once_it_is_proven() {
     world.registry.prove(&label("a"), v6, &mut fx);
     assert_eq!(addresses(&world), [v4, v6]);
     assert!(fx.changed.contains(&uid) && fx.members);
-    world.registry.prove(&label("a"), "10.0.0.9".parse().unwrap(), &mut fx);
+    world
+        .registry
+        .prove(&label("a"), "10.0.0.9".parse().unwrap(), &mut fx);
     assert_eq!(addresses(&world), [v4, v6]);
 }
 
@@ -241,8 +315,102 @@ fn a_newer_session_replaces_the_older_whose_goodbye_is_not_heard() {
     let old = world.open("a", "10.0.0.1", &[]);
     let uid = world.register(old, 8080, "").unwrap().uid;
     let new = world.open("a", "10.0.0.1", &[]);
-    world.registry.goodbye(old, false, world.now, &mut Effects::default());
+    world
+        .registry
+        .goodbye(old, false, world.now, &mut Effects::default());
     world.registry.closed(old);
     assert!(world.registry.workload(&uid).is_some());
-    assert_eq!(world.registry.agent(&label("a")).unwrap().session, Some(new));
+    assert_eq!(
+        world.registry.agent(&label("a")).unwrap().session,
+        Some(new)
+    );
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open(u8),
+        Register(usize, u8),
+        Deregister(usize, usize),
+        Goodbye(usize, bool),
+        Close(usize),
+        Pass(u8, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let which = 0..8_usize;
+        prop_oneof![
+            (0..4_u8).prop_map(Step::Open),
+            (which.clone(), 0..3_u8).prop_map(|(session, port)| Step::Register(session, port)),
+            (which.clone(), which.clone())
+                .prop_map(|(session, workload)| Step::Deregister(session, workload)),
+            (which.clone(), any::<bool>())
+                .prop_map(|(session, handover)| Step::Goodbye(session, handover)),
+            which.prop_map(Step::Close),
+            (0..9_u8, any::<bool>()).prop_map(|(seconds, alive)| Step::Pass(seconds, alive)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens: every workload has one agent, every session is its agent's only one, and what came or
+        /// went was told.
+        #[test]
+        fn the_registry_stays_whole(steps in prop::collection::vec(step(), 1..60)) {
+            let mut world = World::new();
+            let mut sessions: Vec<SessionId> = Vec::new();
+            let pick = |list: &[SessionId], at: usize| list.get(at % list.len().max(1)).copied().unwrap_or(0);
+            for step in steps {
+                let before: BTreeSet<WorkloadUid> = world.registry.hosts.keys().copied().collect();
+                let mut fx = Effects::default();
+                match step {
+                    Step::Open(agent) => {
+                        let session = world.open(&format!("h{agent}"), &format!("10.0.0.{agent}"), &[]);
+                        sessions.push(session);
+                    }
+                    Step::Register(session, port) => {
+                        let message = wire::Register { service: "cart".into(), name: format!("p{port}"), ..wire::Register::default() };
+                        let random = u64::from(port).to_be_bytes();
+                        let session = pick(&sessions, session);
+                        world.registry.register(session, &message, random, &mut fx).ok();
+                    }
+                    Step::Deregister(session, at) => {
+                        let uid = before.iter().nth(at % before.len().max(1)).copied();
+                        if let Some(uid) = uid {
+                            world.registry.deregister(pick(&sessions, session), uid, &mut fx);
+                        }
+                    }
+                    Step::Goodbye(session, handover) => {
+                        let now = world.now;
+                        world.registry.goodbye(pick(&sessions, session), handover, now, &mut fx);
+                    }
+                    Step::Close(session) => world.registry.closed(pick(&sessions, session)),
+                    Step::Pass(seconds, alive) => {
+                        let alive = if alive { sessions.clone() } else { Vec::new() };
+                        fx = world.pass(f64::from(seconds), &alive);
+                    }
+                }
+                let after: BTreeSet<WorkloadUid> = world.registry.hosts.keys().copied().collect();
+                for uid in before.symmetric_difference(&after) {
+                    prop_assert!(fx.changed.contains(uid), "{uid} came or went untold");
+                }
+                let of_agents: Vec<WorkloadUid> = world.registry.agents.values().flat_map(|agent| agent.workloads.keys().copied()).collect();
+                prop_assert_eq!(of_agents.len(), after.len());
+                for uid in of_agents {
+                    prop_assert!(world.registry.workload(&uid).is_some());
+                }
+                for (session, name) in &world.registry.sessions {
+                    prop_assert_eq!(world.registry.agents[name].session, Some(*session));
+                }
+            }
+            // In the end nobody answers, and nobody stays but who is kept as unknown.
+            world.pass(60.0, &[]);
+            prop_assert!(world.registry.agents.values().all(Agent::is_unknown));
+            world.pass(3_700.0, &[]);
+            prop_assert!(world.registry.is_empty() && world.registry.agents.is_empty());
+        }
+    }
 }

@@ -44,7 +44,10 @@ fn an_edge_is_named_by_service_and_version_and_counted_once() {
     let [edge] = edges.as_slice() else {
         panic!("{edges:?}")
     };
-    assert_eq!((edge.source.as_str(), edge.destination.as_str()), ("storefront", "catalog-v1"));
+    assert_eq!(
+        (edge.source.as_str(), edge.destination.as_str()),
+        ("storefront", "catalog-v1")
+    );
     assert_eq!((edge.requests, edge.failures), (100, 10));
     assert!((edge.success_rate.unwrap() - 0.9).abs() < 1e-9 && (edge.rps - 10.0).abs() < 1e-9);
     assert!((edge.p50_ms.unwrap() - 4.0).abs() < 0.2, "{edge:?}");
@@ -65,7 +68,10 @@ fn a_caller_without_a_proxy_is_seen_by_its_destination() {
     let [edge] = edges.as_slice() else {
         panic!("{edges:?}")
     };
-    assert_eq!((edge.source.as_str(), edge.mtls, edge.requests), ("unknown", false, 3));
+    assert_eq!(
+        (edge.source.as_str(), edge.mtls, edge.requests),
+        ("unknown", false, 3)
+    );
     assert_eq!((edge.p50_ms, &edge.source_identity), (None, &None));
 }
 
@@ -75,11 +81,24 @@ fn a_window_forgets_what_is_older_and_totals_do_not() {
     for at in 0..700 {
         telemetry.record(&[edge(0, "web-0000", 1)], &Known, second(at));
     }
-    let requests = |window: u64| telemetry.window(second(window), second(699)).1.first().map(|edge| edge.requests);
+    let requests = |window: u64| {
+        telemetry
+            .window(second(window), second(699))
+            .1
+            .first()
+            .map(|edge| edge.requests)
+    };
     assert_eq!(requests(10), Some(10));
     assert_eq!(requests(60), Some(60));
     assert_eq!(requests(600), Some(600));
-    assert_eq!(telemetry.totals(second(699)).1.first().map(|edge| edge.requests), Some(700));
+    assert_eq!(
+        telemetry
+            .totals(second(699))
+            .1
+            .first()
+            .map(|edge| edge.requests),
+        Some(700)
+    );
     assert!(telemetry.fine.len() as u64 <= FINE && telemetry.coarse.len() as u64 <= COARSE);
     assert!(telemetry.window(second(10), second(5_000)).1.is_empty());
 }
@@ -88,14 +107,21 @@ fn a_window_forgets_what_is_older_and_totals_do_not() {
 fn series_are_bounded_and_the_rest_is_counted() {
     let mut telemetry = Telemetry::default();
     for number in 0..MAX_SERIES + 5 {
-        telemetry.record(&[edge(0, &format!("program{number}"), 1)], &Known, second(1));
+        telemetry.record(
+            &[edge(0, &format!("program{number}"), 1)],
+            &Known,
+            second(1),
+        );
     }
     assert_eq!((telemetry.len(), telemetry.dropped), (MAX_SERIES, 5));
     // An hour later the old ones are idle, and give way.
     telemetry.record(&[edge(0, "another", 1)], &Known, second(3_600));
     assert_eq!(telemetry.dropped, 5);
     assert_eq!(telemetry.len(), MAX_SERIES);
-    let broken = EdgeDelta { latency: vec![9, 9, 9], ..edge(0, "a", 1) };
+    let broken = EdgeDelta {
+        latency: vec![9, 9, 9],
+        ..edge(0, "a", 1)
+    };
     telemetry.record(&[broken], &Known, second(3_600));
     assert_eq!(telemetry.malformed, 1);
 }

@@ -1,0 +1,433 @@
+//! A control plane in this process, and the smallest agent that can speak to it.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use leno_controlplane::{Bound, Config};
+use leno_runtime::Stop;
+use leno_tls::{Alpn, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector};
+use leno_types::JoinToken;
+use leno_wire::{
+    agent::{
+        AgentMessage, CertificateResponse, ControlMessage, Hello, Pong, Port, RedeemRequest,
+        RedeemResponse, Register, Registered, SignWorkloadRequest, agent_client::AgentClient,
+        agent_message, control_message,
+    },
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status as AdsStatus,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    type_url,
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+/// Nothing in these tests takes so long unless it never comes.
+const LONG: Duration = Duration::from_secs(10);
+
+/// A control plane in this process.
+pub struct ControlPlane {
+    pub address: SocketAddr,
+    pub directory: std::path::PathBuf,
+    stop: Stop,
+    running: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    pub async fn start(directory: &Path) -> Self {
+        Self::start_with(directory, |_| ()).await
+    }
+
+    pub async fn start_with(directory: &Path, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::new(directory.join("data"));
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.metrics = None;
+        change(&mut config);
+        let bound = Bound::bind(config).await.unwrap();
+        let address = bound.addresses()[0];
+        let stop = Stop::new();
+        let ending = stop.clone();
+        let running = tokio::task::spawn_local(async move { bound.serve(ending).await.unwrap() });
+        Self {
+            address,
+            directory: directory.into(),
+            stop,
+            running,
+        }
+    }
+
+    pub async fn stop(self) {
+        self.stop.trigger();
+        timeout(LONG, self.running).await.unwrap().unwrap();
+    }
+
+    /// A request over the admin socket.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let socket = UnixStream::connect(self.directory.join("data/admin.sock"))
+            .await
+            .unwrap();
+        request(socket, method, path, body).await
+    }
+
+    pub async fn token(&self, request: Value) -> JoinToken {
+        let (code, answer) = self
+            .admin("POST", "/meshes/default/leno/v1/tokens", Some(request))
+            .await;
+        assert_eq!(code, 201, "{answer}");
+        answer["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Applies one object.
+    pub async fn apply(&self, path: &str, object: Value) {
+        let path = format!("/meshes/default{path}");
+        let (code, answer) = self.admin("POST", &path, Some(object)).await;
+        assert_eq!(code, 201, "{answer}");
+    }
+
+    /// Waits until a document fulfils a condition.
+    pub async fn await_document(&self, path: &str, what: impl Fn(&Value) -> bool) -> Value {
+        let wait = async {
+            loop {
+                let (_, answer) = self.admin("GET", path, None).await;
+                if what(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        match timeout(LONG, wait).await {
+            Ok(answer) => answer,
+            Err(_) => panic!("{path} stays {:#}", self.admin("GET", path, None).await.1),
+        }
+    }
+}
+
+/// One HTTP/1.1 request on a connection.
+pub async fn request<IO>(io: IO, method: &str, path: &str, body: Option<Value>) -> (u16, Value)
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
+        .await
+        .unwrap();
+    let driving = tokio::task::spawn_local(connection);
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "leno")
+        .header("content-type", "application/json")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    drop(sender);
+    driving.abort();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    (
+        code,
+        serde_json::from_slice(&bytes).unwrap_or(Value::String(text)),
+    )
+}
+
+async fn channel(address: SocketAddr, connector: ControlConnector) -> Channel {
+    let service = tower::service_fn(move |_: http::Uri| {
+        let connector = connector.clone();
+        async move {
+            let socket = TcpStream::connect(address).await?;
+            let connected = connector
+                .connect(socket)
+                .await
+                .map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(TokioIo::new(connected.stream))
+        }
+    });
+    Endpoint::from_static("http://control-plane")
+        .connect_with_connector(service)
+        .await
+        .unwrap()
+}
+
+/// Spends a token.
+pub async fn redeem(
+    control: &ControlPlane,
+    token: &JoinToken,
+    key: &PrivateKey,
+    host: &str,
+) -> Result<RedeemResponse, Status> {
+    let connector = ControlConnector::pinned(&token.pins, &[Alpn::H2]).unwrap();
+    let mut client = AgentClient::new(channel(control.address, connector).await);
+    let request = RedeemRequest {
+        token_id: token.id.clone(),
+        token_secret: token.secret.to_vec(),
+        csr: key.csr().unwrap(),
+        host: host.into(),
+        ..RedeemRequest::default()
+    };
+    Ok(client.redeem(request).await?.into_inner())
+}
+
+/// What a host has once it has joined.
+#[derive(Clone)]
+pub struct Membership {
+    pub name: String,
+    pub certificate: WorkloadCertificate,
+    pub bundle: TrustBundle,
+}
+
+impl Membership {
+    pub async fn join(control: &ControlPlane, host: &str, scope: Value) -> Self {
+        let token = control.token(scope).await;
+        let key = PrivateKey::generate();
+        let answer = redeem(control, &token, &key, host).await.unwrap();
+        Self::of(&answer, &key)
+    }
+
+    pub fn of(answer: &RedeemResponse, key: &PrivateKey) -> Self {
+        let bundle =
+            TrustBundle::from_pem(answer.trust_domain.parse().unwrap(), &answer.trust_bundle)
+                .unwrap();
+        let now = std::time::SystemTime::now();
+        let certificate =
+            WorkloadCertificate::new(None, &answer.chain, key, &bundle, 0, now).unwrap();
+        Self {
+            name: answer.agent.clone(),
+            certificate,
+            bundle,
+        }
+    }
+
+    pub async fn connect(&self, control: &ControlPlane) -> Agent {
+        let connector =
+            ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::H2]).unwrap();
+        Agent::connect(channel(control.address, connector).await).await
+    }
+
+    /// A request to the API as this host.
+    pub async fn get(&self, control: &ControlPlane, path: &str) -> (u16, Value) {
+        let connector =
+            ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::Http11])
+                .unwrap();
+        let socket = TcpStream::connect(control.address).await.unwrap();
+        let connected = connector.connect(socket).await.unwrap();
+        request(connected.stream, "GET", path, None).await
+    }
+}
+
+/// A connected agent. Its PINGs are answered while it waits for something.
+pub struct Agent {
+    channel: Channel,
+    session: mpsc::Sender<AgentMessage>,
+    heard: Streaming<ControlMessage>,
+    ads: mpsc::Sender<DeltaDiscoveryRequest>,
+    answers: Streaming<DeltaDiscoveryResponse>,
+    pub requests: u64,
+}
+
+impl Agent {
+    async fn connect(channel: Channel) -> Self {
+        let (session, outbox) = mpsc::channel(64);
+        let hello = Hello {
+            addresses: vec!["127.0.0.1".into()],
+            ..Hello::default()
+        };
+        session
+            .send(AgentMessage {
+                message: Some(agent_message::Message::Hello(hello)),
+            })
+            .await
+            .unwrap();
+        let heard = AgentClient::new(channel.clone())
+            .session(ReceiverStream::new(outbox))
+            .await
+            .unwrap();
+        let (ads, outbox) = mpsc::channel(64);
+        let answers = AggregatedDiscoveryServiceClient::new(channel.clone())
+            .delta_aggregated_resources(ReceiverStream::new(outbox))
+            .await
+            .unwrap();
+        let mut agent = Self {
+            channel,
+            session,
+            heard: heard.into_inner(),
+            ads,
+            answers: answers.into_inner(),
+            requests: 0,
+        };
+        let welcome = agent.hear().await;
+        assert!(
+            matches!(welcome, control_message::Message::Welcome(_)),
+            "{welcome:?}"
+        );
+        agent
+    }
+
+    pub async fn say(&self, message: agent_message::Message) {
+        self.session
+            .send(AgentMessage {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
+    }
+
+    /// The next thing said on the session that is no PING; those are answered.
+    pub async fn hear(&mut self) -> control_message::Message {
+        loop {
+            let message = timeout(LONG, self.heard.message())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
+            match message.message.unwrap() {
+                control_message::Message::Ping(ping) => {
+                    self.say(agent_message::Message::Pong(Pong {
+                        sequence: ping.sequence,
+                    }))
+                    .await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// How the session ends.
+    pub async fn ended(&mut self) -> Option<Status> {
+        loop {
+            match timeout(LONG, self.heard.message()).await.unwrap() {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    }
+
+    pub async fn try_register(
+        &mut self,
+        service: &str,
+        port: u32,
+        uid: &str,
+    ) -> control_message::Message {
+        self.requests += 1;
+        let ports = Port {
+            service_port: 80,
+            workload_port: port,
+            app_protocol: "http".into(),
+            published: 0,
+        };
+        self.say(agent_message::Message::Register(Register {
+            request: self.requests,
+            service: service.into(),
+            uid: uid.into(),
+            ports: vec![ports],
+            ready: true,
+            ..Register::default()
+        }))
+        .await;
+        self.hear().await
+    }
+
+    pub async fn register(&mut self, service: &str, port: u32, uid: &str) -> Registered {
+        match self.try_register(service, port, uid).await {
+            control_message::Message::Registered(registered) => registered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn sign(&self, uid: &str, key: &PrivateKey) -> Result<CertificateResponse, Status> {
+        let request = SignWorkloadRequest {
+            uid: uid.into(),
+            csr: key.csr().unwrap(),
+        };
+        Ok(AgentClient::new(self.channel.clone())
+            .sign_workload(request)
+            .await?
+            .into_inner())
+    }
+
+    pub async fn ask(&self, url: &str, names: &[&str]) {
+        self.send(DeltaDiscoveryRequest {
+            type_url: url.into(),
+            resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })
+        .await;
+    }
+
+    pub async fn send(&self, request: DeltaDiscoveryRequest) {
+        self.ads.send(request).await.unwrap();
+    }
+
+    /// The next answer, acknowledged.
+    pub async fn answer(&mut self) -> DeltaDiscoveryResponse {
+        let answer = self.answer_unacknowledged().await;
+        self.send(DeltaDiscoveryRequest {
+            type_url: answer.type_url.clone(),
+            response_nonce: answer.nonce.clone(),
+            ..DeltaDiscoveryRequest::default()
+        })
+        .await;
+        answer
+    }
+
+    pub async fn answer_unacknowledged(&mut self) -> DeltaDiscoveryResponse {
+        timeout(LONG, self.answers.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Whether nothing is sent for a while. (A claim about absence can only be tried for a time.)
+    pub async fn is_silent(&mut self) -> bool {
+        timeout(Duration::from_millis(700), self.answers.message())
+            .await
+            .is_err()
+    }
+
+    pub async fn refuse(&self, answer: &DeltaDiscoveryResponse, message: &str) {
+        self.send(DeltaDiscoveryRequest {
+            type_url: answer.type_url.clone(),
+            response_nonce: answer.nonce.clone(),
+            error_detail: Some(AdsStatus {
+                code: Code::InvalidArgument as i32,
+                message: message.into(),
+                details: Vec::new(),
+            }),
+            ..DeltaDiscoveryRequest::default()
+        })
+        .await;
+    }
+}
+
+/// Names and versions of what an answer brings.
+pub fn versions(answer: &DeltaDiscoveryResponse) -> Vec<(String, String)> {
+    answer
+        .resources
+        .iter()
+        .map(|resource| (resource.name.clone(), resource.version.clone()))
+        .collect()
+}
+
+pub fn service(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    })
+}
+
+pub use type_url::{DESTINATION, ENDPOINTS, MESH, OWN_WORKLOAD};

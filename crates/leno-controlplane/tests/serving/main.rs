@@ -1,0 +1,451 @@
+//! A whole control plane over TLS on loopback, and agents that speak its protocol.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(missing_docs, unreachable_pub, reason = "tests")]
+
+mod client;
+
+use client::{
+    Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
+    versions,
+};
+use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
+use leno_wire::{
+    agent::{EdgeDelta, Goodbye, ProxyState, Report, agent_message, control_message},
+    discovery::DeltaDiscoveryRequest,
+    mesh as wire,
+};
+use prost::Message;
+use serde_json::{Value, json};
+use tonic::Code;
+
+fn test<F: Future<Output = ()>>(name: &str, work: impl FnOnce(tempfile::TempDir) -> F) {
+    let directory = tempfile::tempdir().unwrap();
+    leno_runtime::block_on_local(name, work(directory));
+}
+
+fn cart() -> Value {
+    json!({"namespace": "default", "service": "cart"})
+}
+
+#[test]
+fn a_host_joins_hosts_a_service_and_gets_its_certificate() {
+    test("join", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        assert_eq!(host.name, "b");
+        let mut agent = host.connect(&control).await;
+        let registered = agent.register("cart", 8080, "").await;
+        assert_eq!(
+            registered.identity,
+            "spiffe://default.leno/ns/default/sa/cart"
+        );
+        let key = PrivateKey::generate();
+        let signed = agent.sign(&registered.uid, &key).await.unwrap();
+        let bundle =
+            TrustBundle::from_pem("default.leno".parse().unwrap(), &signed.trust_bundle).unwrap();
+        let now = std::time::SystemTime::now();
+        let uid = registered.uid.parse().unwrap();
+        let certificate =
+            WorkloadCertificate::new(Some(uid), &signed.chain, &key, &bundle, 1, now).unwrap();
+        assert_eq!(certificate.identity().as_str(), registered.identity);
+        agent.ask(MESH, &["*"]).await;
+        let answer = agent.answer().await;
+        let mesh =
+            wire::Mesh::decode(&*answer.resources[0].resource.as_ref().unwrap().value).unwrap();
+        assert_eq!(mesh.addresses, ["127.0.0.1"]);
+        agent.ask(OWN_WORKLOAD, &["*"]).await;
+        let answer = agent.answer().await;
+        assert_eq!(answer.resources[0].name, registered.uid);
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_certificate_is_given_for_ones_own_workloads_only() {
+    test("own", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let (a, b) = (
+            Membership::join(&control, "a", cart()).await,
+            Membership::join(&control, "b", cart()).await,
+        );
+        let (mut a, b) = (a.connect(&control).await, b.connect(&control).await);
+        let registered = a.register("cart", 8080, "").await;
+        let refused = b
+            .sign(&registered.uid, &PrivateKey::generate())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        assert!(
+            refused.message().contains("hosts no workload"),
+            "{refused:?}"
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_service_outside_of_the_token_is_refused_and_the_scope_named() {
+    test("scope", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        let control_message::Message::Refused(refused) =
+            agent.try_register("payments", 80, "").await
+        else {
+            panic!("not refused")
+        };
+        assert_eq!(refused.code, "scope");
+        assert!(
+            refused.message.contains("payments") && refused.message.contains("service cart"),
+            "{}",
+            refused.message
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_token_that_is_spent_altered_or_unknown_is_refused_with_its_reason() {
+    test("tokens", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let token = control.token(cart()).await;
+        let key = PrivateKey::generate();
+        let first = redeem(&control, &token, &key, "b").await.unwrap();
+        // A lost answer is had again with the same key.
+        let again = redeem(&control, &token, &key, "b").await.unwrap();
+        assert_eq!((&first.agent, &first.chain), (&again.agent, &again.chain));
+        let other = PrivateKey::generate();
+        let reason = |status: tonic::Status| {
+            assert_eq!(status.code(), Code::PermissionDenied);
+            status.message().to_owned()
+        };
+        let spent = reason(redeem(&control, &token, &other, "c").await.unwrap_err());
+        assert!(spent.contains("is spent: it made b"), "{spent}");
+        let mut altered = control.token(cart()).await;
+        altered.secret[0] ^= 1;
+        let wrong = reason(redeem(&control, &altered, &other, "c").await.unwrap_err());
+        assert!(wrong.contains("altered"), "{wrong}");
+        let mut unknown = altered.clone();
+        unknown.id = "nothere".into();
+        let foreign = reason(redeem(&control, &unknown, &other, "c").await.unwrap_err());
+        assert!(foreign.contains("another mesh"), "{foreign}");
+        let (code, list) = control
+            .admin("GET", "/meshes/default/leno/v1/tokens", None)
+            .await;
+        assert_eq!(code, 200);
+        assert!(!list.to_string().contains("secret"), "{list}");
+        let states: Vec<&str> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|token| token["state"].as_str().unwrap())
+            .collect();
+        assert!(
+            states.contains(&"spent") && states.contains(&"valid"),
+            "{states:?}"
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_name_is_never_given_twice() {
+    test("names", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let first = Membership::join(&control, "b", cart()).await;
+        let second = Membership::join(&control, "b", json!({"service": "web"})).await;
+        assert_ne!(first.name, second.name);
+        assert!(second.name.starts_with("b-"), "{}", second.name);
+        control.stop().await;
+    });
+}
+
+#[test]
+fn names_aliases_and_absence_are_answered_and_changes_follow() {
+    test("subscribe", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        agent.ask(DESTINATION, &["svc/default/cart"]).await;
+        let absent = agent.answer().await;
+        assert_eq!(absent.removed_resources, ["svc/default/cart"]);
+        agent.register("cart", 8080, "").await;
+        let there = agent.answer().await;
+        assert_eq!(versions(&there)[0].0, "svc/default/cart");
+        // Perhaps once more, when it has got its addresses.
+        let mut message = there.resources[0].resource.clone().unwrap();
+        loop {
+            let destination = wire::Destination::decode(&*message.value).unwrap();
+            let Some(wire::destination::Kind::Service(service)) = destination.kind else {
+                panic!("no service")
+            };
+            if let [v4, v6] = service.vips.as_slice() {
+                assert!(
+                    v4.starts_with("240.240.") && v6.starts_with("2001:2::"),
+                    "{v4} {v6}"
+                );
+                agent.ask(DESTINATION, &[&format!("ip/{v6}")]).await;
+                let alias = agent.answer().await;
+                assert_eq!(alias.resources[0].name, "svc/default/cart");
+                assert_eq!(alias.resources[0].aliases, [format!("ip/{v6}")]);
+                break;
+            }
+            message = agent.answer().await.resources[0].resource.clone().unwrap();
+        }
+        agent
+            .ask(DESTINATION, &["ip/127.0.0.1", "ip/10.9.9.9"])
+            .await;
+        let host = agent.answer().await;
+        assert_eq!(versions(&host)[0].0, "host/127.0.0.1");
+        assert_eq!(host.removed_resources, ["ip/10.9.9.9"]);
+        control.stop().await;
+    });
+}
+
+async fn subscribed(agent: &mut Agent) -> Vec<(String, String)> {
+    agent.ask(ENDPOINTS, &["svc/default/cart"]).await;
+    loop {
+        let answer = agent.answer().await;
+        if !answer.resources.is_empty() {
+            return versions(&answer);
+        }
+    }
+}
+
+#[test]
+fn after_a_restart_unchanged_resources_are_not_sent_again_and_ids_are_kept() {
+    test("restart", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        let registered = agent.register("cart", 8080, "").await;
+        let held = subscribed(&mut agent).await;
+        let status = control
+            .await_document("/meshes/default/leno/v1/status", |status| {
+                status["services"] == 1
+            })
+            .await;
+        assert_eq!(status["proxies_connected"], 1, "{status:#}");
+        control.stop().await;
+        drop(agent);
+        let control = ControlPlane::start(directory.path()).await;
+        let mut agent = host.connect(&control).await;
+        // Asked before the workload is back: nothing is taken away.
+        agent
+            .send(DeltaDiscoveryRequest {
+                type_url: ENDPOINTS.into(),
+                resource_names_subscribe: vec!["svc/default/cart".into()],
+                initial_resource_versions: held.into_iter().collect(),
+                ..DeltaDiscoveryRequest::default()
+            })
+            .await;
+        let again = agent.register("cart", 8080, &registered.uid).await;
+        assert_eq!((again.uid, again.name), (registered.uid, registered.name));
+        assert!(agent.is_silent().await);
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_lease_ends_with_a_goodbye() {
+    test("goodbye", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let watcher = Membership::join(&control, "w", json!({})).await;
+        let mut watcher = watcher.connect(&control).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        agent.register("cart", 8080, "").await;
+        subscribed(&mut watcher).await;
+        agent
+            .say(agent_message::Message::Goodbye(Goodbye { handover: false }))
+            .await;
+        let gone = watcher.answer().await;
+        assert_eq!(gone.removed_resources, ["svc/default/cart"], "{gone:?}");
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_nack_is_visible_on_the_object_and_at_the_proxy_and_an_ack_programs() {
+    test("nack", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        control
+            .apply("/api/v1/namespaces/default/services", service("cart"))
+            .await;
+        let path = "/meshes/default/api/v1/namespaces/default/services/cart";
+        let programmed = |object: &Value, status: &str| {
+            let conditions = object["status"]["conditions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .any(|of| of["type"] == "Programmed" && of["status"] == status)
+        };
+        let object = control
+            .await_document(path, |object| programmed(object, "True"))
+            .await;
+        assert!(
+            object["spec"]["clusterIP"]
+                .as_str()
+                .unwrap()
+                .starts_with("240.240."),
+            "{object:#}"
+        );
+        assert!(object.to_string().contains("0 proxies"), "{object:#}");
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        agent.ask(DESTINATION, &["svc/default/cart"]).await;
+        let answer = agent.answer_unacknowledged().await;
+        agent
+            .refuse(&answer, "svc/default/cart: vips: too many")
+            .await;
+        let object = control
+            .await_document(path, |object| programmed(object, "False"))
+            .await;
+        assert!(
+            object.to_string().contains("b rejected: vips: too many"),
+            "{object:#}"
+        );
+        let (_, proxies) = control
+            .admin("GET", "/meshes/default/leno/v1/proxies", None)
+            .await;
+        assert_eq!(
+            proxies[0]["nacks"][0]["resource"], "svc/default/cart",
+            "{proxies:#}"
+        );
+        let (_, config) = control
+            .admin("GET", "/meshes/default/leno/v1/proxies/b/config", None)
+            .await;
+        assert_eq!(config[0]["state"], "nacked", "{config:#}");
+        control.stop().await;
+    });
+}
+
+#[test]
+fn what_agents_report_is_seen_as_edges() {
+    test("edges", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        let registered = agent.register("cart", 8080, "").await;
+        let edge = EdgeDelta {
+            source_workload: registered.name.clone(),
+            source_identity: registered.identity.clone(),
+            destination_service: "catalog.default.svc.cluster.local".into(),
+            destination_version: "v1".into(),
+            protocol: "grpc".into(),
+            mtls: true,
+            requests: 7,
+            ..EdgeDelta::default()
+        };
+        let proxy = ProxyState {
+            rss_bytes: 42,
+            config_version: "9".into(),
+            ..ProxyState::default()
+        };
+        agent
+            .say(agent_message::Message::Report(Report {
+                sequence: 1,
+                edges: vec![edge],
+                proxy: Some(proxy),
+            }))
+            .await;
+        let path = "/meshes/default/leno/v1/telemetry/edges?window=10s";
+        let list = control
+            .await_document(path, |list| list["edges"][0]["requests"] == 7)
+            .await;
+        let edge = &list["edges"][0];
+        assert_eq!(
+            (&edge["source"], &edge["destination"]),
+            (&json!("cart"), &json!("catalog-v1"))
+        );
+        assert_eq!(
+            (&edge["protocol"], &edge["p50_ms"]),
+            (&json!("grpc"), &Value::Null)
+        );
+        let (_, proxies) = control
+            .admin("GET", "/meshes/default/leno/v1/proxies", None)
+            .await;
+        assert_eq!(proxies[0]["rss_bytes"], 42, "{proxies:#}");
+        let (code, refused) = control
+            .admin(
+                "GET",
+                "/meshes/default/leno/v1/telemetry/edges?window=1h",
+                None,
+            )
+            .await;
+        assert_eq!(code, 422, "{refused}");
+        control.stop().await;
+    });
+}
+
+#[test]
+fn an_agent_may_not_use_the_api_and_a_stranger_may_do_nothing_but_redeem() {
+    test("strangers", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        for path in ["tokens", "proxies", "status", "telemetry/edges"] {
+            let (code, body) = host
+                .get(&control, &format!("/meshes/default/leno/v1/{path}"))
+                .await;
+            assert_eq!(code, 403, "{path}: {body}");
+        }
+        let (code, body) = host.get(&control, "/meshes/default/api/v1/services").await;
+        assert_eq!(code, 403, "{body}");
+        let (code, body) = host.get(&control, "/meshes/other/leno/v1/status").await;
+        assert_eq!(code, 403, "{body}");
+        let (code, body) = control
+            .admin("GET", "/meshes/other/leno/v1/status", None)
+            .await;
+        assert_eq!(code, 404, "{body}");
+        let (code, meshes) = control.admin("GET", "/meshes", None).await;
+        assert_eq!((code, &meshes[0]["name"]), (200, &json!("default")));
+        control.stop().await;
+    });
+}
+
+#[test]
+fn the_machines_own_agent_needs_no_token_and_may_host_anything() {
+    test("local", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let key = PrivateKey::generate();
+        let csr = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            key.csr().unwrap(),
+        );
+        let request = json!({"host": "here", "csr": csr, "addresses": ["127.0.0.1"]});
+        let (code, answer) = control
+            .admin("POST", "/meshes/default/leno/v1/local-agent", Some(request))
+            .await;
+        assert_eq!(code, 201, "{answer}");
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        let host = Membership::of(
+            &leno_wire::agent::RedeemResponse {
+                trust_domain: text("trust_domain"),
+                trust_bundle: text("trust_bundle"),
+                chain: text("chain"),
+                agent: text("agent"),
+                ..Default::default()
+            },
+            &key,
+        );
+        let mut agent = host.connect(&control).await;
+        agent.register("payments", 8080, "").await;
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_second_session_of_an_agent_ends_the_first() {
+    test("replaced", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut first = host.connect(&control).await;
+        let mut second = host.connect(&control).await;
+        let ended = first.ended().await.unwrap();
+        assert_eq!(ended.code(), Code::Aborted, "{ended:?}");
+        second.register("cart", 8080, "").await;
+        control.stop().await;
+    });
+}
