@@ -8,9 +8,9 @@
 use std::{cell::RefCell, fmt::Write, net::SocketAddr};
 
 use bytes::Bytes;
-use leno_http::Fields;
+use leno_http::{CASE_FIELD, Fields};
 use leno_ir::OwnWorkload;
-use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
+use leno_types::{Identity, Refusal, ServiceName};
 
 use crate::state::Labels;
 
@@ -32,9 +32,18 @@ pub(crate) fn strip(fields: &mut Fields) {
     fields.retain(|name, _| !is_private(name));
 }
 
-/// Takes every private field out but the reason of a refusal.
+/// Takes every private field out of a peer's request but the case of its names, which leno-http reads.
+pub(crate) fn strip_but_case(fields: &mut Fields) {
+    fields.retain(|name, _| !is_private(name) || is(name, CASE_FIELD));
+}
+
+/// Takes every private field out of a peer's response but the case of its names and the reason of a refusal.
 pub(crate) fn strip_but_refused(fields: &mut Fields) {
-    fields.retain(|name, _| !is_private(name) || name.eq_ignore_ascii_case(REFUSED.as_bytes()));
+    fields.retain(|name, _| !is_private(name) || is(name, CASE_FIELD) || is(name, REFUSED));
+}
+
+fn is(name: &[u8], field: &str) -> bool {
+    name.eq_ignore_ascii_case(field.as_bytes())
 }
 
 fn is_private(name: &[u8]) -> bool {
@@ -189,13 +198,10 @@ fn read_from(value: &[u8], identity: &Identity) -> Option<Labels> {
     })
 }
 
-/// The value of `x-leno-refused`: the reason, who refused, and the id by which it is found again.
-pub(crate) fn refused_field(reason: Refusal, by: Option<WorkloadUid>, name: &str, id: u64) -> String {
-    match by {
-        Some(_) if !name.is_empty() => format!("{}; by={name}; id={id:016x}", reason.code()),
-        Some(uid) => format!("{}; by={uid}; id={id:016x}", reason.code()),
-        None => format!("{}; id={id:016x}", reason.code()),
-    }
+/// The value of `x-leno-refused`: the reason, who refused, and the id by which it is found again. Requests get the
+/// same from leno-http ([`leno_http::Reply::label_refusals`]).
+pub(crate) fn refused_field(reason: Refusal, by: &str, id: u64) -> String {
+    format!("{}; by={by}; id={id:016x}", reason.code())
 }
 
 /// The reason in an `x-leno-refused` field.
@@ -246,8 +252,12 @@ mod tests {
         strip(&mut fields);
         let names: Vec<_> = fields.iter().map(|(name, _)| name.clone()).collect();
         assert_eq!(names, ["A", "x-len", "b"]);
+        assert!(kept.push("x-leno-CASE", "v"));
+        let mut cased = kept.clone();
         strip_but_refused(&mut kept);
-        assert_eq!(kept.len(), 4);
+        assert_eq!(kept.len(), 5);
+        strip_but_case(&mut cased);
+        assert_eq!(cased.len(), 4);
     }
 
     #[test]
@@ -263,8 +273,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_read_back_from_its_field() {
-        let uid = WorkloadUid::from_bytes([7; 16]);
-        let text = refused_field(Refusal::Denied, Some(uid), "cart-1", 255);
+        let text = refused_field(Refusal::Denied, "cart-1", 255);
         assert_eq!(text, "RBAC; by=cart-1; id=00000000000000ff");
         assert_eq!(read_refused(text.as_bytes()), Some(Refusal::Denied));
         assert_eq!(read_refused(b"nonsense; id=1"), None);

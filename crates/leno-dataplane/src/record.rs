@@ -162,6 +162,7 @@ pub(crate) struct Finished<'a> {
 
 /// What a refusal is about.
 pub(crate) struct Refused<'a> {
+    pub(crate) id: u64,
     pub(crate) reason: Refusal,
     pub(crate) workload: Option<WorkloadUid>,
     pub(crate) outbound: bool,
@@ -232,9 +233,8 @@ impl Record {
         }
     }
 
-    /// Something was refused; the id is for the caller and for `explain`.
-    pub(crate) fn refuse(&self, it: Refused<'_>) -> u64 {
-        let id = fastrand::u64(..);
+    /// Something was refused.
+    pub(crate) fn refuse(&self, it: Refused<'_>) {
         refused(it.reason);
         let mut refusals = self.refusals.borrow_mut();
         if refusals.len() >= self.refusals_kept {
@@ -243,7 +243,7 @@ impl Record {
         }
         refusals.push_back(RefusalRecord {
             at: SystemTime::now(),
-            id,
+            id: it.id,
             reason: it.reason,
             workload: it.workload,
             outbound: it.outbound,
@@ -253,7 +253,6 @@ impl Record {
             detail: it.detail,
             rule: it.rule,
         });
-        id
     }
 
     /// What happened since the last report; `None` when nothing did.

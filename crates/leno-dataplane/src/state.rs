@@ -79,6 +79,8 @@ pub(crate) struct Described {
     /// Counts descriptions: what was admitted under an older one is looked at again.
     pub(crate) generation: u64,
     pub(crate) labels: Labels,
+    /// Its name, as `x-leno-refused` says it.
+    pub(crate) name: Rc<str>,
     /// Its own `x-leno-from` field.
     pub(crate) from: bytes::Bytes,
 }
@@ -126,6 +128,7 @@ impl Described {
         };
         let from = crate::metadata::from_field(&own);
         Self {
+            name: own.name.as_str().into(),
             own,
             generation,
             labels,
@@ -165,6 +168,13 @@ impl Local {
     /// What it is; `None` until the control plane said so.
     pub(crate) fn info(&self) -> Option<Rc<Described>> {
         self.info.borrow().clone()
+    }
+
+    /// Its name, as far as it is known.
+    pub(crate) fn name(&self) -> Rc<str> {
+        let info = self.info.borrow();
+        info.as_ref()
+            .map_or_else(|| self.uid.to_string().into(), |info| Rc::clone(&info.name))
     }
 
     /// Its certificate, unless it is past its end.

@@ -5,6 +5,7 @@
 
 use std::{
     cell::Cell,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -38,6 +39,15 @@ pub struct Incoming<'c> {
 pub struct Reply<'c> {
     to: To<'c>,
     about: About,
+    label: Option<Label>,
+}
+
+/// By whom a refusal is made and under which id it is found again.
+#[derive(Debug)]
+struct Label {
+    field: &'static str,
+    by: Rc<str>,
+    id: u64,
 }
 
 #[derive(Debug)]
@@ -118,6 +128,7 @@ impl<'c> Reply<'c> {
         Self {
             to: To::H1 { writer, state },
             about: About::of(head),
+            label: None,
         }
     }
 
@@ -133,6 +144,20 @@ impl<'c> Reply<'c> {
             .send_response(http::Response::new(()), false)
             .map_err(|_| ReplyError::Gone)?;
         Ok(Tunnel::new(receive, send, None))
+    }
+
+    /// Every refusal of this request, relay's own too, says in this field why, by whom, and under which id:
+    /// `CODE; by=BY; id=ID`.
+    pub fn label_refusals(&mut self, field: &'static str, by: Rc<str>, id: u64) {
+        self.label = Some(Label { field, by, id });
+    }
+
+    /// Says that nothing of the request had an effect: HTTP/2 resets with REFUSED_STREAM (RFC 9113 8.7), so that a
+    /// calling proxy may take another endpoint; HTTP/1 ends its connection.
+    pub fn refuse_stream(self) {
+        if let To::H2 { mut respond, .. } = self.to {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
     }
 
     /// Answers in place of the destination: `reason`'s status and one line of text (`reason`'s own where `text` is
@@ -167,6 +192,10 @@ impl<'c> Reply<'c> {
                 .push(&b"content-type"[..], &b"text/plain; charset=utf-8"[..]);
             (head, Bytes::from(format!("{text}\n")))
         };
+        if let Some(Label { field, by, id }) = &self.label {
+            let value = format!("{}; by={by}; id={id:016x}", reason.code());
+            head.fields.push(*field, value);
+        }
         for (name, value) in extra {
             head.fields.push(name.to_string(), value.to_string());
         }
@@ -396,6 +425,7 @@ impl Reply<'static> {
                 timers,
             },
             about: About::of(head),
+            label: None,
         }
     }
 }

@@ -98,12 +98,14 @@ where
     if end == End::Idle {
         limit(Limit::StreamIdle);
     }
+    let id = fastrand::u64(..);
     let refusal = (end == End::Cancelled).then_some(Refusal::StreamEnded);
     if let Some(reason) = refusal {
         let why = "a newer policy ended the stream";
-        conn.note(&Denial::new(reason, why), Some(&verified.to));
+        conn.note(id, &Denial::new(reason, why), Some(&verified.to));
     }
-    closed(conn, Some(verified), carried, refusal, begun, None);
+    let id = refusal.map(|_| id);
+    closed(conn, Some(verified), carried, refusal, begun, id);
     end
 }
 
@@ -153,12 +155,13 @@ fn closed(
 
 /// Notes that bytes were refused; gives the field that tells a caller in the mesh.
 pub(super) fn refused(conn: &Conn, verified: Option<&Verified>, denial: &Denial) -> String {
-    let (id, field) = conn.note(denial, verified.map(|verified| &verified.to));
+    let id = fastrand::u64(..);
+    conn.note(id, denial, verified.map(|verified| &verified.to));
     let edge = requests::edge(conn, verified, Protocol::Tcp);
     conn.shared.record.opened(edge);
     let carried = Carried::default();
     closed(conn, verified, &carried, Some(denial.reason), Instant::now(), Some(id));
-    field
+    metadata::refused_field(denial.reason, &conn.local.name(), id)
 }
 
 async fn refuse(conn: &Conn, incoming: Incoming<'_>, verified: Option<&Verified>, denial: &Denial) {

@@ -239,10 +239,11 @@ impl Conn {
         })
     }
 
-    /// Notes a refusal; gives its id and the field that tells a caller in the mesh.
-    fn note(&self, denial: &Denial, destination: Option<&To>) -> (u64, String) {
+    /// Notes a refusal under the id that the caller is told.
+    fn note(&self, id: u64, denial: &Denial, destination: Option<&To>) {
         let service = destination.and_then(|to| to.service.as_ref());
-        let id = self.shared.record.refuse(Refused {
+        self.shared.record.refuse(Refused {
+            id,
             reason: denial.reason,
             workload: Some(self.local.uid),
             outbound: false,
@@ -252,10 +253,6 @@ impl Conn {
             detail: denial.detail.clone(),
             rule: denial.rule.clone(),
         });
-        let info = self.local.info();
-        let name = info.map(|info| info.own.name.clone()).unwrap_or_default();
-        let field = metadata::refused_field(denial.reason, Some(self.local.uid), &name, id);
-        (id, field)
     }
 }
 

@@ -261,7 +261,7 @@ async fn exchange(
     mut incoming: Incoming<'_>,
 ) {
     crate::metadata::strip(&mut incoming.head.fields);
-    let request = requests::Request::of(conn, &incoming);
+    let request = requests::Request::of(conn, &mut incoming);
     let http2 = incoming.head.version == leno_http::Version::Http2;
     let known = admitted.borrow().clone();
     let current = conn.local.info().map_or(0, |info| info.generation);

@@ -3,7 +3,7 @@
 use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Instant};
 
 use leno_http::{
-    Incoming, Relayed, RelayOptions, ResponseHead, Unsent, UnsentReason, Upstream, relay,
+    CASE_FIELD, Incoming, Relayed, RelayOptions, ResponseHead, Unsent, UnsentReason, Upstream, relay,
 };
 use leno_telemetry::{EdgeId, Protocol, Reporter, RequestOutcome, counters::Gauge};
 use leno_types::{AppProtocol, Refusal};
@@ -23,6 +23,8 @@ const RESENDS: usize = 3;
 
 /// What is told of a request at its end.
 pub(super) struct Request {
+    /// Under which a refusal is found again.
+    pub(super) id: u64,
     pub(super) begun: Instant,
     pub(super) protocol: Protocol,
     pub(super) grpc: bool,
@@ -31,9 +33,16 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn of(conn: &Conn, incoming: &Incoming<'_>) -> Self {
+    pub(super) fn of(conn: &Conn, incoming: &mut Incoming<'_>) -> Self {
+        let id = fastrand::u64(..);
+        // Only a caller in the mesh is told who refused, and why.
+        if conn.peer.is_some() {
+            let reply = &mut incoming.reply;
+            reply.label_refusals(metadata::REFUSED, conn.local.name(), id);
+        }
         let head = &incoming.head;
         Self {
+            id,
             begun: Instant::now(),
             protocol: record::protocol_of(head),
             grpc: head.is_grpc(),
@@ -52,15 +61,15 @@ pub(super) async fn serve(conn: &Rc<Conn>, mut incoming: Incoming<'static>) {
     if !conn.leno {
         let why = "a peer of ALPN h2 opens CONNECT streams only";
         let denial = Denial::new(Refusal::ClientProtocol, why);
-        let request = Request::of(conn, &incoming);
+        let request = Request::of(conn, &mut incoming);
         return Box::pin(refuse(conn, incoming, request, None, denial)).await;
     }
     let verified = match incoming.head.fields.get(metadata::TO) {
         Some(to) => conn.verified(to, incoming.head.fields.get(metadata::FROM)),
         None => Err(super::forged("the request names no destination".into())),
     };
-    metadata::strip(&mut incoming.head.fields);
-    let mut request = Request::of(conn, &incoming);
+    metadata::strip_but_case(&mut incoming.head.fields);
+    let mut request = Request::of(conn, &mut incoming);
     match verified {
         Ok(verified) => {
             if request.protocol == Protocol::Http2 && !verified.to.http2 {
@@ -157,8 +166,9 @@ async fn send_h2<'c>(
     conn: &Rc<Conn>,
     verified: &Verified,
     request: &Request,
-    incoming: Incoming<'c>,
+    mut incoming: Incoming<'c>,
 ) -> Sent<'c> {
+    incoming.head.fields.remove(CASE_FIELD);
     let h2 = match conn.local.app_h2(&conn.shared, verified.to.address).await {
         Ok(h2) => h2,
         Err(error) => return Sent::Failed(incoming, denial(&error)),
@@ -284,12 +294,16 @@ fn finished(
     counted: bool,
 ) {
     let outcome = record::outcome_of(relayed, request.begun, None);
-    if relayed.refused == Some(Refusal::StreamEnded) || outcome.refusal == Some(Refusal::StreamEnded)
-    {
-        let why = "a newer policy ended the stream";
-        conn.note(&Denial::new(Refusal::StreamEnded, why), Some(&verified.to));
+    let ended = outcome
+        .refusal
+        .filter(|reason| *reason == Refusal::StreamEnded);
+    let noted = relayed.refused.or(ended);
+    if let Some(reason) = noted {
+        let denial = Denial::new(reason, reason.text());
+        conn.note(request.id, &denial, Some(&verified.to));
     }
-    tell(conn, Some(verified), request, outcome, counted, None, None);
+    let id = noted.map(|_| request.id);
+    tell(conn, Some(verified), request, outcome, counted, id, None);
 }
 
 fn tell(
@@ -334,15 +348,23 @@ pub(super) async fn refuse(
     verified: Option<&Verified>,
     denial: Denial,
 ) {
-    let (id, field) = conn.note(&denial, verified.map(|verified| &verified.to));
+    let id = request.id;
+    conn.note(id, &denial, verified.map(|verified| &verified.to));
     let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
     let rule = Some(denial.rule.as_str()).filter(|rule| !rule.is_empty());
     tell(conn, verified, request, outcome, false, Some(id), rule);
     let reply = incoming.reply;
+    let no_effect = matches!(
+        denial.reason,
+        Refusal::UpstreamConnectFailure | Refusal::Overflow | Refusal::Draining
+    );
+    if no_effect && verified.is_some_and(|verified| verified.to.can_retry) {
+        // The calling proxy takes another endpoint.
+        return reply.refuse_stream();
+    }
     let answered = if conn.peer.is_some() {
         let text = format!("{} ({id:016x})", denial.detail);
-        let fields = [(metadata::REFUSED, field.as_str())];
-        reply.refuse(denial.reason, &fields, &text).await
+        reply.refuse(denial.reason, &[], &text).await
     } else {
         reply.refuse(denial.reason, &[], "").await
     };

@@ -355,10 +355,11 @@ impl Flow {
         found.map_err(|reason| Denial::new(reason, format!("{service}: {}", reason.text())))
     }
 
-    /// Notes a refusal; gives its id.
-    fn note(&self, denial: &Denial, target: Option<&Target>) -> u64 {
+    /// Notes a refusal under the id that the caller is told.
+    fn note(&self, id: u64, denial: &Denial, target: Option<&Target>) {
         let identity = self.local.identity();
         self.shared.record.refuse(Refused {
+            id,
             reason: denial.reason,
             workload: Some(self.local.uid),
             outbound: true,
@@ -367,7 +368,7 @@ impl Flow {
             service: target.and_then(Target::service).map(|(service, _)| service),
             detail: denial.detail.clone(),
             rule: denial.rule.clone(),
-        })
+        });
     }
 
     /// Whether the address is of a family in use here.

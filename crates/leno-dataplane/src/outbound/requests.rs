@@ -7,7 +7,7 @@ use std::{
 
 use leno_balance::Outcome;
 use leno_http::{
-    Ended, Incoming, Relayed, RelayOptions, RequestHead, ResponseHead, Side, Unsent, UnsentReason,
+    CASE_FIELD, Ended, Incoming, Relayed, RelayOptions, RequestHead, ResponseHead, Side, Unsent, UnsentReason,
     Upstream, Version, relay,
 };
 use leno_ir::{Provenance, Route};
@@ -43,6 +43,8 @@ struct Plan {
 
 /// What is told of a request at its end.
 struct Request {
+    /// Under which a refusal is found again.
+    id: u64,
     begun: Instant,
     protocol: Protocol,
     http2: bool,
@@ -67,6 +69,7 @@ impl Headers for View<'_> {
 pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
     let _open = Open::new(Gauge::OpenRequests);
     let request = Request {
+        id: fastrand::u64(..),
         begun: Instant::now(),
         protocol: record::protocol_of(&incoming.head),
         http2: incoming.head.version == Version::Http2,
@@ -74,6 +77,8 @@ pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
         switches: incoming.head.asks_to_switch(),
         log: None,
     };
+    let reply = &mut incoming.reply;
+    reply.label_refusals(metadata::REFUSED, flow.local.name(), request.id);
     let denied = prepare(flow, &mut incoming.head);
     let request = Request {
         log: flow.shared.record.log_head(&incoming.head),
@@ -363,7 +368,7 @@ async fn send<'c>(
     let edge = edge(flow, plan, &chosen, &peer, request.protocol);
     let (told, counted) = (Cell::new(None), Cell::new(false));
     let mut on_response = |head: &mut ResponseHead| {
-        told.set(seen(head));
+        told.set(seen(head, request.http2));
         if request.switches && (head.status == 101 || (200..300).contains(&head.status)) {
             counted.set(true);
             flow.shared
@@ -473,12 +478,15 @@ fn edge(flow: &Flow, plan: &Plan, chosen: &Chosen, peer: &Peer, protocol: Protoc
 }
 
 /// Looks at a response: what the peer refused, and no further private field.
-fn seen(head: &mut ResponseHead) -> Option<Refusal> {
+fn seen(head: &mut ResponseHead, http2: bool) -> Option<Refusal> {
     let told = head
         .fields
         .get(metadata::REFUSED)
         .and_then(|value| metadata::read_refused(value));
     metadata::strip_but_refused(&mut head.fields);
+    if http2 {
+        head.fields.remove(CASE_FIELD);
+    }
     told
 }
 
@@ -502,6 +510,10 @@ impl End {
             self.connection.foreign.keep(&flow.shared, to, h1);
         }
         let outcome = verdict(&relayed, self.told);
+        if let Some(reason) = relayed.refused {
+            let denial = Denial::new(reason, reason.text());
+            flow.note(request.id, &denial, Some(&plan.target));
+        }
         let identity = flow.local.identity();
         let service = plan.target.service().map(|(service, _)| service.to_string());
         flow.shared.record.finished(&Finished {
@@ -519,7 +531,7 @@ impl End {
             source: identity.as_ref(),
             destination: Some(&self.peer.endpoint.identity),
             mtls: true,
-            refusal_id: None,
+            refusal_id: relayed.refused.map(|_| request.id),
             rule: None,
         });
         self.chosen.finish(outcome, relayed.first_byte);
@@ -567,7 +579,8 @@ async fn refuse(
     denial: Denial,
 ) {
     let target = plan.map(|plan| &plan.target);
-    let id = flow.note(&denial, target);
+    let id = request.id;
+    flow.note(id, &denial, target);
     let info = flow.local.info();
     let source = Party {
         labels: info.as_ref().map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
@@ -604,11 +617,8 @@ async fn refuse(
         refusal_id: Some(id),
         rule: Some(denial.rule.as_str()).filter(|rule| !rule.is_empty()),
     });
-    let name = info.map(|info| info.own.name.clone()).unwrap_or_default();
-    let field = metadata::refused_field(denial.reason, Some(flow.local.uid), &name, id);
     let text = format!("{} ({id:016x})", denial.detail);
-    let fields = [(metadata::REFUSED, field.as_str())];
-    let answered = incoming.reply.refuse(denial.reason, &fields, &text);
+    let answered = incoming.reply.refuse(denial.reason, &[], &text);
     if let Err(error) = answered.await {
         tracing::trace!(%error, "a refused caller did not wait for its answer");
     }

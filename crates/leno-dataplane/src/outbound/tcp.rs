@@ -392,7 +392,8 @@ fn party_of(endpoint: &Endpoint) -> Party {
 
 /// Refuses bytes: a reset, so that nothing looks like an orderly end.
 pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: Option<&Target>) {
-    let id = flow.note(denial, target);
+    let id = fastrand::u64(..);
+    flow.note(id, denial, target);
     let source = Party {
         labels: flow
             .local

@@ -24,10 +24,10 @@ impl Message {
         self.head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    /// The value of a field, its name compared exactly as in the message.
+    /// The value of a field, its name in any case.
     pub fn field(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find_map(|(own, value)| own.eq_ignore_ascii_case(name).then_some(value))
     }
 
     pub fn text(&self) -> String {

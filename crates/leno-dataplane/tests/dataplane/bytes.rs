@@ -17,12 +17,12 @@ fn a_server_that_speaks_first_is_heard_on_a_declared_and_on_an_undeclared_port()
     run(async {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         for (number, protocol) in [(1, None), (2, Some(AppProtocol::Tcp))] {
             let port = server_first(two.ip, BANNER);
             let name = format!("db-{number}");
-            let db = two.workload(&name, &[(3306, port, protocol)]);
+            let db = two.workload(&name, &[(3306, port, protocol)]).await;
             let vip = world.service(&format!("shop/{name}"), 3306, protocol, vec![db.endpoint]);
             // Twice: the second time it is known what the port speaks.
             for _ in 0..2 {
@@ -56,11 +56,11 @@ fn a_client_that_speaks_first_is_understood_without_a_declaration() {
     run(async {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         // An echo of bytes that are no HTTP.
         let port = server_first(two.ip, "");
-        let raw = two.workload("raw", &[(7, port, None)]);
+        let raw = two.workload("raw", &[(7, port, None)]).await;
         let vip = world.service("shop/raw", 7, None, vec![raw.endpoint]);
         let mut stream = captured.connect(vip).await;
         stream.write_all(&[0, 1, 2, 255]).await.unwrap();
@@ -69,7 +69,7 @@ fn a_client_that_speaks_first_is_understood_without_a_declaration() {
         assert_eq!(back, [0, 1, 2, 255]);
         // And HTTP on another such port.
         let (port, _) = http1(two.ip, |_| ok("http"));
-        let web = two.workload("http", &[(80, port, None)]);
+        let web = two.workload("http", &[(80, port, None)]).await;
         let vip = world.service("shop/http", 80, None, vec![web.endpoint]);
         for _ in 0..2 {
             let mut stream = captured.connect(vip).await;
@@ -84,9 +84,9 @@ fn a_megabyte_each_way_arrives_whole() {
     run(async {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let port = server_first(two.ip, "");
-        let raw = two.workload("raw", &[(7, port, Some(AppProtocol::Tcp))]);
+        let raw = two.workload("raw", &[(7, port, Some(AppProtocol::Tcp))]).await;
         let vip = world.service("shop/raw", 7, Some(AppProtocol::Tcp), vec![raw.endpoint]);
         let stream = one.capture(&web).connect(vip).await;
         let (mut read, mut write) = stream.into_split();

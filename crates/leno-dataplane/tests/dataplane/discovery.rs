@@ -22,7 +22,7 @@ fn what_is_unknown_inside_the_mesh_is_refused_and_never_called_in_clear() {
     run(async {
         let world = World::new();
         let one = Host::start(&world);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         // Somebody would even answer there in clear.
         let (port, log) = http1([127, 7, 9, 9].into(), |_| ok("plaintext"));
@@ -44,7 +44,7 @@ fn a_destination_that_is_not_answered_is_refused_in_time_and_at_once_without_a_c
         let world = World::new();
         let one = Host::start(&world);
         one.seen.silent.set(true);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         let to = SocketAddr::from(([10, 77, 0, 1], 80));
         let begun = Instant::now();
@@ -77,8 +77,8 @@ fn what_is_known_is_served_on_without_a_control_plane_and_the_outside_is_reached
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, _) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, None, vec![cart.endpoint]);
         let captured = one.capture(&web);
         assert_eq!(ask(&mut captured.connect(vip).await, &get("/")).await.text(), "cart");
@@ -103,8 +103,8 @@ fn a_member_called_by_its_own_address_is_reached_by_mutual_tls() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, _) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         world.host(two.ip, vec![cart.endpoint]);
         let captured = one.capture(&web);
         let to = SocketAddr::new(two.ip, port);
@@ -131,7 +131,7 @@ fn addresses_beyond_the_ceiling_make_room_and_are_unsubscribed() {
     run(async {
         let world = World::new();
         let one = Host::start_with(&world, |config| config.limits.destinations = 4);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         for last in 1..=10 {
             let to = SocketAddr::from(([10, 77, 1, last], 80));
@@ -176,7 +176,7 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
             }
         });
         let one = Host::start_with(&world, |config| config.dns_upstreams = vec![at]);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let vip = world.service("shop/cart", 80, None, Vec::new());
         let captured = one.capture(&web);
         for name in ["cart.", "CART.shop.", "cart.shop.svc.cluster.local."] {
@@ -210,7 +210,7 @@ fn names_are_answered_over_tcp_and_without_ipv6_there_are_no_aaaa() {
     run(async {
         let world = World::new();
         let one = Host::start_with(&world, |config| config.ipv6 = false);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let vip = world.service("shop/cart", 80, None, Vec::new());
         let captured = one.capture(&web);
         let mut stream = tokio::net::TcpStream::connect(captured.dns_tcp).await.unwrap();

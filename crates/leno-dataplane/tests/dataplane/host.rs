@@ -19,7 +19,7 @@ use leno_ir::{
 use leno_runtime::Stop;
 use leno_telemetry::{Totals, counters::Counters};
 use leno_tls::{
-    PrivateKey, TrustBundle, WorkloadCertificate,
+    Alpn, Connected, Connector, PrivateKey, TrustBundle, WorkloadCertificate,
     ca::{Csr, Intermediate, RootAuthority, Usage},
 };
 use leno_types::{AppProtocol, Identity, ServiceName, TrustDomain, WorkloadUid};
@@ -210,6 +210,23 @@ impl World {
         }
     }
 
+    /// A connection to a workload's proxy, as soon as that serves it.
+    pub async fn shake_hands(&self, to: &Workload, alpn: &[Alpn]) -> Connected<TcpStream> {
+        let uid = WorkloadUid::from_bytes([9; 16]);
+        let certificate = self.certificate(uid, &self.identity("web"), Duration::from_secs(600));
+        let expected = [to.own.identity.clone()];
+        let connector = Connector::new(&certificate, &self.bundle(), &expected, alpn).unwrap();
+        let at = SocketAddr::new(to.endpoint.addresses[0], to.endpoint.hbone_port);
+        loop {
+            let stream = TcpStream::connect(at).await.unwrap();
+            if let Ok(connected) = connector.connect(stream, Some(&to.own.uid)).await {
+                assert_eq!(connected.alpn, alpn[0]);
+                return connected;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn destination(&self, name: &ResourceName) -> Option<Destination> {
         let services = self.services.borrow();
         let service = match name {
@@ -291,7 +308,7 @@ impl Host {
     }
 
     /// A workload with ports `(service port, program's port, protocol)`, of the account and service `name`.
-    pub fn workload(&self, name: &str, ports: &[(u16, u16, Option<AppProtocol>)]) -> Workload {
+    pub async fn workload(&self, name: &str, ports: &[(u16, u16, Option<AppProtocol>)]) -> Workload {
         let service: ServiceName = format!("shop/{name}").parse().unwrap();
         let identity = self.world.identity(name);
         let uid = WorkloadUid::from_bytes(fastrand::u128(..).to_be_bytes());
@@ -340,7 +357,9 @@ impl Host {
         };
         self.send(Update::Workload(Box::new(own.clone())));
         self.certify(&own, Duration::from_secs(3600));
-        Workload { own, endpoint }
+        let workload = Workload { own, endpoint };
+        self.world.shake_hands(&workload, &[Alpn::Leno1]).await;
+        workload
     }
 
     /// A new certificate for a workload.

@@ -1,11 +1,11 @@
 //! What a proxy lets in, and what it does not.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use ::bytes::Bytes;
 use leno_dataplane::Update;
 use leno_ir::{AccessAction, AccessRule, MtlsMode, Principal, Provenance};
-use leno_tls::{Alpn, Connector};
+use leno_tls::Alpn;
 use leno_types::{AppProtocol, Refusal, WorkloadUid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,28 +34,13 @@ fn rule(action: AccessAction, world: &World, account: &str) -> AccessRule {
     }
 }
 
-/// A peer of somebody else's making: a right certificate, HTTP/2, and whatever it likes to ask.
+/// A peer of somebody else's making: a right certificate (`web`'s), HTTP/2, and whatever it likes to ask.
 async fn stranger(
     world: &World,
-    account: &str,
     to: &Workload,
     alpn: &[Alpn],
 ) -> h2::client::SendRequest<Bytes> {
-    let uid = WorkloadUid::from_bytes([9; 16]);
-    let identity = world.identity(account);
-    let certificate = world.certificate(uid, &identity, Duration::from_secs(600));
-    let expected = [to.own.identity.clone()];
-    let connector = Connector::new(&certificate, &world.bundle(), &expected, alpn).unwrap();
-    let at = SocketAddr::new(to.endpoint.addresses[0], to.endpoint.hbone_port);
-    // The proxy may still be taking up its certificate.
-    let connected = loop {
-        let stream = TcpStream::connect(at).await.unwrap();
-        if let Ok(connected) = connector.connect(stream, Some(&to.own.uid)).await {
-            break connected;
-        }
-        tokio::task::yield_now().await;
-    };
-    assert_eq!(connected.alpn, alpn[0]);
+    let connected = world.shake_hands(to, alpn).await;
     let (send, connection) = h2::client::handshake(connected.stream).await.unwrap();
     tokio::task::spawn_local(async move { drop(connection.await) });
     send.ready().await.unwrap()
@@ -81,9 +66,9 @@ fn forged_destinations_are_refused_and_recorded() {
         let two = Host::start(&world);
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let (other_port, other_log) = http1(two.ip, |_| ok("other"));
-        let cart = two.workload("cart", &[(80, port, None)]);
-        two.workload("other", &[(80, other_port, None)]);
-        let mut send = stranger(&world, "web", &cart, &[Alpn::Leno1]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
+        two.workload("other", &[(80, other_port, None)]).await;
+        let mut send = stranger(&world, &cart, &[Alpn::Leno1]).await;
         let right = format!("1 {}:{port} - a", two.ip);
         assert_eq!(status(&mut send, Some(&right)).await.0, 200);
         for forged in [
@@ -116,8 +101,8 @@ fn a_peer_of_alpn_h2_opens_connect_streams_and_nothing_else() {
         let world = World::new();
         let two = Host::start(&world);
         let port = server_first(two.ip, "ready");
-        let db = two.workload("db", &[(3306, port, None)]);
-        let mut send = stranger(&world, "web", &db, &[Alpn::H2]).await;
+        let db = two.workload("db", &[(3306, port, None)]).await;
+        let mut send = stranger(&world, &db, &[Alpn::H2]).await;
         assert_eq!(status(&mut send, None).await.0, 400);
         let request = http::Request::connect(format!("{}:{port}", two.ip)).body(()).unwrap();
         let (response, _stream) = send.send_request(request, false).unwrap();
@@ -144,10 +129,10 @@ fn a_caller_that_is_denied_is_refused_with_the_rule_and_its_open_streams_end() {
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let echo = server_first(two.ip, "");
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let http = Some(AppProtocol::Http);
         let tcp = Some(AppProtocol::Tcp);
-        let cart = two.workload("cart", &[(80, port, http), (7, echo, tcp)]);
+        let cart = two.workload("cart", &[(80, port, http), (7, echo, tcp)]).await;
         let vip = world.service("shop/cart", 80, http, vec![cart.endpoint.clone()]);
         let raw = world.service("shop/raw", 7, tcp, vec![cart.endpoint.clone()]);
         let captured = one.capture(&web);
@@ -192,8 +177,8 @@ fn two_services_that_exchanged_certificates_are_refused_and_never_called_in_clea
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         let mut endpoint = cart.endpoint;
         endpoint.identity = world.identity("payments");
         let vip = world.service("shop/payments", 80, Some(AppProtocol::Http), vec![endpoint]);
@@ -211,8 +196,8 @@ fn a_workload_without_a_certificate_calls_nobody() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
         let mut own = web.own.clone();
         own.uid = WorkloadUid::from_bytes([5; 16]);
@@ -233,14 +218,14 @@ fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
         let (port, log) = http1(two.ip, |_| {
             "HTTP/1.1 200 OK\r\nx-leno-secret: no\r\nContent-Length: 2\r\n\r\nhi".into()
         });
-        let mut cart = two.workload("cart", &[(80, port, None)]);
+        let mut cart = two.workload("cart", &[(80, port, None)]).await;
         let at = two.publish(&mut cart);
         let mut stream = TcpStream::connect(at).await.unwrap();
         for _ in 0..2 {
             let request = "GET / HTTP/1.1\r\nHost: x\r\nx-leno-to: 1 1.2.3.4:5 - a\r\n\r\n";
             let answer = ask(&mut stream, request).await;
             assert_eq!(answer.text(), "hi");
-            assert!(!answer.head.contains("x-leno-"), "{}", answer.head);
+            assert!(!answer.head.to_ascii_lowercase().contains("x-leno-"), "{}", answer.head);
         }
         assert!(log.borrow().iter().all(|head| !head.contains("x-leno-")));
 
@@ -253,7 +238,7 @@ fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
             }
         };
         assert_eq!(refused.status(), 403);
-        assert!(!refused.head.contains("x-leno-refused"), "the outside is told no details");
+        assert!(refused.field("x-leno-refused").is_none(), "the outside is told no details");
         two.seen
             .until("the refusal", |seen| {
                 let refusals = seen.refusals.borrow();
@@ -273,14 +258,14 @@ fn a_published_port_lets_a_server_speak_first_and_gives_way_to_http2() {
     run(async {
         let world = World::new();
         let two = Host::start(&world);
-        let mut db = two.workload("db", &[(3306, server_first(two.ip, "ready"), None)]);
+        let mut db = two.workload("db", &[(3306, server_first(two.ip, "ready"), None)]).await;
         let at = two.publish(&mut db);
         let mut stream = TcpStream::connect(at).await.unwrap();
         let mut banner = [0; 5];
         stream.read_exact(&mut banner).await.unwrap();
         assert_eq!(&banner, b"ready");
         let (port, _) = grpc(two.ip);
-        let mut api = two.workload("api", &[(80, port, Some(AppProtocol::Grpc))]);
+        let mut api = two.workload("api", &[(80, port, Some(AppProtocol::Grpc))]).await;
         let at = two.publish(&mut api);
         let mut send = h2c(TcpStream::connect(at).await.unwrap()).await;
         let called = call(&mut send, b"x").await;
@@ -294,9 +279,9 @@ fn a_program_that_speaks_http1_only_gets_no_grpc_but_its_caller_gets_a_status() 
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("no gRPC"));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let http = Some(AppProtocol::Http);
-        let cart = two.workload("cart", &[(80, port, http)]);
+        let cart = two.workload("cart", &[(80, port, http)]).await;
         let vip = world.service("shop/cart", 80, http, vec![cart.endpoint]);
         let mut send = h2c(one.capture(&web).connect(vip).await).await;
         let called = call(&mut send, b"x").await;
@@ -315,8 +300,8 @@ fn more_requests_than_a_program_takes_wait_for_a_connection() {
         let one = Host::start(&world);
         let two = Host::start_with(&world, |config| config.limits.app_connections = 2);
         let (port, log) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]).await;
         let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
         let captured = one.capture(&web);
         let mut work = Vec::new();

@@ -23,15 +23,15 @@ fn an_http1_request_crosses_the_mesh_unchanged_and_both_ends_record_it_alike() {
              Content-Length: 5\r\n\r\nhello"
                 .into()
         });
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]).await;
         let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         let request = "POST /a?b=c HTTP/1.1\r\nHost: Cart\r\nX-MiXed: 1\r\nx-leno-to: 1 127.0.0.1:1 - a\r\n\
                        X-MiXed: 2\r\nContent-Length: 3\r\n\r\nabc";
         let answer = ask(&mut stream, request).await;
         assert_eq!((answer.status(), answer.text().as_str()), (201, "hello"));
-        assert_eq!(answer.field("X-CaSe"), Some("Kept"), "{}", answer.head);
+        assert!(answer.head.contains("\r\nX-CaSe: Kept\r\n"), "{}", answer.head);
         assert!(answer.head.contains("Set-Cookie: a\r\nSet-Cookie: b\r\n"));
         assert!(!answer.head.to_ascii_lowercase().contains("x-leno-"));
 
@@ -66,8 +66,8 @@ fn requests_of_one_connection_are_served_one_after_the_other_and_large_bodies_ar
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |message| ok(&message.body.len().to_string()));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, None, vec![cart.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         for size in [0_usize, 10, 1_000_000] {
@@ -87,8 +87,8 @@ fn grpc_keeps_its_messages_and_trailers() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = grpc(two.ip);
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Grpc))]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Grpc))]).await;
         let vip = world.service("shop/cart", 80, Some(AppProtocol::Grpc), vec![cart.endpoint]);
         let stream = one.capture(&web).connect(vip).await;
         let mut send = h2c(stream).await;
@@ -118,8 +118,8 @@ fn a_websocket_is_upgraded_and_counted_when_it_begins() {
              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
                 .into()
         });
-        let web = one.workload("web", &[]);
-        let feed = two.workload("feed", &[(80, port, Some(AppProtocol::Http))]);
+        let web = one.workload("web", &[]).await;
+        let feed = two.workload("feed", &[(80, port, Some(AppProtocol::Http))]).await;
         let vip = world.service("shop/feed", 80, Some(AppProtocol::Http), vec![feed.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         let request = "GET /ws HTTP/1.1\r\nHost: feed\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -148,12 +148,12 @@ fn routes_choose_the_backend_and_one_without_a_match_refuses_with_a_reason() {
     run(async {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let mut vip = None;
         for version in ["v1", "v2"] {
             let (port, _) = http1(two.ip, move |_| ok(version));
             let name = format!("cart-{version}");
-            let workload = two.workload(&name, &[(80, port, None)]);
+            let workload = two.workload(&name, &[(80, port, None)]).await;
             world.service(&format!("shop/{name}"), 80, None, vec![workload.endpoint.clone()]);
             vip = Some(world.service("shop/cart", 80, None, vec![workload.endpoint]));
         }
@@ -199,7 +199,7 @@ fn a_workload_that_calls_itself_is_served_once() {
         let world = World::new();
         let one = Host::start(&world);
         let (port, log) = http1(one.ip, |_| ok("me"));
-        let cart = one.workload("cart", &[(80, port, None)]);
+        let cart = one.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, None, vec![cart.endpoint.clone()]);
         world.host(one.ip, vec![cart.endpoint.clone()]);
         let captured = one.capture(&cart);
@@ -220,11 +220,11 @@ fn two_identities_behind_one_proxy_are_never_mixed() {
         let (port, _) = http1(two.ip, |message| {
             ok(message.field("X-Who").unwrap_or("nobody"))
         });
-        let cart = two.workload("cart", &[(80, port, None)]);
+        let cart = two.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, None, vec![cart.endpoint]);
         let mut work = Vec::new();
         for name in ["web", "admin"] {
-            let workload = one.workload(name, &[]);
+            let workload = one.workload(name, &[]).await;
             let captured = one.capture(&workload);
             work.push(tokio::task::spawn_local(async move {
                 let mut stream = captured.connect(vip).await;

@@ -21,8 +21,8 @@ fn a_host_that_is_gone_is_avoided_without_a_failed_request() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, HTTP)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let mut dead = cart.endpoint.clone();
         dead.uid = leno_types::WorkloadUid::from_bytes([1; 16]);
         // A port that was free a moment ago.
@@ -44,10 +44,10 @@ fn a_replica_whose_program_died_is_avoided_without_a_failed_request() {
         let (one, two, three) =
             (Host::start(&world), Host::start(&world), Host::start(&world));
         let (port, log) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, HTTP)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let free = listen(three.ip).local_addr().unwrap().port();
-        let dead = three.workload("cart", &[(80, free, HTTP)]);
+        let dead = three.workload("cart", &[(80, free, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![dead.endpoint, cart.endpoint]);
         let captured = one.capture(&web);
         let mut stream = captured.connect(vip).await;
@@ -64,9 +64,9 @@ fn without_any_endpoint_that_answers_the_refusal_says_why() {
     run(async {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let free = listen(two.ip).local_addr().unwrap().port();
-        let cart = two.workload("cart", &[(80, free, HTTP)]);
+        let cart = two.workload("cart", &[(80, free, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let none = world.service("shop/none", 80, HTTP, Vec::new());
         let captured = one.capture(&web);
@@ -97,10 +97,10 @@ fn certificates_are_rotated_under_load_without_a_failure_and_streams_live_on() {
         let (port, log) = http1(two.ip, |message| ok(message.field("X-Id").unwrap_or("")));
         let echo = server_first(two.ip, "");
         let (rpc, _) = grpc(two.ip);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let tcp = Some(AppProtocol::Tcp);
         let h2 = Some(AppProtocol::Grpc);
-        let cart = two.workload("cart", &[(80, port, HTTP), (7, echo, tcp), (90, rpc, h2)]);
+        let cart = two.workload("cart", &[(80, port, HTTP), (7, echo, tcp), (90, rpc, h2)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint.clone()]);
         let raw = world.service("shop/raw", 7, tcp, vec![cart.endpoint.clone()]);
         let api = world.service("shop/api", 90, h2, vec![cart.endpoint.clone()]);
@@ -154,8 +154,8 @@ fn nothing_begins_on_a_certificate_past_its_end() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, _) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, HTTP)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let captured = one.capture(&web);
         one.certify(&web.own, Duration::from_secs(2));
@@ -180,9 +180,9 @@ fn a_drain_finishes_what_is_open_and_takes_nothing_new() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let port = server_first(two.ip, "");
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let tcp = Some(AppProtocol::Tcp);
-        let db = two.workload("db", &[(7, port, tcp)]);
+        let db = two.workload("db", &[(7, port, tcp)]).await;
         let vip = world.service("shop/db", 7, tcp, vec![db.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         stream.write_all(b"a").await.unwrap();
@@ -204,8 +204,8 @@ fn a_workload_that_left_is_reached_no_more() {
         let world = World::new();
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, _) = http1(two.ip, |_| ok("cart"));
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, HTTP)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         assert_eq!(ask(&mut stream, &get("/")).await.status(), 200);
@@ -240,12 +240,14 @@ fn a_client_that_goes_away_takes_its_request_with_it() {
             while let Ok(1..) = stream.read(&mut buffer).await {}
             tell.send(()).unwrap();
         });
-        let web = one.workload("web", &[]);
-        let cart = two.workload("cart", &[(80, port, HTTP)]);
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let mut stream = one.capture(&web).connect(vip).await;
         stream.write_all(get("/").as_bytes()).await.unwrap();
         begun.await.unwrap();
+        // A FIN alone may be a half-close: the answer would still be wanted.
+        stream.set_zero_linger().unwrap();
         drop(stream);
         gone.await.unwrap();
     });
@@ -256,7 +258,7 @@ fn a_loop_is_broken_at_its_first_turn() {
     run(async {
         let world = World::new();
         let one = Host::start(&world);
-        let web = one.workload("web", &[]);
+        let web = one.workload("web", &[]).await;
         let captured = one.capture(&web);
         let to: IpAddr = [10, 77, 0, 1].into();
         let stream = captured.connect((to, 80).into()).await;
