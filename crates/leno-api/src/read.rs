@@ -1,5 +1,7 @@
 //! Get and list.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use http::StatusCode;
 use leno_config::Kind;
@@ -78,11 +80,32 @@ fn find(server: &Server, scope: &Scope) -> Result<Option<Item>, ApiError> {
         .store
         .get(&store_key(&scope.mesh, scope.kind, namespace, name))
         .map_err(|error| ApiError::store(&error))?;
-    Ok(entry.map(|entry| Item {
+    let stored = entry.map(|entry| Item {
         namespace: namespace.into(),
         name: name.into(),
         body: object::Body::Stored(entry),
-    }))
+    });
+    Ok(stored.or_else(|| unwritten(server, scope, &[]).pop()))
+}
+
+/// Objects of a kind that people may write which the control plane derives where nobody has: services of what is
+/// registered. They show in reads; a watch tells of written ones only.
+fn unwritten(server: &Server, scope: &Scope, written: &[Item]) -> Vec<Item> {
+    let namespace = scope.namespace.as_deref();
+    let derived = server.api.derived.list(&scope.mesh, scope.kind, namespace);
+    let items = derived.into_iter().map(|value| Item {
+        namespace: object::meta_text(&value, "namespace").into(),
+        name: object::meta_text(&value, "name").into(),
+        body: object::Body::Derived(Arc::new(value)),
+    });
+    let is_written = |item: &Item| {
+        written
+            .iter()
+            .any(|of| (&of.namespace, &of.name) == (&item.namespace, &item.name))
+    };
+    items
+        .filter(|item| scope.contains(&item.namespace, &item.name) && !is_written(item))
+        .collect()
 }
 
 /// An answer that is one object.
@@ -170,7 +193,12 @@ async fn state(
     if let Some(revision) = exact {
         return Ok((changes::at(server, scope, revision).await?, revision));
     }
-    let (items, head) = changes::current(server, scope)?;
+    let (mut items, head) = changes::current(server, scope)?;
+    if !scope.kind.derived() {
+        let unwritten = unwritten(server, scope, &items);
+        items.extend(unwritten);
+        items.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    }
     if let Some(asked) = parameters.resource_version
         && asked > head
     {
