@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Host, Network, Output, Process, RunBuilder, Wire,
-    process::directory,
+    process::{directory, show_file},
     wait::{until, until_ok},
 };
 
@@ -468,16 +468,15 @@ fn run_dir(host: &Host) -> PathBuf {
 }
 
 fn agent_arguments<'a>(command: &'a mut Command, host: &Host) -> &'a mut Command {
+    let access_log = host.disk().join("access.log");
+    show_file(format!("{}: access log", host.name), access_log.clone());
     command
         .arg(format!("--data-dir={}", host.disk().join("data").display()))
         .arg(format!("--run-dir={}", run_dir(host).display()))
         .arg(format!("--host={}", host.name))
         .arg(format!("--address={}", host.v4))
         .arg(format!("--address={}", host.v6))
-        .arg(format!(
-            "--access-log={}",
-            host.disk().join("access.log").display()
-        ))
+        .arg(format!("--access-log={}", access_log.display()))
         // Nobody answers there: no test asks for names of the world.
         .arg("--dns=127.0.0.1:9")
 }

@@ -292,10 +292,18 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
+/// Shows this file as well when a test fails.
+pub(crate) fn show_file(name: String, path: PathBuf) {
+    let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !logs.iter().any(|log| log.path == path) {
+        let before = 0;
+        logs.push(Log { name, path, before });
+    }
+}
+
 /// What was logged up to now is of no interest to the next test.
 pub(crate) fn mark_logs() {
     let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
-    logs.retain(|log| log.path.exists());
     for log in logs.iter_mut() {
         log.before = read(&log.path).len();
     }

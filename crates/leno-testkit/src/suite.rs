@@ -206,6 +206,8 @@ fn inner<F>(start: impl FnOnce() -> F, tests: &[&Test<F>]) -> ExitCode {
         let took = since.elapsed().as_secs_f64();
         match (outcome, skip::end()) {
             (Err(_), _) => {
+                // Proxies write their logs a moment later.
+                std::thread::sleep(Duration::from_millis(700));
                 show_logs();
                 println!("test {} ... FAILED ({took:.1} s)", test.name);
                 failed.push(test.name);

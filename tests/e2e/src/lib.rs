@@ -38,7 +38,8 @@ impl Backend {
         let (ended, held) = (Arc::clone(&stop), Arc::clone(&open));
         // Polled, so that it ends without a connection of its own.
         listener.set_nonblocking(true).expect("a socket's flag");
-        let accepting = std::thread::spawn(move || accept(&listener, &ended, &held, &Arc::new(serve)));
+        let accepting =
+            std::thread::spawn(move || accept(&listener, &ended, &held, &Arc::new(serve)));
         Self {
             stop,
             accepting: Some(accepting),
@@ -93,7 +94,12 @@ impl Drop for Backend {
         if let Some(accepting) = self.accepting.take() {
             drop(accepting.join());
         }
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for stream in self
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+        {
             // It may have ended by itself.
             drop(stream.shutdown(Shutdown::Both));
         }
@@ -111,7 +117,9 @@ fn accept(
             Ok((stream, _)) => {
                 stream.set_nonblocking(false).expect("a socket's flag");
                 let clone = stream.try_clone().expect("a second handle");
-                held.lock().unwrap_or_else(PoisonError::into_inner).push(clone);
+                held.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(clone);
                 let serve = Arc::clone(serve);
                 std::thread::spawn(move || {
                     let handle = stream.try_clone();
