@@ -58,7 +58,7 @@ impl ControlPlane {
         let address = bound.addresses()[0];
         let stop = Stop::new();
         let ending = stop.clone();
-        let running = tokio::task::spawn_local(async move { bound.serve(ending).await.unwrap() });
+        let running = start(async move { bound.serve(ending).await.unwrap() });
         Self {
             address,
             directory: directory.into(),
@@ -113,6 +113,14 @@ impl ControlPlane {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test waits for its end, or ends it"
+)]
+fn start<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_local(work)
+}
+
 /// One HTTP/1.1 request on a connection.
 pub async fn request<IO>(io: IO, method: &str, path: &str, body: Option<Value>) -> (u16, Value)
 where
@@ -121,7 +129,7 @@ where
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .unwrap();
-    let driving = tokio::task::spawn_local(connection);
+    let driving = start(connection);
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let request = http::Request::builder()
         .method(method)
@@ -210,9 +218,17 @@ impl Membership {
     }
 
     pub async fn connect(&self, control: &ControlPlane) -> Agent {
+        let hello = Hello {
+            addresses: vec!["127.0.0.1".into()],
+            ..Hello::default()
+        };
+        self.connect_with(control, hello).await
+    }
+
+    pub async fn connect_with(&self, control: &ControlPlane, hello: Hello) -> Agent {
         let connector =
             ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::H2]).unwrap();
-        Agent::connect(channel(control.address, connector).await).await
+        Agent::connect(channel(control.address, connector).await, hello).await
     }
 
     /// A request to the API as this host.
@@ -237,12 +253,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    async fn connect(channel: Channel) -> Self {
+    async fn connect(channel: Channel, hello: Hello) -> Self {
         let (session, outbox) = mpsc::channel(64);
-        let hello = Hello {
-            addresses: vec!["127.0.0.1".into()],
-            ..Hello::default()
-        };
         session
             .send(AgentMessage {
                 message: Some(agent_message::Message::Hello(hello)),

@@ -8,9 +8,10 @@ use client::{
     Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
     versions,
 };
-use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
+use leno_controlplane::{Bound, Config};
+use leno_tls::{Acceptor, PrivateKey, ServerIdentities, TrustBundle, WorkloadCertificate};
 use leno_wire::{
-    agent::{EdgeDelta, Goodbye, ProxyState, Report, agent_message, control_message},
+    agent::{EdgeDelta, Goodbye, Hello, ProxyState, Report, agent_message, control_message},
     discovery::DeltaDiscoveryRequest,
     mesh as wire,
 };
@@ -447,5 +448,101 @@ fn a_second_session_of_an_agent_ends_the_first() {
         assert_eq!(ended.code(), Code::Aborted, "{ended:?}");
         second.register("cart", 8080, "").await;
         control.stop().await;
+    });
+}
+
+#[test]
+fn a_further_address_counts_once_the_agent_answers_at_it() {
+    test("challenge", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let proxy = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let hello = Hello {
+            addresses: vec!["127.0.0.1".into(), "127.0.0.2".into(), "127.0.0.3".into()],
+            hbone_port: proxy.local_addr().unwrap().port().into(),
+            ..Hello::default()
+        };
+        let mut agent = host.connect_with(&control, hello).await;
+        let registered = agent.register("cart", 8080, "").await;
+        let (key, now) = (PrivateKey::generate(), std::time::SystemTime::now());
+        let signed = agent.sign(&registered.uid, &key).await.unwrap();
+        let uid = registered.uid.parse().unwrap();
+        let certificate =
+            WorkloadCertificate::new(Some(uid), &signed.chain, &key, &host.bundle, 1, now).unwrap();
+        let identities = ServerIdentities::new(vec![certificate], host.bundle.clone(), now);
+        let acceptor = Acceptor::new(&identities).unwrap();
+        let (socket, _) = proxy.accept().await.unwrap();
+        let accepted = acceptor.accept(socket).await.unwrap();
+        assert_eq!(
+            accepted.peer.identity.as_str(),
+            "spiffe://default.leno/leno/control-plane"
+        );
+        let path = "/meshes/default/leno/v1/proxies";
+        let both = json!(["127.0.0.1", "127.0.0.2"]);
+        control
+            .await_document(path, |proxies| proxies[0]["addresses"] == both)
+            .await;
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_holder() {
+    test("taken", async |directory| {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config::new(directory.path().join("data"));
+        config.listen = vec![holder.local_addr().unwrap()];
+        config.metrics = None;
+        let error = Bound::bind(config).await.unwrap_err().to_string();
+        let pid = std::process::id();
+        assert!(error.contains(&format!("is taken by pid {pid}")), "{error}");
+        assert!(error.contains("--listen"), "{error}");
+    });
+}
+
+#[test]
+fn a_second_control_plane_on_one_data_directory_says_so() {
+    test("second", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let mut config = Config::new(directory.path().join("data"));
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        let error = Bound::bind(config).await.unwrap_err();
+        let source = std::error::Error::source(&error)
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        assert!(
+            format!("{error} {source}").contains("in use by another process"),
+            "{error}: {source}"
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn metrics_tell_of_the_mesh() {
+    test("metrics", async |directory| {
+        let mut config = Config::new(directory.path().join("data"));
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.metrics = Some("127.0.0.1:0".parse().unwrap());
+        let bound = Bound::bind(config).await.unwrap();
+        let address = bound.metrics_address().unwrap();
+        let stop = leno_runtime::Stop::new();
+        let asking = async {
+            let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (code, text) = client::request(socket, "GET", "/metrics", None).await;
+            stop.trigger();
+            (code, text)
+        };
+        let (served, (code, text)) = tokio::join!(bound.serve(stop.clone()), asking);
+        served.unwrap();
+        assert_eq!(code, 200);
+        let text = text.as_str().unwrap();
+        for line in [
+            "leno_registry_workloads{mesh=\"default\"} 0",
+            "leno_store_commit_seconds_count",
+            "leno_ca_intermediate_expiry_seconds{mesh=\"default\"}",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     });
 }

@@ -1,0 +1,182 @@
+//! The derived objects as JSON, in the shape of Kubernetes' where it has one.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use leno_compile::{EffectiveService, Output};
+use leno_config::Kind;
+use leno_ir::{Endpoint, Health};
+use leno_types::{DnsLabel, ServiceName};
+use serde_json::{Value, json};
+
+use super::CONTROLLER;
+use crate::{mesh::Mesh, times::rfc3339_of};
+
+/// Ports and endpoints of a slice.
+type Slice = (Vec<Value>, Vec<Value>);
+
+pub(super) fn workloads(mesh: &Mesh) -> Vec<Value> {
+    let mut list = Vec::with_capacity(mesh.registry.len());
+    for (name, agent) in mesh.registry.agents() {
+        for workload in agent.workloads.values() {
+            let health = match (agent.is_unknown(), workload.healthy) {
+                (true, _) => "unknown",
+                (false, true) => "healthy",
+                (false, false) => "unhealthy",
+            };
+            let ports: Vec<Value> = workload
+                .ports
+                .iter()
+                .map(|port| {
+                    json!({
+                        "servicePort": port.service_port,
+                        "port": port.workload_port,
+                        "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                        "published": port.published,
+                    })
+                })
+                .collect();
+            let mut labels = serde_json::Map::new();
+            if let Some(service) = &workload.service {
+                labels.insert("app".into(), json!(service.as_str()));
+                labels.insert("leno.dev/service".into(), json!(service.as_str()));
+            }
+            if let Some(version) = &workload.version {
+                labels.insert("version".into(), json!(version.as_str()));
+            }
+            labels.insert(
+                "leno.dev/service-account".into(),
+                json!(workload.account.as_str()),
+            );
+            list.push(json!({
+                "apiVersion": Kind::Workload.api_version(),
+                "kind": "Workload",
+                "metadata": {
+                    "name": workload.name,
+                    "namespace": workload.namespace.as_str(),
+                    "uid": workload.uid.to_string(),
+                    "creationTimestamp": rfc3339_of(agent.since),
+                    "labels": labels,
+                },
+                "spec": {
+                    "serviceAccount": workload.account.as_str(),
+                    "service": workload.service.as_ref().map(DnsLabel::as_str),
+                    "version": workload.version.as_ref().map(DnsLabel::as_str),
+                    "host": name.as_str(),
+                    "addresses": agent.addresses,
+                    "hbonePort": agent.hbone_port,
+                    "ports": ports,
+                },
+                "status": {
+                    "identity": workload.identity.as_str(),
+                    "health": health,
+                    "connected": agent.session.is_some(),
+                    "detail": workload.detail,
+                },
+            }));
+        }
+    }
+    list
+}
+
+pub(super) fn derived_service(service: &EffectiveService, addresses: &[IpAddr]) -> Value {
+    let ports: Vec<Value> = service
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "name": port.name,
+                "port": port.port,
+                "protocol": "TCP",
+                "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+            })
+        })
+        .collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service.name.name.as_str(),
+            "namespace": service.name.namespace.as_str(),
+            "labels": {"leno.dev/derived": "true"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": addresses.first().map_or_else(|| "None".into(), IpAddr::to_string),
+            "clusterIPs": addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "ports": ports,
+        },
+    })
+}
+
+/// The slices of a service: one for each family and set of ports, as Kubernetes has it.
+pub(super) fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Value> {
+    let Output::Endpoints(endpoints) = output else {
+        return Vec::new();
+    };
+    let mut groups: BTreeMap<(&'static str, String), Slice> = BTreeMap::new();
+    for endpoint in &endpoints.endpoints {
+        let ports: Vec<Value> = endpoint
+            .ports
+            .iter()
+            .map(|port| {
+                json!({
+                    "name": format!("p{}", port.service_port),
+                    "port": port.workload_port,
+                    "protocol": "TCP",
+                    "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                })
+            })
+            .collect();
+        for (family, v4) in [("IPv4", true), ("IPv6", false)] {
+            let addresses: Vec<String> = endpoint
+                .addresses
+                .iter()
+                .filter(|address| address.is_ipv4() == v4)
+                .map(IpAddr::to_string)
+                .collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let group = groups
+                .entry((family, json!(ports).to_string()))
+                .or_default();
+            group.0.clone_from(&ports);
+            group.1.push(endpoint_value(endpoint, &addresses));
+        }
+    }
+    groups
+        .into_iter()
+        .enumerate()
+        .map(|(index, ((family, _), (ports, endpoints)))| {
+            json!({
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("{}-{}-{index}", service.name, family.to_ascii_lowercase()),
+                    "namespace": service.namespace.as_str(),
+                    "labels": {
+                        "kubernetes.io/service-name": service.name.as_str(),
+                        "endpointslice.kubernetes.io/managed-by": CONTROLLER,
+                    },
+                },
+                "addressType": family,
+                "ports": ports,
+                "endpoints": endpoints,
+            })
+        })
+        .collect()
+}
+
+fn endpoint_value(endpoint: &Endpoint, addresses: &[String]) -> Value {
+    let ready = endpoint.health != Health::Unhealthy;
+    json!({
+        "addresses": addresses,
+        "conditions": {"ready": ready, "serving": ready, "terminating": false},
+        "targetRef": {
+            "kind": "Workload",
+            "name": endpoint.name,
+            "namespace": endpoint.namespace,
+            "uid": endpoint.uid.to_string(),
+        },
+    })
+}

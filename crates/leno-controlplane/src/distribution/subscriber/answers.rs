@@ -1,0 +1,345 @@
+//! What goes into the next answer of one type.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use leno_ir::ResourceName;
+use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+
+use super::{
+    ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, Held, Hold, MAX_NAMES, OWN_HELD,
+    State, TypeState, View,
+};
+use crate::distribution::{Resource, Type};
+
+/// What a NACK says of the resources of its answer: it writes `NAME: REASON` for each it refuses, and has applied the
+/// others. A message that names none of them refuses them all.
+pub(super) fn refusals(message: &str, sent: &[(Arc<str>, Arc<str>)]) -> BTreeMap<Arc<str>, String> {
+    let begins = |name: &str| {
+        let marker = format!("{name}: ");
+        let mut found = message.match_indices(&marker).map(|(at, _)| at);
+        found.find(|at| {
+            let before = message.get(..*at).unwrap_or_default();
+            before.is_empty() || before.ends_with("; ") || before.ends_with('\n')
+        })
+    };
+    let mut starts: Vec<(usize, &Arc<str>)> = sent
+        .iter()
+        .filter_map(|(name, _)| Some((begins(name)?, name)))
+        .collect();
+    starts.sort_unstable();
+    let shorten = |text: &str| text.chars().take(512).collect::<String>();
+    if starts.is_empty() {
+        return sent
+            .iter()
+            .map(|(name, _)| (Arc::clone(name), shorten(message)))
+            .collect();
+    }
+    let ends = starts
+        .iter()
+        .skip(1)
+        .map(|(at, _)| *at)
+        .chain([message.len()]);
+    let reason = |((at, name), end): (&(usize, &Arc<str>), usize)| {
+        let text = message
+            .get(at.saturating_add(name.len() + 2)..end)
+            .unwrap_or_default();
+        (
+            Arc::clone(name),
+            shorten(text.trim_end().trim_end_matches(';')),
+        )
+    };
+    starts.iter().zip(ends).map(reason).collect()
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    removed: BTreeSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.removed.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= ANSWER_BYTES || self.resources.len() + self.removed.len() >= ANSWER_RESOURCES
+    }
+
+    fn add(&mut self, resource: Arc<Resource>) {
+        self.bytes = self.bytes.saturating_add(resource.body.len());
+        self.resources.insert(Arc::clone(&resource.name), resource);
+    }
+}
+
+impl TypeState {
+    /// A stream's first word about a type: what the proxy has from before.
+    pub(super) fn resume(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
+        self.greet = kind.is_wildcard();
+        self.dirty_all = kind.is_wildcard();
+        self.orphans = !kind.is_wildcard() && !request.initial_resource_versions.is_empty();
+        for (name, version) in request.initial_resource_versions.iter().take(MAX_NAMES) {
+            let version: Arc<str> = version.as_str().into();
+            let held = Held {
+                running: Arc::clone(&version),
+                version,
+                state: State::Acked,
+                resumed: true,
+            };
+            self.held.insert(name.as_str().into(), held);
+        }
+    }
+
+    /// What a name that a proxy brings along meant to it, as far as that can be told.
+    pub(super) fn meant_before(
+        &self,
+        kind: Type,
+        name: &Arc<str>,
+        view: &impl View,
+    ) -> Option<Arc<str>> {
+        if self.held.contains_key(name) {
+            return Some(Arc::clone(name));
+        }
+        if let Some(resource) = view.resolve(kind, name) {
+            return self
+                .held
+                .contains_key(&resource.name)
+                .then(|| Arc::clone(&resource.name));
+        }
+        let Ok(ResourceName::Address(address)) = name.parse() else {
+            return None;
+        };
+        let host = ResourceName::Host(address).to_string();
+        self.held
+            .get_key_value(host.as_str())
+            .map(|(name, _)| Arc::clone(name))
+    }
+
+    pub(super) fn collect_all(
+        &mut self,
+        kind: Type,
+        view: &impl View,
+        hold: Hold,
+        opened: Duration,
+        batch: &mut Batch,
+    ) {
+        if !self.dirty_all {
+            return;
+        }
+        let all = view.all(kind);
+        let mut later = false;
+        for resource in &all {
+            let held = self.held.get(&resource.name);
+            let hold_back =
+                kind == Type::Mesh && held.is_some_and(|held| held.resumed) && hold.in_grace();
+            if held.is_some_and(|held| held.version == resource.version) {
+                continue;
+            }
+            if hold_back || batch.is_full() {
+                later = true;
+                continue;
+            }
+            batch.add(Arc::clone(resource));
+        }
+        let there: BTreeSet<&Arc<str>> = all.iter().map(|resource| &resource.name).collect();
+        for (name, held) in &self.held {
+            if there.contains(name) {
+                continue;
+            }
+            if held.resumed && (hold.in_grace() || hold.now < opened.saturating_add(OWN_HELD)) {
+                later = true;
+            } else {
+                batch.removed.insert(Arc::clone(name));
+            }
+        }
+        self.dirty_all = later;
+    }
+
+    pub(super) fn collect_asked(
+        &mut self,
+        kind: Type,
+        view: &impl View,
+        hold: Hold,
+        batch: &mut Batch,
+    ) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for name in dirty {
+            if batch.is_full() {
+                self.dirty.insert(name);
+                continue;
+            }
+            let Some(asked) = self.asked.get(&name).cloned() else {
+                continue;
+            };
+            let settled = match view.resolve(kind, &name) {
+                Some(resource) => self.answer(kind, &name, &asked, resource, hold, batch),
+                None => self.answer_absent(&name, &asked, hold, batch),
+            };
+            if !settled {
+                self.dirty.insert(name);
+            }
+        }
+        if self.orphans && self.dirty.is_empty() && !hold.in_grace() {
+            self.orphans = false;
+            let orphan = |(name, held): &(&Arc<str>, &Held)| {
+                held.resumed && !self.meanings.contains_key(*name)
+            };
+            let orphans = self
+                .held
+                .iter()
+                .filter(orphan)
+                .map(|(name, _)| Arc::clone(name));
+            batch.removed.extend(orphans);
+        }
+    }
+
+    /// Answers a name by a resource; `false`: not yet.
+    fn answer(
+        &mut self,
+        kind: Type,
+        name: &Arc<str>,
+        asked: &Asked,
+        resource: Arc<Resource>,
+        hold: Hold,
+        batch: &mut Batch,
+    ) -> bool {
+        let held = self.held.get(&resource.name);
+        let same = held.is_some_and(|held| held.version == resource.version);
+        // What lists endpoints is incomplete while agents are still coming back.
+        let lists = kind == Type::Endpoints || resource.name.starts_with("host/");
+        if !same && held.is_some_and(|held| held.resumed) && lists && hold.in_grace() {
+            return false;
+        }
+        // A proxy that came back has the resource and the name it asked by.
+        let has = same && asked.resumed && held.is_some_and(|held| held.resumed);
+        if !same || (asked.due.is_some() && !has) {
+            batch.add(Arc::clone(&resource));
+        }
+        if let Some(entry) = self.asked.get_mut(name) {
+            entry.due = None;
+            entry.canonical = Some(Arc::clone(&resource.name));
+        }
+        self.set_meaning(
+            name,
+            asked.canonical.clone(),
+            Some(Arc::clone(&resource.name)),
+        );
+        true
+    }
+
+    /// Answers a name by absence; `false`: not yet.
+    fn answer_absent(
+        &mut self,
+        name: &Arc<str>,
+        asked: &Asked,
+        hold: Hold,
+        batch: &mut Batch,
+    ) -> bool {
+        let young = asked
+            .due
+            .is_some_and(|since| hold.now < since.saturating_add(ABSENCE_HELD));
+        if hold.in_grace() && (asked.resumed || young) {
+            return false;
+        }
+        if asked.due.is_none() && asked.canonical.is_none() {
+            return true; // known to be absent
+        }
+        batch.removed.insert(Arc::clone(name));
+        if let Some(entry) = self.asked.get_mut(name) {
+            entry.due = None;
+            entry.canonical = None;
+        }
+        if let Some(canonical) = &asked.canonical {
+            self.set_meaning(name, Some(Arc::clone(canonical)), None);
+            if !self.held.contains_key(canonical) {
+                batch.removed.insert(Arc::clone(canonical));
+            }
+        }
+        true
+    }
+
+    /// A name means something else now. Nothing is held of a resource that no name means any more.
+    pub(super) fn set_meaning(
+        &mut self,
+        name: &Arc<str>,
+        old: Option<Arc<str>>,
+        new: Option<Arc<str>>,
+    ) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(names) = self.meanings.get_mut(&old)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.meanings.remove(&old);
+                self.held.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            self.meanings
+                .entry(new)
+                .or_default()
+                .insert(Arc::clone(name));
+        }
+    }
+
+    pub(super) fn aliases<'a>(
+        &'a self,
+        canonical: &'a Arc<str>,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
+        let names = self.meanings.get(canonical).into_iter().flatten();
+        names.filter(move |name| *name != canonical)
+    }
+
+    pub(super) fn send(
+        &mut self,
+        kind: Type,
+        nonce: String,
+        batch: Batch,
+        revision: u64,
+    ) -> DeltaDiscoveryResponse {
+        let mut sent = Vec::with_capacity(batch.resources.len());
+        let mut resources = Vec::with_capacity(batch.resources.len());
+        for (name, resource) in batch.resources {
+            sent.push((Arc::clone(&name), Arc::clone(&resource.version)));
+            resources.push(wire::Resource {
+                name: name.to_string(),
+                version: resource.version.to_string(),
+                aliases: self.aliases(&name).map(ToString::to_string).collect(),
+                resource: Some(prost_types::Any {
+                    type_url: kind.url().into(),
+                    value: resource.body.to_vec(),
+                }),
+            });
+            let running = self.held.get(&name).map(|held| Arc::clone(&held.running));
+            let held = Held {
+                version: Arc::clone(&resource.version),
+                state: State::Pending,
+                running: running.unwrap_or_default(),
+                resumed: false,
+            };
+            self.held.insert(name, held);
+        }
+        for name in &batch.removed {
+            self.held.remove(name);
+        }
+        self.inflight.push_back(Answer {
+            nonce: nonce.clone(),
+            sent,
+        });
+        DeltaDiscoveryResponse {
+            system_version_info: revision.to_string(),
+            resources,
+            type_url: kind.url().into(),
+            nonce,
+            removed_resources: batch.removed.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
