@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{core::Handle, mesh::Mesh};
 
-/// How long after the certificate was given each try begins: the agent must first have put it to use.
+/// How long each try waits for: the agent must first have got its certificate and put it to use.
 const TRIES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(250),
@@ -26,8 +26,8 @@ const TRIES: [Duration; 6] = [
 ];
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Challenges an agent at each address it claims and has not proven, as the workload that has just got its
-/// certificate.
+/// Challenges an agent at each address it claims and has not proven, as the workload that it has just
+/// registered or got a certificate for.
 pub(crate) fn begin(
     mesh: &mut Mesh,
     agent: &DnsLabel,

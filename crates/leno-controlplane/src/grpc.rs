@@ -348,8 +348,12 @@ fn read_session(
             let name = name.clone();
             let heard = handle.call(move |core| {
                 let now = core.clock.uptime();
-                if let Some(mesh) = core.meshes.get_mut(&name) {
-                    mesh.hear(session, message, now);
+                let (handle, scope) = (core.handle.clone(), core.scope.clone());
+                if let Some(mesh) = core.meshes.get_mut(&name)
+                    && let Some((agent, uid)) = mesh.hear(session, message, now)
+                {
+                    // Also of one that has kept its certificate: after a restart nothing else would prove it.
+                    challenge::begin(mesh, &agent, uid, &handle, &scope);
                 }
             });
             if heard.await.is_err() {

@@ -235,15 +235,24 @@ impl Mesh {
         Ok(())
     }
 
-    /// An agent says something on its session.
-    pub(crate) fn hear(&mut self, session: SessionId, message: wire::AgentMessage, now: Duration) {
+    /// An agent says something on its session. Returns the workload that it has thereby registered, as which it can now
+    /// be challenged.
+    pub(crate) fn hear(
+        &mut self,
+        session: SessionId,
+        message: wire::AgentMessage,
+        now: Duration,
+    ) -> Option<(DnsLabel, WorkloadUid)> {
         use agent_message::Message;
         self.registry.heard(session, now);
         let mut fx = Effects::default();
+        let mut registered = None;
         match message.message {
             // The first was taken in by opening; a second changes nothing. A PONG was heard.
             None | Some(Message::Hello(_) | Message::Pong(_)) => {}
-            Some(Message::Register(register)) => self.register(session, &register, &mut fx),
+            Some(Message::Register(register)) => {
+                registered = self.register(session, &register, &mut fx);
+            }
             Some(Message::Deregister(message)) => {
                 if let Ok(uid) = message.uid.parse() {
                     self.registry.deregister(session, uid, &mut fx);
@@ -262,16 +271,27 @@ impl Mesh {
             }
         }
         self.follow(fx);
+        let agent = self.sessions.get(&session)?.agent.clone();
+        registered.map(|uid| (agent, uid))
     }
 
-    fn register(&mut self, session: SessionId, register: &wire::Register, fx: &mut Effects) {
+    fn register(
+        &mut self,
+        session: SessionId,
+        register: &wire::Register,
+        fx: &mut Effects,
+    ) -> Option<WorkloadUid> {
+        let mut uid = None;
         let answer = match self.registry.register(session, register, random(), fx) {
-            Ok(workload) => control_message::Message::Registered(wire::Registered {
-                request: register.request,
-                uid: workload.uid.to_string(),
-                identity: workload.identity.to_string(),
-                name: workload.name.clone(),
-            }),
+            Ok(workload) => {
+                uid = Some(workload.uid);
+                control_message::Message::Registered(wire::Registered {
+                    request: register.request,
+                    uid: workload.uid.to_string(),
+                    identity: workload.identity.to_string(),
+                    name: workload.name.clone(),
+                })
+            }
             Err(refused) => control_message::Message::Refused(wire::Refused {
                 request: register.request,
                 code: refused.code().into(),
@@ -279,6 +299,7 @@ impl Mesh {
             }),
         };
         self.say(session, answer);
+        uid
     }
 
     fn report(&mut self, session: SessionId, report: wire::Report, now: Duration) {

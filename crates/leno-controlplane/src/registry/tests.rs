@@ -356,6 +356,7 @@ mod properties {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
         /// Whatever happens: every workload has one agent, every session is its agent's only one, and what came or
         /// went was told.
         #[test]
