@@ -126,6 +126,10 @@ pub enum ListenRole {
 }
 
 /// What a worker tells the agent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one comes once a second at most"
+)]
 pub enum Event {
     /// First use of a name; sent once until it is unsubscribed.
     Subscribe(ResourceName),
@@ -198,11 +202,22 @@ pub(crate) enum Command {
     Drain(Duration),
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the agent sends one update for each resource it holds, which is bounded there; dropping one, or waiting \
+              for a busy worker, would leave a worker that serves by what is no longer so"
+)]
+fn mailbox() -> (
+    mpsc::UnboundedSender<Command>,
+    mpsc::UnboundedReceiver<Command>,
+) {
+    mpsc::unbounded_channel()
+}
+
 /// Starts a worker: a thread called `name`. It drains when `stop` is triggered, within [`WorkerConfig::drain_grace`].
 #[must_use]
 pub fn start(name: &str, config: WorkerConfig, stop: Stop) -> Worker {
-    // The agent sends one update for each resource it holds, so the mailbox is as bounded as what it tells.
-    let (updates, mailbox) = mpsc::unbounded_channel();
+    let (updates, mailbox) = mailbox();
     let (outbox, events) = mpsc::channel(config.limits.events.max(1));
     let thread = leno_runtime::spawn_thread_local(name, move || async move {
         worker::run(config, stop, mailbox, outbox).await;
@@ -255,7 +270,9 @@ impl fmt::Debug for Update {
                 write!(f, "Certificate({uid}, {})", certificate.generation())
             }
             Self::Capture { uid, .. } => write!(f, "Capture({uid})"),
-            Self::AppSockets { uid, sockets, .. } => write!(f, "AppSockets({uid}, {})", sockets.len()),
+            Self::AppSockets { uid, sockets, .. } => {
+                write!(f, "AppSockets({uid}, {})", sockets.len())
+            }
             Self::Listen { role, .. } => write!(f, "Listen({role:?})"),
             Self::Unlisten(role) => write!(f, "Unlisten({role:?})"),
             Self::Destination { name, answer, .. } => {

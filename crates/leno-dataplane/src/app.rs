@@ -214,7 +214,10 @@ impl Local {
             let Some(ip) = candidates.get(index) else {
                 continue;
             };
-            match self.dial_one(shared, SocketAddr::new(*ip, address.port())).await {
+            match self
+                .dial_one(shared, SocketAddr::new(*ip, address.port()))
+                .await
+            {
                 Ok(stream) => {
                     port.good.set(index);
                     let dialled = Dialled::new(self, &stream);

@@ -15,7 +15,11 @@ use leno_telemetry::counters::{Counter, Limit};
 use leno_types::{Refusal, ServiceName, WorkloadUid};
 use tokio::{sync::Notify, time::timeout_at};
 
-use crate::{Event, counters::{count, limit}, state::Shared};
+use crate::{
+    Event,
+    counters::{count, limit},
+    state::Shared,
+};
 
 /// What a port without a declared protocol turned out to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +225,10 @@ impl Clusters {
                         .ok_or(Refusal::DiscoveryTimeout)?;
                     // One thread: nothing can change between the look and the wait.
                     let changed = cluster.changed.notified();
-                    if Box::pin(timeout_at(deadline.into(), changed)).await.is_err() {
+                    if Box::pin(timeout_at(deadline.into(), changed))
+                        .await
+                        .is_err()
+                    {
                         count(Counter::DiscoveryTimeouts);
                         return Err(Refusal::DiscoveryTimeout);
                     }

@@ -217,7 +217,10 @@ impl Destinations {
     fn unmap(&self, entry: &Rc<Entry>) {
         let mut map = self.by_name.borrow_mut();
         for name in entry.names.take() {
-            if map.get(&name).is_some_and(|mapped| Rc::ptr_eq(mapped, entry)) {
+            if map
+                .get(&name)
+                .is_some_and(|mapped| Rc::ptr_eq(mapped, entry))
+            {
                 map.remove(&name);
             }
         }
@@ -250,7 +253,10 @@ impl Destinations {
             Entry::new(now)
         });
         for other in known.iter().filter(|other| !Rc::ptr_eq(other, &entry)) {
-            entry.asked.borrow_mut().append(&mut other.asked.borrow_mut());
+            entry
+                .asked
+                .borrow_mut()
+                .append(&mut other.asked.borrow_mut());
             names.extend(other.asked.borrow().iter().cloned());
             if !other.gone.get() {
                 self.unmap(other);

@@ -81,7 +81,10 @@ impl Foreign {
             return Ok(Upstream::H1(h1));
         }
         let tunnel = tunnel(h2, to, &[]).await?;
-        Ok(Upstream::H1(client::H1::new(tunnel, Rc::clone(&shared.http))))
+        Ok(Upstream::H1(client::H1::new(
+            tunnel,
+            Rc::clone(&shared.http),
+        )))
     }
 
     /// Keeps an HTTP/1 connection for the next exchange.
@@ -101,7 +104,9 @@ impl Foreign {
         let open = {
             let mut open = self.shared.borrow_mut();
             open.retain(|(_, inner)| !inner.is_closing());
-            let usable = open.iter().find(|(of, inner)| *of == to && inner.has_capacity());
+            let usable = open
+                .iter()
+                .find(|(of, inner)| *of == to && inner.has_capacity());
             usable.map(|(_, inner)| inner.clone())
         };
         if let Some(inner) = open {

@@ -29,7 +29,5 @@ mod state;
 mod target;
 mod worker;
 
-pub use api::{
-    AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, Worker, start,
-};
+pub use api::{AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, Worker, start};
 pub use config::{Limits, OriginalDestination, WorkerConfig};

@@ -19,8 +19,8 @@ use std::{
 
 use leno_http::{ClientError, Corked, client};
 use leno_ir::Endpoint;
-use leno_tls::{Alpn, Connector, HandshakeError, verify_failure_reason};
 use leno_telemetry::counters::{Counter, Limit};
+use leno_tls::{Alpn, Connector, HandshakeError, verify_failure_reason};
 use leno_types::{Refusal, WorkloadUid};
 use tokio::{
     net::TcpStream,
@@ -331,7 +331,11 @@ impl Peer {
         Ok(attempt)
     }
 
-    async fn open(self: &Rc<Self>, shared: &Rc<Shared>, held: &Held) -> Result<Rc<Connection>, PoolError> {
+    async fn open(
+        self: &Rc<Self>,
+        shared: &Rc<Shared>,
+        held: &Held,
+    ) -> Result<Rc<Connection>, PoolError> {
         let endpoint = &self.endpoint;
         let (address, stream) = self.dial(shared).await?;
         let handshake = |why: &dyn std::fmt::Display| PoolError::Handshake {
@@ -375,7 +379,12 @@ impl Peer {
             retire: Notify::new(),
             retired: Cell::new(false),
         });
-        let driven = drive(driver, Rc::clone(&connection), Rc::downgrade(self), shared.config.stream_grace);
+        let driven = drive(
+            driver,
+            Rc::clone(&connection),
+            Rc::downgrade(self),
+            shared.config.stream_grace,
+        );
         if shared.background.spawn("mesh-connection", driven).is_err() {
             return Err(PoolError::Overflow);
         }
@@ -387,7 +396,13 @@ impl Peer {
         let families = |address: &&IpAddr| shared.config.ipv6 || address.is_ipv4();
         for ip in self.endpoint.addresses.iter().filter(families) {
             let address = SocketAddr::new(*ip, self.endpoint.hbone_port);
-            match dial(address, shared.config.mark, shared.config.limits.connect_timeout).await {
+            match dial(
+                address,
+                shared.config.mark,
+                shared.config.limits.connect_timeout,
+            )
+            .await
+            {
                 Ok(stream) => {
                     watch_over(&stream);
                     return Ok((address, stream));
@@ -397,7 +412,10 @@ impl Peer {
         }
         let (address, why) = last.unwrap_or_else(|| {
             let none = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), self.endpoint.hbone_port);
-            (none, "it has no address of a family that is in use here".to_owned())
+            (
+                none,
+                "it has no address of a family that is in use here".to_owned(),
+            )
         });
         Err(PoolError::Connect {
             address,
@@ -498,7 +516,11 @@ async fn drive(
 }
 
 /// Connects from this host's own namespace.
-pub(crate) async fn dial(address: SocketAddr, mark: bool, limit: Duration) -> io::Result<TcpStream> {
+pub(crate) async fn dial(
+    address: SocketAddr,
+    mark: bool,
+    limit: Duration,
+) -> io::Result<TcpStream> {
     let socket = leno_net::socket::stream_socket(address.is_ipv6(), mark)?;
     match timeout(limit, leno_net::socket::connect(socket, address)).await {
         Ok(connected) => connected,

@@ -84,7 +84,10 @@ pub(crate) fn edge_key(
 
 /// The edges of one place where requests go: a handful, so a list.
 #[derive(Default)]
-pub(crate) struct EdgeCache(RefCell<Vec<(u64, Option<ServiceName>, Protocol, EdgeId)>>);
+pub(crate) struct EdgeCache(RefCell<Vec<CachedEdge>>);
+
+/// By generation of the labels, service and protocol.
+type CachedEdge = (u64, Option<ServiceName>, Protocol, EdgeId);
 
 impl EdgeCache {
     /// The edge of this service and protocol; made once for each generation of the labels.
@@ -267,10 +270,8 @@ impl Record {
         }
         let refusals: Vec<RefusalRecord> = self.refusals.borrow_mut().drain(..).collect();
         let counters = counters::take();
-        let nothing = delta.is_empty()
-            && log.is_empty()
-            && refusals.is_empty()
-            && is_unchanged(&counters);
+        let nothing =
+            delta.is_empty() && log.is_empty() && refusals.is_empty() && is_unchanged(&counters);
         (!nothing).then_some(Event::Telemetry {
             delta,
             counters,
@@ -287,10 +288,8 @@ impl Record {
             .and_then(|value| leno_telemetry::trace::Context::parse_traceparent(value));
         let outcome = &it.outcome;
         self.log.borrow_mut().push(&access_log::Entry {
-            start_time: head.map_or_else(
-                || SystemTime::now() - outcome.duration,
-                |head| head.started,
-            ),
+            start_time: head
+                .map_or_else(|| SystemTime::now() - outcome.duration, |head| head.started),
             reporter: it.reporter,
             protocol: it.protocol,
             method: head.map(|head| head.method.as_str().as_bytes()),
@@ -342,7 +341,11 @@ pub(crate) fn protocol_of(head: &RequestHead) -> Protocol {
 }
 
 /// The outcome of a relayed exchange, as metrics want it.
-pub(crate) fn outcome_of(relayed: &Relayed, begun: Instant, told: Option<Refusal>) -> RequestOutcome {
+pub(crate) fn outcome_of(
+    relayed: &Relayed,
+    begun: Instant,
+    told: Option<Refusal>,
+) -> RequestOutcome {
     /// nginx's "client closed request": no failure of anybody's.
     const CLIENT_CLOSED: u16 = 499;
     let status = relayed.status.unwrap_or(match relayed.ended {

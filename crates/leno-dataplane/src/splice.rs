@@ -119,7 +119,11 @@ impl Half {
         writer: &mut W,
         moved: &mut bool,
     ) -> Poll<io::Result<()>> {
-        while let Some(left) = self.rest.get(self.written..).filter(|left| !left.is_empty()) {
+        while let Some(left) = self
+            .rest
+            .get(self.written..)
+            .filter(|left| !left.is_empty())
+        {
             let count = ready!(Pin::new(&mut *writer).poll_write(cx, left))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -276,7 +280,13 @@ mod tests {
         let (_far, mut other) = duplex(64);
         near.write_all(&vec![1; 512 * 1024]).await.unwrap();
         let carried = Carried::default();
-        let spliced = splice(&mut caller, &mut other, &carried, LONG, tokio::task::yield_now());
+        let spliced = splice(
+            &mut caller,
+            &mut other,
+            &carried,
+            LONG,
+            tokio::task::yield_now(),
+        );
         assert_eq!(spliced.await, End::Cancelled);
         assert!(carried.sent.get() <= SCRATCH as u64);
         drop(near);

@@ -15,15 +15,15 @@ use std::{
 use leno_http::Corker;
 use leno_ir::{Mesh, OwnWorkload, WorkloadPort};
 use leno_runtime::{Scope, Stop};
-use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
 use leno_telemetry::counters::Counter;
+use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
 use leno_types::{Identity, WorkloadUid};
 
 use crate::{
     WorkerConfig,
     app::AppSide,
     clusters::Clusters,
-    counters::{count},
+    counters::count,
     destinations::Destinations,
     ending::Ending,
     inbound::{Admission, Handshakes},
@@ -143,10 +143,7 @@ impl Described {
 
     /// The port that is published as this one.
     pub(crate) fn published(&self, port: u16) -> Option<&WorkloadPort> {
-        self.own
-            .ports
-            .iter()
-            .find(|of| of.published == Some(port))
+        self.own.ports.iter().find(|of| of.published == Some(port))
     }
 }
 

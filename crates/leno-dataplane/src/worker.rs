@@ -251,19 +251,35 @@ impl Worker {
         self.listeners.entry(role).or_default().push(stop.clone());
         let shared = Rc::clone(&self.shared);
         match role {
-            ListenRole::Hbone => self.accept("accept-hbone", "mesh-inbound", stop, listener, move |stream, from| {
-                inbound::serve(Rc::clone(&shared), stream, from)
-            }),
+            ListenRole::Hbone => self.accept(
+                "accept-hbone",
+                "mesh-inbound",
+                stop,
+                listener,
+                move |stream, from| inbound::serve(Rc::clone(&shared), stream, from),
+            ),
             ListenRole::Published { uid, port } => {
                 let local = self.shared.local(uid);
-                self.accept("accept-published", "published", stop, listener, move |stream, from| {
-                    let arrival = Arrival::Published(Rc::clone(&local), port);
-                    inbound::serve_plain(Rc::clone(&shared), arrival, stream, from)
-                });
+                self.accept(
+                    "accept-published",
+                    "published",
+                    stop,
+                    listener,
+                    move |stream, from| {
+                        let arrival = Arrival::Published(Rc::clone(&local), port);
+                        inbound::serve_plain(Rc::clone(&shared), arrival, stream, from)
+                    },
+                );
             }
-            ListenRole::Inbound => self.accept("accept-inbound", "inbound", stop, listener, move |stream, from| {
-                inbound::serve_plain(Rc::clone(&shared), Arrival::Captured, stream, from)
-            }),
+            ListenRole::Inbound => self.accept(
+                "accept-inbound",
+                "inbound",
+                stop,
+                listener,
+                move |stream, from| {
+                    inbound::serve_plain(Rc::clone(&shared), Arrival::Captured, stream, from)
+                },
+            ),
             ListenRole::Outbound { uid } => {
                 let local = self.shared.local(uid);
                 self.accept_outbound(&local, stop, listener);
@@ -273,9 +289,15 @@ impl Worker {
 
     fn accept_outbound(&self, local: &Rc<Local>, stop: Stop, listener: std::net::TcpListener) {
         let (shared, local) = (Rc::clone(&self.shared), Rc::clone(local));
-        self.accept("accept-outbound", "outbound", stop, listener, move |stream, from| {
-            outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from)
-        });
+        self.accept(
+            "accept-outbound",
+            "outbound",
+            stop,
+            listener,
+            move |stream, from| {
+                outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from)
+            },
+        );
     }
 
     /// Accepts until the stop; each connection is a task of its own.
@@ -347,7 +369,11 @@ impl Gauges {
         let destinations = count(shared.destinations.len());
         let workloads = count(shared.locals.borrow().len());
         for (which, last, now) in [
-            (Gauge::KnownDestinations, &mut self.destinations, destinations),
+            (
+                Gauge::KnownDestinations,
+                &mut self.destinations,
+                destinations,
+            ),
             (Gauge::Workloads, &mut self.workloads, workloads),
         ] {
             if now != *last {

@@ -160,7 +160,14 @@ pub(super) fn refused(conn: &Conn, verified: Option<&Verified>, denial: &Denial)
     let edge = requests::edge(conn, verified, Protocol::Tcp);
     conn.shared.record.opened(edge);
     let carried = Carried::default();
-    closed(conn, verified, &carried, Some(denial.reason), Instant::now(), Some(id));
+    closed(
+        conn,
+        verified,
+        &carried,
+        Some(denial.reason),
+        Instant::now(),
+        Some(id),
+    );
     metadata::refused_field(denial.reason, &conn.local.name(), id)
 }
 

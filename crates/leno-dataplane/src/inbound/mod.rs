@@ -89,7 +89,7 @@ fn judge(rules: &[AccessRule], caller: Option<&Identity>, port: u16) -> Result<(
             Err(Denial {
                 reason: Refusal::Denied,
                 detail: format!("{because}: {who} to port {port}"),
-                rule: by.map_or_else(String::new, |rule| rule_name(rule)),
+                rule: by.map_or_else(String::new, rule_name),
             })
         }
     }
@@ -119,7 +119,10 @@ impl Handshakes {
             }
             open.push_back(Rc::clone(&out));
         }
-        let _place = Place { of: self, out: &out };
+        let _place = Place {
+            of: self,
+            out: &out,
+        };
         let _open = Open::new(Gauge::OpenHandshakes);
         tokio::select! {
             biased;
@@ -152,8 +155,11 @@ pub(crate) struct Conn {
     pub(crate) at: SocketAddr,
     /// Whether private fields are believed.
     leno: bool,
-    known: RefCell<Vec<(Bytes, Option<Bytes>, Rc<Verified>)>>,
+    known: RefCell<Vec<Known>>,
 }
+
+/// `x-leno-to` and `x-leno-from` as they came, and what they mean here.
+type Known = (Bytes, Option<Bytes>, Rc<Verified>);
 
 /// A destination on this connection that was verified and admitted.
 pub(crate) struct Verified {
@@ -209,7 +215,9 @@ impl Conn {
             return Err(forged(format!("{ip} is no address of {}", info.own.name)));
         }
         if ports::is_reserved(port) || port == self.shared.config.hbone_port {
-            return Err(forged(format!("{port} is a port of the mesh's own proxies")));
+            return Err(forged(format!(
+                "{port} is a port of the mesh's own proxies"
+            )));
         }
         let of = info
             .port(port)

@@ -107,7 +107,14 @@ async fn pass(shared: &Rc<Shared>, mut stream: TcpStream, to: SocketAddr) -> io:
     let mut other = pool::dial(to, shared.config.mark, limits.connect_timeout).await?;
     let carried = Carried::default();
     let ending = std::future::pending();
-    let end = splice(&mut stream, &mut other, &carried, limits.stream_idle, ending).await;
+    let end = splice(
+        &mut stream,
+        &mut other,
+        &carried,
+        limits.stream_idle,
+        ending,
+    )
+    .await;
     if end != End::Closed {
         reset(&stream);
     }

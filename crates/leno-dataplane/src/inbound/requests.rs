@@ -3,7 +3,8 @@
 use std::{cell::Cell, net::SocketAddr, rc::Rc, time::Instant};
 
 use leno_http::{
-    CASE_FIELD, Incoming, Relayed, RelayOptions, ResponseHead, Unsent, UnsentReason, Upstream, relay,
+    CASE_FIELD, Incoming, RelayOptions, Relayed, ResponseHead, Unsent, UnsentReason, Upstream,
+    relay,
 };
 use leno_telemetry::{EdgeId, Protocol, Reporter, RequestOutcome, counters::Gauge};
 use leno_types::{AppProtocol, Refusal};
@@ -222,7 +223,10 @@ fn unsent_to_app(unsent: Unsent<'_>) -> Sent<'_> {
             Sent::Failed(unsent.incoming, denial)
         }
         UnsentReason::GoAway | UnsentReason::ConnectionDead | UnsentReason::StaleConnection => {
-            Sent::Again(unsent.incoming, "the program closed every connection at once")
+            Sent::Again(
+                unsent.incoming,
+                "the program closed every connection at once",
+            )
         }
     }
 }
@@ -242,9 +246,10 @@ fn mark_hop(conn: &Conn, address: Option<SocketAddr>, incoming: &mut Incoming<'_
 /// Why a program could not be reached.
 pub(super) fn denial(error: &AppError) -> Denial {
     match error {
-        AppError::Connect { source, .. } => {
-            Denial::new(Refusal::UpstreamConnectFailure, format!("{error}: {source}"))
-        }
+        AppError::Connect { source, .. } => Denial::new(
+            Refusal::UpstreamConnectFailure,
+            format!("{error}: {source}"),
+        ),
         AppError::Overflow { .. } => Denial::new(Refusal::Overflow, error.to_string()),
     }
 }
@@ -286,13 +291,7 @@ pub(super) fn edge(conn: &Conn, verified: Option<&Verified>, protocol: Protocol)
     }
 }
 
-fn finished(
-    conn: &Conn,
-    verified: &Verified,
-    request: Request,
-    relayed: &Relayed,
-    counted: bool,
-) {
+fn finished(conn: &Conn, verified: &Verified, request: Request, relayed: &Relayed, counted: bool) {
     let outcome = record::outcome_of(relayed, request.begun, None);
     let ended = outcome
         .refusal

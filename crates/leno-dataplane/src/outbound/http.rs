@@ -18,8 +18,17 @@ pub(super) async fn http1(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) 
 /// Serves an HTTP/2 connection in clear.
 pub(super) async fn http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let flow_ = Rc::clone(flow);
-    let exchange =
-        Rc::new(async move |incoming: Incoming<'static>| requests::exchange(&flow_, incoming).await);
+    let exchange = Rc::new(async move |incoming: Incoming<'static>| {
+        requests::exchange(&flow_, incoming).await
+    });
     let stop = &flow.local.stop;
-    http_server::http2(&flow.shared, stop, stream, prefix, "outbound-stream", exchange).await
+    http_server::http2(
+        &flow.shared,
+        stop,
+        stream,
+        prefix,
+        "outbound-stream",
+        exchange,
+    )
+    .await
 }

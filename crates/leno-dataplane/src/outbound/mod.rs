@@ -4,10 +4,12 @@
 //! Invariant: what the mesh claims leaves by mutual TLS or not at all.
 
 mod http;
+mod plan;
 mod requests;
 mod tcp;
 
-pub(crate) use requests::{begin_trace, rule_name};
+pub(crate) use plan::rule_name;
+pub(crate) use requests::begin_trace;
 pub(crate) use tcp::{Told, hand_on, reset};
 
 use std::{

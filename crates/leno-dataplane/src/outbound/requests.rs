@@ -7,11 +7,9 @@ use std::{
 
 use leno_balance::Outcome;
 use leno_http::{
-    CASE_FIELD, Ended, Incoming, Relayed, RelayOptions, RequestHead, ResponseHead, Side, Unsent, UnsentReason,
+    CASE_FIELD, Incoming, RelayOptions, Relayed, RequestHead, ResponseHead, Unsent, UnsentReason,
     Upstream, Version, relay,
 };
-use leno_ir::{Provenance, Route};
-use leno_policy::{Headers, RequestView};
 use leno_telemetry::{
     EdgeId, Protocol, Reporter, RequestOutcome,
     counters::{Counter, Gauge, Limit},
@@ -21,7 +19,10 @@ use leno_tls::Alpn;
 use leno_types::{AppProtocol, Refusal, WorkloadUid};
 use tokio::time::timeout;
 
-use super::{Denial, Flow};
+use super::{
+    Denial, Flow,
+    plan::{Plan, plan, verdict},
+};
 use crate::{
     counters::{Open, count, limit},
     metadata::{self, To},
@@ -33,14 +34,6 @@ use crate::{
 /// A request is sent again so often because its connection was going away: that costs no endpoint anything.
 const RESENDS: usize = 8;
 
-/// Where one request goes and how long it may take.
-struct Plan {
-    target: Target,
-    request_timeout: Option<Duration>,
-    try_timeout: Option<Duration>,
-    route: Option<String>,
-}
-
 /// What is told of a request at its end.
 struct Request {
     /// Under which a refusal is found again.
@@ -51,18 +44,6 @@ struct Request {
     grpc: bool,
     switches: bool,
     log: Option<LogHead>,
-}
-
-/// The fields of a request, as routes look at them.
-struct View<'a>(&'a RequestHead);
-
-impl Headers for View<'_> {
-    fn get(&self, lower_name: &str) -> Option<&[u8]> {
-        if lower_name == "host" {
-            return self.0.authority.as_deref();
-        }
-        self.0.fields.get(lower_name).map(|value| &**value)
-    }
 }
 
 /// Carries one request to its end.
@@ -119,93 +100,14 @@ fn prepare(flow: &Flow, head: &mut RequestHead) -> Option<Denial> {
 /// Makes a `traceparent` where no trace came (row O5); W3C and B3 pass on as they are.
 pub(crate) fn begin_trace(head: &mut RequestHead) {
     let fields = &head.fields;
-    let traced = fields.contains("traceparent")
-        || fields.contains("b3")
-        || fields.contains("x-b3-traceid");
+    let traced =
+        fields.contains("traceparent") || fields.contains("b3") || fields.contains("x-b3-traceid");
     if !traced {
         let mut random = [0; 24];
         fastrand::fill(&mut random);
         let context = trace::Context::new(random, false);
         head.fields.push("traceparent", context.traceparent());
     }
-}
-
-/// The route of a request, and its backend's endpoints.
-async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial> {
-    if let super::Meaning::Direct(_) = &*flow.meaning.borrow() {
-    } else {
-        let view = flow.service().await?;
-        let routes = &view.service.routes;
-        let port = flow.to.port();
-        let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);
-        if routes.iter().any(routed) {
-            return by_route(flow, head, routes).await;
-        }
-    }
-    Ok(Plan {
-        target: flow.target().await?,
-        request_timeout: None,
-        try_timeout: None,
-        route: None,
-    })
-}
-
-async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<Plan, Denial> {
-    let path = String::from_utf8_lossy(&head.path);
-    let view = RequestView {
-        method: head.method.as_str(),
-        path: &path,
-        headers: &View(head),
-    };
-    let route = leno_policy::route(routes, flow.to.port(), &view)
-        .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
-    let denied = |detail: String, field: &str| Denial {
-        reason: Refusal::NoRoute,
-        detail,
-        rule: rule_name(&route.provenance, field),
-    };
-    let backend = leno_policy::backend(route, fastrand::u32(..))
-        .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;
-    if let Some(invalid) = &backend.invalid {
-        return Err(denied(invalid.clone(), &backend.field_path));
-    }
-    let cluster = flow
-        .cluster(&backend.service)
-        .await
-        .map_err(|denial| Denial {
-            rule: rule_name(&route.provenance, &backend.field_path),
-            ..denial
-        })?;
-    Ok(Plan {
-        target: Target::Service {
-            cluster,
-            port: backend.port,
-        },
-        request_timeout: route.request_timeout,
-        try_timeout: route.backend_request_timeout,
-        route: flow
-            .shared
-            .config
-            .access_log
-            .then(|| rule_name(&route.provenance, "")),
-    })
-}
-
-/// `Kind namespace/name field`, with the place it was written at where that is known.
-pub(crate) fn rule_name(provenance: &Provenance, field: &str) -> String {
-    let field = if field.is_empty() {
-        &provenance.field_path
-    } else {
-        field
-    };
-    let mut name = format!(
-        "{} {}/{} {field}",
-        provenance.kind, provenance.namespace, provenance.name
-    );
-    if !provenance.source.is_empty() {
-        name.push_str(&format!(" ({})", provenance.source));
-    }
-    name
 }
 
 /// The tries of one request.
@@ -287,11 +189,17 @@ impl Tries {
                 }
                 return Ok(());
             }
-            Failed::Pool(uid, error) => (uid, unreachable(error.refusal(), error.to_string()), false),
+            Failed::Pool(uid, error) => {
+                (uid, unreachable(error.refusal(), error.to_string()), false)
+            }
             Failed::Tunnel(uid, why, reason) => (uid, unreachable(reason, why), false),
             Failed::RefusedStream(uid) => {
                 let why = "the endpoint's proxy did not take it: its program accepts no connection";
-                (uid, unreachable(Refusal::UpstreamConnectFailure, why.into()), true)
+                (
+                    uid,
+                    unreachable(Refusal::UpstreamConnectFailure, why.into()),
+                    true,
+                )
             }
         };
         self.avoid.push(uid);
@@ -362,8 +270,17 @@ async fn send<'c>(
         }
     };
     if connection.alpn == Alpn::Leno1 {
-        let can_retry = plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
-        describe(flow, plan, &chosen, &peer, request, can_retry, &mut incoming.head);
+        let can_retry =
+            plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
+        describe(
+            flow,
+            plan,
+            &chosen,
+            &peer,
+            request,
+            can_retry,
+            &mut incoming.head,
+        );
     }
     let edge = edge(flow, plan, &chosen, &peer, request.protocol);
     let (told, counted) = (Cell::new(None), Cell::new(false));
@@ -377,7 +294,10 @@ async fn send<'c>(
         }
     };
     let options = RelayOptions {
-        request_timeout: shorter(remaining(plan.request_timeout, request.begun), plan.try_timeout),
+        request_timeout: shorter(
+            remaining(plan.request_timeout, request.begun),
+            plan.try_timeout,
+        ),
         idle_timeout: Some(flow.shared.config.limits.exchange_idle),
         on_response: &mut on_response,
         cancel: &flow.local.ending.cancel,
@@ -457,15 +377,17 @@ fn describe(
     head: &mut RequestHead,
 ) {
     let service = plan.target.service();
-    let to = peer.to.field(chosen.address, service, request.http2, can_retry, || {
-        To {
-            address: chosen.address,
-            service: service.map(|(service, port)| (service.clone(), port)),
-            http2: request.http2,
-            can_retry,
-        }
-        .write()
-    });
+    let to = peer
+        .to
+        .field(chosen.address, service, request.http2, can_retry, || {
+            To {
+                address: chosen.address,
+                service: service.map(|(service, port)| (service.clone(), port)),
+                http2: request.http2,
+                can_retry,
+            }
+            .write()
+        });
     head.fields.push(metadata::TO, to);
     if let Some(info) = flow.local.info() {
         head.fields.push(metadata::FROM, info.from.clone());
@@ -474,7 +396,13 @@ fn describe(
 
 /// The edge of requests to this endpoint.
 fn edge(flow: &Flow, plan: &Plan, chosen: &Chosen, peer: &Peer, protocol: Protocol) -> EdgeId {
-    super::tcp::mesh_edge(flow, plan.target.service(), &chosen.endpoint, peer, protocol)
+    super::tcp::mesh_edge(
+        flow,
+        plan.target.service(),
+        &chosen.endpoint,
+        peer,
+        protocol,
+    )
 }
 
 /// Looks at a response: what the peer refused, and no further private field.
@@ -515,7 +443,10 @@ impl End {
             flow.note(request.id, &denial, Some(&plan.target));
         }
         let identity = flow.local.identity();
-        let service = plan.target.service().map(|(service, _)| service.to_string());
+        let service = plan
+            .target
+            .service()
+            .map(|(service, _)| service.to_string());
         flow.shared.record.finished(&Finished {
             reporter: Reporter::Source,
             edge: self.edge,
@@ -538,38 +469,6 @@ impl End {
     }
 }
 
-/// What the balancer learns from an exchange.
-fn verdict(relayed: &Relayed, told: Option<Refusal>) -> Outcome {
-    /// gRPC UNAVAILABLE.
-    const UNAVAILABLE: u8 = 14;
-    match (relayed.ended, told) {
-        (_, Some(Refusal::UpstreamConnectFailure)) => Outcome::ConnectFailure,
-        // The mesh said no on purpose: that says nothing about the endpoint's health.
-        (_, Some(Refusal::Denied | Refusal::StreamEnded | Refusal::ForgedDestination)) => {
-            Outcome::Success
-        }
-        (Ended::Complete | Ended::Switched, _) => {
-            let failed = relayed.status.is_some_and(|status| status >= 500)
-                || relayed.grpc_status == Some(UNAVAILABLE);
-            if failed {
-                Outcome::Failure
-            } else {
-                Outcome::Success
-            }
-        }
-        (Ended::ClientGone | Ended::Cancelled | Ended::Protocol(Side::Client), _) => {
-            Outcome::Cancelled
-        }
-        (
-            Ended::UpstreamResetBeforeHead
-            | Ended::UpstreamResetAfterHead
-            | Ended::Timeout
-            | Ended::Protocol(Side::Upstream),
-            _,
-        ) => Outcome::Failure,
-    }
-}
-
 /// Refuses one request: in the log, in the metrics, and to the caller.
 async fn refuse(
     flow: &Flow,
@@ -583,7 +482,9 @@ async fn refuse(
     flow.note(id, &denial, target);
     let info = flow.local.info();
     let source = Party {
-        labels: info.as_ref().map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
+        labels: info
+            .as_ref()
+            .map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
         identity: flow.local.identity(),
     };
     let service = match target.and_then(Target::service) {

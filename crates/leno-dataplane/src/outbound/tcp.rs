@@ -59,7 +59,9 @@ pub(super) async fn bytes(
         None => flow.target().await,
     };
     let opened = match target {
-        Ok(target) => open(flow, &target).await.map_err(|denial| (denial, Some(target))),
+        Ok(target) => open(flow, &target)
+            .await
+            .map_err(|denial| (denial, Some(target))),
         Err(denial) => Err((denial, None)),
     };
     match opened {
@@ -228,8 +230,14 @@ pub(super) async fn carry(
             let idle = flow.shared.config.limits.stream_idle;
             let told = Told::new(record, opened.edge, &carried);
             let ending = flow.local.ending.thrown();
-            told.while_running(splice(&mut stream, &mut opened.tunnel, &carried, idle, ending))
-                .await
+            told.while_running(splice(
+                &mut stream,
+                &mut opened.tunnel,
+                &carried,
+                idle,
+                ending,
+            ))
+            .await
         }
         Err(_) => End::Failed,
     };
@@ -245,7 +253,13 @@ pub(super) async fn carry(
     }
     let identity = flow.local.identity();
     let told = carried.take_untold();
-    finished(flow, &opened, identity.as_ref(), outcome(&carried, refusal, begun), told);
+    finished(
+        flow,
+        &opened,
+        identity.as_ref(),
+        outcome(&carried, refusal, begun),
+        told,
+    );
     opened.peer.released();
     opened.chosen.finish(Outcome::Success, None);
     Ok(())
@@ -368,7 +382,14 @@ pub(super) fn mesh_edge(
         };
         let destination = party_of(endpoint);
         let service = service.map(|service| service.host().into());
-        record::edge_key(Reporter::Source, &source, &destination, service, protocol, true)
+        record::edge_key(
+            Reporter::Source,
+            &source,
+            &destination,
+            service,
+            protocol,
+            true,
+        )
     })
 }
 
@@ -492,7 +513,13 @@ pub(super) async fn passthrough(flow: &Rc<Flow>, mut stream: TcpStream) -> io::R
     let told = Told::new(record, edge, &carried);
     let ending = flow.local.ending.thrown();
     let end = told
-        .while_running(splice(&mut stream, &mut other, &carried, limits.stream_idle, ending))
+        .while_running(splice(
+            &mut stream,
+            &mut other,
+            &carried,
+            limits.stream_idle,
+            ending,
+        ))
         .await;
     if end != End::Closed {
         reset(&stream);

@@ -70,10 +70,7 @@ pub async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> Option<Messa
 }
 
 /// An HTTP/1 program: answers each request with what `answer` makes of it, raw bytes.
-pub fn http1(
-    ip: IpAddr,
-    answer: impl Fn(&Message) -> String + 'static,
-) -> (u16, Log) {
+pub fn http1(ip: IpAddr, answer: impl Fn(&Message) -> String + 'static) -> (u16, Log) {
     let listener = TcpListener::from_std(listen(ip)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let log = Log::default();
@@ -101,7 +98,10 @@ pub fn http1(
 
 /// A whole answer with a body.
 pub fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Writes back what it reads.
@@ -211,12 +211,17 @@ pub async fn call(send: &mut h2::client::SendRequest<Bytes>, body: &[u8]) -> Cal
         .body(())
         .unwrap();
     let (response, mut stream) = send.send_request(request, false).unwrap();
-    stream.send_data(Bytes::copy_from_slice(body), true).unwrap();
+    stream
+        .send_data(Bytes::copy_from_slice(body), true)
+        .unwrap();
     let (head, mut incoming) = response.await.unwrap().into_parts();
     let mut got = Vec::new();
     while let Some(data) = incoming.data().await {
         let data = data.unwrap();
-        incoming.flow_control().release_capacity(data.len()).unwrap();
+        incoming
+            .flow_control()
+            .release_capacity(data.len())
+            .unwrap();
         got.extend_from_slice(&data);
     }
     let trailers = incoming.trailers().await.unwrap().unwrap_or_default();

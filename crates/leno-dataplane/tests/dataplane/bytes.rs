@@ -43,8 +43,12 @@ fn a_server_that_speaks_first_is_heard_on_a_declared_and_on_an_undeclared_port()
         one.seen
             .until("closed connections", |seen| {
                 let totals = seen.totals.borrow();
-                let tcp = totals.edges().filter(|(edge, _)| edge.protocol == Protocol::Tcp);
-                let closed = tcp.flat_map(|(edge, _)| totals.tcp(edge)).map(|(_, tcp)| tcp.closed);
+                let tcp = totals
+                    .edges()
+                    .filter(|(edge, _)| edge.protocol == Protocol::Tcp);
+                let closed = tcp
+                    .flat_map(|(edge, _)| totals.tcp(edge))
+                    .map(|(_, tcp)| tcp.closed);
                 closed.sum::<u64>() == 4
             })
             .await;
@@ -86,7 +90,9 @@ fn a_megabyte_each_way_arrives_whole() {
         let (one, two) = (Host::start(&world), Host::start(&world));
         let web = one.workload("web", &[]).await;
         let port = server_first(two.ip, "");
-        let raw = two.workload("raw", &[(7, port, Some(AppProtocol::Tcp))]).await;
+        let raw = two
+            .workload("raw", &[(7, port, Some(AppProtocol::Tcp))])
+            .await;
         let vip = world.service("shop/raw", 7, Some(AppProtocol::Tcp), vec![raw.endpoint]);
         let stream = one.capture(&web).connect(vip).await;
         let (mut read, mut write) = stream.into_split();

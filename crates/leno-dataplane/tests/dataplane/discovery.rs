@@ -81,11 +81,21 @@ fn what_is_known_is_served_on_without_a_control_plane_and_the_outside_is_reached
         let cart = two.workload("cart", &[(80, port, None)]).await;
         let vip = world.service("shop/cart", 80, None, vec![cart.endpoint]);
         let captured = one.capture(&web);
-        assert_eq!(ask(&mut captured.connect(vip).await, &get("/")).await.text(), "cart");
+        assert_eq!(
+            ask(&mut captured.connect(vip).await, &get("/"))
+                .await
+                .text(),
+            "cart"
+        );
         one.send(Update::ControlPlane { connected: false });
         two.send(Update::ControlPlane { connected: false });
         for _ in 0..3 {
-            assert_eq!(ask(&mut captured.connect(vip).await, &get("/")).await.text(), "cart");
+            assert_eq!(
+                ask(&mut captured.connect(vip).await, &get("/"))
+                    .await
+                    .text(),
+                "cart"
+            );
         }
         // 127.0.0.1 is outside what this mesh claims.
         let outside = server_first([127, 0, 0, 1].into(), "hello");
@@ -93,7 +103,12 @@ fn what_is_known_is_served_on_without_a_control_plane_and_the_outside_is_reached
         let mut banner = [0; 5];
         stream.read_exact(&mut banner).await.unwrap();
         assert_eq!(&banner, b"hello");
-        assert_eq!(one.seen.asked.borrow().len(), 1, "{:?}", one.seen.asked.borrow());
+        assert_eq!(
+            one.seen.asked.borrow().len(),
+            1,
+            "{:?}",
+            one.seen.asked.borrow()
+        );
     });
 }
 
@@ -108,11 +123,16 @@ fn a_member_called_by_its_own_address_is_reached_by_mutual_tls() {
         world.host(two.ip, vec![cart.endpoint]);
         let captured = one.capture(&web);
         let to = SocketAddr::new(two.ip, port);
-        assert_eq!(ask(&mut captured.connect(to).await, &get("/")).await.text(), "cart");
+        assert_eq!(
+            ask(&mut captured.connect(to).await, &get("/")).await.text(),
+            "cart"
+        );
         two.seen
             .until("an mTLS edge", |seen| {
                 let totals = seen.totals.borrow();
-                totals.edges().any(|(edge, _)| edge.mtls && edge.source_identity.is_some())
+                totals
+                    .edges()
+                    .any(|(edge, _)| edge.mtls && edge.source_identity.is_some())
             })
             .await;
         // A port that nobody registered there is not the mesh's to call.
@@ -167,12 +187,17 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
         tokio::task::spawn_local(async move {
             let mut buffer = vec![0; 4096];
             while let Ok((length, from)) = upstream.recv_from(&mut buffer).await {
-                let mut message = Message::from_vec(&buffer[..length]).unwrap().into_response();
+                let mut message = Message::from_vec(&buffer[..length])
+                    .unwrap()
+                    .into_response();
                 let name = message.queries[0].name().clone();
                 asked_.borrow_mut().push(name.to_ascii());
                 let data = RData::A("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap().into());
                 message.add_answer(hickory_proto::rr::Record::from_rdata(name, 1, data));
-                upstream.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+                upstream
+                    .send_to(&message.to_vec().unwrap(), from)
+                    .await
+                    .unwrap();
             }
         });
         let one = Host::start_with(&world, |config| config.dns_upstreams = vec![at]);
@@ -184,22 +209,34 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
             assert_eq!(answer.answers[0].data.ip_addr(), Some(vip.ip()), "{name}");
         }
         let six = resolve(captured, "cart.", RecordType::AAAA).await;
-        assert_eq!(six.answers[0].data.ip_addr(), Some("2001:2::1".parse().unwrap()));
+        assert_eq!(
+            six.answers[0].data.ip_addr(),
+            Some("2001:2::1".parse().unwrap())
+        );
         let none = resolve(captured, "cart.", RecordType::MX).await;
         assert_eq!(none.metadata.response_code, ResponseCode::NoError);
         assert!(none.answers.is_empty());
         for unknown in ["nobody.", "nobody.shop.", "nobody.bank.svc."] {
             let answer = resolve(captured, unknown, RecordType::A).await;
-            assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "{unknown}");
+            assert_eq!(
+                answer.metadata.response_code,
+                ResponseCode::NXDomain,
+                "{unknown}"
+            );
         }
         assert!(asked.borrow().is_empty(), "{:?}", asked.borrow());
         for outside in ["example.com.", "www.example.com."] {
             let answer = resolve(captured, outside, RecordType::A).await;
-            assert_eq!(answer.answers[0].data.ip_addr(), Some([192, 0, 2, 1].into()));
+            assert_eq!(
+                answer.answers[0].data.ip_addr(),
+                Some([192, 0, 2, 1].into())
+            );
         }
         assert_eq!(asked.borrow().len(), 2);
         one.seen
-            .until("counters", |seen| seen.counters.borrow().get(Counter::DnsMeshAnswers) == 8)
+            .until("counters", |seen| {
+                seen.counters.borrow().get(Counter::DnsMeshAnswers) == 8
+            })
             .await;
     });
 }
@@ -213,18 +250,26 @@ fn names_are_answered_over_tcp_and_without_ipv6_there_are_no_aaaa() {
         let web = one.workload("web", &[]).await;
         let vip = world.service("shop/cart", 80, None, Vec::new());
         let captured = one.capture(&web);
-        let mut stream = tokio::net::TcpStream::connect(captured.dns_tcp).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(captured.dns_tcp)
+            .await
+            .unwrap();
         for (kind, expected) in [(RecordType::A, Some(vip.ip())), (RecordType::AAAA, None)] {
             let mut query = Message::query();
             query.add_query(Query::query(Name::from_ascii("cart.").unwrap(), kind));
             let bytes = query.to_vec().unwrap();
-            stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
+            stream
+                .write_u16(bytes.len().try_into().unwrap())
+                .await
+                .unwrap();
             stream.write_all(&bytes).await.unwrap();
             let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
             stream.read_exact(&mut answer).await.unwrap();
             let answer = Message::from_vec(&answer).unwrap();
             assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
-            assert_eq!(answer.answers.first().and_then(|r| r.data.ip_addr()), expected);
+            assert_eq!(
+                answer.answers.first().and_then(|r| r.data.ip_addr()),
+                expected
+            );
         }
     });
 }

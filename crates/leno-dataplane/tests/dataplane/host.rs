@@ -110,7 +110,10 @@ impl World {
             name: "test".parse().unwrap(),
             trust_domain: self.domain.clone(),
             trust_bundle: self.root.cert_pem(),
-            prefixes: vec!["10.77.0.0/16".parse().unwrap(), "127.7.0.0/16".parse().unwrap()],
+            prefixes: vec![
+                "10.77.0.0/16".parse().unwrap(),
+                "127.7.0.0/16".parse().unwrap(),
+            ],
             addresses: Vec::new(),
             vip_v4: "240.240.0.0/16".parse().unwrap(),
             vip_v6: "2001:2::/48".parse().unwrap(),
@@ -133,7 +136,14 @@ impl World {
         let now = SystemTime::now();
         let chain = self
             .authority
-            .sign(&csr, identity, &[uid.to_string()], Usage::Workload, now, lifetime)
+            .sign(
+                &csr,
+                identity,
+                &[uid.to_string()],
+                Usage::Workload,
+                now,
+                lifetime,
+            )
             .unwrap();
         self.generation.set(self.generation.get() + 1);
         let generation = self.generation.get();
@@ -164,7 +174,9 @@ impl World {
             }],
             routes: Vec::new(),
         };
-        self.services.borrow_mut().insert(service.clone(), description);
+        self.services
+            .borrow_mut()
+            .insert(service.clone(), description);
         self.endpoints.borrow_mut().insert(service, endpoints);
         SocketAddr::new(vip, port)
     }
@@ -186,7 +198,10 @@ impl World {
     /// Makes an address a member's, with these workloads.
     pub fn host(&self, address: IpAddr, endpoints: Vec<Endpoint>) {
         let mut endpoints = endpoints;
-        for port in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.ports) {
+        for port in endpoints
+            .iter_mut()
+            .flat_map(|endpoint| &mut endpoint.ports)
+        {
             port.service_port = 0;
         }
         let host = leno_ir::Host { address, endpoints };
@@ -308,12 +323,16 @@ impl Host {
     }
 
     /// A workload with ports `(service port, program's port, protocol)`, of the account and service `name`.
-    pub async fn workload(&self, name: &str, ports: &[(u16, u16, Option<AppProtocol>)]) -> Workload {
+    pub async fn workload(
+        &self,
+        name: &str,
+        ports: &[(u16, u16, Option<AppProtocol>)],
+    ) -> Workload {
         let service: ServiceName = format!("shop/{name}").parse().unwrap();
         let identity = self.world.identity(name);
         let uid = WorkloadUid::from_bytes(fastrand::u128(..).to_be_bytes());
-        let port = |(service_port, port, protocol): &(u16, u16, Option<AppProtocol>)| {
-            WorkloadPort {
+        let port =
+            |(service_port, port, protocol): &(u16, u16, Option<AppProtocol>)| WorkloadPort {
                 port: *port,
                 protocol: *protocol,
                 published: None,
@@ -321,16 +340,14 @@ impl Host {
                     service: service.clone(),
                     port: *service_port,
                 }],
-            }
-        };
-        let endpoint_port = |(service_port, port, protocol): &(u16, u16, Option<AppProtocol>)| {
-            EndpointPort {
+            };
+        let endpoint_port =
+            |(service_port, port, protocol): &(u16, u16, Option<AppProtocol>)| EndpointPort {
                 service_port: *service_port,
                 workload_port: *port,
                 protocol: *protocol,
                 published: None,
-            }
-        };
+            };
         let own = OwnWorkload {
             uid,
             namespace: "shop".parse().unwrap(),
@@ -419,7 +436,7 @@ impl Host {
 /// A program's side of capture.
 #[derive(Clone, Copy)]
 pub struct Captured {
-    at: SocketAddr,
+    pub at: SocketAddr,
     pub dns: SocketAddr,
     pub dns_tcp: SocketAddr,
 }
@@ -488,8 +505,15 @@ impl Seen {
             }
         };
         let log = || String::from_utf8_lossy(&self.log.borrow()).into_owned();
-        if tokio::time::timeout(Duration::from_secs(10), wait).await.is_err() {
-            panic!("{what}: not seen; refusals {:?}; log {}", self.refusals.borrow(), log());
+        if tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .is_err()
+        {
+            panic!(
+                "{what}: not seen; refusals {:?}; log {}",
+                self.refusals.borrow(),
+                log()
+            );
         }
     }
 }

@@ -35,11 +35,7 @@ fn rule(action: AccessAction, world: &World, account: &str) -> AccessRule {
 }
 
 /// A peer of somebody else's making: a right certificate (`web`'s), HTTP/2, and whatever it likes to ask.
-async fn stranger(
-    world: &World,
-    to: &Workload,
-    alpn: &[Alpn],
-) -> h2::client::SendRequest<Bytes> {
+async fn stranger(world: &World, to: &Workload, alpn: &[Alpn]) -> h2::client::SendRequest<Bytes> {
     let connected = world.shake_hands(to, alpn).await;
     let (send, connection) = h2::client::handshake(connected.stream).await.unwrap();
     tokio::task::spawn_local(async move { drop(connection.await) });
@@ -90,7 +86,8 @@ fn forged_destinations_are_refused_and_recorded() {
             .until("seven refusals", |seen| seen.refusals.borrow().len() == 7)
             .await;
         assert!(two.seen.refusals.borrow().iter().all(|record| {
-            record.reason == Refusal::ForgedDestination && record.caller == Some(world.identity("web"))
+            record.reason == Refusal::ForgedDestination
+                && record.caller == Some(world.identity("web"))
         }));
     });
 }
@@ -104,7 +101,9 @@ fn a_peer_of_alpn_h2_opens_connect_streams_and_nothing_else() {
         let db = two.workload("db", &[(3306, port, None)]).await;
         let mut send = stranger(&world, &db, &[Alpn::H2]).await;
         assert_eq!(status(&mut send, None).await.0, 400);
-        let request = http::Request::connect(format!("{}:{port}", two.ip)).body(()).unwrap();
+        let request = http::Request::connect(format!("{}:{port}", two.ip))
+            .body(())
+            .unwrap();
         let (response, _stream) = send.send_request(request, false).unwrap();
         let response = response.await.unwrap();
         assert_eq!(response.status(), 200);
@@ -132,7 +131,9 @@ fn a_caller_that_is_denied_is_refused_with_the_rule_and_its_open_streams_end() {
         let web = one.workload("web", &[]).await;
         let http = Some(AppProtocol::Http);
         let tcp = Some(AppProtocol::Tcp);
-        let cart = two.workload("cart", &[(80, port, http), (7, echo, tcp)]).await;
+        let cart = two
+            .workload("cart", &[(80, port, http), (7, echo, tcp)])
+            .await;
         let vip = world.service("shop/cart", 80, http, vec![cart.endpoint.clone()]);
         let raw = world.service("shop/raw", 7, tcp, vec![cart.endpoint.clone()]);
         let captured = one.capture(&web);
@@ -156,7 +157,8 @@ fn a_caller_that_is_denied_is_refused_with_the_rule_and_its_open_streams_end() {
             .until("the refusal with its rule", |seen| {
                 let mut refusals = seen.refusals.borrow().clone().into_iter();
                 refusals.any(|record| {
-                    record.reason == Refusal::Denied && record.rule.starts_with("AccessPolicy shop/who")
+                    record.reason == Refusal::Denied
+                        && record.rule.starts_with("AccessPolicy shop/who")
                 })
             })
             .await;
@@ -185,7 +187,11 @@ fn two_services_that_exchanged_certificates_are_refused_and_never_called_in_clea
         let mut stream = one.capture(&web).connect(vip).await;
         let refused = ask(&mut stream, &get("/")).await;
         assert_eq!(refused.status(), 503);
-        assert!(refused.field("x-leno-refused").unwrap().starts_with("PI; "), "{}", refused.head);
+        assert!(
+            refused.field("x-leno-refused").unwrap().starts_with("PI; "),
+            "{}",
+            refused.head
+        );
         assert!(log.borrow().is_empty());
     });
 }
@@ -198,14 +204,24 @@ fn a_workload_without_a_certificate_calls_nobody() {
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let web = one.workload("web", &[]).await;
         let cart = two.workload("cart", &[(80, port, None)]).await;
-        let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
+        let vip = world.service(
+            "shop/cart",
+            80,
+            Some(AppProtocol::Http),
+            vec![cart.endpoint],
+        );
         let mut own = web.own.clone();
         own.uid = WorkloadUid::from_bytes([5; 16]);
         one.send(Update::Workload(Box::new(own.clone())));
         let naked = Workload { own, ..web };
         let mut stream = one.capture(&naked).connect(vip).await;
         let refused = ask(&mut stream, &get("/")).await;
-        assert!(refused.field("x-leno-refused").unwrap().starts_with("CERT; "));
+        assert!(
+            refused
+                .field("x-leno-refused")
+                .unwrap()
+                .starts_with("CERT; ")
+        );
         assert!(log.borrow().is_empty());
     });
 }
@@ -225,7 +241,11 @@ fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
             let request = "GET / HTTP/1.1\r\nHost: x\r\nx-leno-to: 1 1.2.3.4:5 - a\r\n\r\n";
             let answer = ask(&mut stream, request).await;
             assert_eq!(answer.text(), "hi");
-            assert!(!answer.head.to_ascii_lowercase().contains("x-leno-"), "{}", answer.head);
+            assert!(
+                !answer.head.to_ascii_lowercase().contains("x-leno-"),
+                "{}",
+                answer.head
+            );
         }
         assert!(log.borrow().iter().all(|head| !head.contains("x-leno-")));
 
@@ -238,11 +258,16 @@ fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
             }
         };
         assert_eq!(refused.status(), 403);
-        assert!(refused.field("x-leno-refused").is_none(), "the outside is told no details");
+        assert!(
+            refused.field("x-leno-refused").is_none(),
+            "the outside is told no details"
+        );
         two.seen
             .until("the refusal", |seen| {
                 let refusals = seen.refusals.borrow();
-                refusals.iter().any(|record| record.reason == Refusal::PlaintextRefused)
+                refusals
+                    .iter()
+                    .any(|record| record.reason == Refusal::PlaintextRefused)
             })
             .await;
         // The name of a caller from outside is not known, and no TLS is claimed.
@@ -258,18 +283,25 @@ fn a_published_port_lets_a_server_speak_first_and_gives_way_to_http2() {
     run(async {
         let world = World::new();
         let two = Host::start(&world);
-        let mut db = two.workload("db", &[(3306, server_first(two.ip, "ready"), None)]).await;
+        let mut db = two
+            .workload("db", &[(3306, server_first(two.ip, "ready"), None)])
+            .await;
         let at = two.publish(&mut db);
         let mut stream = TcpStream::connect(at).await.unwrap();
         let mut banner = [0; 5];
         stream.read_exact(&mut banner).await.unwrap();
         assert_eq!(&banner, b"ready");
         let (port, _) = grpc(two.ip);
-        let mut api = two.workload("api", &[(80, port, Some(AppProtocol::Grpc))]).await;
+        let mut api = two
+            .workload("api", &[(80, port, Some(AppProtocol::Grpc))])
+            .await;
         let at = two.publish(&mut api);
         let mut send = h2c(TcpStream::connect(at).await.unwrap()).await;
         let called = call(&mut send, b"x").await;
-        assert_eq!(called.trailers.get("grpc-status").map(String::as_str), Some("0"));
+        assert_eq!(
+            called.trailers.get("grpc-status").map(String::as_str),
+            Some("0")
+        );
     });
 }
 
@@ -301,8 +333,15 @@ fn more_requests_than_a_program_takes_wait_for_a_connection() {
         let two = Host::start_with(&world, |config| config.limits.app_connections = 2);
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let web = one.workload("web", &[]).await;
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]).await;
-        let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
+        let cart = two
+            .workload("cart", &[(80, port, Some(AppProtocol::Http))])
+            .await;
+        let vip = world.service(
+            "shop/cart",
+            80,
+            Some(AppProtocol::Http),
+            vec![cart.endpoint],
+        );
         let captured = one.capture(&web);
         let mut work = Vec::new();
         for _ in 0..20 {

@@ -1,6 +1,7 @@
 //! The data plane between hosts of its own on loopback: real sockets, real TLS, real HTTP; only the redirect is played.
 #![allow(
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     clippy::let_underscore_must_use,
     unreachable_pub,
     reason = "a test may panic"

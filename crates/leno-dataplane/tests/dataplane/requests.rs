@@ -24,38 +24,63 @@ fn an_http1_request_crosses_the_mesh_unchanged_and_both_ends_record_it_alike() {
                 .into()
         });
         let web = one.workload("web", &[]).await;
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Http))]).await;
-        let vip = world.service("shop/cart", 80, Some(AppProtocol::Http), vec![cart.endpoint]);
+        let cart = two
+            .workload("cart", &[(80, port, Some(AppProtocol::Http))])
+            .await;
+        let vip = world.service(
+            "shop/cart",
+            80,
+            Some(AppProtocol::Http),
+            vec![cart.endpoint],
+        );
         let mut stream = one.capture(&web).connect(vip).await;
         let request = "POST /a?b=c HTTP/1.1\r\nHost: Cart\r\nX-MiXed: 1\r\nx-leno-to: 1 127.0.0.1:1 - a\r\n\
                        X-MiXed: 2\r\nContent-Length: 3\r\n\r\nabc";
         let answer = ask(&mut stream, request).await;
         assert_eq!((answer.status(), answer.text().as_str()), (201, "hello"));
-        assert!(answer.head.contains("\r\nX-CaSe: Kept\r\n"), "{}", answer.head);
+        assert!(
+            answer.head.contains("\r\nX-CaSe: Kept\r\n"),
+            "{}",
+            answer.head
+        );
         assert!(answer.head.contains("Set-Cookie: a\r\nSet-Cookie: b\r\n"));
         assert!(!answer.head.to_ascii_lowercase().contains("x-leno-"));
 
         let head = log.borrow()[0].clone();
         assert!(head.starts_with("POST /a?b=c HTTP/1.1\r\n"), "{head}");
-        assert!(head.contains("Host: Cart\r\n") || head.contains("host: Cart\r\n"), "{head}");
-        assert!(head.contains("X-MiXed: 1\r\n") && head.contains("X-MiXed: 2\r\n"), "{head}");
+        assert!(
+            head.contains("Host: Cart\r\n") || head.contains("host: Cart\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("X-MiXed: 1\r\n") && head.contains("X-MiXed: 2\r\n"),
+            "{head}"
+        );
         assert!(!head.to_ascii_lowercase().contains("x-leno-"), "{head}");
         assert!(head.contains("traceparent: 00-"), "{head}");
 
         for (host, reporter) in [(&one, Reporter::Source), (&two, Reporter::Destination)] {
             host.seen
-                .until("the request", |seen| seen.totals.borrow().edges().next().is_some())
+                .until("the request", |seen| {
+                    seen.totals.borrow().edges().next().is_some()
+                })
                 .await;
             let totals = host.seen.totals.borrow();
             let (edge, _) = totals.edges().next().unwrap();
             assert_eq!(edge.reporter, reporter);
-            assert_eq!((&*edge.source_workload, &*edge.destination_workload), ("web-1", "cart-1"));
+            assert_eq!(
+                (&*edge.source_workload, &*edge.destination_workload),
+                ("web-1", "cart-1")
+            );
             assert_eq!(&*edge.destination_service, "cart.shop.svc.cluster.local");
             assert_eq!(edge.source_identity, Some(world.identity("web")));
             assert_eq!(edge.destination_identity, Some(world.identity("cart")));
             assert_eq!((edge.protocol, edge.mtls), (Protocol::Http1, true));
             let (key, requests) = totals.requests(edge).next().unwrap();
-            assert_eq!((key.code, key.refusal, requests.count), (Some(201), None, 1));
+            assert_eq!(
+                (key.code, key.refusal, requests.count),
+                (Some(201), None, 1)
+            );
         }
     });
 }
@@ -88,21 +113,39 @@ fn grpc_keeps_its_messages_and_trailers() {
         let (one, two) = (Host::start(&world), Host::start(&world));
         let (port, log) = grpc(two.ip);
         let web = one.workload("web", &[]).await;
-        let cart = two.workload("cart", &[(80, port, Some(AppProtocol::Grpc))]).await;
-        let vip = world.service("shop/cart", 80, Some(AppProtocol::Grpc), vec![cart.endpoint]);
+        let cart = two
+            .workload("cart", &[(80, port, Some(AppProtocol::Grpc))])
+            .await;
+        let vip = world.service(
+            "shop/cart",
+            80,
+            Some(AppProtocol::Grpc),
+            vec![cart.endpoint],
+        );
         let stream = one.capture(&web).connect(vip).await;
         let mut send = h2c(stream).await;
         for _ in 0..3 {
             let called = call(&mut send, b"payload").await;
-            assert_eq!((called.status, called.body.as_slice()), (200, &b"payload"[..]));
-            assert_eq!(called.trailers.get("grpc-status").map(String::as_str), Some("0"));
-            assert_eq!(called.trailers.get("grpc-message").map(String::as_str), Some("fine"));
+            assert_eq!(
+                (called.status, called.body.as_slice()),
+                (200, &b"payload"[..])
+            );
+            assert_eq!(
+                called.trailers.get("grpc-status").map(String::as_str),
+                Some("0")
+            );
+            assert_eq!(
+                called.trailers.get("grpc-message").map(String::as_str),
+                Some("fine")
+            );
         }
         assert_eq!(log.borrow().len(), 3);
         two.seen
             .until("gRPC", |seen| {
                 let totals = seen.totals.borrow();
-                totals.edges().any(|(edge, _)| edge.protocol == Protocol::Grpc)
+                totals
+                    .edges()
+                    .any(|(edge, _)| edge.protocol == Protocol::Grpc)
             })
             .await;
     });
@@ -119,15 +162,25 @@ fn a_websocket_is_upgraded_and_counted_when_it_begins() {
                 .into()
         });
         let web = one.workload("web", &[]).await;
-        let feed = two.workload("feed", &[(80, port, Some(AppProtocol::Http))]).await;
-        let vip = world.service("shop/feed", 80, Some(AppProtocol::Http), vec![feed.endpoint]);
+        let feed = two
+            .workload("feed", &[(80, port, Some(AppProtocol::Http))])
+            .await;
+        let vip = world.service(
+            "shop/feed",
+            80,
+            Some(AppProtocol::Http),
+            vec![feed.endpoint],
+        );
         let mut stream = one.capture(&web).connect(vip).await;
         let request = "GET /ws HTTP/1.1\r\nHost: feed\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let answer = ask(&mut stream, request).await;
         assert_eq!(answer.status(), 101, "{}", answer.head);
         let accept = answer.head.to_ascii_lowercase();
-        assert!(accept.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{accept}");
+        assert!(
+            accept.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{accept}"
+        );
         for text in [&b"one"[..], b"two"] {
             stream.write_all(text).await.unwrap();
             let mut back = vec![0; text.len()];
@@ -137,7 +190,9 @@ fn a_websocket_is_upgraded_and_counted_when_it_begins() {
         one.seen
             .until("the upgrade", |seen| {
                 let totals = seen.totals.borrow();
-                totals.edges().any(|(edge, _)| edge.protocol == Protocol::WebSocket)
+                totals
+                    .edges()
+                    .any(|(edge, _)| edge.protocol == Protocol::WebSocket)
             })
             .await;
     });
@@ -154,7 +209,12 @@ fn routes_choose_the_backend_and_one_without_a_match_refuses_with_a_reason() {
             let (port, _) = http1(two.ip, move |_| ok(version));
             let name = format!("cart-{version}");
             let workload = two.workload(&name, &[(80, port, None)]).await;
-            world.service(&format!("shop/{name}"), 80, None, vec![workload.endpoint.clone()]);
+            world.service(
+                &format!("shop/{name}"),
+                80,
+                None,
+                vec![workload.endpoint.clone()],
+            );
             vip = Some(world.service("shop/cart", 80, None, vec![workload.endpoint]));
         }
         let route = |path: &str, backend: &str| Route {

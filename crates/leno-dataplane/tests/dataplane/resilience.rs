@@ -41,8 +41,11 @@ fn a_host_that_is_gone_is_avoided_without_a_failed_request() {
 fn a_replica_whose_program_died_is_avoided_without_a_failed_request() {
     run(async {
         let world = World::new();
-        let (one, two, three) =
-            (Host::start(&world), Host::start(&world), Host::start(&world));
+        let (one, two, three) = (
+            Host::start(&world),
+            Host::start(&world),
+            Host::start(&world),
+        );
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let web = one.workload("web", &[]).await;
         let cart = two.workload("cart", &[(80, port, HTTP)]).await;
@@ -100,7 +103,9 @@ fn certificates_are_rotated_under_load_without_a_failure_and_streams_live_on() {
         let web = one.workload("web", &[]).await;
         let tcp = Some(AppProtocol::Tcp);
         let h2 = Some(AppProtocol::Grpc);
-        let cart = two.workload("cart", &[(80, port, HTTP), (7, echo, tcp), (90, rpc, h2)]).await;
+        let cart = two
+            .workload("cart", &[(80, port, HTTP), (7, echo, tcp), (90, rpc, h2)])
+            .await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint.clone()]);
         let raw = world.service("shop/raw", 7, tcp, vec![cart.endpoint.clone()]);
         let api = world.service("shop/api", 90, h2, vec![cart.endpoint.clone()]);
@@ -122,7 +127,12 @@ fn certificates_are_rotated_under_load_without_a_failure_and_streams_live_on() {
                         "POST / HTTP/1.1\r\nHost: cart\r\nX-Id: {id}\r\nContent-Length: 2\r\n\r\nhi"
                     );
                     let answer = ask(&mut stream, &request).await;
-                    assert_eq!((answer.status(), answer.text()), (200, id), "{}", answer.head);
+                    assert_eq!(
+                        (answer.status(), answer.text()),
+                        (200, id),
+                        "{}",
+                        answer.head
+                    );
                 }
             }));
         }
@@ -130,7 +140,10 @@ fn certificates_are_rotated_under_load_without_a_failure_and_streams_live_on() {
             let mut send = h2c(captured.connect(api).await).await;
             for _ in 0..150 {
                 let called = call(&mut send, b"payload").await;
-                assert_eq!(called.trailers.get("grpc-status").map(String::as_str), Some("0"));
+                assert_eq!(
+                    called.trailers.get("grpc-status").map(String::as_str),
+                    Some("0")
+                );
             }
         }));
         for task in work {

@@ -1,0 +1,143 @@
+//! Where one request of a program goes: the route it takes, the backend's endpoints, the time it may take; and what the
+//! balancer learns from its end.
+
+use std::time::Duration;
+
+use leno_balance::Outcome;
+use leno_http::{Ended, Relayed, RequestHead, Side};
+use leno_ir::{Provenance, Route};
+use leno_policy::{Headers, RequestView};
+use leno_types::Refusal;
+
+use super::{Denial, Flow};
+use crate::target::Target;
+
+/// Where one request goes and how long it may take.
+pub(super) struct Plan {
+    pub(super) target: Target,
+    pub(super) request_timeout: Option<Duration>,
+    pub(super) try_timeout: Option<Duration>,
+    pub(super) route: Option<String>,
+}
+
+/// The fields of a request, as routes look at them.
+struct View<'a>(&'a RequestHead);
+
+impl Headers for View<'_> {
+    fn get(&self, lower_name: &str) -> Option<&[u8]> {
+        if lower_name == "host" {
+            return self.0.authority.as_deref();
+        }
+        self.0.fields.get(lower_name).map(|value| &**value)
+    }
+}
+
+/// The route of a request, and its backend's endpoints.
+pub(super) async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial> {
+    if let super::Meaning::Direct(_) = &*flow.meaning.borrow() {
+    } else {
+        let view = flow.service().await?;
+        let routes = &view.service.routes;
+        let port = flow.to.port();
+        let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);
+        if routes.iter().any(routed) {
+            return by_route(flow, head, routes).await;
+        }
+    }
+    Ok(Plan {
+        target: flow.target().await?,
+        request_timeout: None,
+        try_timeout: None,
+        route: None,
+    })
+}
+
+async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<Plan, Denial> {
+    let path = String::from_utf8_lossy(&head.path);
+    let view = RequestView {
+        method: head.method.as_str(),
+        path: &path,
+        headers: &View(head),
+    };
+    let route = leno_policy::route(routes, flow.to.port(), &view)
+        .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
+    let denied = |detail: String, field: &str| Denial {
+        reason: Refusal::NoRoute,
+        detail,
+        rule: rule_name(&route.provenance, field),
+    };
+    let backend = leno_policy::backend(route, fastrand::u32(..))
+        .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;
+    if let Some(invalid) = &backend.invalid {
+        return Err(denied(invalid.clone(), &backend.field_path));
+    }
+    let cluster = flow
+        .cluster(&backend.service)
+        .await
+        .map_err(|denial| Denial {
+            rule: rule_name(&route.provenance, &backend.field_path),
+            ..denial
+        })?;
+    Ok(Plan {
+        target: Target::Service {
+            cluster,
+            port: backend.port,
+        },
+        request_timeout: route.request_timeout,
+        try_timeout: route.backend_request_timeout,
+        route: flow
+            .shared
+            .config
+            .access_log
+            .then(|| rule_name(&route.provenance, "")),
+    })
+}
+
+/// `Kind namespace/name field`, with the place it was written at where that is known.
+pub(crate) fn rule_name(provenance: &Provenance, field: &str) -> String {
+    let field = if field.is_empty() {
+        &provenance.field_path
+    } else {
+        field
+    };
+    let mut name = format!(
+        "{} {}/{} {field}",
+        provenance.kind, provenance.namespace, provenance.name
+    );
+    if !provenance.source.is_empty() {
+        name.push_str(&format!(" ({})", provenance.source));
+    }
+    name
+}
+
+/// What the balancer learns from an exchange.
+pub(super) fn verdict(relayed: &Relayed, told: Option<Refusal>) -> Outcome {
+    /// gRPC UNAVAILABLE.
+    const UNAVAILABLE: u8 = 14;
+    match (relayed.ended, told) {
+        (_, Some(Refusal::UpstreamConnectFailure)) => Outcome::ConnectFailure,
+        // The mesh said no on purpose: that says nothing about the endpoint's health.
+        (_, Some(Refusal::Denied | Refusal::StreamEnded | Refusal::ForgedDestination)) => {
+            Outcome::Success
+        }
+        (Ended::Complete | Ended::Switched, _) => {
+            let failed = relayed.status.is_some_and(|status| status >= 500)
+                || relayed.grpc_status == Some(UNAVAILABLE);
+            if failed {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            }
+        }
+        (Ended::ClientGone | Ended::Cancelled | Ended::Protocol(Side::Client), _) => {
+            Outcome::Cancelled
+        }
+        (
+            Ended::UpstreamResetBeforeHead
+            | Ended::UpstreamResetAfterHead
+            | Ended::Timeout
+            | Ended::Protocol(Side::Upstream),
+            _,
+        ) => Outcome::Failure,
+    }
+}
