@@ -193,3 +193,33 @@ pub fn noise(length: usize) -> Vec<u8> {
     bytes.truncate(length);
     bytes
 }
+
+/// A stranger's script in Python.
+#[must_use]
+pub fn script(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("strangers")
+        .join(name)
+}
+
+/// A script to be run with these arguments.
+#[must_use]
+pub fn run_script(
+    python: &std::path::Path,
+    name: &str,
+    arguments: &[&str],
+) -> std::process::Command {
+    let mut command = std::process::Command::new(python);
+    command.arg("-u").arg(script(name)).args(arguments);
+    command
+}
+
+/// The median of some durations.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn median(mut of: Vec<Duration>) -> Duration {
+    of.sort();
+    *of.get(of.len() / 2).expect("something was measured")
+}

@@ -89,7 +89,7 @@ suite!(
         closing_a_client_connection_keeps_the_mesh_connection,
         ambiguous_requests_are_refused_and_never_forwarded,
         trace_headers_are_passed_on_or_made,
-        a_service_without_a_ready_endpoint_is_refused_with_a_reason,
+        a_service_without_an_endpoint_is_refused_with_a_reason,
         an_endpoint_that_closes_is_told_apart_from_one_that_refuses,
         http_2_in_clear_reaches_backends_of_either_version,
         tls_of_the_programs_own_passes_through,
@@ -577,19 +577,12 @@ fn trace_headers_are_passed_on_or_made(fixture: &mut Fixture) {
     assert_eq!(parts, [2, 32, 16, 2], "{}", seen[2].head);
 }
 
-fn a_service_without_a_ready_endpoint_is_refused_with_a_reason(fixture: &mut Fixture) {
-    let b = fixture.mesh.host("b");
-    let late = fixture
-        .mesh
-        .run(&b)
-        .service("raw")
-        .version("late")
-        .port("80:8081")
-        .option("check", "http:/ready")
-        .start();
+fn a_service_without_an_endpoint_is_refused_with_a_reason(fixture: &mut Fixture) {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: empty}\nspec:\n  selector: {app: nobody}\n  ports: [{port: 80, targetPort: 8080}]\n";
+    fixture.mesh.apply(service, &["--wait"]).good();
     let answer = until("the service is known", SOON, || {
-        let mut wire = fixture.web.try_connect("raw-late", 80).ok()?;
-        Some(wire.ask("GET / HTTP/1.1\r\nhost: raw-late\r\n\r\n"))
+        let mut wire = fixture.web.try_connect("empty", 80).ok()?;
+        Some(wire.ask("GET / HTTP/1.1\r\nhost: empty\r\n\r\n"))
     });
     assert_eq!(answer.status(), 503, "{}", answer.head);
     let reason = answer.field("x-leno-refused").expect("a reason").to_owned();
@@ -599,10 +592,8 @@ fn a_service_without_a_ready_endpoint_is_refused_with_a_reason(fixture: &mut Fix
     );
     let id = reason.split("id=").nth(1).expect("an id").to_owned();
     until("the log tells of it", SOON, || {
-        fixture
-            .mesh
-            .access_log("a")
-            .iter()
+        let log = fixture.mesh.access_log("a");
+        log.iter()
             .any(|line| line.to_string().contains(&id))
             .then_some(())
     });
@@ -612,7 +603,7 @@ fn a_service_without_a_ready_endpoint_is_refused_with_a_reason(fixture: &mut Fix
             .metric("a", "leno_refused_total", &["reason=\"UH\""])
             >= 1.0
     );
-    drop(late);
+    fixture.mesh.leno(&["delete", "service", "empty"]).good();
 }
 
 fn an_endpoint_that_closes_is_told_apart_from_one_that_refuses(fixture: &mut Fixture) {

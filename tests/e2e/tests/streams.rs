@@ -1,0 +1,367 @@
+//! What is not a request and its answer: gRPC, WebSocket, protocols in which the server speaks first, bytes.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use leno_e2e::{Backend, SOON, median, noise, run_script};
+use leno_testkit::{
+    Capture, Member, Mesh, PAYLOAD, Wire, need, need_python, skip, suite, until, until_ok,
+};
+
+/// On host a: `grpc`, `socket`, `db`, and `mail` (undeclared ports); on host b: `caller`.
+struct Fixture {
+    mesh: Mesh,
+    grpc: Member,
+    socket: Member,
+    db: Member,
+    mail: Member,
+    caller: Member,
+}
+
+fn start() -> Fixture {
+    let mesh = Mesh::with(&["a", "b"], &["grpc", "socket", "db", "mail"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let serve = |service: &str, port: &str| {
+        let program = mesh.run(&a).service(service).port(port);
+        program.option("check", "none").start()
+    };
+    Fixture {
+        grpc: serve("grpc", "50051:50051/grpc"),
+        socket: serve("socket", "80:8080"),
+        db: serve("db", "3306"),
+        mail: serve("mail", "25:2525"),
+        caller: mesh.run(&b).start(),
+        mesh,
+    }
+}
+
+suite!(
+    start,
+    [
+        grpc_of_all_four_kinds_passes,
+        a_grpc_failure_keeps_status_message_and_trailers,
+        a_grpc_deadline_ends_the_call,
+        a_cancelled_grpc_call_is_seen_by_the_server_at_once,
+        a_websocket_library_talks_to_another,
+        a_server_that_speaks_first_is_not_kept_waiting,
+        mariadb_answers_on_an_undeclared_port,
+        bytes_pass_both_ways_with_half_close,
+        a_large_transfer_arrives_whole_in_both_directions,
+        a_connection_that_nobody_takes_is_refused,
+        tcp_is_reported_with_both_identities,
+    ]
+);
+
+fn grpc_case(fixture: &Fixture, case: &str) -> Option<(String, String)> {
+    let python = leno_testkit::module_of_python("grpc")?;
+    let mut server = fixture
+        .grpc
+        .spawn(&mut run_script(&python, "grpc_server.py", &["50051"]));
+    until("the gRPC server is ready", SOON, || {
+        assert_eq!(server.ended(), None, "{}", server.stderr());
+        server.stdout().contains("ready").then_some(())
+    });
+    let client = fixture.caller.run(&mut run_script(
+        &python,
+        "grpc_client.py",
+        &["grpc:50051", case],
+    ));
+    assert_eq!(client.code, 0, "{}{}", client.text(), client.stderr);
+    Some((client.text(), server.stdout()))
+}
+
+fn grpc_of_all_four_kinds_passes(fixture: &mut Fixture) {
+    let capture = Capture::start(&[b"hello", b"test.Kinds"]);
+    if grpc_case(fixture, "kinds").is_none() {
+        skip!("Python's module grpc is not installed");
+    }
+    capture.assert_no_cleartext(b"hello");
+    capture.assert_no_cleartext(b"test.Kinds");
+    let edge = until("the edge is reported", SOON, || {
+        let edges = fixture.mesh.api("/leno/v1/telemetry/edges?window=60s");
+        let found = edges["edges"]
+            .as_array()?
+            .iter()
+            .find(|edge| edge["destination"] == "grpc");
+        found
+            .filter(|edge| edge["requests"].as_u64() >= Some(81))
+            .cloned()
+    });
+    assert_eq!(edge["protocol"], "grpc", "{edge}");
+    assert_eq!(edge["mtls"], true, "{edge}");
+}
+
+fn a_grpc_failure_keeps_status_message_and_trailers(fixture: &mut Fixture) {
+    if grpc_case(fixture, "failure").is_none() {
+        skip!("Python's module grpc is not installed");
+    }
+}
+
+fn a_grpc_deadline_ends_the_call(fixture: &mut Fixture) {
+    let Some((_, server)) = grpc_case(fixture, "deadline") else {
+        skip!("Python's module grpc is not installed");
+    };
+    assert!(server.contains("cancelled unary"), "{server}");
+}
+
+fn a_cancelled_grpc_call_is_seen_by_the_server_at_once(fixture: &mut Fixture) {
+    let Some((client, server)) = grpc_case(fixture, "cancel") else {
+        skip!("Python's module grpc is not installed");
+    };
+    let times = |text: &str, word: &str| -> Vec<f64> {
+        let lines = text.lines().filter(|line| line.starts_with(word));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect()
+    };
+    let (cancelled, seen) = (times(&client, "cancel "), times(&server, "cancelled both"));
+    assert_eq!((cancelled.len(), seen.len()), (20, 20), "{client}{server}");
+    let took = cancelled
+        .iter()
+        .zip(&seen)
+        .map(|(from, to)| Duration::from_secs_f64((to - from).max(0.0)));
+    let median = median(took.collect());
+    assert!(median < Duration::from_millis(100), "{median:?}");
+}
+
+fn a_websocket_library_talks_to_another(fixture: &mut Fixture) {
+    let python = need_python!("websockets");
+    let capture = Capture::start(&[b"Sec-WebSocket"]);
+    let _server = fixture
+        .socket
+        .spawn(&mut run_script(&python, "websocket_server.py", &["8080"]));
+    let client = fixture.caller.run(&mut run_script(
+        &python,
+        "websocket_client.py",
+        &["ws://socket/chat", "echo"],
+    ));
+    assert_eq!(client.code, 0, "{}{}", client.text(), client.stderr);
+    capture.assert_no_cleartext(b"Sec-WebSocket");
+    let edge = until("the edge is reported", SOON, || {
+        let edges = fixture.mesh.api("/leno/v1/telemetry/edges?window=60s");
+        let all = edges["edges"].as_array()?;
+        all.iter()
+            .find(|edge| edge["destination"] == "socket" && edge["protocol"] == "websocket")
+            .cloned()
+    });
+    assert_eq!(edge["mtls"], true, "{edge}");
+}
+
+fn smtp(mut wire: Wire) {
+    // SMTP as RFC 5321 has it, as far as a greeting goes.
+    wire.send("220 mail.test ESMTP\r\n");
+    while let Ok(line) = wire.try_until(b"\r\n") {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let answer = match line.split_whitespace().next() {
+            Some("EHLO") => "250-mail.test\r\n250 SIZE\r\n",
+            Some("QUIT") => "221 bye\r\n",
+            _ => "500 what\r\n",
+        };
+        if wire.try_send(answer).is_err() || line.starts_with("QUIT") {
+            return;
+        }
+    }
+}
+
+fn a_server_that_speaks_first_is_not_kept_waiting(fixture: &mut Fixture) {
+    let _backend = Backend::connections(fixture.mail.listen(2525), smtp);
+    let greeting = |member: &Member, host: &str, port: u16| {
+        let since = Instant::now();
+        let mut wire = member.connect(host, port);
+        assert_eq!(wire.line(), "220 mail.test ESMTP");
+        let took = since.elapsed();
+        wire.send("EHLO caller\r\n");
+        assert_eq!(wire.line(), "250-mail.test");
+        assert_eq!(wire.line(), "250 SIZE");
+        wire.send("QUIT\r\n");
+        assert_eq!(wire.line(), "221 bye");
+        took
+    };
+    // The first finds out about the service.
+    greeting(&fixture.caller, "mail", 25);
+    let direct = median(
+        (0..20)
+            .map(|_| greeting(&fixture.mail, "127.0.0.1", 2525))
+            .collect(),
+    );
+    let meshed = median(
+        (0..20)
+            .map(|_| greeting(&fixture.caller, "mail", 25))
+            .collect(),
+    );
+    assert!(
+        meshed < direct + Duration::from_millis(5),
+        "{meshed:?} through the mesh, {direct:?} beside it"
+    );
+}
+
+fn mariadb_answers_on_an_undeclared_port(fixture: &mut Fixture) {
+    let (server, client, install) = (
+        need!("mariadbd"),
+        need!("mariadb"),
+        need!("mariadb-install-db"),
+    );
+    let data = fixture.mesh.host("a").disk().join("mariadb");
+    let path = data.display().to_string();
+    let installed = fixture.db.run(std::process::Command::new(install).args([
+        "--user=root",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        &format!("--datadir={path}"),
+    ]));
+    if installed.code != 0 {
+        skip!(
+            "mariadb-install-db does not work here: {}",
+            installed.stderr
+        );
+    }
+    let _running = fixture.db.spawn(std::process::Command::new(server).args([
+        "--no-defaults",
+        "--user=root",
+        "--bind-address=0.0.0.0",
+        "--port=3306",
+        "--skip-grant-tables",
+        "--innodb-buffer-pool-size=8M",
+        &format!("--datadir={path}"),
+        &format!("--socket={path}/socket"),
+        &format!("--pid-file={path}/pid"),
+    ]));
+    let ask = |sql: &str| {
+        let mut command = std::process::Command::new(&client);
+        command.args([
+            "--no-defaults",
+            "-h",
+            "db",
+            "-P",
+            "3306",
+            "--protocol=tcp",
+            "--connect-timeout=5",
+            "-N",
+            "-e",
+            sql,
+        ]);
+        fixture.caller.run(&mut command)
+    };
+    let capture = Capture::start(&[PAYLOAD.as_bytes()]);
+    until_ok("MariaDB answers", Duration::from_secs(30), || {
+        let output = ask("select 1");
+        if output.code == 0 {
+            Ok(())
+        } else {
+            Err(output.stderr)
+        }
+    });
+    let output = ask(&format!("select repeat('{PAYLOAD} ', 20000)")).good();
+    assert_eq!(output.text().matches(PAYLOAD).count(), 20_000);
+    capture.assert_no_cleartext(PAYLOAD.as_bytes());
+}
+
+fn bytes_pass_both_ways_with_half_close(fixture: &mut Fixture) {
+    // The answer begins only when the caller has said everything, and the connection lives on until it is told.
+    let _backend = Backend::connections(fixture.mail.listen(2525), |mut wire| {
+        wire.send("begin\n");
+        let all = wire.try_rest().expect("all that the caller says");
+        wire.send(format!("{} bytes\n", all.len()));
+    });
+    for family in [0, 1] {
+        let address = fixture.caller.look_up("mail").expect("mail");
+        let mut address = *address
+            .iter()
+            .find(|of| usize::from(of.is_ipv6()) == family)
+            .expect("an address");
+        address.set_port(25);
+        let stream = fixture
+            .caller
+            .within(|| TcpStream::connect(address))
+            .expect("a connection");
+        let mut wire = Wire::new(stream);
+        assert_eq!(wire.line(), "begin");
+        wire.send(noise(300_000));
+        wire.finish();
+        assert_eq!(wire.line(), "300000 bytes");
+        assert_eq!(wire.try_rest().expect("the end"), b"");
+    }
+}
+
+fn a_large_transfer_arrives_whole_in_both_directions(fixture: &mut Fixture) {
+    let size = 32 * 1024 * 1024;
+    let _backend = Backend::connections(fixture.mail.listen(2525), move |wire| {
+        let mut back = wire.stream().try_clone().expect("a second handle");
+        let writing = std::thread::spawn(move || {
+            back.write_all(b"!")
+                .and_then(|()| back.write_all(&noise(size)))?;
+            back.shutdown(Shutdown::Write)
+        });
+        let mut read = Vec::new();
+        let mut stream = wire.stream();
+        stream
+            .read_to_end(&mut read)
+            .expect("all that the caller says");
+        writing.join().expect("the writer").expect("all is said");
+        assert!(
+            read == noise(size),
+            "{} bytes of {size} came, or others",
+            read.len()
+        );
+    });
+    let wire = fixture.caller.connect("mail", 25);
+    let mut stream = wire.stream();
+    let mut writer = stream.try_clone().expect("a second handle");
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&noise(size))?;
+        writer.shutdown(Shutdown::Write)
+    });
+    let mut read = Vec::new();
+    stream
+        .read_to_end(&mut read)
+        .expect("all that the server says");
+    writing.join().expect("the writer").expect("all is said");
+    assert_eq!(read.len(), size + 1);
+    assert!(read.get(1..) == Some(&noise(size)), "other bytes came");
+}
+
+fn a_connection_that_nobody_takes_is_refused(fixture: &mut Fixture) {
+    // 7777 is no port of the service.
+    let since = Instant::now();
+    let outcome = fixture
+        .caller
+        .try_connect("mail", 7777)
+        .and_then(|mut wire| {
+            wire.try_send("hello\r\n")?;
+            wire.try_rest()
+        });
+    assert!(
+        outcome.as_ref().map_or(true, Vec::is_empty)
+            || outcome.is_ok_and(|bytes| bytes.starts_with(b"HTTP/1.1 "))
+    );
+    assert!(since.elapsed() < Duration::from_secs(5));
+}
+
+fn tcp_is_reported_with_both_identities(fixture: &mut Fixture) {
+    let _backend = Backend::connections(fixture.mail.listen(2525), smtp);
+    for _ in 0..3 {
+        let mut wire = fixture.caller.connect("mail", 25);
+        wire.line();
+        wire.send("QUIT\r\n");
+        wire.line();
+    }
+    let edge = until("the edge is reported", SOON, || {
+        let edges = fixture.mesh.api("/leno/v1/telemetry/edges?window=60s");
+        let all = edges["edges"].as_array()?;
+        all.iter()
+            .find(|edge| edge["destination"] == "mail" && edge["protocol"] == "tcp")
+            .cloned()
+    });
+    assert_eq!(edge["mtls"], true, "{edge}");
+    assert_eq!(
+        edge["source_identity"], "spiffe://default.leno/ns/default/sa/default",
+        "{edge}"
+    );
+    assert_eq!(
+        edge["destination_identity"], "spiffe://default.leno/ns/default/sa/mail",
+        "{edge}"
+    );
+}
