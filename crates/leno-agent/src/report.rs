@@ -100,7 +100,10 @@ impl Reporter {
     fn wait_for_sending(&mut self, delta: &Delta) {
         for edge in &delta.edges {
             let message = to_wire(edge);
-            let same = self.waiting.iter().position(|waiting| same_edge(waiting, &message));
+            let same = self
+                .waiting
+                .iter()
+                .position(|waiting| same_edge(waiting, &message));
             if let Some(waiting) = same.and_then(|at| self.waiting.get_mut(at)) {
                 merge(waiting, &message);
             } else if self.waiting.len() < MAX_WAITING {

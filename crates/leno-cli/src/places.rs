@@ -1,6 +1,9 @@
 //! Where things are: `/var/lib/leno` and `/run/leno` for root, the XDG directories for others.
 
-#![expect(clippy::disallowed_methods, reason = "this is the configuration module of the command line")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the configuration module of the command line"
+)]
 
 use std::{env, path::PathBuf};
 

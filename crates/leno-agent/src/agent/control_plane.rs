@@ -1,0 +1,250 @@
+//! What the control plane says, and what is said to it.
+
+use leno_dataplane::Update;
+use leno_types::{Identity, WorkloadUid};
+use leno_wire::{
+    agent::{self as wire, AgentMessage, agent_message, control_message},
+    discovery::{DeltaDiscoveryRequest, Node},
+};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::{Agent, FEATURES, Up};
+use crate::{
+    ads::Change,
+    certificates::Renewal,
+    hosted::{self, Hosted},
+    link::{LinkEvent, OUTBOX, Outgoing},
+};
+
+impl Agent {
+    pub(super) fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { channel, reply } => self.on_up(channel, reply),
+            LinkEvent::Session(message) => self.on_session(message),
+            LinkEvent::Ads(response) => {
+                let (changes, answer) = self.ads.handle(response);
+                if let Some(error) = &answer.error_detail {
+                    tracing::warn!(
+                        error = error.message,
+                        "a part of the configuration is refused; what ran before stays"
+                    );
+                }
+                self.dirty_configuration = true;
+                for change in changes {
+                    self.on_change(change);
+                }
+                self.ask(answer);
+            }
+            LinkEvent::Down { reason } => {
+                if !std::mem::replace(&mut self.down_said, true) {
+                    tracing::warn!(
+                        reason,
+                        "the control plane is away; what runs goes on with what it knows"
+                    );
+                }
+                self.up = None;
+                self.worker.send(Update::ControlPlane { connected: false });
+            }
+        }
+    }
+
+    pub(super) fn on_up(
+        &mut self,
+        channel: Channel,
+        reply: tokio::sync::oneshot::Sender<Outgoing>,
+    ) {
+        tracing::info!("connected to the control plane");
+        self.down_said = false;
+        let ((session, session_out), (ads, ads_out)) =
+            (mpsc::channel(OUTBOX), mpsc::channel(OUTBOX));
+        self.up = Some(Up {
+            session,
+            ads,
+            channel,
+        });
+        self.say(agent_message::Message::Hello(wire::Hello {
+            host: self.config.host.to_string(),
+            addresses: self
+                .config
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            features: FEATURES.iter().map(ToString::to_string).collect(),
+            hbone_port: self.hbone_port.into(),
+        }));
+        let registrations: Vec<wire::Register> = self
+            .hosted
+            .values()
+            .map(|hosted| hosted.registration(0))
+            .collect();
+        let asked = self.asked.iter().map(|(request, asked)| {
+            hosted::registration(&asked.start, *request, "", "", asked.healthy)
+        });
+        for register in registrations.into_iter().chain(asked.collect::<Vec<_>>()) {
+            self.say(agent_message::Message::Register(register));
+        }
+        let node = Node {
+            id: self.membership.borrow().agent.to_string(),
+            cluster: self.membership.borrow().mesh.to_string(),
+            user_agent_name: "leno".into(),
+            user_agent_version: env!("CARGO_PKG_VERSION").into(),
+            client_features: FEATURES.iter().map(ToString::to_string).collect(),
+        };
+        for request in self.ads.connect(&node) {
+            self.ask(request);
+        }
+        self.worker.send(Update::ControlPlane { connected: true });
+        if reply
+            .send(Outgoing {
+                session: session_out,
+                ads: ads_out,
+            })
+            .is_err()
+        {
+            self.up = None;
+        }
+    }
+
+    /// Sends on the session; a connection too slow to take it is given up by dropping it.
+    pub(super) fn say(&mut self, message: agent_message::Message) {
+        let Some(up) = &self.up else { return };
+        if up
+            .session
+            .try_send(AgentMessage {
+                message: Some(message),
+            })
+            .is_err()
+        {
+            self.up = None;
+        }
+    }
+
+    /// Sends on the discovery stream.
+    pub(super) fn ask(&mut self, request: DeltaDiscoveryRequest) {
+        let Some(up) = &self.up else { return };
+        if up.ads.try_send(request).is_err() {
+            self.up = None;
+        }
+    }
+
+    pub(super) fn on_session(&mut self, message: wire::ControlMessage) {
+        match message.message {
+            Some(control_message::Message::Ping(ping)) => {
+                self.say(agent_message::Message::Pong(wire::Pong {
+                    sequence: ping.sequence,
+                }));
+            }
+            Some(control_message::Message::Registered(registered)) => {
+                self.on_registered(registered)
+            }
+            Some(control_message::Message::Refused(refused)) => {
+                match self.asked.remove(&refused.request) {
+                    Some(asked) => self.refuse(asked.connection, refused.code, refused.message),
+                    None => tracing::error!(
+                        code = refused.code,
+                        reason = refused.message,
+                        "the control plane does not take a workload back"
+                    ),
+                }
+            }
+            Some(control_message::Message::Welcome(welcome)) => {
+                tracing::debug!(version = welcome.control_plane_version, "welcomed");
+            }
+            // A message of a later version that this one need not understand.
+            None => {}
+        }
+    }
+
+    pub(super) fn on_registered(&mut self, registered: wire::Registered) {
+        let Some(asked) = self.asked.remove(&registered.request) else {
+            return;
+        };
+        let (Ok(uid), Ok(identity)) = (
+            registered.uid.parse(),
+            registered.identity.parse::<Identity>(),
+        ) else {
+            return self.refuse(
+                asked.connection,
+                "invalid".into(),
+                "the control plane gave an id that cannot be read".into(),
+            );
+        };
+        if let Some(caller) = self.callers.get_mut(&asked.connection) {
+            caller.uid = Some(uid);
+        }
+        let hosted = Hosted {
+            uid,
+            identity,
+            name: registered.name,
+            run_user: asked.run_user,
+            start: asked.start,
+            connection: Some(asked.connection),
+            sockets: Some(asked.sockets),
+            key: None,
+            certificate: None,
+            bundle: None,
+            own: None,
+            renewal: Renewal::now(),
+            generation: 0,
+            told: false,
+            healthy: asked.healthy,
+        };
+        // Its description may have come before this answer, on the other stream.
+        let own = self.ads.own_workload(uid);
+        self.hosted.insert(uid, Hosted { own, ..hosted });
+        self.renew();
+    }
+
+    pub(super) fn on_change(&mut self, change: Change) {
+        match change {
+            Change::Mesh(mesh) => {
+                self.worker.send(Update::Mesh(mesh.clone()));
+                self.mesh = Some(mesh);
+                self.ready.set_ready();
+                let waiting: Vec<WorkloadUid> = self.hosted.keys().copied().collect();
+                waiting.into_iter().for_each(|uid| self.tell_if_ready(uid));
+            }
+            Change::Workload(own) => {
+                let uid = own.uid;
+                let Some(hosted) = self.hosted.get_mut(&uid) else {
+                    return;
+                };
+                hosted.own = Some(own.clone());
+                if hosted.told {
+                    self.worker.send(Update::Workload(Box::new(own)));
+                }
+                self.tell_if_ready(uid);
+            }
+            // A workload lives as long as its program, whatever the control plane has forgotten.
+            Change::WorkloadGone(uid) => {
+                if self.hosted.contains_key(&uid) {
+                    tracing::warn!(%uid, "the control plane does not know a workload that runs here; it is registered again");
+                    self.register_again(uid);
+                }
+            }
+            Change::Destination {
+                name,
+                aliases,
+                answer,
+            } => {
+                self.worker.send(Update::Destination {
+                    name,
+                    aliases,
+                    answer,
+                });
+            }
+            Change::Endpoints { service, answer } => {
+                self.worker.send(Update::Endpoints { service, answer })
+            }
+        }
+    }
+
+    pub(super) fn register_again(&mut self, uid: WorkloadUid) {
+        if let Some(register) = self.hosted.get(&uid).map(|hosted| hosted.registration(0)) {
+            self.say(agent_message::Message::Register(register));
+        }
+    }
+}

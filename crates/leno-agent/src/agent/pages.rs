@@ -1,0 +1,58 @@
+//! What the admin port shows.
+
+use std::time::SystemTime;
+
+use super::Agent;
+use crate::admin::{Answer, Ask, Page};
+
+impl Agent {
+    pub(super) fn on_ask(&mut self, ask: Ask) {
+        let (ok, body) = match ask.page {
+            Page::Metrics => (true, self.reporter.prometheus(self.ads.nacks(), self.ads.held())),
+            Page::Ready if self.ready.is_ready() => (true, "ready\n".to_owned()),
+            Page::Ready => (false, "waiting for the control plane\n".to_owned()),
+            Page::Config => (true, serde_json::json!({"version": self.ads.version(), "resources": self.ads.versions()}).to_string()),
+            Page::Certs => (true, self.certificates_page()),
+            Page::Refusals => (true, self.refusals_page()),
+        };
+        // Who asked may have gone.
+        drop(ask.reply.send(Answer { ok, body }));
+    }
+
+    pub(super) fn certificates_page(&self) -> String {
+        let unix = |time: SystemTime| {
+            time.duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs())
+        };
+        let page = self.hosted.values().filter_map(|hosted| {
+            let certificate = hosted.certificate.as_ref()?;
+            Some(serde_json::json!({
+                "uid": hosted.uid.to_string(),
+                "workload": hosted.name,
+                "identity": certificate.identity().as_str(),
+                "serial": certificate.serial(),
+                "not_before": unix(certificate.not_before()),
+                "not_after": unix(certificate.not_after()),
+            }))
+        });
+        serde_json::Value::Array(page.collect()).to_string()
+    }
+
+    pub(super) fn refusals_page(&self) -> String {
+        let page = self.reporter.refusals().map(|refusal| {
+            serde_json::json!({
+                "at": refusal.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+                "id": format!("{:016x}", refusal.id),
+                "reason": refusal.reason.code(),
+                "text": refusal.reason.text(),
+                "direction": if refusal.outbound { "outbound" } else { "inbound" },
+                "caller": refusal.caller.as_ref().map(ToString::to_string),
+                "destination": refusal.destination.map(|of| of.to_string()),
+                "service": refusal.service.as_ref().map(ToString::to_string),
+                "detail": refusal.detail,
+                "rule": refusal.rule,
+            })
+        });
+        serde_json::Value::Array(page.collect()).to_string()
+    }
+}

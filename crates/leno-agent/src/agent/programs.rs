@@ -1,0 +1,327 @@
+//! Programs: taken in, watched, forgotten.
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Instant, SystemTime},
+};
+
+use leno_dataplane::{AppDial, ListenRole, Update};
+use leno_net::fdpass::Peer;
+use leno_types::WorkloadUid;
+use leno_wire::agent::{self as wire, agent_message};
+use tokio::sync::mpsc;
+
+use super::{Agent, Asked, Caller};
+use crate::{
+    handover::Handle,
+    hosted::{self, Unfit},
+    local::{self, Connection, LocalEvent},
+    protocol::{self, FromAgent, Start, ToAgent},
+};
+
+impl Agent {
+    pub(super) fn on_local(&mut self, event: LocalEvent) {
+        match event {
+            LocalEvent::Opened {
+                connection,
+                peer,
+                out,
+            } => self.on_opened(connection, &peer, out),
+            LocalEvent::Message {
+                connection,
+                message,
+                descriptors,
+            } => match message {
+                ToAgent::Start(start) => {
+                    if let Err(unfit) = self.on_start(connection, *start, descriptors) {
+                        self.refuse(connection, unfit.code.into(), unfit.message);
+                    }
+                }
+                ToAgent::Sockets { v6 } => {
+                    if let Some(uid) = self.callers.get(&connection).and_then(|caller| caller.uid) {
+                        self.worker.send(Update::AppSockets {
+                            uid,
+                            v6,
+                            sockets: descriptors,
+                        });
+                    }
+                }
+                ToAgent::Health { healthy, detail } => self.on_health(connection, healthy, detail),
+                ToAgent::Takeover => self.on_takeover(connection),
+                ToAgent::Exited { code } => {
+                    tracing::info!(code, "a program ended");
+                    self.on_gone(connection);
+                }
+            },
+            LocalEvent::Closed { connection } => {
+                self.on_gone(connection);
+                self.callers.remove(&connection);
+            }
+        }
+    }
+
+    pub(super) fn on_opened(
+        &mut self,
+        connection: Connection,
+        peer: &Peer,
+        out: mpsc::Sender<local::Outgoing>,
+    ) {
+        let own = leno_net::process::user();
+        let allowed = peer.uid == 0 || peer.uid == own || self.config.run_users.contains(&peer.uid);
+        self.callers.insert(
+            connection,
+            Caller {
+                out,
+                user: peer.uid,
+                uid: None,
+            },
+        );
+        if !allowed {
+            let text = format!(
+                "user {} may not run programs here: start the agent with --allow-user {}",
+                peer.uid, peer.uid
+            );
+            self.refuse(connection, "forbidden".into(), text);
+            self.callers.remove(&connection);
+            return;
+        }
+        let host = protocol::Host {
+            name: self.config.host.to_string(),
+            mesh: self.membership.borrow().mesh.to_string(),
+            addresses: self.config.addresses.clone(),
+            connected: self.up.is_some(),
+        };
+        self.tell(connection, FromAgent::Host(host));
+    }
+
+    pub(super) fn on_start(
+        &mut self,
+        connection: Connection,
+        start: Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Unfit> {
+        let Some(caller) = self.callers.get(&connection) else {
+            return Ok(());
+        };
+        let run_user = caller.user;
+        if caller.uid.is_some()
+            || self
+                .asked
+                .values()
+                .any(|asked| asked.connection == connection)
+        {
+            return Err(Unfit::new("conflict", "one connection starts one program"));
+        }
+        hosted::check(&start)?;
+        if let Some(uid) = self.returning(&start, run_user) {
+            return self.on_return(connection, uid, &start, descriptors);
+        }
+        let sockets = hosted::sockets(
+            &start,
+            descriptors,
+            &self.config.addresses,
+            app_dial(connection),
+            &mut self.inherited,
+        )?;
+        self.next_request += 1;
+        let request = self.next_request;
+        let healthy = start.ports.is_empty();
+        let register = hosted::registration(
+            &start,
+            request,
+            start.uid.as_deref().unwrap_or(""),
+            "",
+            healthy,
+        );
+        let asked = Asked {
+            connection,
+            run_user,
+            start,
+            sockets,
+            since: Instant::now(),
+            healthy,
+        };
+        self.asked.insert(request, asked);
+        self.say(agent_message::Message::Register(register));
+        Ok(())
+    }
+
+    /// The workload that a program says it was before the agent's restart, if it may be that one.
+    pub(super) fn returning(&self, start: &Start, run_user: u32) -> Option<WorkloadUid> {
+        let uid = start.uid.as_deref()?.parse().ok()?;
+        let hosted = self.hosted.get(&uid)?;
+        let same = hosted.connection.is_none()
+            && hosted.run_user == run_user
+            && hosted.start.service == start.service;
+        same.then_some(uid)
+    }
+
+    pub(super) fn on_return(
+        &mut self,
+        connection: Connection,
+        uid: WorkloadUid,
+        start: &Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Unfit> {
+        let sockets = hosted::sockets(
+            start,
+            descriptors,
+            &self.config.addresses,
+            app_dial(connection),
+            &mut self.inherited,
+        )?;
+        if let Some(hosted) = self.hosted.get_mut(&uid) {
+            hosted.connection = Some(connection);
+            hosted.sockets = Some(sockets);
+            hosted.told = false;
+        }
+        if let Some(caller) = self.callers.get_mut(&connection) {
+            caller.uid = Some(uid);
+        }
+        self.tell_if_ready(uid);
+        Ok(())
+    }
+
+    /// Hands a workload that has all it needs to the data plane, and lets its program start.
+    pub(super) fn tell_if_ready(&mut self, uid: WorkloadUid) {
+        if self.mesh.is_none() {
+            return;
+        }
+        let Some(hosted) = self.hosted.get_mut(&uid) else {
+            return;
+        };
+        let (Some(connection), Some(certificate), Some(bundle), Some(own)) = (
+            hosted.connection,
+            &hosted.certificate,
+            &hosted.bundle,
+            &hosted.own,
+        ) else {
+            return;
+        };
+        let Some(sockets) = hosted.sockets.take() else {
+            return;
+        };
+        hosted.told = true;
+        self.worker.send(Update::Workload(Box::new(own.clone())));
+        self.worker.send(Update::Certificate {
+            uid,
+            certificate: certificate.clone(),
+            bundle: bundle.clone(),
+        });
+        self.worker.send(Update::Capture {
+            uid,
+            sockets: sockets.capture,
+        });
+        for (port, listener) in sockets.published {
+            if let Err(error) = self.handles.keep(Handle::Published, &listener) {
+                tracing::warn!(%error, port, "a published port cannot be handed to a successor");
+            }
+            self.worker.send(Update::Listen {
+                role: ListenRole::Published { uid, port },
+                listener,
+            });
+        }
+        let left = hosted
+            .certificate_left(SystemTime::now())
+            .unwrap_or_default();
+        let started = protocol::Started {
+            uid: uid.to_string(),
+            identity: hosted.identity.to_string(),
+            certificate_seconds: left.as_secs(),
+        };
+        tracing::info!(workload = hosted.name, identity = %hosted.identity, "a workload is in the mesh");
+        self.tell(connection, FromAgent::Started(started));
+    }
+
+    pub(super) fn on_health(&mut self, connection: Connection, healthy: bool, detail: String) {
+        let Some(uid) = self.callers.get(&connection).and_then(|caller| caller.uid) else {
+            if let Some(asked) = self
+                .asked
+                .values_mut()
+                .find(|asked| asked.connection == connection)
+            {
+                asked.healthy = healthy;
+            }
+            return;
+        };
+        let Some(hosted) = self.hosted.get_mut(&uid) else {
+            return;
+        };
+        if std::mem::replace(&mut hosted.healthy, healthy) != healthy {
+            tracing::info!(
+                workload = hosted.name,
+                healthy,
+                detail,
+                "a workload's health changed"
+            );
+            self.say(agent_message::Message::Health(wire::HealthChange {
+                uid: uid.to_string(),
+                healthy,
+                detail,
+            }));
+        }
+    }
+
+    /// A program is gone: so is its workload.
+    pub(super) fn on_gone(&mut self, connection: Connection) {
+        // What a successor has is not gone.
+        if self.handed_over {
+            return;
+        }
+        self.asked.retain(|_, asked| asked.connection != connection);
+        let Some(uid) = self
+            .callers
+            .get_mut(&connection)
+            .and_then(|caller| caller.uid.take())
+        else {
+            return;
+        };
+        self.forget(uid);
+    }
+
+    pub(super) fn forget(&mut self, uid: WorkloadUid) {
+        if let Some(hosted) = self.hosted.remove(&uid) {
+            tracing::info!(workload = hosted.name, "a workload left the mesh");
+        }
+        self.dirty_workloads = true;
+        self.worker.send(Update::WorkloadGone(uid));
+        self.say(agent_message::Message::Deregister(wire::Deregister {
+            uid: uid.to_string(),
+        }));
+        self.save();
+    }
+
+    pub(super) fn refuse(&mut self, connection: Connection, code: String, message: String) {
+        tracing::info!(code, message, "a program was not taken in");
+        self.tell(connection, FromAgent::Refused { code, message });
+    }
+
+    pub(super) fn tell(&mut self, connection: Connection, message: FromAgent) {
+        self.send(connection, message, Vec::new());
+    }
+
+    pub(super) fn send(
+        &mut self,
+        connection: Connection,
+        message: FromAgent,
+        descriptors: Vec<OwnedFd>,
+    ) {
+        let Some(caller) = self.callers.get(&connection) else {
+            return;
+        };
+        // A program that does not read is none: its connection ends, and with it the workload.
+        if caller.out.try_send((message, descriptors)).is_err() {
+            self.on_gone(connection);
+            self.callers.remove(&connection);
+        }
+    }
+}
+
+/// How a program is dialled: it handed its sockets over, or shares the proxy's namespace.
+fn app_dial(connection: Connection) -> AppDial {
+    if connection == Connection::SIDECAR {
+        AppDial::Marked
+    } else {
+        AppDial::Handed
+    }
+}
