@@ -117,7 +117,7 @@ fn a_cancelled_grpc_call_is_seen_by_the_server_at_once(fixture: &mut Fixture) {
             .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
             .collect()
     };
-    let (cancelled, seen) = (times(&client, "cancel "), times(&server, "cancelled both"));
+    let (cancelled, seen) = (times(&client, "cancel "), times(&server, "ended both"));
     assert_eq!((cancelled.len(), seen.len()), (20, 20), "{client}{server}");
     let took = cancelled
         .iter()
