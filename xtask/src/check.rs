@@ -1,7 +1,7 @@
 //! Everything that can be said of the project without running it.
 
 use crate::{
-    layers, shape,
+    docs, layers, shape,
     tool::{Failure, cargo, has},
 };
 
@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         &["-A", "clippy::disallowed_methods"],
     ));
     note(documentation());
+    note(docs::check());
     if has("cargo-deny") {
         note(cargo(&[
             "deny", "--locked", "check", "bans", "licenses", "sources",

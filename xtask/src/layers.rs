@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::tool::{Failure, cargo_command};
 
 /// Every crate with its layer, in the order of ARCHITECTURE.md.
-const ORDER: &[(&str, &str)] = &[
+pub(crate) const ORDER: &[(&str, &str)] = &[
     ("types", "leno-types"),
     ("types", "leno-wire"),
     ("decisions", "leno-config"),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod docs;
 mod layers;
 mod shape;
 mod test;
@@ -16,6 +17,7 @@ const USAGE: &str = "cargo xtask COMMAND
   test [NAME]    every test; what is missing on this machine is reported as skipped, with the reason
   layers         the direction of dependencies between crates
   shape          files and functions that have grown too long
+  docs           rewrites what the code says in the documentation: limits, refusals, commands
   codegen        leno-wire's Rust from its protobuf files
   golden         rewrites the expected outputs of golden tests
   fuzz [SECONDS] runs each fuzz target for so long (needs cargo-fuzz)
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["layers"] => layers::run(),
         ["shape"] => shape::run(),
+        ["docs"] => docs::run(),
         ["codegen"] => cargo(&["run", "--quiet", "--package", "wire-codegen"])
             .and_then(|()| cargo(&["fmt", "--package", "leno-wire"])),
         ["golden"] => test::golden(),

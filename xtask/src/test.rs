@@ -42,6 +42,8 @@ pub(crate) fn golden() -> Result<(), Failure> {
             "leno-config",
             "--package",
             "leno-compile",
+            "--package",
+            "leno-proxy",
         ])
         .env("UPDATE_GOLDEN", "1");
     status(&mut command, "cargo test with UPDATE_GOLDEN=1")
