@@ -11,6 +11,7 @@ use http::{
 use crate::{
     Fields, RequestHead, ResponseHead, Version,
     case::{self, CASE_FIELD},
+    fields::is_protocol,
     h1::is_made_anew,
     h1::{is_authority, parse_length},
 };
@@ -114,6 +115,13 @@ pub(crate) fn request_from_h2<B>(
     let (mut parts, body) = request.into_parts();
     let declared = content_length(&parts.headers)?;
     let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+    // The h2 crate takes any text for `:protocol` (RFC 8441 4), line ends included; HTTP/1 gets it as Upgrade.
+    if protocol
+        .as_ref()
+        .is_some_and(|name| !is_protocol(name.as_str().as_bytes()))
+    {
+        return Err("the protocol");
+    }
     let mut authority = parts
         .uri
         .authority()

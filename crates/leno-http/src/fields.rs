@@ -133,6 +133,11 @@ pub(crate) const fn is_tchar(byte: u8) -> bool {
         | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
+/// RFC 9110 7.8: what Upgrade and `:protocol` may name, a token with or without a version.
+pub(crate) fn is_protocol(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| is_tchar(*byte) || *byte == b'/')
+}
+
 /// RFC 9110 5.5: visible characters, space, tab and obs-text.
 pub(crate) fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| is_value_byte(*byte))

@@ -489,6 +489,19 @@ fn malformed_http2_requests_are_answered_and_hurt_nobody_else() {
             .send_request(post("/").header("host", "other").body(()).unwrap(), true)
             .unwrap();
         assert_eq!(response.await.unwrap().status().as_u16(), 400);
+        let smuggled = "websocket\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x";
+        for protocol in [smuggled, "web socket", ""] {
+            while !client.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+            let mut request = Request::builder().method(Method::CONNECT);
+            request = request.uri("http://shop/chat");
+            let mut request = request.body(()).unwrap();
+            let extensions = request.extensions_mut();
+            extensions.insert(h2::ext::Protocol::from(protocol));
+            let (response, _body) = client.send_request(request, false).unwrap();
+            assert_eq!(response.await.unwrap().status().as_u16(), 400, "{protocol}");
+        }
         let mut many = post("/");
         for index in 0..300 {
             many = many.header(format!("x-{index}"), "1");

@@ -38,7 +38,7 @@ pub(crate) fn needs_no_body(status: u16, method: &Method) -> bool {
     *method == Method::HEAD || matches!(status, 100..200 | 204 | 304)
 }
 
-/// Writes a request head; `None` when the target or authority is nothing HTTP/1 can carry.
+/// Writes a request head; `None` when the target, authority or protocol is nothing HTTP/1 can carry.
 pub(crate) fn encode_request(
     head: &RequestHead,
     framing: OutFraming,
@@ -61,7 +61,8 @@ pub(crate) fn encode_request(
     } else {
         head.path.as_ref()
     };
-    if !is_target(target) {
+    let protocol = head.protocol.as_deref();
+    if !is_target(target) || protocol.is_some_and(|name| !crate::fields::is_protocol(name)) {
         return None;
     }
     out.reserve(256 + target.len() + head.fields.len() * 48);

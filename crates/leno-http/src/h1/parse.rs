@@ -439,10 +439,7 @@ impl Collected {
     fn add_upgrade(&mut self, head: &Bytes, value: &[u8]) {
         // h2c is obsolete (RFC 9113 3.1) and would end the mesh's sight of the requests: ignored, as one may.
         let wanted = |token: &&[u8]| {
-            let legal = token
-                .iter()
-                .all(|byte| crate::fields::is_tchar(*byte) || *byte == b'/');
-            legal && !token.eq_ignore_ascii_case(b"h2c")
+            crate::fields::is_protocol(token) && !token.eq_ignore_ascii_case(b"h2c")
         };
         if self.upgrade.is_none() {
             self.upgrade = tokens(value)
