@@ -24,6 +24,8 @@ pub enum Update {
     Workload(Box<OwnWorkload>),
     /// A workload is gone: its listeners are closed, its streams ended after their grace.
     WorkloadGone(WorkloadUid),
+    /// A workload is about to stop: its callers are sent away, what they began goes on.
+    WorkloadLeaving(WorkloadUid),
     /// A workload's certificate, new or renewed.
     Certificate {
         /// Whose.
@@ -159,6 +161,8 @@ pub enum Event {
         /// The latest refusals.
         refusals: Vec<RefusalRecord>,
     },
+    /// Nobody calls a workload that is leaving any more, and what was begun has ended.
+    WorkloadIdle(WorkloadUid),
     /// Everything has ended; nothing comes after.
     Drained,
 }
@@ -242,13 +246,18 @@ impl Worker {
         self.events.recv().await
     }
 
-    /// Ends the worker: no new connections, GOAWAY to peers, open exchanges finish, the rest is aborted after
-    /// `grace`. What it still reports is dropped; to keep that, trigger the stop and call [`Self::next`] until
+    /// Begins what [`Self::drain`] does and does not wait for it: [`Self::next`] gives what is still reported, up to
     /// [`Event::Drained`].
-    pub async fn drain(mut self, grace: Duration) {
+    pub fn begin_drain(&self, grace: Duration) {
         if self.updates.send(Command::Drain(grace)).is_err() {
             tracing::debug!("the worker had ended before its drain");
         }
+    }
+
+    /// Ends the worker: no new connections, GOAWAY to peers, open exchanges finish, the rest is aborted after
+    /// `grace`. What it still reports is dropped; [`Self::begin_drain`] keeps that.
+    pub async fn drain(mut self, grace: Duration) {
+        self.begin_drain(grace);
         while self.next().await.is_some() {}
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -264,6 +273,7 @@ impl fmt::Debug for Update {
             Self::Mesh(mesh) => write!(f, "Mesh({})", mesh.name),
             Self::Workload(workload) => write!(f, "Workload({})", workload.name),
             Self::WorkloadGone(uid) => write!(f, "WorkloadGone({uid})"),
+            Self::WorkloadLeaving(uid) => write!(f, "WorkloadLeaving({uid})"),
             Self::Certificate {
                 uid, certificate, ..
             } => {

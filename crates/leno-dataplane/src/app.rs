@@ -156,6 +156,15 @@ impl AppSide {
         self.dialled.borrow().contains(&address)
     }
 
+    /// Closes what is kept for later requests, and says whether no connection to the program is left.
+    pub(crate) fn is_unused(&self) -> bool {
+        for port in self.ports.borrow().values() {
+            port.idle.borrow_mut().clear();
+            port.shared.borrow_mut().clear();
+        }
+        self.dialled.borrow().is_empty()
+    }
+
     fn port(&self, shared: &Shared, port: u16) -> Rc<AppPort> {
         let mut ports = self.ports.borrow_mut();
         let make = || {

@@ -221,6 +221,11 @@ impl Local {
             .retain(|admission| admission.strong_count() > 0);
     }
 
+    /// Peers are told to use no more of this workload's connections.
+    pub(crate) fn send_callers_away(&self) {
+        self.epoch.replace(self.stop.child()).trigger();
+    }
+
     /// Takes a certificate: everything under the old one drains.
     fn certify(&self, certificate: WorkloadCertificate, bundle: TrustBundle) {
         let held = Rc::new(Held {
@@ -230,7 +235,7 @@ impl Local {
         });
         let generation = held.generation();
         self.certificate.replace(Some(held));
-        self.epoch.replace(self.stop.child()).trigger();
+        self.send_callers_away();
         self.pool.rotate(generation);
     }
 }

@@ -40,6 +40,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Accepting goes on after this when the system is out of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
+/// A workload that leaves is looked at so often,
+const LOOK: Duration = Duration::from_millis(25);
+/// and has no callers left when so many looks in a row find none: who calls it learns a moment later that it leaves.
+const QUIET_LOOKS: u32 = 12;
+
 /// Runs a worker to its end.
 pub(crate) async fn run(
     config: WorkerConfig,
@@ -149,6 +154,7 @@ impl Worker {
             }
             Update::Workload(own) => shared.local(own.uid).describe(*own),
             Update::WorkloadGone(uid) => self.gone(uid),
+            Update::WorkloadLeaving(uid) => self.leaving(uid),
             Update::Certificate {
                 uid,
                 certificate,
@@ -209,6 +215,26 @@ impl Worker {
             local.pool.retire_all();
         };
         if self.shared.background.spawn("workload-end", end).is_err() {
+            limit(Limit::Tasks);
+        }
+    }
+
+    /// A workload's callers are sent away; says when none is left.
+    fn leaving(&self, uid: WorkloadUid) {
+        let Some(local) = self.shared.known_local(uid) else {
+            return self.shared.outbox.push(Event::WorkloadIdle(uid));
+        };
+        local.send_callers_away();
+        let shared = Rc::clone(&self.shared);
+        let watch = async move {
+            let mut quiet = 0;
+            while quiet < QUIET_LOOKS && !local.stop.is_stopping() {
+                sleep(LOOK).await;
+                quiet = if local.app.is_unused() { quiet + 1 } else { 0 };
+            }
+            shared.outbox.push(Event::WorkloadIdle(uid));
+        };
+        if self.shared.background.spawn("workload-leaving", watch).is_err() {
             limit(Limit::Tasks);
         }
     }
