@@ -4,7 +4,7 @@
 
 mod settings;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use leno_agent::{AgentError, Membership};
 use leno_runtime::{Readiness, Scope, Signals, Stop, block_on_local};
@@ -131,6 +131,7 @@ fn start_log(format: LogFormat) {
     let text = (format == LogFormat::Text).then(|| {
         tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
     });
     let json = (format == LogFormat::Json).then(|| {

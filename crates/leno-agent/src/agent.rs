@@ -146,7 +146,11 @@ pub async fn run(
     );
     let captured = sidecar.is_some();
     if let Some(sidecar) = sidecar {
-        tasks.spawn_critical("sidecar", sidecar.run(local_in.clone()));
+        let (events, stop) = (local_in.clone(), stop.clone());
+        tasks.spawn_critical("sidecar", async move {
+            // `None` is the stop, which the loop hears as well.
+            stop.run_until_stopped(sidecar.run(events)).await;
+        });
     }
     tasks.spawn_critical("agent socket", local::serve(local, local_in, stop.clone()));
     let mailboxes = Mailboxes {

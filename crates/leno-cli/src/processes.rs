@@ -10,7 +10,7 @@ pub(crate) use control_plane::{ControlPlaneArgs, control_plane};
 pub(crate) use join::{JoinArgs, join};
 pub(crate) use up::{UpArgs, up};
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use leno_runtime::{Signals, Stop};
 use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -35,6 +35,7 @@ pub(crate) fn start_log(format: LogFormat, verbose: bool) {
     let text = (format == LogFormat::Text).then(|| {
         tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
     });
     let json = (format == LogFormat::Json).then(|| {
