@@ -2,6 +2,10 @@
 //! `#! workload UID ns=.. name=.. sa=.. service=.. version=.. ip=.. port=80:8080/http health=.. label=k=v`, addresses
 //! `#! vips NS/NAME ADDRESS ..`. `UPDATE_GOLDEN=1 cargo test -p leno-compile` rewrites them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a golden test reads files and a variable; decisions do not"
+)]
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,9 @@
 //! An API over a real store on a loopback port, and a client that speaks HTTP to it.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test owns its tasks by a JoinSet"
+)]
 
 use std::{
     future::IntoFuture,

@@ -1,4 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test needs a time to begin with"
+)]
 use proptest::prelude::*;
 
 use super::*;

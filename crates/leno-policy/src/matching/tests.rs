@@ -108,11 +108,9 @@ proptest! {
                 None => prop_assert_eq!(total, 0),
             }
         }
-        if total > 0 {
-            for (weight, count) in weights.iter().zip(seen) {
-                let expected = u64::from(*weight) * steps / total;
-                prop_assert!(count.abs_diff(expected) <= 2, "{count} for {weight} of {total}");
-            }
+        for (weight, count) in weights.iter().zip(seen) {
+            let expected = (u64::from(*weight) * steps).checked_div(total).unwrap_or(0);
+            prop_assert!(count.abs_diff(expected) <= 2, "{count} for {weight} of {total}");
         }
     }
 
