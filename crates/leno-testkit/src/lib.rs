@@ -21,7 +21,7 @@ pub use host::{Host, Network};
 pub use mesh::{Mesh, MeshBuilder, leno_binary};
 pub use process::{Output, Process, Signal, show_logs};
 pub use raw::{Answer, Wire};
-pub use run::{Member, RunBuilder};
+pub use run::{Connector, Member, RunBuilder};
 pub use skip::{current_test, skipped};
 pub use strangers::{module_of_python, program, python};
 pub use suite::{Test, run_suite};

@@ -40,6 +40,23 @@ pub struct Member {
     namespace: NetNs,
 }
 
+/// Connects as a program does, from any thread.
+pub struct Connector {
+    namespace: NetNs,
+}
+
+impl Connector {
+    /// Connects to a name and port as the program would.
+    ///
+    /// # Errors
+    /// When no address takes it.
+    pub fn connect(&self, host: &str, port: u16) -> io::Result<Wire> {
+        self.namespace
+            .within(|| TcpStream::connect((host, port)))
+            .map(Wire::new)
+    }
+}
+
 impl<'a> RunBuilder<'a> {
     pub(crate) fn new(host: &'a Host, socket: PathBuf) -> Self {
         Self {
@@ -206,6 +223,18 @@ impl Member {
         let mut words = vec!["curl", "-sS", "--max-time", "20"];
         words.extend(arguments);
         self.exec(&words)
+    }
+
+    /// A way to connect as the program does from another thread.
+    ///
+    /// # Panics
+    /// When the program is gone.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        let namespace = NetNs::of_pid(self.process.pid());
+        Connector {
+            namespace: namespace.expect("the program's network namespace"),
+        }
     }
 
     /// Runs `f` in the program's network namespace.

@@ -223,3 +223,84 @@ pub fn median(mut of: Vec<Duration>) -> Duration {
     of.sort();
     *of.get(of.len() / 2).expect("something was measured")
 }
+
+/// GETs one after the other on a thread, until it is stopped: whether each succeeds.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Tally>>,
+}
+
+/// What a load saw.
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    /// Requests answered with 200.
+    pub good: u64,
+    /// What each other one ended with.
+    pub bad: Vec<String>,
+}
+
+impl Load {
+    /// Calls `http://NAME/` as `member`, with a new connection after every `per_connection` requests.
+    #[must_use]
+    pub fn start(member: &Member, name: &str, per_connection: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ended, caller, name) = (Arc::clone(&stop), member.connector(), name.to_owned());
+        let thread = std::thread::spawn(move || {
+            let mut tally = Tally::default();
+            while !ended.load(Ordering::Relaxed) {
+                let mut wire = match caller.connect(&name, 80) {
+                    Ok(wire) => wire,
+                    Err(error) => {
+                        tally.bad.push(format!("connect: {error}"));
+                        continue;
+                    }
+                };
+                for _ in 0..per_connection {
+                    if ended.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    match get(&mut wire, &name) {
+                        Ok(()) => tally.good += 1,
+                        Err(error) => {
+                            tally.bad.push(error);
+                            break;
+                        }
+                    }
+                    // A load to be seen, not to be felt.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            tally
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it; what it saw.
+    ///
+    /// # Panics
+    /// When its thread did.
+    #[must_use]
+    pub fn stop(mut self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("stopped once");
+        thread.join().expect("the load's thread")
+    }
+}
+
+fn get(wire: &mut Wire, name: &str) -> Result<(), String> {
+    wire.try_send(format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n"))
+        .map_err(|error| format!("send: {error}"))?;
+    let answer = wire
+        .try_message()
+        .map_err(|error| format!("read: {error}"))?;
+    match answer.status() {
+        200 => Ok(()),
+        status => Err(format!(
+            "{status} {}",
+            answer.field("x-leno-refused").unwrap_or_default()
+        )),
+    }
+}
