@@ -47,7 +47,7 @@ pub struct WorkloadRecord {
     pub ports: Vec<RegisteredPort>,
     /// Whether its checks pass.
     pub health: Health,
-    /// Whether it is ready to be called at all.
+    /// Whether its checks ever passed: before that it is no endpoint of a service.
     pub ready: bool,
 }
 

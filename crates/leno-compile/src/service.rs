@@ -95,6 +95,10 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ServiceName) -> Option<Endpoints
         let Some(record) = view.workload(member.uid) else {
             continue;
         };
+        // What was never ready is no endpoint at all: a balancer's last resort is for what may still answer.
+        if !record.ready {
+            continue;
+        }
         let ports = ports_of(record, applied);
         if !ports.is_empty() {
             endpoints.extend(endpoint(view, record, ports));
@@ -125,7 +129,7 @@ pub(crate) fn endpoint(
                 .unwrap_or_default()
         }
     };
-    // What is not ready yet is called only when nothing better is there, as what fails its checks.
+    // Who calls a host by its own address gets it, ready or not; absence would mean that it is no member.
     let health = match record.health {
         Health::Healthy if !record.ready => Health::Unhealthy,
         health => health,
