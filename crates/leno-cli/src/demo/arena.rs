@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::exit,
     thread,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use clap::Args;
+use leno_controlplane::documents::Proxy;
 use leno_net::arena;
 use leno_runtime::block_on_local;
 use rustix::process::{WaitOptions, WaitStatus, wait};
@@ -31,6 +33,7 @@ use crate::{
     client::Client,
     context::{Context, Server},
     exit::{CommandError, Outcome},
+    top, view,
 };
 
 /// Each step of the start must be done within this.
@@ -148,29 +151,46 @@ impl Inside {
             net.add(host).map_err(network)?;
         }
         let client = self.client();
-        self.until("control plane", || self.dir.join("admin.sock").exists())
-            .await?;
+        self.until("control plane", async || {
+            self.dir.join("admin.sock").exists()
+        })
+        .await?;
         step(teller, "agents");
         for host in &plan::MEMBERS {
             let token = self.token(&client, host).await?;
             let addresses = net.addresses(host);
             self.spawn(&net, parts::agent(&self.dir, host, &addresses, token))?;
         }
+        step(teller, "programs");
         let mut started = Vec::new();
         for program in &plan::PROGRAMS {
             let socket = parts::agent_socket(&self.dir, program.host);
             let agent = format!("agent of {}", program.host);
-            self.until(&agent, || {
-                std::os::unix::net::UnixStream::connect(&socket).is_ok()
-            })
-            .await?;
+            self.until(&agent, async || UnixStream::connect(&socket).is_ok())
+                .await?;
+            self.fit(&client, &program.edge_name()).await?;
             let pid = self.spawn(&net, parts::program(&self.dir, program))?;
             started.push((program.name(), pid));
         }
-        step(teller, "programs");
+        self.fit(&client, plan::LEGACY).await?;
         let pid = self.spawn(&net, parts::legacy())?;
         started.push((plan::LEGACY.into(), pid));
         Ok(started)
+    }
+
+    /// Waits until all that `caller` calls is fit to be called: a shop opens when everything is in its place.
+    async fn fit(&self, client: &Client, caller: &str) -> Result<(), Broken> {
+        for called in plan::called_by(caller) {
+            let fit = async || {
+                let proxies: Vec<Proxy> = top::ask(client, top::PROXIES).await.unwrap_or_default();
+                let replicas = view::replicas(&proxies);
+                replicas.iter().any(|of| {
+                    of.name == called && of.healthy == of.all && of.all == plan::replicas(called)
+                })
+            };
+            self.until(called, fit).await?;
+        }
+        Ok(())
     }
 
     fn spawn(&mut self, net: &Network, part: Part) -> Result<i32, Broken> {
@@ -181,9 +201,9 @@ impl Inside {
     }
 
     /// Waits until something is there, or a part has ended.
-    async fn until(&self, what: &str, is_there: impl Fn() -> bool) -> Result<(), Broken> {
+    async fn until(&self, what: &str, is_there: impl AsyncFn() -> bool) -> Result<(), Broken> {
         let begun = Instant::now();
-        while !is_there() {
+        while !is_there().await {
             if let Some((part, code)) = self.ended() {
                 return Err(self.broken(part, format!("ended with code {code}")));
             }

@@ -94,15 +94,15 @@ pub(super) struct Program {
 /// The programs that are in the mesh.
 #[rustfmt::skip]
 pub(super) const PROGRAMS: [Program; 9] = [
-    // The called first: the storefront then finds them at its first call.
+    // Each after those that it calls, which are waited for.
     Program { host: "stock",   service: "stock",      version: "",   port: "3306",         publish: "",     shop: &["stock"] },
     Program { host: "cat-1",   service: "catalog",    version: "v1", port: "80:8080/http", publish: "",     shop: &["catalog", "--version", "v1"] },
     Program { host: "cat-2",   service: "catalog",    version: "v2", port: "80:8080/http", publish: "",     shop: &["catalog", "--version", "v2"] },
     Program { host: "cart-1",  service: "cart",       version: "",   port: "80:8080/grpc", publish: "",     shop: &["cart"] },
     Program { host: "cart-2",  service: "cart",       version: "",   port: "80:8080/grpc", publish: "",     shop: &["cart"] },
     Program { host: "reviews", service: "reviews",    version: "",   port: "80:8080",      publish: "",     shop: &["reviews"] },
-    Program { host: "reviews", service: "ledger",     version: "",   port: "80:8080",      publish: "",     shop: &["ledger"] },
     Program { host: "feed",    service: "prices",     version: "",   port: "80:8080",      publish: "",     shop: &["prices"] },
+    Program { host: "reviews", service: "ledger",     version: "",   port: "80:8080",      publish: "",     shop: &["ledger"] },
     Program { host: "web",     service: "storefront", version: "",   port: "80:8080/http", publish: "8080", shop: &["storefront"] },
 ];
 
@@ -153,16 +153,39 @@ impl Host {
 }
 
 impl Program {
-    /// What it is called: its service, its version, and its host where it is not the only one.
-    pub(super) fn name(&self) -> String {
-        let same =
-            |other: &&Program| (other.service, other.version) == (self.service, self.version);
-        match (self.version, PROGRAMS.iter().filter(same).count()) {
-            ("", 1) => self.service.into(),
-            ("", _) => format!("{} on {}", self.service, self.host),
-            (version, _) => format!("{}-{version}", self.service),
+    /// What edges call it: its service, with its version if it has one.
+    pub(super) fn edge_name(&self) -> String {
+        match self.version {
+            "" => self.service.into(),
+            version => format!("{}-{version}", self.service),
         }
     }
+
+    /// The same, with its host where it is not the only one.
+    pub(super) fn name(&self) -> String {
+        let name = self.edge_name();
+        if replicas(&name) == 1 {
+            name
+        } else {
+            format!("{name} on {}", self.host)
+        }
+    }
+}
+
+/// Whom a program calls; both in the names of edges.
+pub(super) fn called_by(caller: &str) -> impl Iterator<Item = &'static str> {
+    EDGES
+        .iter()
+        .filter(move |edge| edge.source == caller)
+        .map(|edge| edge.destination)
+}
+
+/// How many programs an edge's name stands for.
+pub(super) fn replicas(name: &str) -> usize {
+    PROGRAMS
+        .iter()
+        .filter(|program| program.edge_name() == name)
+        .count()
 }
 
 /// Every machine, the control plane's first.
@@ -233,12 +256,7 @@ mod tests {
                 .len(),
             PROGRAMS.len()
         );
-        let named = |name: &str| {
-            PROGRAMS.iter().any(|of| match of.version {
-                "" => of.service == name,
-                version => format!("{}-{version}", of.service) == name,
-            })
-        };
+        let named = |name: &str| replicas(name) > 0;
         for edge in &EDGES {
             assert!(named(edge.destination), "{}", edge.destination);
             assert_eq!(named(edge.source), edge.mtls, "{}", edge.source);
@@ -249,5 +267,18 @@ mod tests {
                 .iter()
                 .any(|of| (of.host, of.publish) == (PUBLISHED.0, "8080"))
         );
+    }
+
+    #[test]
+    fn whoever_is_called_starts_before_who_calls() {
+        for (index, program) in PROGRAMS.iter().enumerate() {
+            for called in called_by(&program.edge_name()) {
+                let last = PROGRAMS
+                    .iter()
+                    .rposition(|of| of.edge_name() == called)
+                    .unwrap();
+                assert!(last < index, "{called} and {}", program.name());
+            }
+        }
     }
 }
