@@ -171,7 +171,13 @@ async fn programmed(client: &Client, kind: Kind, item: &Value) -> Result<String,
                 text(condition, "/reason")
             )));
         }
+        // Of a moment ago: nobody has looked at it yet.
+        let unseen = conditions.is_empty() && matches!(kind, Kind::HttpRoute | Kind::AccessPolicy);
         let Some(condition) = find("Programmed") else {
+            if unseen && begun.elapsed() < PATIENCE {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
             return Ok("accepted ✔".into());
         };
         if text(condition, "/status") == "True" {
