@@ -22,6 +22,9 @@ pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// At most this share of a service's endpoints is ejected for failures, but always one may be. An endpoint that
 /// cannot be reached at all is passed over in any case.
 pub const MAX_EJECTED_PERCENT: usize = 50;
+/// Costs that differ by less than this factor are the same: which of two equals happened to answer a little faster
+/// must not starve the other.
+const NOISE: f64 = 2.0;
 /// How long an endpoint that refused a connection is passed over; doubles while it goes on.
 const UNREACHABLE: Duration = Duration::from_millis(500);
 const UNREACHABLE_MAX: Duration = Duration::from_secs(10);

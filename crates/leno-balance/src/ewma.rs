@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long an observation takes to lose 63 % of its weight.
-const DECAY: Duration = Duration::from_secs(10);
+const DECAY: Duration = Duration::from_secs(3);
 /// What an endpoint that has not answered yet is taken for.
 const UNKNOWN: Duration = Duration::from_millis(1);
 

@@ -77,6 +77,36 @@ fn the_faster_of_two_gets_most_requests() {
 }
 
 #[test]
+fn equals_share_alike_soon_after_one_of_them_began_slowly() {
+    let (mut balancer, mut random, mut now) =
+        (balancer(&[Health::Healthy; 2]), lcg(7), Instant::now());
+    balancer.started(uid(1));
+    balancer.finished(
+        uid(1),
+        now,
+        Outcome::Success,
+        Some(Duration::from_millis(60)),
+    );
+    let mut counts = [0u32; 2];
+    for request in 0..2_000 {
+        now += Duration::from_millis(25);
+        let chosen = balancer
+            .pick(now, &mut random, &any_endpoint, &[])
+            .unwrap()
+            .endpoint
+            .uid;
+        balancer.started(chosen);
+        // A third more or less, as equals differ.
+        let latency = Duration::from_micros(1_000 + 350 * (random() % 2));
+        balancer.finished(chosen, now, Outcome::Success, Some(latency));
+        if request >= 600 {
+            counts[usize::from(chosen == uid(2))] += 1;
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 560), "{counts:?}");
+}
+
+#[test]
 fn an_endpoint_that_refuses_connections_is_passed_over_at_once_and_tried_again_later() {
     let (mut balancer, mut random, now) = (balancer(&[Health::Healthy; 2]), lcg(2), Instant::now());
     balancer.started(uid(1));
