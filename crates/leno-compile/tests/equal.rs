@@ -203,7 +203,7 @@ fn any_workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
         agent: "host".parse().unwrap(),
         ports: (0..dice.below(3)).map(|_| port(dice)).collect(),
         health: dice.one(&[Health::Healthy, Health::Unhealthy, Health::Unknown]),
-        ready: dice.below(4) != 0,
+        ready: dice.below(16) != 0,
     }
 }
 

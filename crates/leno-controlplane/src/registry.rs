@@ -101,6 +101,8 @@ pub struct Workload {
     pub ports: Vec<Port>,
     /// Whether its checks pass.
     pub healthy: bool,
+    /// Whether they ever did: before that nobody is told of it as an endpoint.
+    pub ready: bool,
     /// What its check says.
     pub detail: String,
     confirmed: bool,
@@ -332,7 +334,7 @@ impl Registry {
             addresses: Vec::new(),
             hbone_port,
             version: hello.version.chars().take(64).collect(),
-            features: hello.features.iter().take(64).cloned().collect(),
+            features: short_texts(&hello.features),
             since: wall,
             confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
             workloads,
@@ -450,6 +452,8 @@ impl Registry {
                 "one agent hosts at most {MAX_WORKLOADS} workloads"
             )));
         }
+        // Who was ready once stays an endpoint while its checks fail: a successor or a reconnect changes nothing in that.
+        let was_ready = agent.workloads.get(&uid).is_some_and(|known| known.ready);
         let workload = Workload {
             uid,
             name: wish.unique_name(uid),
@@ -459,6 +463,7 @@ impl Registry {
             service: wish.service,
             version: wish.version,
             healthy: wish.ready,
+            ready: wish.ready || was_ready,
             detail: String::new(),
             ports: wish.ports,
             confirmed: true,
@@ -494,6 +499,7 @@ impl Registry {
                 fx.changed.insert(uid);
             }
             workload.healthy = healthy;
+            workload.ready |= healthy;
             workload.detail = detail.chars().take(256).collect();
         }
     }
@@ -555,6 +561,12 @@ impl Registry {
 /// Two programs cannot be published on one port of their host. Where they listen is in a network namespace of each.
 fn needs_the_same(one: &Port, other: &Port) -> bool {
     one.published.is_some() && one.published == other.published
+}
+
+/// At most 64 texts of at most 64 characters: what one agent may have us keep.
+fn short_texts(texts: &[String]) -> Vec<String> {
+    let cut = |text: &String| text.chars().take(64).collect();
+    texts.iter().take(64).map(cut).collect()
 }
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {

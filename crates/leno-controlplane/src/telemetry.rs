@@ -2,7 +2,7 @@
 //!
 //! Owns a ring of 1 s slots for a minute and of 10 s slots for ten, and totals since the start. The source's report
 //! counts; the destination's only where the caller has no proxy, so that nothing counts twice.
-//! Invariant: at most [`MAX_SERIES`] series and 120 slots, whatever agents send; what is beyond is counted.
+//! Invariant: at most [`MAX_SERIES`] series and 122 slots, whatever agents send; what is beyond is counted.
 
 #[cfg(test)]
 mod tests;
@@ -23,12 +23,14 @@ pub const MAX_SERIES: usize = 4_096;
 pub const MAX_EDGES: usize = 2_048;
 /// Longest name or identity that is kept.
 const MAX_TEXT: usize = 512;
-const FINE: u64 = 60;
-const COARSE: u64 = 60;
+/// Slots of a minute, and the one that still runs.
+const FINE: u64 = 61;
+/// Slots of ten minutes, and the one that still runs.
+const COARSE: u64 = 61;
 const COARSE_SECONDS: u64 = 10;
 
 /// The longest window there is.
-pub const LONGEST: Duration = Duration::from_secs(COARSE * COARSE_SECONDS);
+pub const LONGEST: Duration = Duration::from_secs((COARSE - 1) * COARSE_SECONDS);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SeriesKey {
@@ -113,30 +115,26 @@ impl Telemetry {
         }
     }
 
-    /// The edges of the last `window`, and the span it really covers.
+    /// The edges of the last `window` that is over, and the span it really covers. The second that still runs (beyond a
+    /// minute: the ten seconds) is left out: what agents report of it is still to come.
     #[must_use]
     pub fn window(&self, window: Duration, now: Duration) -> (f64, Vec<Edge>) {
         let window = window.clamp(Duration::from_secs(1), LONGEST).as_secs();
-        let now = now.as_secs();
-        let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
-        let (slots, from, unit) = if window <= FINE {
-            (&self.fine, (now + 1).saturating_sub(window), 1)
+        let (slots, length, unit) = if window < FINE {
+            (&self.fine, window, 1)
         } else {
-            let spans = window.div_ceil(COARSE_SECONDS);
-            let first = (now / COARSE_SECONDS + 1).saturating_sub(spans);
-            (&self.coarse, first, COARSE_SECONDS)
+            (&self.coarse, window.div_ceil(COARSE_SECONDS), COARSE_SECONDS)
         };
-        for slot in slots.iter().filter(|slot| slot.index >= from) {
+        let until = now.as_secs() / unit;
+        let from = until.saturating_sub(length);
+        let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
+        let over = |slot: &&Slot| (from..until).contains(&slot.index);
+        for slot in slots.iter().filter(over) {
             for (id, sample) in &slot.samples {
                 sums.entry(*id).or_default().add(sample);
             }
         }
-        let covered = if unit == 1 {
-            window.min(now + 1)
-        } else {
-            (now + 1).saturating_sub(from * unit)
-        };
-        let seconds = covered.max(1) as f64;
+        let seconds = ((until - from) * unit).max(1) as f64;
         (seconds, self.edges(&sums, seconds))
     }
 

@@ -20,6 +20,8 @@ use answers::{Batch, refusals};
 pub(super) const WINDOW: usize = 8;
 /// Names of one type that one stream may ask for.
 pub(super) const MAX_NAMES: usize = 16_384;
+/// Bytes of one such name or of a version: more than any that exists.
+pub(super) const MAX_NAME: usize = 512;
 /// Bytes of the resources of one answer, about.
 const ANSWER_BYTES: usize = 512 << 10;
 /// Resources of one answer.
@@ -127,7 +129,7 @@ pub struct Subscriber {
     opened: Duration,
     sequence: u64,
     types: BTreeMap<Type, TypeState>,
-    /// Names refused because of [`MAX_NAMES`].
+    /// Names refused because of [`MAX_NAMES`] or [`MAX_NAME`].
     pub over_limit: u64,
     /// Resources refused by the proxy.
     pub nacks: u64,
@@ -188,7 +190,8 @@ impl Subscriber {
             if name == "*" {
                 return Err(ProtocolError::Wildcard(kind.name()));
             }
-            if state.asked.len() >= MAX_NAMES && !state.asked.contains_key(name.as_str()) {
+            let full = state.asked.len() >= MAX_NAMES && !state.asked.contains_key(name.as_str());
+            if full || name.len() > MAX_NAME {
                 self.over_limit = self.over_limit.saturating_add(1);
                 continue;
             }

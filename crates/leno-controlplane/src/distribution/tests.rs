@@ -361,6 +361,25 @@ fn nobody_gets_everything_and_the_names_of_one_stream_are_bounded() {
 }
 
 #[test]
+fn names_and_versions_longer_than_any_that_exists_are_not_kept() {
+    let (catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
+    let (long, short) = (format!("svc/a/{}", "x".repeat(507)), "svc/a/b".to_owned());
+    let mut request = ask(Type::Endpoints, &[&long, &short]);
+    let versions = [(long, "1".into()), (short, "v".repeat(100_000))];
+    request.initial_resource_versions.extend(versions);
+    subscriber
+        .request(&request, &catalog, Duration::ZERO)
+        .unwrap();
+    assert_eq!(subscriber.over_limit, 1);
+    assert_eq!(subscriber.asked().count(), 1);
+    let held: Vec<usize> = subscriber
+        .held(Type::Endpoints)
+        .map(|(name, held, _)| name.len() + held.version.len())
+        .collect();
+    assert_eq!(held, ["svc/a/b".len() + 512]);
+}
+
+#[test]
 fn a_window_bounds_what_is_on_its_way() {
     let (mut catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
     subscriber

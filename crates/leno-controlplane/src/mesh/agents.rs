@@ -312,6 +312,7 @@ impl Mesh {
             state
                 .certificates
                 .truncate(crate::registry::MAX_WORKLOADS + 1);
+            shorten(&mut state);
             self.states.insert(outgoing.agent.clone(), state);
         }
     }
@@ -426,6 +427,24 @@ impl Mesh {
     fn agent_write(&self, agent: &AgentRecord) -> Write {
         let value = serde_json::to_vec(agent).unwrap_or_default();
         Write::put(self.agent_key(&agent.name), value, Expect::Absent)
+    }
+}
+
+/// An agent's texts are kept as long as its state is: cut to what they can be.
+fn shorten(state: &mut wire::ProxyState) {
+    /// No serial, id or identity has more characters.
+    const LONGEST: usize = 512;
+    let texts = state.certificates.iter_mut().flat_map(|certificate| {
+        [
+            &mut certificate.uid,
+            &mut certificate.identity,
+            &mut certificate.serial,
+        ]
+    });
+    for text in texts.chain([&mut state.config_version]) {
+        if text.len() > LONGEST {
+            *text = text.chars().take(LONGEST).collect();
+        }
     }
 }
 

@@ -329,7 +329,7 @@ fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> Workl
         agent: agent_name.clone(),
         ports: workload.ports.iter().map(port).collect(),
         health,
-        ready: workload.healthy,
+        ready: workload.ready,
     }
 }
 

@@ -39,7 +39,7 @@ fn an_edge_is_named_by_service_and_version_and_counted_once() {
     let mut telemetry = Telemetry::default();
     telemetry.record(&[edge(0, "storefront-b7f2", 100)], &Known, second(20));
     telemetry.record(&[edge(1, "storefront-b7f2", 100)], &Known, second(20));
-    let (seconds, edges) = telemetry.window(second(10), second(20));
+    let (seconds, edges) = telemetry.window(second(10), second(21));
     assert!((seconds - 10.0).abs() < 1e-9);
     let [edge] = edges.as_slice() else {
         panic!("{edges:?}")
@@ -83,7 +83,7 @@ fn a_window_forgets_what_is_older_and_totals_do_not() {
     }
     let requests = |window: u64| {
         telemetry
-            .window(second(window), second(699))
+            .window(second(window), second(700))
             .1
             .first()
             .map(|edge| edge.requests)
@@ -124,4 +124,19 @@ fn series_are_bounded_and_the_rest_is_counted() {
     };
     telemetry.record(&[broken], &Known, second(3_600));
     assert_eq!(telemetry.malformed, 1);
+}
+
+#[test]
+fn the_second_that_still_runs_is_not_in_a_rate() {
+    let mut telemetry = Telemetry::default();
+    for half in 0..20 {
+        let at = Duration::from_millis(500 * half);
+        telemetry.record(&[edge(0, "web-0000", 20)], &Known, at);
+        if at >= second(4) {
+            let (_, edges) = telemetry.window(second(3), at);
+            assert!((edges[0].rps - 40.0).abs() < 1e-9, "{at:?}: {edges:?}");
+            let (_, edges) = telemetry.window(second(1), at);
+            assert!((edges[0].rps - 40.0).abs() < 1e-9, "{at:?}: {edges:?}");
+        }
+    }
 }

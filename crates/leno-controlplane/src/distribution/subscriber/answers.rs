@@ -10,8 +10,8 @@ use leno_ir::ResourceName;
 use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::{
-    ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, Held, Hold, MAX_NAMES, OWN_HELD,
-    State, TypeState, View,
+    ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, Held, Hold, MAX_NAME, MAX_NAMES,
+    OWN_HELD, State, TypeState, View,
 };
 use crate::distribution::{Resource, Type};
 
@@ -83,7 +83,10 @@ impl TypeState {
         self.greet = kind.is_wildcard();
         self.dirty_all = kind.is_wildcard();
         self.orphans = !kind.is_wildcard() && !request.initial_resource_versions.is_empty();
-        for (name, version) in request.initial_resource_versions.iter().take(MAX_NAMES) {
+        let brought = request.initial_resource_versions.iter();
+        let possible = brought.filter(|(name, _)| name.len() <= MAX_NAME);
+        for (name, version) in possible.take(MAX_NAMES) {
+            let version: String = version.chars().take(MAX_NAME).collect();
             let version: Arc<str> = version.as_str().into();
             let held = Held {
                 running: Arc::clone(&version),
