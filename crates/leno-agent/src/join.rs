@@ -8,7 +8,7 @@ use std::{
 };
 
 use leno_tls::{PrivateKey, TlsError, TrustBundle, WorkloadCertificate, control::ControlConnector};
-use leno_types::{DnsLabel, JoinToken};
+use leno_types::{DnsLabel, JoinToken, MeshName};
 use leno_wire::agent::{RedeemRequest, agent_client::AgentClient};
 
 use crate::{
@@ -31,6 +31,16 @@ pub enum JoinError {
     /// The control plane said no.
     #[error("the control plane refused the token: {0}")]
     Refused(String),
+    /// The control plane lets into another mesh than the token says.
+    #[error(
+        "the token is for mesh \"{token}\", and the control plane lets into mesh \"{answer}\": ask for another token (leno token create)"
+    )]
+    OtherMesh {
+        /// On the token.
+        token: MeshName,
+        /// In the answer.
+        answer: MeshName,
+    },
     /// What came back cannot be used.
     #[error("the control plane's answer cannot be used: {0}{1}")]
     Answer(String, String),
@@ -78,8 +88,16 @@ pub async fn join(
     let certificate =
         WorkloadCertificate::new(None, &answer.chain, &key, &bundle, 0, SystemTime::now())
             .map_err(|error: TlsError| unusable(&error))?;
+    let mesh: MeshName = answer.mesh.parse().map_err(|error| unusable(&error))?;
+    if mesh != token.mesh {
+        let token = token.mesh.clone();
+        return Err(JoinError::OtherMesh {
+            token,
+            answer: mesh,
+        });
+    }
     Ok(Membership {
-        mesh: answer.mesh.parse().map_err(|error| unusable(&error))?,
+        mesh,
         trust_domain: bundle.domain().clone(),
         agent: answer.agent.parse().map_err(|error| unusable(&error))?,
         control_planes: token.addresses.clone(),

@@ -2,27 +2,42 @@
 //!
 //! The program gets a network namespace with nothing but loopback, from which every way leads to the host's agent
 //! (data plane, section 2). This process stays beside it: it keeps the listeners, makes sockets for the agent inside
-//! the namespace, watches the program's health, passes signals on and ends with its exit code.
+//! the namespace, watches the program's health, passes signals on and ends with its exit code. With `--network host` the
+//! program stays where it is, and the agent tells its connections by a cgroup.
 
 mod agent;
+mod ending;
 mod health;
+mod host;
 mod namespace;
+mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, time::Instant};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use leno_agent::protocol::{Port, PortError, Start};
-use leno_net::program::{self, Child, Spawn};
-use leno_runtime::{Signal, Signals, block_on_local};
+use leno_net::{
+    NetError,
+    program::{self, Child, Spawn},
+};
+use leno_runtime::block_on_local;
 
 use crate::exit::{CommandError, Outcome};
 pub(crate) use agent::AgentSocket;
+use agent::Place;
 pub(crate) use health::Check;
 
 /// Start a program as a member of the mesh.
 ///
 /// The program gets a network namespace of its own. From there the host's 127.0.0.1, abstract Unix sockets and UDP
-/// other than DNS cannot be reached.
+/// other than DNS cannot be reached; a program that needs them runs with --network host.
+///
+/// At SIGTERM the program's callers are sent away first; it gets the signal when none is left, or after --drain.
+/// The exit code is the program's, 128 + n when signal n ended it; 126 and 127 when it cannot be started.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The service it serves; without one it only calls
@@ -46,6 +61,12 @@ pub(crate) struct RunArgs {
     /// When it is ready: tcp (its port accepts; the default), http:/PATH (that answers 2xx or 3xx) or none
     #[arg(long, value_name = "CHECK", default_value = "tcp", value_parser = Check::parse)]
     check: Check,
+    /// Whose network: its own, or the host's (an agent of root, and cgroup v2, are needed)
+    #[arg(long, value_enum, default_value = "own")]
+    network: NetworkArg,
+    /// How long its callers may take to finish when it is to end
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = drain)]
+    drain: Duration,
     /// The agent's socket
     #[arg(long, value_name = "PATH", env = "LENO_AGENT_SOCKET")]
     agent: Option<PathBuf>,
@@ -57,15 +78,28 @@ pub(crate) struct RunArgs {
     program: Vec<OsString>,
 }
 
+/// Whose network a program is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum NetworkArg {
+    Own,
+    Host,
+}
+
 /// Runs the command to its end. Must be called while the process has one thread: namespaces belong to threads.
 pub(crate) fn run(args: RunArgs) -> Outcome {
     let begun = Instant::now();
     let start = start_message(&args)?;
     let socket = AgentSocket::connect(args.agent.as_deref())?;
     let host = socket.host()?;
-    let namespace = namespace::enter(&host.addresses)?;
+    let place = match args.network {
+        NetworkArg::Own => Place::Namespace(namespace::enter(&host.addresses)?),
+        NetworkArg::Host => Place::Host(host::make()?),
+    };
+    if let Some(text) = host::deaf_resolver().filter(|_| args.network == NetworkArg::Host) {
+        eprintln!("leno: {text}");
+    }
     block_on_local("run", async move {
-        let mut link = agent::Link::start(socket, start, namespace).await?;
+        let mut link = agent::Link::start(socket, start, place).await?;
         let started = link.started().clone();
         if !args.quiet {
             let lasts = humanize(started.certificate_seconds);
@@ -79,54 +113,15 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
                     .unwrap_or_default()
             );
         }
-        let mut signals = Signals::new()
+        let mut signals = signals::Passed::new()
             .map_err(|error| CommandError::failed(format!("signals cannot be watched: {error}")))?;
-        let mut child = spawn(&args.program)?;
-        let code = beside(&mut child, &mut link, &mut signals, &args.check).await;
+        let mut child = link.place().start(|| spawn(&args.program))?;
+        let checks = health::Checks::new(args.check.clone(), link.ports(), link.place(), &host.addresses);
+        let code = ending::beside(&mut child, &mut link, &mut signals, checks, args.drain).await;
+        link.place().clean_up().await;
         link.exited(code).await;
         Ok(u8::try_from(code & 0xff).unwrap_or(1))
     })
-}
-
-/// Stays beside the program until it ends; its exit code.
-async fn beside(
-    child: &mut Child,
-    link: &mut agent::Link,
-    signals: &mut Signals,
-    check: &Check,
-) -> i32 {
-    let mut checks = health::Checks::new(check.clone(), link.ports());
-    loop {
-        tokio::select! {
-            ended = child.exited() => return exit_code(ended),
-            signal = signals.next() => pass_on(child, signal),
-            need = link.next() => link.supply(need).await,
-            (healthy, detail) = checks.next() => link.health(healthy, detail).await,
-        }
-    }
-}
-
-fn pass_on(child: &mut Child, signal: Signal) {
-    // Ctrl-C at a terminal reaches the whole process group: the program has it already.
-    if signal == Signal::Interrupt && std::io::stdin().is_terminal() {
-        return;
-    }
-    if let Err(error) = child.signal(signal.number()) {
-        eprintln!("leno: the signal did not reach the program: {error}");
-    }
-}
-
-fn exit_code(ended: std::io::Result<std::process::ExitStatus>) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    match ended {
-        Ok(status) => status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-        Err(error) => {
-            eprintln!("leno: the program cannot be waited for: {error}");
-            1
-        }
-    }
 }
 
 fn spawn(argv: &[OsString]) -> Result<Child, CommandError> {
@@ -139,7 +134,11 @@ fn spawn(argv: &[OsString]) -> Result<Child, CommandError> {
         drop_capabilities: true,
     };
     program::spawn(&spawn).map_err(|error| CommandError {
-        code: 127,
+        // As shells have it.
+        code: match &error {
+            NetError::ProgramNotFound { .. } => 127,
+            _ => 126,
+        },
         what: crate::exit::chain(&error),
         hint: String::new(),
     })
@@ -183,8 +182,17 @@ fn start_message(args: &RunArgs) -> Result<Start, CommandError> {
         version: args.version.clone(),
         program: program.unwrap_or_default(),
         ports,
+        network: leno_agent::protocol::Network::Own,
         sockets: Vec::new(),
     })
+}
+
+/// A duration; 0 does not wait.
+fn drain(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    crate::processes::duration(text)
 }
 
 /// `SERVICE[:PROGRAM][/PROTOCOL]`

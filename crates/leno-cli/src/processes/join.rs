@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use leno_agent::{JoinError, Membership};
+use leno_agent::{DialError, JoinError, Membership};
 use leno_runtime::block_on_local;
 use leno_types::JoinToken;
 
@@ -65,7 +65,9 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
 
 fn refused(error: JoinError) -> CommandError {
     match error {
-        JoinError::Dial(error) => CommandError::unreachable(chain(&error)),
+        JoinError::Dial(error @ (DialError::Unreachable { .. } | DialError::Transport { .. })) => {
+            CommandError::unreachable(chain(&error))
+        }
         error => CommandError::refused(chain(&error)),
     }
 }

@@ -2,19 +2,22 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream as StdUnixStream,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use leno_agent::protocol::{FromAgent, Host, Port, Start, Started, ToAgent};
+use leno_agent::protocol::{FromAgent, Host, Network, Port, Socket, Start, Started, ToAgent};
 use leno_net::{
     fdpass::{self, RecvBuffer},
     socket,
 };
 use tokio::net::UnixStream;
 
-use super::namespace::Namespace;
+use super::{host::HostPlace, namespace::Namespace};
 use crate::{exit::CommandError, places};
 
 /// An agent that does not answer so long is none.
@@ -61,7 +64,7 @@ impl AgentSocket {
             message.ok_or_else(|| CommandError::unreachable("the agent closed the connection"))?;
         match serde_json::from_slice(&message.bytes) {
             Ok(FromAgent::Host(host)) => Ok(host),
-            Ok(FromAgent::Refused { message, .. }) => Err(CommandError::refused(message)),
+            Ok(FromAgent::Refused { code, message }) => Err(refused(&code, message)),
             Ok(_) => Err(CommandError::unreachable(
                 "the agent speaks out of turn; is it of another version?",
             )),
@@ -69,6 +72,80 @@ impl AgentSocket {
                 "the agent is not understood: {error}"
             ))),
         }
+    }
+}
+
+/// Where the program is.
+pub(crate) enum Place {
+    /// In a network of its own.
+    Namespace(Namespace),
+    /// In the host's.
+    Host(HostPlace),
+}
+
+impl Place {
+    /// Starts the program there.
+    pub(crate) fn start<T>(
+        &self,
+        start: impl FnOnce() -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        match self {
+            Self::Namespace(_) => start(),
+            Self::Host(host) => host.within(start),
+        }
+    }
+
+    /// After the program's end.
+    pub(crate) async fn clean_up(&self) {
+        if let Self::Host(host) = self {
+            host.remove().await;
+        }
+    }
+
+    fn network(&self) -> Network {
+        match self {
+            Self::Namespace(_) => Network::Own,
+            Self::Host(host) => Network::Host {
+                cgroup: host.path().to_owned(),
+            },
+        }
+    }
+
+    fn sockets(&self) -> (Vec<Socket>, Vec<BorrowedFd<'_>>) {
+        match self {
+            Self::Namespace(namespace) => namespace.sockets(),
+            Self::Host(_) => Default::default(),
+        }
+    }
+
+    /// How many sockets of a family are made here when so many are asked for.
+    fn sockets_to_make(&self, v6: bool, wanted: usize) -> usize {
+        match self {
+            Self::Namespace(namespace) if !v6 || namespace.v6 => wanted.min(MAX_SOCKETS),
+            Self::Namespace(_) | Self::Host(_) => 0,
+        }
+    }
+}
+
+/// What the agent says to a program that runs.
+pub(crate) enum News {
+    /// It needs sockets.
+    Need(Need),
+    /// Nobody calls the program any more.
+    Idle,
+}
+
+/// Why the program was not handed over.
+enum Failed {
+    /// The agent is gone: another may come.
+    Lost(io::Error),
+    /// It said no.
+    Refused(CommandError),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
     }
 }
 
@@ -85,7 +162,9 @@ pub(crate) struct Link {
     path: PathBuf,
     start: Start,
     started: Started,
-    namespace: Namespace,
+    place: Place,
+    /// Why the agent did not take the program back, as it was told to people.
+    refusal: Option<String>,
     healthy: Option<(bool, String)>,
 }
 
@@ -94,7 +173,7 @@ impl Link {
     pub(crate) async fn start(
         socket: AgentSocket,
         start: Start,
-        namespace: Namespace,
+        place: Place,
     ) -> Result<Self, CommandError> {
         let lost =
             |error: io::Error| CommandError::unreachable(format!("the agent went away: {error}"));
@@ -110,13 +189,33 @@ impl Link {
                 identity: String::new(),
                 certificate_seconds: 0,
             },
-            namespace,
+            place,
+            refusal: None,
             healthy: None,
         };
-        link.started = tokio::time::timeout(ANSWER, link.hand_over(stream))
+        link.start.network = link.place.network();
+        let patience = tokio::time::timeout(ANSWER, link.persist(stream));
+        link.started = patience
             .await
             .map_err(|_| CommandError::unreachable("the agent did not answer in 30 s"))??;
         Ok(link)
+    }
+
+    /// Hands over until it is done: an agent that is replaced meanwhile has a successor.
+    async fn persist(&mut self, mut stream: UnixStream) -> Result<Started, CommandError> {
+        loop {
+            match self.hand_over(stream).await {
+                Ok(started) => return Ok(started),
+                Err(Failed::Refused(error)) => return Err(error),
+                Err(Failed::Lost(_)) => {}
+            }
+            stream = loop {
+                tokio::time::sleep(RETURN).await;
+                if let Ok(stream) = UnixStream::connect(&self.path).await {
+                    break stream;
+                }
+            };
+        }
     }
 
     /// Who the program is.
@@ -129,40 +228,45 @@ impl Link {
         &self.start.ports
     }
 
-    async fn hand_over(&mut self, stream: UnixStream) -> Result<Started, CommandError> {
-        let (kinds, descriptors) = self.namespace.sockets();
+    /// Where it is.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    async fn hand_over(&mut self, stream: UnixStream) -> Result<Started, Failed> {
+        let (kinds, descriptors) = self.place.sockets();
         self.start.sockets = kinds;
-        let lost =
-            |error: io::Error| CommandError::unreachable(format!("the agent went away: {error}"));
         let message = ToAgent::Start(Box::new(self.start.clone()));
-        let bytes = serde_json::to_vec(&message).map_err(CommandError::failed)?;
-        fdpass::send(&stream, &bytes, &descriptors)
-            .await
-            .map_err(lost)?;
+        let bytes = serde_json::to_vec(&message).map_err(io::Error::other)?;
+        fdpass::send(&stream, &bytes, &descriptors).await?;
         let mut buffer = RecvBuffer::default();
         loop {
-            let message = fdpass::recv(&stream, &mut buffer).await.map_err(lost)?;
-            let message = message
-                .ok_or_else(|| CommandError::unreachable("the agent closed the connection"))?;
-            match serde_json::from_slice(&message.bytes).map_err(|error| {
-                CommandError::unreachable(format!("the agent is not understood: {error}"))
-            })? {
+            let message = fdpass::recv(&stream, &mut buffer).await?;
+            let message = message.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))?;
+            let understood = serde_json::from_slice(&message.bytes).map_err(|error| {
+                Failed::Refused(CommandError::unreachable(format!(
+                    "the agent is not understood: {error}; is it of another version?"
+                )))
+            });
+            match understood? {
                 FromAgent::Started(started) => {
                     self.start.uid = Some(started.uid.clone());
                     self.stream = Some((stream, buffer));
                     return Ok(started);
                 }
-                FromAgent::Refused { code, message } => return Err(refused(&code, message)),
-                FromAgent::NeedSockets { v6, count } => {
-                    self.send_sockets(&stream, v6, count).await.map_err(lost)?
+                FromAgent::Refused { code, message } => {
+                    return Err(Failed::Refused(refused(&code, message)));
                 }
-                FromAgent::Host(_) | FromAgent::Handover { .. } => {}
+                FromAgent::NeedSockets { v6, count } => {
+                    self.send_sockets(&stream, v6, count).await?;
+                }
+                FromAgent::Host(_) | FromAgent::Idle | FromAgent::Handover { .. } => {}
             }
         }
     }
 
     /// What the agent needs next; comes back to an agent that was restarted. Dropping it in between loses nothing.
-    pub(crate) async fn next(&mut self) -> Need {
+    pub(crate) async fn next(&mut self) -> News {
         loop {
             let Some((stream, buffer)) = &mut self.stream else {
                 tokio::time::sleep(RETURN).await;
@@ -170,13 +274,13 @@ impl Link {
                 continue;
             };
             match fdpass::recv(stream, buffer).await {
-                Ok(Some(message)) => {
-                    if let Ok(FromAgent::NeedSockets { v6, count }) =
-                        serde_json::from_slice(&message.bytes)
-                    {
-                        return Need { v6, count };
+                Ok(Some(message)) => match serde_json::from_slice(&message.bytes) {
+                    Ok(FromAgent::NeedSockets { v6, count }) => {
+                        return News::Need(Need { v6, count });
                     }
-                }
+                    Ok(FromAgent::Idle) => return News::Idle,
+                    Ok(_) | Err(_) => {}
+                },
                 Ok(None) | Err(_) => self.stream = None,
             }
         }
@@ -201,24 +305,25 @@ impl Link {
         match tokio::time::timeout(ANSWER, self.hand_over(stream)).await {
             Ok(Ok(started)) => {
                 self.started = started;
+                self.refusal = None;
                 if let Some((healthy, detail)) = self.healthy.take() {
                     self.health(healthy, detail).await;
                 }
             }
-            Ok(Err(error)) => {
-                eprintln!("leno: the agent does not take the program back: {error}");
+            Ok(Err(Failed::Refused(error))) => {
+                let text = error.to_string();
+                if self.refusal.as_ref() != Some(&text) {
+                    eprintln!("leno: the agent does not take the program back: {text}");
+                }
+                self.refusal = Some(text);
                 tokio::time::sleep(RETURN * 10).await;
             }
-            Err(_) => {}
+            Ok(Err(Failed::Lost(_))) | Err(_) => {}
         }
     }
 
     async fn send_sockets(&self, stream: &UnixStream, v6: bool, count: usize) -> io::Result<()> {
-        let mut left = if v6 && !self.namespace.v6 {
-            0
-        } else {
-            count.min(MAX_SOCKETS)
-        };
+        let mut left = self.place.sockets_to_make(v6, count);
         while left > 0 {
             let batch = left.min(BATCH);
             let made = (0..batch)
@@ -236,6 +341,12 @@ impl Link {
     pub(crate) async fn health(&mut self, healthy: bool, detail: String) {
         self.healthy = Some((healthy, detail.clone()));
         self.say(&ToAgent::Health { healthy, detail }).await;
+    }
+
+    /// Asks the agent to send the program's callers away; false when there is no agent to ask.
+    pub(crate) async fn leave(&mut self) -> bool {
+        self.say(&ToAgent::Leaving).await;
+        self.stream.is_some()
     }
 
     /// Tells the agent that the program has ended.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -14,6 +14,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::Place;
+
 /// Until it is fit for the first time it is asked often, so that it is called soon.
 const EAGER: Duration = Duration::from_millis(50);
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +24,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const FAILURES: u32 = 2;
 /// So much of an answer is read.
 const MAX_ANSWER: usize = 4_096;
+
+/// Where a program may listen.
+#[derive(Clone, Debug)]
+struct Addresses {
+    of: Vec<IpAddr>,
+    /// Whether a connection must be marked to pass the capture.
+    mark: bool,
+}
 
 /// When a program counts as fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,15 +67,24 @@ impl Check {
 pub(crate) struct Checks {
     check: Check,
     port: Option<u16>,
+    addresses: Addresses,
     told: Option<bool>,
     failures: u32,
     waited: bool,
 }
 
 impl Checks {
-    pub(crate) fn new(check: Check, ports: &[Port]) -> Self {
+    pub(crate) fn new(check: Check, ports: &[Port], place: &Place, host: &[IpAddr]) -> Self {
+        let first = |v6: bool| host.iter().find(|ip| ip.is_ipv6() == v6).copied();
+        let mut of: Vec<IpAddr> = first(false).into_iter().chain(first(true)).collect();
+        let own = matches!(place, Place::Namespace(_));
+        if own {
+            of.insert(0, Ipv4Addr::LOCALHOST.into());
+            of.push(Ipv6Addr::LOCALHOST.into());
+        }
         Self {
             check,
+            addresses: Addresses { of, mark: own },
             port: ports.first().map(|port| port.workload_port),
             told: None,
             failures: 0,
@@ -90,7 +109,7 @@ impl Checks {
                 })
                 .await;
             }
-            let asked = timeout(TIMEOUT, ask(&self.check, port))
+            let asked = timeout(TIMEOUT, ask(&self.check, &self.addresses, port))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             self.waited = false;
@@ -109,14 +128,31 @@ impl Checks {
     }
 }
 
-async fn ask(check: &Check, port: u16) -> io::Result<()> {
-    let descriptor = socket::stream_socket(false, true)?;
-    let mut stream =
-        socket::connect(descriptor, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+async fn ask(check: &Check, addresses: &Addresses, port: u16) -> io::Result<()> {
+    let mut stream = connect(addresses, port).await?;
     match check {
         Check::Tcp | Check::None => Ok(()),
         Check::Http(path) => ask_http(&mut stream, path).await,
     }
+}
+
+/// Connects where the program listens: on one of the addresses at which its callers' proxy will look for it.
+async fn connect(addresses: &Addresses, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for ip in &addresses.of {
+        let made = socket::stream_socket(ip.is_ipv6(), addresses.mark);
+        let connected = match made {
+            Ok(descriptor) => socket::connect(descriptor, SocketAddr::new(*ip, port)).await,
+            Err(error) => Err(error),
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            // The first says best what is wrong with it.
+            Err(error) if ip == addresses.of.first().unwrap_or(ip) => last = error,
+            Err(_) => {}
+        }
+    }
+    Err(last)
 }
 
 async fn ask_http(stream: &mut TcpStream, path: &str) -> io::Result<()> {
