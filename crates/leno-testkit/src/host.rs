@@ -58,6 +58,15 @@ impl Network {
         }
     }
 
+    /// No hosts of its own: for a second mesh on hosts of the first one's network.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            next: 2,
+        }
+    }
+
     /// A new host inside the mesh's network.
     ///
     /// # Panics

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    Host, Network, Output, Process, RunBuilder, Wire,
+    Host, Network, Output, Process, RunBuilder, Signal, Wire,
     process::{directory, show_file},
     wait::{until, until_ok},
 };
@@ -134,8 +134,14 @@ impl Mesh {
     /// A mesh to be described.
     #[must_use]
     pub fn builder() -> MeshBuilder {
+        Self::named("default")
+    }
+
+    /// A mesh of this name to be described.
+    #[must_use]
+    pub fn named(name: &str) -> MeshBuilder {
         MeshBuilder {
-            name: "default".into(),
+            name: name.into(),
             options: Vec::new(),
             services: Vec::new(),
             data_dir: None,
@@ -228,6 +234,22 @@ impl Mesh {
         self.control_plane.take().expect("it runs").kill();
     }
 
+    /// Ends the control plane as a service manager does.
+    ///
+    /// # Panics
+    /// When it is away already, or does not end.
+    pub fn stop_control_plane(&mut self) {
+        let mut process = self.control_plane.take().expect("it runs");
+        process.signal(Signal::TERM);
+        assert_eq!(process.wait(STARTS), 0, "{}", process.stderr());
+    }
+
+    /// The control plane's state is elsewhere at its next start.
+    pub fn move_data_to(&mut self, dir: &Path) {
+        dir.clone_into(&mut self.data_dir);
+        self.write_context();
+    }
+
     /// Runs a command of `leno` that speaks to the API.
     ///
     /// # Panics
@@ -276,6 +298,15 @@ impl Mesh {
     /// When it does not become so.
     #[track_caller]
     pub fn join(&mut self, name: &str) -> Rc<Host> {
+        self.join_with(name, &[])
+    }
+
+    /// The same with further options of `leno join`.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[track_caller]
+    pub fn join_with(&mut self, name: &str, more: &[&str]) -> Rc<Host> {
         let host = self.network.add(name);
         let services: Vec<String> = self
             .services
@@ -284,7 +315,7 @@ impl Mesh {
             .collect();
         let options: Vec<&str> = services.iter().map(String::as_str).collect();
         let token = self.token(&options);
-        let process = self.spawn_join(&host, &token, &[]);
+        let process = self.spawn_join(&host, &token, more);
         self.agents.insert(name.to_owned(), process);
         self.wait_ready(name);
         host
@@ -327,6 +358,23 @@ impl Mesh {
         command.arg("agent");
         let process = host.spawn(agent_arguments(&mut command, &host));
         self.agents.insert(name.to_owned(), process);
+    }
+
+    /// An agent of a host that joined, with a run directory of its own; not waited for.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    #[track_caller]
+    pub fn spawn_agent_at(&self, host: &Host, run_dir: &Path) -> Process {
+        let mut command = Command::new(leno_binary());
+        command
+            .arg("agent")
+            .arg(format!("--data-dir={}", host.disk().join("data").display()))
+            .arg(format!("--run-dir={}", run_dir.display()))
+            .arg(format!("--host={}", host.name))
+            .arg(format!("--address={}", host.v4));
+        host.spawn(&mut command)
     }
 
     /// The agent of a host.

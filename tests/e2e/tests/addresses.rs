@@ -1,1 +1,392 @@
-fn main() {}
+//! Addresses: a program's own, the mesh's, the world's, and those that nobody has.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use leno_e2e::{Backend, SOON, response};
+use leno_testkit::{
+    Answer, Capture, Member, Mesh, PAYLOAD, Wire, need, skip, suite, until, until_ok,
+};
+
+/// An ordinary user who may run programs on host b.
+const USER: u32 = 4321;
+
+/// `own` on a (published on 8088), `peer` on b, and a host outside of the mesh.
+struct Fixture {
+    mesh: Mesh,
+    own: Member,
+    peer: Member,
+    log: Backend,
+    _v6: Backend,
+    _peer: Backend,
+    _world: [Backend; 2],
+}
+
+fn start() -> Fixture {
+    let mut mesh = Mesh::builder().services(&["own", "peer", "mine"]).start();
+    mesh.join("a");
+    mesh.join_with("b", &[&format!("--allow-user={USER}")]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let own = mesh
+        .run(&a)
+        .service("own")
+        .port("80:8080")
+        .option("publish", "8088:8080")
+        .start();
+    let peer = mesh.run(&b).service("peer").port("80:8080").start();
+    let world = mesh.network.add_outside("world");
+    let at = |address: IpAddr| {
+        let listener = world.listen((address, 8000).into()).expect("a listener");
+        Backend::http(listener, |_| response(200, "", "world"))
+    };
+    let fixture = Fixture {
+        log: Backend::http(own.listen(8080), |_| response(200, "", PAYLOAD)),
+        _v6: Backend::http(
+            own.listen_on(([0, 0, 0, 0, 0, 0, 0, 1], 8080).into()),
+            |_| response(200, "", "on ::1"),
+        ),
+        _peer: Backend::http(peer.listen(8080), |_| response(200, "", "peer")),
+        _world: [at(world.v4.into()), at(world.v6.into())],
+        own,
+        peer,
+        mesh,
+    };
+    until("both answer", SOON, || {
+        let answers =
+            |from: &Member, name| get(from, (*from.look_up(name).ok()?.first()?).ip(), 80).ok();
+        answers(&fixture.own, "peer")
+            .and(answers(&fixture.peer, "own"))
+            .and_then(|answer| (answer.status() == 200).then_some(()))
+    });
+    fixture
+}
+
+suite!(
+    start,
+    [
+        a_program_calls_itself_in_every_way_and_is_answered_once,
+        its_own_loopback_is_not_captured,
+        an_address_that_nobody_has_is_refused_inside_and_never_dialled,
+        the_world_outside_is_reached_as_it_is,
+        a_caller_without_a_proxy_reaches_only_what_is_published,
+        lenos_own_ports_lead_nowhere,
+        other_datagrams_to_a_service_are_rejected_at_once,
+        names_are_answered_over_both_transports_and_families,
+        an_ordinary_user_joins_with_no_privilege,
+        a_program_has_no_way_around_the_mesh,
+    ]
+);
+
+fn ask(stream: io::Result<TcpStream>) -> io::Result<Answer> {
+    let mut wire = Wire::new(stream?);
+    wire.try_send("GET / HTTP/1.1\r\nhost: own\r\nconnection: close\r\n\r\n")?;
+    wire.try_message()
+}
+
+fn get(member: &Member, address: IpAddr, port: u16) -> io::Result<Answer> {
+    let to = SocketAddr::new(address, port);
+    ask(member.within(|| TcpStream::connect_timeout(&to, SOON)))
+}
+
+fn a_program_calls_itself_in_every_way_and_is_answered_once(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let mut ways: Vec<SocketAddr> = fixture.own.look_up("own").expect("own");
+    assert_eq!(ways.len(), 2, "{ways:?}");
+    ways.iter_mut().for_each(|to| to.set_port(80));
+    ways.extend([
+        SocketAddr::from((a.v4, 8080)),
+        ([127, 0, 0, 1], 8080).into(),
+    ]);
+    for to in ways {
+        let before = fixture.log.seen().len();
+        let answer =
+            get(&fixture.own, to.ip(), to.port()).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!(
+            (answer.status(), answer.body.as_slice()),
+            (200, PAYLOAD.as_bytes()),
+            "{to}: {}",
+            answer.head
+        );
+        assert_eq!(fixture.log.seen().len(), before + 1, "{to}");
+    }
+    assert_eq!(
+        get(&fixture.own, IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), 8080)
+            .expect("::1")
+            .body,
+        b"on ::1"
+    );
+}
+
+fn its_own_loopback_is_not_captured(fixture: &mut Fixture) {
+    let counted = || {
+        fixture
+            .mesh
+            .metric("a", "leno_connections_outbound_total", &[])
+    };
+    get(&fixture.own, fixture.mesh.host("b").v4.into(), 8080).expect("an answer");
+    let before = until("it is counted", SOON, || {
+        Some(counted()).filter(|count| *count >= 1.0)
+    });
+    for _ in 0..20 {
+        get(&fixture.own, [127, 0, 0, 1].into(), 8080).expect("an answer");
+    }
+    // Something captured afterwards is counted: so what was before would have been as well.
+    get(&fixture.own, fixture.mesh.host("b").v4.into(), 8080).expect("an answer");
+    let after = until("it is counted", SOON, || {
+        Some(counted()).filter(|count| *count > before)
+    });
+    assert!(after - before < 20.0, "{before} became {after}");
+}
+
+fn an_address_that_nobody_has_is_refused_inside_and_never_dialled(fixture: &mut Fixture) {
+    let nobody: [SocketAddr; 4] = [
+        ([10, 77, 0, 200], 80).into(),
+        ([0xfd77, 0, 0, 0, 0, 0, 0, 0x200], 80).into(),
+        ([240, 240, 9, 9], 80).into(),
+        ([0x2001, 2, 0, 0, 0, 0, 9, 9], 80).into(),
+    ];
+    let capture = Capture::start(&[b"GET / "]);
+    for to in nobody {
+        let since = Instant::now();
+        let answer =
+            get(&fixture.peer, to.ip(), to.port()).unwrap_or_else(|error| panic!("{to}: {error}"));
+        assert_eq!(answer.status(), 503, "{to}: {}", answer.head);
+        assert!(
+            answer
+                .field("x-leno-refused")
+                .is_some_and(|reason| reason.starts_with("UD;")),
+            "{to}: {}",
+            answer.head
+        );
+        assert!(
+            since.elapsed() < Duration::from_millis(2_500),
+            "{to}: {:?}",
+            since.elapsed()
+        );
+        assert_eq!(capture.to(to.ip(), to.port()), 0, "{to}");
+    }
+    get(&fixture.peer, fixture.mesh.host("a").v4.into(), 8080)
+        .expect("a member is reached by its address");
+    capture.assert_no_cleartext(b"GET / ");
+}
+
+fn the_world_outside_is_reached_as_it_is(fixture: &mut Fixture) {
+    let world = fixture.mesh.host("world");
+    for address in [IpAddr::from(world.v4), world.v6.into()] {
+        assert_eq!(
+            get(&fixture.own, address, 8000).expect("an answer").body,
+            b"world"
+        );
+        // Where nobody listens, nobody does.
+        let outcome = get(&fixture.own, address, 8001);
+        assert!(
+            outcome
+                .as_ref()
+                .map_or(true, |answer| answer.status() == 503),
+            "{outcome:?}"
+        );
+    }
+}
+
+fn a_caller_without_a_proxy_reaches_only_what_is_published(fixture: &mut Fixture) {
+    let (a, world) = (fixture.mesh.host("a"), fixture.mesh.host("world"));
+    let capture = Capture::start(&[PAYLOAD.as_bytes()]);
+    for address in [IpAddr::from(a.v4), a.v6.into()] {
+        let answer =
+            ask(world.connect((address, 8088).into())).expect("the published port answers");
+        assert_eq!(answer.body, PAYLOAD.as_bytes());
+        assert!(answer.field("x-leno-refused").is_none());
+        let other = world.connect((address, 8080).into());
+        assert_eq!(
+            other.map(drop).map_err(|error| error.kind()),
+            Err(io::ErrorKind::ConnectionRefused)
+        );
+    }
+    assert!(
+        capture.count(PAYLOAD.as_bytes()) >= 2,
+        "from outside it is in clear, which the capture sees"
+    );
+    let edge = until("the edge is reported", SOON, || {
+        let edges = fixture.mesh.api("/leno/v1/telemetry/edges?window=60s");
+        let all = edges["edges"].as_array()?;
+        all.iter()
+            .find(|edge| edge["destination"] == "own" && edge["mtls"] == false)
+            .cloned()
+    });
+    assert!(edge["source_identity"].is_null(), "{edge}");
+}
+
+fn lenos_own_ports_lead_nowhere(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    for address in [IpAddr::from(a.v4), [127, 0, 0, 1].into(), a.v6.into()] {
+        for port in [15000, 15001, 15006, 15008] {
+            let since = Instant::now();
+            match get(&fixture.own, address, port) {
+                Ok(answer) => assert!(
+                    [403, 503, 508].contains(&answer.status()),
+                    "{address}:{port}: {}",
+                    answer.head
+                ),
+                Err(error) => {
+                    assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "{address}:{port}")
+                }
+            }
+            assert!(
+                since.elapsed() < Duration::from_secs(3),
+                "{address}:{port}: {:?}",
+                since.elapsed()
+            );
+        }
+    }
+    assert_eq!(fixture.own.process.ended(), None);
+    get(&fixture.own, fixture.mesh.host("b").v4.into(), 8080).expect("all is well afterwards");
+}
+
+fn other_datagrams_to_a_service_are_rejected_at_once(fixture: &mut Fixture) {
+    for address in fixture.peer.look_up("own").expect("own") {
+        let any: IpAddr = if address.is_ipv4() {
+            [0, 0, 0, 0].into()
+        } else {
+            [0, 0, 0, 0, 0, 0, 0, 0].into()
+        };
+        let socket = fixture.peer.within(|| {
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect((address.ip(), 9999))?;
+            Ok(socket)
+        });
+        let since = Instant::now();
+        let outcome = socket.and_then(|socket| {
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.send(b"hello")?;
+            socket.recv(&mut [0; 16])
+        });
+        let error = outcome.expect_err("nobody answers");
+        assert_ne!(
+            error.kind(),
+            io::ErrorKind::WouldBlock,
+            "{address}: it waited"
+        );
+        assert!(
+            since.elapsed() < Duration::from_secs(1),
+            "{address}: {error}"
+        );
+    }
+}
+
+fn names_are_answered_over_both_transports_and_families(fixture: &mut Fixture) {
+    need!("dig");
+    for transport in ["+notcp", "+tcp"] {
+        for (kind, sign) in [("A", '.'), ("AAAA", ':')] {
+            let output = fixture.peer.exec(&[
+                "dig",
+                "@192.0.2.53",
+                "+short",
+                "+time=3",
+                "+tries=1",
+                transport,
+                "own.default.svc.cluster.local",
+                kind,
+            ]);
+            let text = output.good().text();
+            assert!(text.trim().contains(sign), "{transport} {kind}: {text:?}");
+        }
+    }
+    let output = fixture.peer.exec(&[
+        "dig",
+        "@192.0.2.53",
+        "+time=3",
+        "+tries=1",
+        "own.default.svc.cluster.local",
+        "MX",
+    ]);
+    assert!(
+        output.text().contains("NOERROR") && output.text().contains("ANSWER: 0"),
+        "{}",
+        output.text()
+    );
+}
+
+fn an_ordinary_user_joins_with_no_privilege(fixture: &mut Fixture) {
+    let setpriv = need!("setpriv");
+    let b = fixture.mesh.host("b");
+    let probe = b.run(std::process::Command::new(setpriv).args([
+        &format!("--reuid={USER}"),
+        &format!("--regid={USER}"),
+        "--clear-groups",
+        "unshare",
+        "-Urn",
+        "true",
+    ]));
+    if probe.code != 0 {
+        skip!(
+            "an ordinary user can make no namespaces here: {}",
+            probe.stderr.trim()
+        );
+    }
+    let output = fixture
+        .mesh
+        .run(&b)
+        .user(USER)
+        .program([
+            "sh",
+            "-c",
+            "id -u; grep -E 'Cap(Eff|Prm|Bnd|Amb)' /proc/self/status",
+        ])
+        .to_end();
+    let text = output.good().text();
+    assert!(text.starts_with(&format!("{USER}\n")), "{text}");
+    let granted = text.lines().filter(|line| {
+        line.starts_with("CapEff") || line.starts_with("CapPrm") || line.starts_with("CapAmb")
+    });
+    assert!(
+        granted.clone().count() == 3
+            && granted
+                .clone()
+                .all(|line| line.ends_with("0000000000000000")),
+        "{text}"
+    );
+    let mine = fixture
+        .mesh
+        .run(&b)
+        .user(USER)
+        .service("mine")
+        .port("80:8080")
+        .start();
+    let _backend = Backend::http(mine.listen(8080), |_| response(200, "", "mine"));
+    until_ok("it is called", SOON, || {
+        let mut wire = fixture.own.try_connect("mine", 80)?;
+        let answer = wire.ask("GET / HTTP/1.1\r\nhost: mine\r\n\r\n");
+        if answer.body == b"mine" {
+            Ok(())
+        } else {
+            Err(io::Error::other(answer.head))
+        }
+    });
+    let calls = mine
+        .connect("own", 80)
+        .ask("GET / HTTP/1.1\r\nhost: own\r\n\r\n");
+    assert_eq!(calls.body, PAYLOAD.as_bytes(), "and calls");
+}
+
+fn a_program_has_no_way_around_the_mesh(fixture: &mut Fixture) {
+    need!("nft");
+    let a = fixture.mesh.host("a");
+    let script = "nft flush ruleset; ip link add x type dummy; ip route del default; ip addr; cat /proc/net/dev";
+    let output = fixture.mesh.run(&a).program(["sh", "-c", script]).to_end();
+    let devices: Vec<String> = output
+        .text()
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim().to_owned())
+        .filter(|name| name == "eth0" || name == "x")
+        .collect();
+    assert!(devices.is_empty(), "{}", output.text());
+    assert!(
+        output.stderr.contains("Operation not permitted"),
+        "{}",
+        output.stderr
+    );
+}

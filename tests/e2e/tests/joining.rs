@@ -1,1 +1,512 @@
-fn main() {}
+//! Tokens, hosts and programs: who is let in as whom, and what is left when they go.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use leno_e2e::{Backend, SOON, response};
+use leno_testkit::{Capture, Member, Mesh, Signal, need, suite, until, until_ok};
+use leno_types::JoinToken;
+
+/// Host a is joined and may serve cart, orders and payments.
+struct Fixture {
+    mesh: Mesh,
+    number: u32,
+}
+
+fn start() -> Fixture {
+    Fixture {
+        mesh: Mesh::with(&["a"], &["cart", "orders"]),
+        number: 0,
+    }
+}
+
+suite!(
+    start,
+    [
+        a_spent_token_is_refused,
+        an_expired_token_is_refused,
+        a_revoked_token_is_refused,
+        an_altered_token_is_refused_before_anything_is_sent,
+        a_token_of_another_mesh_is_refused,
+        a_token_for_another_network_is_refused,
+        a_changed_pin_is_a_mismatch_and_the_secret_never_leaves,
+        a_service_outside_of_the_token_is_refused_by_name,
+        no_program_sees_a_token,
+        the_exit_code_is_the_programs_and_its_workload_goes_with_it,
+        signals_reach_the_program,
+        a_program_that_cannot_be_started_is_told_apart,
+        two_programs_under_one_agent_have_an_identity_each,
+        a_second_agent_on_a_host_names_the_first,
+        a_host_comes_back_after_a_reboot_with_its_token_spent,
+        another_user_may_not_run_programs,
+    ]
+);
+
+impl Fixture {
+    fn new_name(&mut self) -> String {
+        self.number += 1;
+        format!("h{}", self.number)
+    }
+
+    /// Joins a new host with a token, agent included: how that ended, and what it said.
+    fn join(&mut self, token: &str) -> (i32, String) {
+        let name = self.new_name();
+        let host = self.mesh.network.add(&name);
+        let mut process = self.mesh.spawn_join(&host, token, &["--no-agent"]);
+        let code = process.wait(Duration::from_secs(30));
+        (code, process.stderr())
+    }
+}
+
+#[track_caller]
+fn refused((code, said): (i32, String), words: &[&str]) {
+    assert_eq!(code, 6, "{said}");
+    for word in words {
+        assert!(
+            said.to_lowercase().contains(word),
+            "{word:?} is not in {said}"
+        );
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+fn a_spent_token_is_refused(fixture: &mut Fixture) {
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    let (code, said) = fixture.join(&token);
+    assert_eq!(code, 0, "{said}");
+    refused(fixture.join(&token), &["token", "leno token create"]);
+    let twice = fixture.mesh.token(&["--service", "cart", "--uses", "2"]);
+    assert_eq!(fixture.join(&twice).0, 0);
+    assert_eq!(fixture.join(&twice).0, 0);
+    refused(fixture.join(&twice), &["token"]);
+}
+
+fn an_expired_token_is_refused(fixture: &mut Fixture) {
+    let token = fixture.mesh.token(&["--ttl", "1s"]);
+    until("the token has expired", SOON, || {
+        let list = fixture.mesh.leno(&["token", "list"]).good().text();
+        list.contains("expired").then_some(())
+    });
+    refused(fixture.join(&token), &["expired"]);
+}
+
+fn a_revoked_token_is_refused(fixture: &mut Fixture) {
+    let token = fixture.mesh.token(&["--ttl", "1h"]);
+    let id = token.parse::<JoinToken>().expect("a token").id;
+    let list = fixture.mesh.leno(&["token", "list"]).good().text();
+    assert!(list.contains(&id) && !list.contains(&token), "{list}");
+    fixture.mesh.leno(&["token", "delete", &id]).good();
+    refused(fixture.join(&token), &["token"]);
+}
+
+fn an_altered_token_is_refused_before_anything_is_sent(fixture: &mut Fixture) {
+    let token = fixture.mesh.token(&[]);
+    let capture = Capture::start(&[]);
+    let middle = token.len() / 2;
+    let other = if token.as_bytes().get(middle) == Some(&b'x') {
+        "y"
+    } else {
+        "x"
+    };
+    let altered = format!("{}{other}{}", &token[..middle], &token[middle + 1..]);
+    refused(fixture.join(&altered), &["altered"]);
+    refused(fixture.join(&token[..token.len() - 4]), &["altered"]);
+    refused(fixture.join("not a token"), &["leno_jt1_"]);
+    refused(fixture.join(""), &["leno_jt1_"]);
+    assert_eq!(capture.to(fixture.mesh.host("cp").v4, 15012), 0);
+    assert_eq!(fixture.join(&token).0, 0, "the token itself is good");
+}
+
+fn a_token_of_another_mesh_is_refused(fixture: &mut Fixture) {
+    let mut token: JoinToken = fixture.mesh.token(&[]).parse().expect("a token");
+    token.mesh = "other".parse().expect("a name");
+    let (code, said) = fixture.join(&token.encode());
+    assert_eq!(code, 6, "{said}");
+    // A second mesh of its own: its token is nothing here, whatever addresses are written on it.
+    let host = fixture.mesh.network.add("cp2");
+    let network = leno_testkit::Network::empty();
+    let other = Mesh::named("second").start_on(network, host);
+    let mut foreign: JoinToken = other.token(&[]).parse().expect("a token");
+    let own: JoinToken = fixture.mesh.token(&[]).parse().expect("a token");
+    foreign.addresses.clone_from(&own.addresses);
+    refused(fixture.join(&foreign.encode()), &["pin"]);
+    foreign.pins.clone_from(&own.pins);
+    let (code, said) = fixture.join(&foreign.encode());
+    assert_eq!(code, 6, "{said}");
+}
+
+fn a_token_for_another_network_is_refused(fixture: &mut Fixture) {
+    let token = fixture.mesh.token(&["--cidr", "192.0.2.0/24"]);
+    refused(fixture.join(&token), &["192.0.2.0/24"]);
+}
+
+fn a_changed_pin_is_a_mismatch_and_the_secret_never_leaves(fixture: &mut Fixture) {
+    let openssl = need!("openssl");
+    let mut token: JoinToken = fixture.mesh.token(&[]).parse().expect("a token");
+    let pin = token.pins.first_mut().expect("a pin");
+    // The first character after "sha256/".
+    let other = if pin.get(7..8) == Some("A") { "B" } else { "A" };
+    pin.replace_range(7..8, other);
+    refused(fixture.join(&token.encode()), &["pin"]);
+    // The same against somebody who would take anything: all that he is told, he writes down.
+    let host = fixture.mesh.network.add("liar");
+    let dir = host.disk();
+    let (key, certificate) = (dir.join("key"), dir.join("certificate"));
+    let (key, certificate) = (key.display().to_string(), certificate.display().to_string());
+    host.exec(&[
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=default.leno",
+        "-addext",
+        "subjectAltName=DNS:default.leno,DNS:control-plane.default.leno",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ])
+    .good();
+    let mut liar = host.spawn(Command::new(openssl).args([
+        "s_server",
+        "-accept",
+        "15012",
+        "-key",
+        &key,
+        "-cert",
+        &certificate,
+        "-alpn",
+        "h2,http/1.1",
+        "-quiet",
+    ]));
+    until_ok("somebody else listens", SOON, || {
+        host.connect((host.v4, 15012).into())
+    });
+    let mut stolen: JoinToken = fixture.mesh.token(&[]).parse().expect("a token");
+    stolen.addresses = vec![std::net::SocketAddr::from((host.v4, 15012)).into()];
+    let capture = Capture::start(&[]);
+    refused(fixture.join(&stolen.encode()), &["pin"]);
+    assert!(capture.to(host.v4, 15012) > 0, "it was asked");
+    assert_eq!(liar.stdout(), "", "and told nothing");
+    liar.kill();
+}
+
+fn a_service_outside_of_the_token_is_refused_by_name(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let output = fixture
+        .mesh
+        .run(&a)
+        .service("payments")
+        .port("80:8080")
+        .program(["true"])
+        .to_end();
+    assert_eq!(output.code, 6, "{}", output.stderr);
+    assert!(
+        output.stderr.contains("payments") && output.stderr.contains("cart"),
+        "{}",
+        output.stderr
+    );
+    let output = fixture
+        .mesh
+        .run(&a)
+        .account("admin")
+        .program(["true"])
+        .to_end();
+    assert_eq!(output.code, 6, "{}", output.stderr);
+    assert!(output.stderr.contains("admin"), "{}", output.stderr);
+    let output = fixture
+        .mesh
+        .run(&a)
+        .option("namespace", "kube-system")
+        .program(["true"])
+        .to_end();
+    assert_eq!(output.code, 6, "{}", output.stderr);
+}
+
+fn no_program_sees_a_token(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let token = fixture.mesh.token(&[]);
+    let program = fixture
+        .mesh
+        .run(&a)
+        .env("LENO_TOKEN", &token)
+        .env("LENO_JOIN_TOKEN", &token)
+        .env("KEPT", "1");
+    let output = program
+        .program([
+            "sh",
+            "-c",
+            "cat /proc/$$/environ /proc/self/environ; cat /proc/[0-9]*/cmdline",
+        ])
+        .to_end();
+    let text = output.good().text();
+    assert!(text.contains("KEPT=1"), "{text}");
+    assert!(!text.contains("leno_jt1_"), "{text}");
+}
+
+fn workloads(mesh: &Mesh) -> String {
+    mesh.api("/leno/v1/proxies").to_string()
+}
+
+fn the_exit_code_is_the_programs_and_its_workload_goes_with_it(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    for (script, code) in [
+        ("exit 7", 7),
+        ("exit 0", 0),
+        ("kill -9 $$", 137),
+        ("kill -15 $$", 143),
+    ] {
+        let output = fixture.mesh.run(&a).program(["sh", "-c", script]).to_end();
+        assert_eq!(output.code, code, "{script}: {}", output.stderr);
+        assert_eq!(output.text(), "", "nothing of ours on standard output");
+    }
+    let marker = fixture
+        .mesh
+        .run(&a)
+        .service("orders")
+        .version("brief")
+        .port("80:8099")
+        .option("check", "none");
+    let mut process = marker.program(["sh", "-c", "sleep 1; exit 7"]).spawn();
+    process.says("▶", SOON);
+    until("the workload is there", SOON, || {
+        workloads(&fixture.mesh).contains("\"brief\"").then_some(())
+    });
+    assert_eq!(process.wait(SOON), 7);
+    let since = Instant::now();
+    until("the workload is gone", SOON, || {
+        (!workloads(&fixture.mesh).contains("\"brief\"")).then_some(())
+    });
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+fn signals_reach_the_program(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+        (Signal::USR1, "USR1"),
+    ] {
+        let script =
+            format!("trap 'echo got; exit 42' {name}; echo up; while :; do sleep 0.05; done");
+        let mut process = fixture.mesh.run(&a).program(["sh", "-c", &script]).spawn();
+        until("the program is up", SOON, || {
+            process.stdout().contains("up").then_some(())
+        });
+        process.signal(signal);
+        assert_eq!(process.wait(SOON), 42, "{name}");
+        assert!(process.stdout().contains("got"), "{name}");
+    }
+    // Without `leno run` the program is gone as well.
+    let mut process = fixture
+        .mesh
+        .run(&a)
+        .program(["sh", "-c", "echo $$; exec sleep 1000"])
+        .spawn();
+    let pid = until("the program is up", SOON, || {
+        process.stdout().trim().parse::<u32>().ok()
+    });
+    process.kill();
+    until("the program is gone", SOON, || gone(pid).then_some(()));
+}
+
+/// Whether a process has ended; one that nobody has reaped has.
+fn gone(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.is_empty() || status.contains(") Z ")
+}
+
+fn a_program_that_cannot_be_started_is_told_apart(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let output = fixture.mesh.run(&a).program(["absent-program"]).to_end();
+    assert_eq!(output.code, 127, "{}", output.stderr);
+    assert!(
+        output.stderr.contains("absent-program"),
+        "{}",
+        output.stderr
+    );
+    let mut lonely = Command::new(leno_testkit::leno_binary());
+    lonely
+        .args(["run", "--", "true"])
+        .env("LENO_AGENT_SOCKET", "/nowhere/agent.sock");
+    let output = a.run(&mut lonely);
+    assert_eq!(output.code, 5, "{}", output.stderr);
+    assert!(
+        output.stderr.contains("leno up") || output.stderr.contains("leno join"),
+        "{}",
+        output.stderr
+    );
+}
+
+fn subject_of(fixture: &Fixture, uid: &str) -> String {
+    let cp = fixture.mesh.host("cp");
+    let to = format!("{}:15008", fixture.mesh.host("a").v4);
+    // It has no certificate of its own, so that this ends in an error, after the server has shown its own.
+    let script = format!(
+        "openssl s_client -connect {to} -servername {uid} -alpn h2 -showcerts </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+    );
+    cp.exec(&["sh", "-c", &script]).text()
+}
+
+fn two_programs_under_one_agent_have_an_identity_each(fixture: &mut Fixture) {
+    need!("openssl");
+    let a = fixture.mesh.host("a");
+    let name = fixture.new_name();
+    fixture.mesh.join(&name);
+    let b = fixture.mesh.host(&name);
+    // Both on 8080: each has a network of its own.
+    let cart = fixture.mesh.run(&a).service("cart").port("80:8080").start();
+    let orders = fixture
+        .mesh
+        .run(&a)
+        .service("orders")
+        .port("80:8080")
+        .start();
+    let caller = fixture.mesh.run(&b).start();
+    let _cart = Backend::http(cart.listen(8080), |_| response(200, "", "cart"));
+    let _orders = Backend::http(orders.listen(8080), |_| response(200, "", "orders"));
+    let ask = |name: &str| -> Result<Vec<u8>, String> {
+        let mut wire = caller
+            .try_connect(name, 80)
+            .map_err(|error| error.to_string())?;
+        Ok(wire
+            .ask(format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n"))
+            .body)
+    };
+    for name in ["cart", "orders"] {
+        until("it answers", SOON, || {
+            (ask(name).as_deref() == Ok(name.as_bytes())).then_some(())
+        });
+    }
+    let proxies = fixture.mesh.api("/leno/v1/proxies");
+    for service in ["cart", "orders"] {
+        let all = proxies.as_array().expect("a list").iter();
+        let mut own =
+            all.flat_map(|proxy| proxy["workloads"].as_array().cloned().unwrap_or_default());
+        let workload = own.find(|workload| {
+            workload["identity"]
+                .as_str()
+                .is_some_and(|id| id.ends_with(service))
+        });
+        let uid = workload.expect("its workload")["uid"]
+            .as_str()
+            .expect("its id")
+            .to_owned();
+        let shown = subject_of(fixture, &uid);
+        assert!(
+            shown.contains(&format!("spiffe://default.leno/ns/default/sa/{service}")),
+            "{service}: {shown}"
+        );
+    }
+    // A name that nobody here has gets no certificate at all.
+    assert_eq!(subject_of(fixture, &"0".repeat(32)), "");
+}
+
+fn a_second_agent_on_a_host_names_the_first(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let token = fixture.mesh.token(&[]);
+    let mut second = fixture.mesh.spawn_join(&a, &token, &[]);
+    let code = second.wait(SOON);
+    let said = second.stderr();
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("another agent") || said.contains("is taken by"),
+        "{said}"
+    );
+    // Elsewhere on its disk, but with the same ports.
+    let run = a.disk().join("second");
+    let mut third = fixture.mesh.spawn_agent_at(&a, &run);
+    assert_eq!(third.wait(SOON), 1);
+    let said = third.stderr();
+    assert!(
+        said.contains("15008") && said.contains("leno") && said.contains("pid"),
+        "{said}"
+    );
+}
+
+fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) {
+    let name = fixture.new_name();
+    let host = fixture.mesh.join(&name);
+    let before = fixture
+        .mesh
+        .run(&host)
+        .service("cart")
+        .version("rebooted")
+        .port("80:8090")
+        .option("check", "none")
+        .start();
+    until("it is there", SOON, || {
+        workloads(&fixture.mesh)
+            .contains("\"rebooted\"")
+            .then_some(())
+    });
+    drop(before);
+    fixture.mesh.kill_agent(&name);
+    let (v4, v6) = (host.v4, host.v6);
+    drop(host);
+    fixture.mesh.network.remove(&name);
+    let host = fixture.mesh.network.add_again(&name, v4, v6);
+    forget(&host.disk().join("run"));
+    forget(&host.disk().join("token"));
+    let since = Instant::now();
+    fixture.mesh.start_agent(&name);
+    let after: Member = fixture
+        .mesh
+        .run(&host)
+        .service("cart")
+        .version("rebooted")
+        .port("80:8090")
+        .start();
+    let _backend = Backend::http(after.listen(8090), |_| response(200, "", "back"));
+    let a = fixture.mesh.host("a");
+    let caller = fixture.mesh.run(&a).start();
+    until("it answers", SOON, || {
+        let mut wire = caller.try_connect("cart-rebooted", 80).ok()?;
+        let answer = wire.ask("GET / HTTP/1.1\r\nhost: cart\r\n\r\n");
+        (answer.body == b"back").then_some(())
+    });
+    assert!(
+        since.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+fn forget(path: &Path) {
+    drop(fs::remove_dir_all(path));
+    drop(fs::remove_file(path));
+    assert!(!path.exists(), "{}", path.display());
+}
+
+fn another_user_may_not_run_programs(fixture: &mut Fixture) {
+    let setpriv = need!("setpriv");
+    let a = fixture.mesh.host("a");
+    let probe = a.run(Command::new(setpriv).args([
+        "--reuid=4321",
+        "--regid=4321",
+        "--clear-groups",
+        "true",
+    ]));
+    if probe.code != 0 {
+        leno_testkit::skip!("no other user can be had here: {}", probe.stderr.trim());
+    }
+    let output = fixture.mesh.run(&a).user(4321).program(["true"]).to_end();
+    assert_eq!(output.code, 4, "{}", output.stderr);
+    assert!(output.stderr.contains("--allow-user"), "{}", output.stderr);
+}
