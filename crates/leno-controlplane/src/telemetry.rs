@@ -123,7 +123,11 @@ impl Telemetry {
         let (slots, length, unit) = if window < FINE {
             (&self.fine, window, 1)
         } else {
-            (&self.coarse, window.div_ceil(COARSE_SECONDS), COARSE_SECONDS)
+            (
+                &self.coarse,
+                window.div_ceil(COARSE_SECONDS),
+                COARSE_SECONDS,
+            )
         };
         let until = now.as_secs() / unit;
         let from = until.saturating_sub(length);

@@ -10,9 +10,9 @@ use leno_tls::{Alpn, PrivateKey, TrustBundle, WorkloadCertificate, control::Cont
 use leno_types::JoinToken;
 use leno_wire::{
     agent::{
-        AgentMessage, CertificateResponse, ControlMessage, Hello, Pong, Port, RedeemRequest,
-        RedeemResponse, Register, Registered, SignWorkloadRequest, agent_client::AgentClient,
-        agent_message, control_message,
+        AgentMessage, CertificateResponse, ControlMessage, Deregister, Hello, Pong, Port,
+        RedeemRequest, RedeemResponse, Register, Registered, SignWorkloadRequest,
+        agent_client::AgentClient, agent_message, control_message,
     },
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status as AdsStatus,
@@ -332,6 +332,16 @@ impl Agent {
         port: u32,
         uid: &str,
     ) -> control_message::Message {
+        self.ask_to_register(service, port, uid, true).await
+    }
+
+    async fn ask_to_register(
+        &mut self,
+        service: &str,
+        port: u32,
+        uid: &str,
+        ready: bool,
+    ) -> control_message::Message {
         self.requests += 1;
         let ports = Port {
             service_port: 80,
@@ -344,11 +354,26 @@ impl Agent {
             service: service.into(),
             uid: uid.into(),
             ports: vec![ports],
-            ready: true,
+            ready,
             ..Register::default()
         }))
         .await;
         self.hear().await
+    }
+
+    /// Registers a program whose checks have not passed yet.
+    pub async fn register_unready(&mut self, service: &str, port: u32) -> Registered {
+        match self.ask_to_register(service, port, "", false).await {
+            control_message::Message::Registered(registered) => registered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn deregister(&mut self, uid: &str) {
+        self.say(agent_message::Message::Deregister(Deregister {
+            uid: uid.into(),
+        }))
+        .await;
     }
 
     pub async fn register(&mut self, service: &str, port: u32, uid: &str) -> Registered {

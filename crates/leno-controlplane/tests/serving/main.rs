@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+mod arrivals;
 mod client;
 
 use client::{

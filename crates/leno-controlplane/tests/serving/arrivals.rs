@@ -1,0 +1,126 @@
+//! A service that comes after a proxy has asked for it: by name, by address, for its endpoints, in every order.
+
+use leno_wire::{
+    agent::{HealthChange, agent_message},
+    mesh as wire,
+};
+use prost::Message;
+
+use super::{Agent, ControlPlane, DESTINATION, ENDPOINTS, Membership, cart, test};
+
+const NAME: &str = "svc/default/cart";
+
+/// A caller and a host that may serve, both connected.
+async fn pair(control: &ControlPlane) -> (Agent, Agent) {
+    let caller = Membership::join(control, "caller", serde_json::json!({})).await;
+    let host = Membership::join(control, "host", cart()).await;
+    (caller.connect(control).await, host.connect(control).await)
+}
+
+/// Reads until the endpoints of the service are `count`, and gives their healths.
+async fn endpoints(agent: &mut Agent, count: usize) -> Vec<i32> {
+    loop {
+        let answer = agent.answer().await;
+        for resource in answer.resources {
+            let any = resource.resource.unwrap();
+            if any.type_url != ENDPOINTS {
+                continue;
+            }
+            let found = wire::Endpoints::decode(&*any.value).unwrap();
+            if found.endpoints.len() == count {
+                return found.endpoints.iter().map(|of| of.health).collect();
+            }
+        }
+    }
+}
+
+/// Reads until the service has its addresses.
+async fn addresses(agent: &mut Agent) -> Vec<String> {
+    loop {
+        let answer = agent.answer().await;
+        for resource in answer.resources {
+            let any = resource.resource.unwrap();
+            let kind = wire::Destination::decode(&*any.value).unwrap().kind;
+            if let Some(wire::destination::Kind::Service(service)) = kind
+                && !service.vips.is_empty()
+            {
+                return service.vips;
+            }
+        }
+    }
+}
+
+async fn health(agent: &Agent, uid: &str, healthy: bool) {
+    let change = HealthChange {
+        uid: uid.into(),
+        healthy,
+        detail: String::new(),
+    };
+    agent.say(agent_message::Message::Health(change)).await;
+}
+
+#[test]
+fn a_service_asked_for_before_it_exists_comes_with_its_endpoints() {
+    test("absent", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let (mut caller, mut host) = pair(&control).await;
+        caller.ask(ENDPOINTS, &[NAME]).await;
+        assert_eq!(caller.answer().await.removed_resources, [NAME]);
+        caller.ask(DESTINATION, &[NAME]).await;
+        assert_eq!(caller.answer().await.removed_resources, [NAME]);
+        let registered = host.register_unready("cart", 8080).await;
+        // The service is there, and nobody to call yet.
+        assert!(endpoints(&mut caller, 0).await.is_empty());
+        health(&host, &registered.uid, true).await;
+        assert_eq!(
+            endpoints(&mut caller, 1).await,
+            [wire::Health::Healthy as i32]
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn what_was_ready_once_stays_an_endpoint_while_its_checks_fail() {
+    test("failing", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let (mut caller, mut host) = pair(&control).await;
+        let registered = host.register_unready("cart", 8080).await;
+        caller.ask(ENDPOINTS, &[NAME]).await;
+        assert!(endpoints(&mut caller, 0).await.is_empty());
+        health(&host, &registered.uid, true).await;
+        assert_eq!(
+            endpoints(&mut caller, 1).await,
+            [wire::Health::Healthy as i32]
+        );
+        health(&host, &registered.uid, false).await;
+        assert_eq!(
+            endpoints(&mut caller, 1).await,
+            [wire::Health::Unhealthy as i32]
+        );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn a_service_that_returns_is_told_to_who_asked_for_its_address() {
+    test("address", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let (mut caller, mut host) = pair(&control).await;
+        let registered = host.register("cart", 8080, "").await;
+        caller.ask(DESTINATION, &[NAME]).await;
+        let vips = addresses(&mut caller).await;
+        host.deregister(&registered.uid).await;
+        assert_eq!(caller.answer().await.removed_resources, [NAME]);
+        // Asked by address while there is none: absent, and told when it is there again, with the same address.
+        let aliases: Vec<String> = vips.iter().map(|vip| format!("ip/{vip}")).collect();
+        caller.ask(DESTINATION, &[&aliases[0]]).await;
+        assert_eq!(
+            caller.answer().await.removed_resources,
+            [aliases[0].as_str()]
+        );
+        host.register("cart", 8080, "").await;
+        assert_eq!(addresses(&mut caller).await, vips);
+        control.stop().await;
+    });
+}
