@@ -14,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::{Stop, panics};
 
@@ -35,7 +34,8 @@ pub struct Scope(Rc<Inner>);
 #[derive(Debug)]
 struct Inner {
     stop: Stop,
-    abort: CancellationToken,
+    aborted: Cell<bool>,
+    aborting: Notify,
     ceiling: usize,
     open: Cell<usize>,
     refused: Cell<u64>,
@@ -50,7 +50,8 @@ impl Scope {
     pub fn new(stop: Stop, ceiling: Option<usize>) -> Self {
         Self(Rc::new(Inner {
             stop,
-            abort: CancellationToken::new(),
+            aborted: Cell::new(false),
+            aborting: Notify::new(),
             ceiling: ceiling.unwrap_or(usize::MAX),
             open: Cell::new(0),
             refused: Cell::new(0),
@@ -97,18 +98,34 @@ impl Scope {
             });
         }
         let open = Open::enter(Rc::clone(&self.0), name);
-        #[expect(clippy::disallowed_methods, reason = "this is where tasks get their owner")]
+        // On the heap at once: an async block would hold what it captured twice, and again for each layer around it.
+        let work = Box::pin(work);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is where tasks get their owner"
+        )]
         spawn_local(async move {
-            // Declared after `open` and so dropped before it: an empty scope has freed what its tasks held.
-            let mut work = pin!(open.scope.abort.run_until_cancelled(work));
+            let open = open;
+            let mut work = work;
+            let mut aborting = pin!(open.scope.aborting.notified());
+            let mut registered = false;
             let caught = poll_fn(|context| {
+                let was_registered = std::mem::replace(&mut registered, true);
+                if open.scope.aborted.get()
+                    || (!was_registered && aborting.as_mut().poll(context).is_ready())
+                {
+                    return Poll::Ready(Ok(()));
+                }
                 // Nothing of `work` is looked at after a panic, so nothing broken can be seen.
                 match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
-                    Ok(poll) => poll.map(|_ended_or_aborted| Ok(())),
+                    Ok(poll) => poll.map(Ok),
                     Err(payload) => Poll::Ready(Err(payload)),
                 }
-            });
-            if let Err(payload) = caught.await {
+            })
+            .await;
+            // Before `open`: an empty scope has freed what its tasks held.
+            drop(work);
+            if let Err(payload) = caught {
                 panics::report(name, panics::message(&*payload));
             }
         });
@@ -125,7 +142,8 @@ impl Scope {
         for (task, open) in self.0.names.borrow().iter().filter(|(_, open)| *open > 0) {
             tracing::warn!(task, open, ?grace, "grace period over, tasks aborted");
         }
-        self.0.abort.cancel();
+        self.0.aborted.set(true);
+        self.0.aborting.notify_waiters();
         self.emptied().await;
         aborted
     }
