@@ -2,6 +2,8 @@
 
 use std::io;
 
+use leno_types::Refusal;
+
 use crate::h1::ParseError;
 
 /// Why a connection from a client gives no further request.
@@ -22,6 +24,31 @@ pub enum ServerError {
     /// The transport failed.
     #[error("the client's connection failed")]
     Io(#[from] io::Error),
+}
+
+impl ServerError {
+    /// The status the client was answered with; `None` when it was not.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Malformed(why) => Some(why.status()),
+            Self::HeadTimeout => Some(408),
+            Self::Truncated => Some(400),
+            Self::Http2(_) | Self::Io(_) => None,
+        }
+    }
+
+    /// The reason of that answer.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Malformed(ParseError::TooLarge) => Some(Refusal::HeadTooLarge),
+            Self::Malformed(_) | Self::HeadTimeout | Self::Truncated => {
+                Some(Refusal::ClientProtocol)
+            }
+            Self::Http2(_) | Self::Io(_) => None,
+        }
+    }
 }
 
 /// Why a request could not be sent on a connection of ours.

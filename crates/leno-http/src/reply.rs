@@ -14,7 +14,7 @@ use http::Method;
 use leno_types::Refusal;
 
 use crate::{
-    Body, ReplyError, RequestHead, ResponseHead, Tunnel, Version,
+    Body, Fields, ReplyError, RequestHead, ResponseHead, Tunnel, Version,
     convert::response_to_h2,
     h1::{Mode, OutFraming, Writer, encode_interim, encode_response, needs_no_body},
     sink::Sink,
@@ -44,10 +44,17 @@ pub struct Reply<'c> {
 
 /// By whom a refusal is made and under which id it is found again.
 #[derive(Debug)]
-struct Label {
-    field: &'static str,
-    by: Rc<str>,
-    id: u64,
+pub(crate) struct Label {
+    pub(crate) field: &'static str,
+    pub(crate) by: Rc<str>,
+    pub(crate) id: u64,
+}
+
+impl Label {
+    pub(crate) fn write(&self, reason: Refusal, fields: &mut Fields) {
+        let Self { field, by, id } = self;
+        fields.push(*field, format!("{}; by={by}; id={id:016x}", reason.code()));
+    }
 }
 
 #[derive(Debug)]
@@ -192,9 +199,8 @@ impl<'c> Reply<'c> {
                 .push(&b"content-type"[..], &b"text/plain; charset=utf-8"[..]);
             (head, Bytes::from(format!("{text}\n")))
         };
-        if let Some(Label { field, by, id }) = &self.label {
-            let value = format!("{}; by={by}; id={id:016x}", reason.code());
-            head.fields.push(*field, value);
+        if let Some(label) = &self.label {
+            label.write(reason, &mut head.fields);
         }
         for (name, value) in extra {
             head.fields.push(name.to_string(), value.to_string());

@@ -18,7 +18,7 @@ use crate::{
         parse_request, split,
     },
     limits::count,
-    reply::ConnectionState,
+    reply::{ConnectionState, Label},
     timer::Timer,
 };
 
@@ -40,6 +40,7 @@ pub struct H1 {
     served: bool,
     draining: bool,
     over: bool,
+    label: Option<Label>,
 }
 
 impl H1 {
@@ -60,7 +61,13 @@ impl H1 {
             served: false,
             draining: false,
             over: false,
+            label: None,
         }
+    }
+
+    /// The answer to what is malformed says in this field why, by whom, and under which id: `CODE; by=BY; id=ID`.
+    pub fn label_refusals(&mut self, field: &'static str, by: Rc<str>, id: u64) {
+        self.label = Some(Label { field, by, id });
     }
 
     /// The next request; `None` when the client closed between requests, was idle too long, or we drain.
@@ -232,27 +239,28 @@ impl H1 {
     }
 
     async fn answer_error(&mut self, error: &ServerError) {
-        let status = match error {
-            ServerError::Malformed(why) => {
-                match why {
-                    ParseError::TooLarge => count(|counters| &counters.heads_too_large),
-                    ParseError::UnknownCoding => count(|counters| &counters.unknown_codings),
-                    ParseError::Malformed(_) | ParseError::Version => {
-                        count(|counters| &counters.malformed_requests);
-                    }
-                }
-                why.status()
+        match error {
+            ServerError::Malformed(ParseError::TooLarge) => {
+                count(|counters| &counters.heads_too_large);
             }
-            ServerError::HeadTimeout => {
-                count(|counters| &counters.head_timeouts);
-                408
+            ServerError::Malformed(ParseError::UnknownCoding) => {
+                count(|counters| &counters.unknown_codings);
             }
-            ServerError::Truncated => 400,
-            ServerError::Http2(_) | ServerError::Io(_) => return,
+            ServerError::Malformed(ParseError::Malformed(_) | ParseError::Version) => {
+                count(|counters| &counters.malformed_requests);
+            }
+            ServerError::HeadTimeout => count(|counters| &counters.head_timeouts),
+            ServerError::Truncated | ServerError::Http2(_) | ServerError::Io(_) => {}
+        }
+        let Some(status) = error.status() else {
+            return;
         };
         let mut head = ResponseHead::new(status);
         head.fields
             .push(&b"Content-Type"[..], &b"text/plain; charset=utf-8"[..]);
+        if let (Some(label), Some(reason)) = (&self.label, error.refusal()) {
+            label.write(reason, &mut head.fields);
+        }
         let text = format!("{error}\n");
         let framing = OutFraming::Length(text.len() as u64);
         encode_response(
