@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     time::Instant,
 };
@@ -106,6 +107,13 @@ impl Destinations {
     /// How many names are mapped.
     pub(crate) fn len(&self) -> usize {
         self.by_name.borrow().len()
+    }
+
+    /// What is known of an address, without asking.
+    pub(crate) fn peek(&self, address: IpAddr) -> Option<Answer> {
+        let map = self.by_name.borrow();
+        map.get(&ResourceName::Address(address))
+            .map(|entry| entry.answer())
     }
 
     /// What `name` means; asks for it on first use and waits until the deadline of a discovery.

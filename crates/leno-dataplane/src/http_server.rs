@@ -3,23 +3,34 @@
 use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
 
 use bytes::BytesMut;
-use leno_http::{Corked, Incoming, server};
+use leno_http::{Corked, Incoming, ServerError, server};
 use leno_runtime::Stop;
 use leno_telemetry::counters::Limit;
 use tokio::net::TcpStream;
 
-use crate::{counters::limit, state::Shared};
+use crate::{counters::limit, metadata, state::Shared};
 
-/// Serves an HTTP/1 connection until it is over; after `stop` it ends with the exchange at hand.
+/// By whom what is malformed is refused, and under which id.
+pub(crate) struct Label {
+    pub(crate) by: Rc<str>,
+    pub(crate) id: u64,
+}
+
+/// Serves an HTTP/1 connection until it is over; after `stop` it ends with the exchange at hand. What is malformed was
+/// answered when it is given as the error; with `label` the answer says by whom.
 pub(crate) async fn http1(
     shared: &Shared,
     stop: &Stop,
     stream: TcpStream,
     prefix: BytesMut,
+    label: Option<Label>,
     exchange: impl AsyncFn(Incoming<'_>),
-) -> io::Result<()> {
+) -> Result<(), ServerError> {
     let limits = Rc::clone(&shared.http);
     let mut connection = server::H1::new(stream, prefix.freeze(), limits);
+    if let Some(Label { by, id }) = label {
+        connection.label_refusals(metadata::REFUSED, by, id);
+    }
     let mut stopping = pin!(stop.cancelled());
     let mut draining = false;
     loop {
@@ -41,7 +52,7 @@ pub(crate) async fn http1(
         }
         match outcome {
             Some(Ok(Some(incoming))) => exchange(incoming).await,
-            Some(Err(error)) => return Err(io::Error::other(error)),
+            Some(Err(error)) => return Err(error),
             Some(Ok(None)) | None => return Ok(()),
         }
     }

@@ -150,7 +150,7 @@ pub(crate) struct Finished<'a> {
     pub(crate) outcome: RequestOutcome,
     /// It was counted when it switched protocols: only the log is due.
     pub(crate) counted: bool,
-    pub(crate) head: Option<LogHead>,
+    pub(crate) head: Option<Box<LogHead>>,
     pub(crate) from: Option<SocketAddr>,
     pub(crate) to: Option<SocketAddr>,
     pub(crate) upstream: Option<SocketAddr>,
@@ -194,8 +194,8 @@ impl Record {
     }
 
     /// What the log will say of a request; nothing where nobody logs.
-    pub(crate) fn log_head(&self, head: &RequestHead) -> Option<LogHead> {
-        self.logs.then(|| LogHead::of(head))
+    pub(crate) fn log_head(&self, head: &RequestHead) -> Option<Box<LogHead>> {
+        self.logs.then(|| Box::new(LogHead::of(head)))
     }
 
     /// Counts a request alone, such as one that switched protocols and goes on.

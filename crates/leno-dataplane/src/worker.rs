@@ -234,7 +234,12 @@ impl Worker {
             }
             shared.outbox.push(Event::WorkloadIdle(uid));
         };
-        if self.shared.background.spawn("workload-leaving", watch).is_err() {
+        if self
+            .shared
+            .background
+            .spawn("workload-leaving", watch)
+            .is_err()
+        {
             limit(Limit::Tasks);
         }
     }

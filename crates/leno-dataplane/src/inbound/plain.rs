@@ -289,7 +289,7 @@ async fn exchange(
     match verified {
         Ok(verified) => {
             admitted.replace(Some(Rc::clone(&verified)));
-            requests::carry(conn, &verified, request, incoming).await;
+            requests::carry(conn, &verified, request, &mut Some(incoming)).await;
         }
         Err(denial) => {
             Box::pin(requests::refuse(conn, incoming, request, None, denial)).await;
@@ -300,7 +300,15 @@ async fn exchange(
 async fn http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let admitted = RefCell::default();
     let exchange = async |incoming: Incoming<'_>| exchange(conn, &admitted, incoming).await;
-    http_server::http1(&conn.shared, &conn.local.stop, stream, prefix, exchange).await
+    let (shared, stop) = (&conn.shared, &conn.local.stop);
+    let served = http_server::http1(shared, stop, stream, prefix, None, exchange).await;
+    served.map_err(|error| {
+        if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
+            let denial = Denial::new(reason, error.to_string());
+            requests::refused(conn, &denial, status);
+        }
+        io::Error::other(error)
+    })
 }
 
 async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {

@@ -30,7 +30,7 @@ pub(super) struct Request {
     pub(super) protocol: Protocol,
     pub(super) grpc: bool,
     pub(super) switches: bool,
-    pub(super) log: Option<LogHead>,
+    pub(super) log: Option<Box<LogHead>>,
 }
 
 impl Request {
@@ -76,18 +76,19 @@ pub(super) async fn serve(conn: &Rc<Conn>, mut incoming: Incoming<'static>) {
             if request.protocol == Protocol::Http2 && !verified.to.http2 {
                 request.protocol = Protocol::Http1;
             }
-            carry(conn, &verified, request, incoming).await;
+            carry(conn, &verified, request, &mut Some(incoming)).await;
         }
         Err(denial) => Box::pin(refuse(conn, incoming, request, None, denial)).await,
     }
 }
 
-/// Carries a request, admitted already, to the program.
+/// Carries a request, admitted already, to the program. It is in `slot` as long as nobody else has it: a request by
+/// value would be in the future of each function around the one that takes it.
 pub(super) async fn carry(
     conn: &Rc<Conn>,
     verified: &Verified,
     request: Request,
-    mut incoming: Incoming<'_>,
+    slot: &mut Option<Incoming<'_>>,
 ) {
     let _open = Open::new(Gauge::OpenRequests);
     let http2 = match verified.protocol {
@@ -98,95 +99,107 @@ pub(super) async fn carry(
     if request.grpc && !http2 {
         let why = "the program speaks HTTP/1 only, gRPC needs HTTP/2: declare appProtocol grpc";
         let denial = Denial::new(Refusal::UpstreamProtocol, why);
-        return Box::pin(refuse(conn, incoming, request, Some(verified), denial)).await;
+        return refuse_slot(conn, slot, request, Some(verified), denial).await;
     }
-    begin_trace(&mut incoming.head);
+    if let Some(incoming) = slot {
+        begin_trace(&mut incoming.head);
+    }
     let mut again = 0;
     loop {
         let sent = if http2 {
-            send_h2(conn, verified, &request, incoming).await
+            send_h2(conn, verified, &request, slot).await
         } else {
-            send_h1(conn, verified, &request, incoming).await
+            send_h1(conn, verified, &request, slot).await
         };
-        let (back, denial) = match sent {
+        let denial = match sent {
             Sent::Done(relayed, counted) => {
                 return finished(conn, verified, request, &relayed, counted);
             }
-            Sent::Again(back, _) if again < RESENDS => {
+            Sent::Again(_) if again < RESENDS => {
                 again += 1;
-                incoming = back;
                 continue;
             }
-            Sent::Again(back, why) => (back, Denial::new(Refusal::UpstreamReset, why)),
-            Sent::Failed(back, denial) => (back, denial),
+            Sent::Again(why) => Denial::new(Refusal::UpstreamReset, why),
+            Sent::Failed(denial) => denial,
         };
-        return Box::pin(refuse(conn, back, request, Some(verified), denial)).await;
+        return refuse_slot(conn, slot, request, Some(verified), denial).await;
+    }
+}
+
+async fn refuse_slot(
+    conn: &Conn,
+    slot: &mut Option<Incoming<'_>>,
+    request: Request,
+    verified: Option<&Verified>,
+    denial: Denial,
+) {
+    if let Some(incoming) = slot.take() {
+        Box::pin(refuse(conn, incoming, request, verified, denial)).await;
     }
 }
 
 /// How one try ended.
-enum Sent<'c> {
+enum Sent {
     /// The exchange is over; whether it was counted already.
     Done(Relayed, bool),
     /// Nothing of it had an effect: the connection was of no use.
-    Again(Incoming<'c>, &'static str),
+    Again(&'static str),
     /// The program cannot be reached.
-    Failed(Incoming<'c>, Denial),
+    Failed(Denial),
 }
 
-async fn send_h1<'c>(
+async fn send_h1(
     conn: &Rc<Conn>,
     verified: &Verified,
     request: &Request,
-    mut incoming: Incoming<'c>,
-) -> Sent<'c> {
+    slot: &mut Option<Incoming<'_>>,
+) -> Sent {
     let shared = &conn.shared;
     let address = verified.to.address;
     let port = conn.local.app_port(shared, address.port());
     let exchange = match port.begin(shared, address.port()).await {
         Ok(exchange) => exchange,
-        Err(error) => return Sent::Failed(incoming, denial(&error)),
+        Err(error) => return Sent::Failed(denial(&error)),
     };
     let lease = match conn.local.app_h1(shared, address, &exchange).await {
         Ok(lease) => lease,
-        Err(error) => return Sent::Failed(incoming, denial(&error)),
+        Err(error) => return Sent::Failed(denial(&error)),
     };
-    mark_hop(conn, lease.dialled.address(), &mut incoming);
-    match relayed(conn, verified, request, incoming, Upstream::H1(lease.h1)).await {
-        Ok((mut relayed, counted)) => {
-            if let Some(h1) = relayed.reusable.take() {
-                exchange.keep(shared, h1, lease.dialled);
-            }
-            Sent::Done(relayed, counted)
-        }
-        Err(unsent) => unsent_to_app(unsent),
+    if let Some(incoming) = slot {
+        mark_hop(conn, lease.dialled.address(), incoming);
     }
+    let mut sent = relayed(conn, verified, request, slot, Upstream::H1(lease.h1)).await;
+    if let Sent::Done(relayed, _) = &mut sent
+        && let Some(h1) = relayed.reusable.take()
+    {
+        exchange.keep(shared, h1, lease.dialled);
+    }
+    sent
 }
 
-async fn send_h2<'c>(
+async fn send_h2(
     conn: &Rc<Conn>,
     verified: &Verified,
     request: &Request,
-    mut incoming: Incoming<'c>,
-) -> Sent<'c> {
-    incoming.head.fields.remove(CASE_FIELD);
+    slot: &mut Option<Incoming<'_>>,
+) -> Sent {
+    if let Some(incoming) = slot {
+        incoming.head.fields.remove(CASE_FIELD);
+    }
     let h2 = match conn.local.app_h2(&conn.shared, verified.to.address).await {
         Ok(h2) => h2,
-        Err(error) => return Sent::Failed(incoming, denial(&error)),
+        Err(error) => return Sent::Failed(denial(&error)),
     };
-    match relayed(conn, verified, request, incoming, Upstream::H2(h2)).await {
-        Ok((relayed, counted)) => Sent::Done(relayed, counted),
-        Err(unsent) => unsent_to_app(unsent),
-    }
+    relayed(conn, verified, request, slot, Upstream::H2(h2)).await
 }
 
-async fn relayed<'c>(
+async fn relayed(
     conn: &Conn,
     verified: &Verified,
     request: &Request,
-    incoming: Incoming<'c>,
+    slot: &mut Option<Incoming<'_>>,
     upstream: Upstream,
-) -> Result<(Relayed, bool), Unsent<'c>> {
+) -> Sent {
     let counted = Cell::new(false);
     let mut on_response = |head: &mut ResponseHead| {
         metadata::strip(&mut head.fields);
@@ -211,22 +224,26 @@ async fn relayed<'c>(
         on_response: &mut on_response,
         cancel: &verified.admission.ending.cancel,
     };
-    let relayed = relay(incoming, upstream, options).await?;
-    Ok((relayed, counted.get()))
+    let Some(incoming) = slot.take() else {
+        return Sent::Again("the request was sent already");
+    };
+    match relay(incoming, upstream, options).await {
+        Ok(relayed) => Sent::Done(relayed, counted.get()),
+        Err(Unsent { incoming, why }) => {
+            *slot = Some(incoming);
+            unsent(why)
+        }
+    }
 }
 
-fn unsent_to_app(unsent: Unsent<'_>) -> Sent<'_> {
-    match unsent.why {
+fn unsent(why: UnsentReason) -> Sent {
+    match why {
         UnsentReason::RefusedStream => {
             let why = "the program refused the stream";
-            let denial = Denial::new(Refusal::UpstreamReset, why);
-            Sent::Failed(unsent.incoming, denial)
+            Sent::Failed(Denial::new(Refusal::UpstreamReset, why))
         }
         UnsentReason::GoAway | UnsentReason::ConnectionDead | UnsentReason::StaleConnection => {
-            Sent::Again(
-                unsent.incoming,
-                "the program closed every connection at once",
-            )
+            Sent::Again("the program closed every connection at once")
         }
     }
 }
@@ -337,6 +354,25 @@ fn tell(
         refusal_id,
         rule,
     });
+}
+
+/// What was no request at all was answered; here it is told.
+pub(super) fn refused(conn: &Conn, denial: &Denial, status: u16) {
+    let request = Request {
+        id: fastrand::u64(..),
+        begun: Instant::now(),
+        protocol: Protocol::Http1,
+        grpc: false,
+        switches: false,
+        log: None,
+    };
+    conn.note(request.id, denial, None);
+    let outcome = RequestOutcome {
+        response_code: status,
+        ..record::refused_outcome(denial.reason, false, request.begun)
+    };
+    let id = Some(request.id);
+    tell(conn, None, request, outcome, false, id, None);
 }
 
 /// Refuses one request: in the log, in the metrics, and to the caller. Only a caller in the mesh is told details.

@@ -1,18 +1,32 @@
 //! The HTTP connections of programs.
 
-use std::{io, rc::Rc};
+use std::{io, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
 use leno_http::Incoming;
 use tokio::net::TcpStream;
 
-use super::{Flow, requests};
-use crate::http_server;
+use super::{Denial, Flow, requests};
+use crate::http_server::{self, Label};
 
 /// Serves an HTTP/1 connection.
 pub(super) async fn http1(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    let begun = Instant::now();
+    let id = fastrand::u64(..);
+    let label = Label {
+        by: flow.local.name(),
+        id,
+    };
     let exchange = async |incoming: Incoming<'_>| requests::exchange(flow, incoming).await;
-    http_server::http1(&flow.shared, &flow.local.stop, stream, prefix, exchange).await
+    let (shared, stop) = (&flow.shared, &flow.local.stop);
+    let served = http_server::http1(shared, stop, stream, prefix, Some(label), exchange).await;
+    served.map_err(|error| {
+        if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
+            let denial = Denial::new(reason, error.to_string());
+            requests::refused(flow, id, begun, &denial, status);
+        }
+        io::Error::other(error)
+    })
 }
 
 /// Serves an HTTP/2 connection in clear.

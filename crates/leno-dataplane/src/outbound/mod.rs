@@ -13,12 +13,12 @@ pub(crate) use requests::begin_trace;
 pub(crate) use tcp::{Told, hand_on, reset};
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -32,7 +32,7 @@ use crate::{
     counters::{Open, count},
     destinations::{Answer, Entry, HostView, ServiceView},
     detect::{self, Spoken},
-    record::Refused,
+    record::{Party, Refused},
     state::{Local, Shared},
     target::{Direct, Target},
 };
@@ -46,7 +46,12 @@ pub(crate) struct Flow {
     /// Where it was going.
     pub(crate) to: SocketAddr,
     meaning: RefCell<Meaning>,
+    /// When that was looked up.
+    looked: Cell<Instant>,
 }
+
+/// What was refused is looked up again by requests that come later than this.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What the destination of a connection is.
 #[derive(Clone)]
@@ -116,6 +121,7 @@ pub(crate) async fn serve(
         from,
         to,
         meaning: RefCell::new(meaning),
+        looked: Cell::new(Instant::now()),
     });
     if let Err(error) = flow.run(stream).await {
         tracing::debug!(from = %flow.from, to = %flow.to, %error, "a captured connection ended");
@@ -281,9 +287,9 @@ impl Flow {
         let wait = self.shared.config.limits.refusal_wait;
         let spoken = detect::caller_within(&mut stream, &mut prefix, wait).await?;
         if matches!(spoken, Some(Spoken::Http1 | Spoken::Http2)) {
-            // The same answer to every request; a destination that was not there may be later, on a new connection.
             self.meaning
                 .replace(Meaning::Refused(denial.reason, denial.detail.into()));
+            self.looked.set(Instant::now());
             return if spoken == Some(Spoken::Http1) {
                 http::http1(self, stream, prefix).await
             } else {
@@ -294,27 +300,36 @@ impl Flow {
         Ok(())
     }
 
-    /// The service as it is known now; a destination that was forgotten meanwhile is looked up again.
-    async fn service(&self) -> Result<Rc<ServiceView>, Denial> {
-        let now = Instant::now();
-        let current = self.meaning.borrow().clone();
-        let entry = match current {
-            Meaning::Service(entry) if !entry.is_gone() => entry,
-            Meaning::Service(_) => match Box::pin(meaning(&self.shared, self.to)).await {
-                Meaning::Service(entry) => {
-                    self.meaning.replace(Meaning::Service(Rc::clone(&entry)));
-                    entry
-                }
-                Meaning::Refused(reason, why) => return Err(Denial::new(reason, &*why)),
-                Meaning::Direct(_) | Meaning::Clear => return Err(self.vanished()),
-            },
-            Meaning::Refused(reason, why) => return Err(Denial::new(reason, &*why)),
-            Meaning::Direct(_) | Meaning::Clear => return Err(self.vanished()),
+    /// Looks again at what was refused or has been forgotten: a connection that is kept must not keep a refusal that
+    /// is history.
+    async fn look_again(&self) {
+        let stale = match &*self.meaning.borrow() {
+            Meaning::Service(entry) => entry.is_gone(),
+            Meaning::Refused(reason, _) => {
+                *reason != Refusal::Loop && self.looked.get().elapsed() >= LOOK_AGAIN
+            }
+            Meaning::Direct(_) | Meaning::Clear => false,
         };
-        entry.touch(now);
-        match entry.answer() {
-            Answer::Service(view) => Ok(view),
-            _ => Err(self.vanished()),
+        if stale {
+            let meaning = Box::pin(meaning(&self.shared, self.to)).await;
+            self.meaning.replace(meaning);
+            self.looked.set(Instant::now());
+        }
+    }
+
+    /// The service as it is known now.
+    fn service(&self) -> Result<Rc<ServiceView>, Denial> {
+        let current = self.meaning.borrow().clone();
+        match current {
+            Meaning::Service(entry) => {
+                entry.touch(Instant::now());
+                match entry.answer() {
+                    Answer::Service(view) => Ok(view),
+                    _ => Err(self.vanished()),
+                }
+            }
+            Meaning::Refused(reason, why) => Err(Denial::new(reason, &*why)),
+            Meaning::Direct(_) | Meaning::Clear => Err(self.vanished()),
         }
     }
 
@@ -325,10 +340,11 @@ impl Flow {
 
     /// Where bytes go, and requests that no route takes elsewhere.
     async fn target(&self) -> Result<Target, Denial> {
+        self.look_again().await;
         if let Meaning::Direct(direct) = &*self.meaning.borrow() {
             return Ok(Target::Direct(Rc::clone(direct)));
         }
-        let view = self.service().await?;
+        let view = self.service()?;
         self.own_target(&view).await
     }
 
@@ -378,8 +394,23 @@ impl Flow {
         self.shared.config.ipv6
     }
 
-    /// The address of an unknown destination, for its edge.
-    fn ip(&self) -> IpAddr {
-        self.to.ip()
+    /// The workload that calls.
+    fn source(&self) -> Party {
+        let info = self.local.info();
+        Party {
+            labels: info.map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
+            identity: self.local.identity(),
+        }
+    }
+
+    /// What was called, for metrics: the service where it is known, otherwise the address.
+    fn called(&self, target: Option<&Target>) -> String {
+        if let Some((service, _)) = target.and_then(Target::service) {
+            return service.host();
+        }
+        match self.shared.destinations.peek(self.to.ip()) {
+            Some(Answer::Service(view)) => view.service.name.host(),
+            _ => self.to.ip().to_string(),
+        }
     }
 }

@@ -34,9 +34,10 @@ impl Headers for View<'_> {
 
 /// The route of a request, and its backend's endpoints.
 pub(super) async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial> {
-    if let super::Meaning::Direct(_) = &*flow.meaning.borrow() {
-    } else {
-        let view = flow.service().await?;
+    flow.look_again().await;
+    let direct = matches!(&*flow.meaning.borrow(), super::Meaning::Direct(_));
+    if !direct {
+        let view = flow.service()?;
         let routes = &view.service.routes;
         let port = flow.to.port();
         let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);

@@ -28,7 +28,7 @@ use crate::{
     metadata::{self, To},
     pool::{Connection, Peer, PoolError},
     record::{self, Finished, LogHead, Party},
-    target::{Chosen, Retry, Target},
+    target::{Chosen, Retry},
 };
 
 /// A request is sent again so often because its connection was going away: that costs no endpoint anything.
@@ -43,7 +43,7 @@ struct Request {
     http2: bool,
     grpc: bool,
     switches: bool,
-    log: Option<LogHead>,
+    log: Option<Box<LogHead>>,
 }
 
 /// Carries one request to its end.
@@ -69,7 +69,7 @@ pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
         return refuse(flow, incoming, request, None, denial).await;
     }
     match plan(flow, &incoming.head).await {
-        Ok(plan) => carry(flow, plan, request, incoming).await,
+        Ok(plan) => carry(flow, plan, request, &mut Some(incoming)).await,
         Err(denial) => Box::pin(refuse(flow, incoming, request, None, denial)).await,
     }
 }
@@ -120,8 +120,9 @@ struct Tries {
     retry: Option<Retry>,
 }
 
-/// Tries endpoints until one took the request or none is left.
-async fn carry(flow: &Flow, plan: Plan, request: Request, mut incoming: Incoming<'_>) {
+/// Tries endpoints until one took the request or none is left. The request is in `slot` as long as nobody else has
+/// it: by value it would be in the future of each function around the one that takes it.
+async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Incoming<'_>>) {
     plan.target.request(request.begun);
     let mut tries = Tries::default();
     loop {
@@ -130,17 +131,27 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, mut incoming: Incoming
         let chosen = chosen.filter(|chosen| !tries.avoid.contains(&chosen.endpoint.uid));
         let Some(chosen) = chosen else {
             let denial = tries.last.take().unwrap_or_else(|| none_left(&plan));
-            return Box::pin(refuse(flow, incoming, request, Some(&plan), denial)).await;
+            return refuse_slot(flow, slot, request, &plan, denial).await;
         };
-        let sent = send(flow, &plan, &request, chosen, incoming, &tries).await;
-        let (back, failed) = match sent {
+        let failed = match send(flow, &plan, &request, chosen, slot, &tries).await {
             Ok((relayed, end)) => return end.finish(flow, &plan, request, relayed),
-            Err(unsent) => unsent,
+            Err(failed) => failed,
         };
-        incoming = back;
         if let Err(denial) = tries.again(flow, &plan, &request, failed) {
-            return Box::pin(refuse(flow, incoming, request, Some(&plan), denial)).await;
+            return refuse_slot(flow, slot, request, &plan, denial).await;
         }
+    }
+}
+
+async fn refuse_slot(
+    flow: &Flow,
+    slot: &mut Option<Incoming<'_>>,
+    request: Request,
+    plan: &Plan,
+    denial: Denial,
+) {
+    if let Some(incoming) = slot.take() {
+        Box::pin(refuse(flow, incoming, request, Some(plan), denial)).await;
     }
 }
 
@@ -236,19 +247,19 @@ struct End {
 }
 
 /// One try.
-async fn send<'c>(
+async fn send(
     flow: &Flow,
     plan: &Plan,
     request: &Request,
     chosen: Chosen,
-    mut incoming: Incoming<'c>,
+    slot: &mut Option<Incoming<'_>>,
     tries: &Tries,
-) -> Result<(Relayed, End), (Incoming<'c>, Failed)> {
+) -> Result<(Relayed, End), Failed> {
     let uid = chosen.endpoint.uid;
     let peer = flow.local.pool.peer(&chosen.endpoint);
     let left = remaining(plan.request_timeout, request.begun);
     if left.is_some_and(|left| left.is_zero()) {
-        return Err((incoming, Failed::Timeout));
+        return Err(Failed::Timeout);
     }
     let connection = match within(left, peer.connection(&flow.shared, &flow.local)).await {
         Some(Ok(connection)) => connection,
@@ -258,18 +269,18 @@ async fn send<'c>(
                 _ => Outcome::ConnectFailure,
             };
             chosen.finish(outcome, None);
-            return Err((incoming, Failed::Pool(uid, error)));
+            return Err(Failed::Pool(uid, error));
         }
-        None => return Err((incoming, Failed::Timeout)),
+        None => return Err(Failed::Timeout),
     };
     let upstream = match upstream(flow, &chosen, &connection, request).await {
         Ok(upstream) => upstream,
         Err((why, reason)) => {
             chosen.finish(Outcome::ConnectFailure, None);
-            return Err((incoming, Failed::Tunnel(uid, why, reason)));
+            return Err(Failed::Tunnel(uid, why, reason));
         }
     };
-    if connection.alpn == Alpn::Leno1 {
+    if let Some(incoming) = slot.as_mut().filter(|_| connection.alpn == Alpn::Leno1) {
         let can_retry =
             plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
         describe(
@@ -302,6 +313,9 @@ async fn send<'c>(
         on_response: &mut on_response,
         cancel: &flow.local.ending.cancel,
     };
+    let Some(incoming) = slot.take() else {
+        return Err(Failed::Going);
+    };
     match relay(incoming, upstream, options).await {
         Ok(relayed) => {
             peer.released();
@@ -331,7 +345,8 @@ async fn send<'c>(
                     Failed::Going
                 }
             };
-            Err((incoming, failed))
+            *slot = Some(incoming);
+            Err(failed)
         }
     }
 }
@@ -477,20 +492,45 @@ async fn refuse(
     plan: Option<&Plan>,
     denial: Denial,
 ) {
-    let target = plan.map(|plan| &plan.target);
     let id = request.id;
-    flow.note(id, &denial, target);
-    let info = flow.local.info();
-    let source = Party {
-        labels: info
-            .as_ref()
-            .map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
-        identity: flow.local.identity(),
+    let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
+    tell_refused(flow, request, plan, &denial, outcome);
+    let text = format!("{} ({id:016x})", denial.detail);
+    let answered = incoming.reply.refuse(denial.reason, &[], &text);
+    if let Err(error) = answered.await {
+        tracing::trace!(%error, "a refused caller did not wait for its answer");
+    }
+}
+
+/// What was no request at all was answered; here it is told.
+pub(super) fn refused(flow: &Flow, id: u64, begun: Instant, denial: &Denial, status: u16) {
+    let request = Request {
+        id,
+        begun,
+        protocol: Protocol::Http1,
+        http2: false,
+        grpc: false,
+        switches: false,
+        log: None,
     };
-    let service = match target.and_then(Target::service) {
-        Some((service, _)) => service.host(),
-        None => flow.ip().to_string(),
+    let outcome = RequestOutcome {
+        response_code: status,
+        duration: Duration::ZERO,
+        ..record::refused_outcome(denial.reason, false, begun)
     };
+    tell_refused(flow, request, None, denial, outcome);
+}
+
+fn tell_refused(
+    flow: &Flow,
+    request: Request,
+    plan: Option<&Plan>,
+    denial: &Denial,
+    outcome: RequestOutcome,
+) {
+    let target = plan.map(|plan| &plan.target);
+    flow.note(request.id, denial, target);
+    let (source, service) = (flow.source(), flow.called(target));
     let key = record::edge_key(
         Reporter::Source,
         &source,
@@ -504,7 +544,7 @@ async fn refuse(
         reporter: Reporter::Source,
         edge: shared.record.edge(&key),
         protocol: request.protocol,
-        outcome: record::refused_outcome(denial.reason, request.grpc, request.begun),
+        outcome,
         counted: false,
         head: request.log,
         from: Some(flow.from),
@@ -515,14 +555,9 @@ async fn refuse(
         source: source.identity.as_ref(),
         destination: None,
         mtls: false,
-        refusal_id: Some(id),
+        refusal_id: Some(request.id),
         rule: Some(denial.rule.as_str()).filter(|rule| !rule.is_empty()),
     });
-    let text = format!("{} ({id:016x})", denial.detail);
-    let answered = incoming.reply.refuse(denial.reason, &[], &text);
-    if let Err(error) = answered.await {
-        tracing::trace!(%error, "a refused caller did not wait for its answer");
-    }
 }
 
 fn remaining(limit: Option<Duration>, begun: Instant) -> Option<Duration> {

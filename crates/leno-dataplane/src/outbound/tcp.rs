@@ -371,15 +371,11 @@ pub(super) fn mesh_edge(
     peer: &Peer,
     protocol: Protocol,
 ) -> EdgeId {
-    let info = flow.local.info();
-    let generation = info.as_ref().map_or(0, |info| info.generation);
+    let generation = flow.local.info().map_or(0, |info| info.generation);
     let service = service.map(|(service, _)| service);
     let record = &flow.shared.record;
     peer.edges.edge(record, generation, service, protocol, || {
-        let source = Party {
-            labels: info.map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
-            identity: flow.local.identity(),
-        };
+        let source = flow.source();
         let destination = party_of(endpoint);
         let service = service.map(|service| service.host().into());
         record::edge_key(
@@ -415,17 +411,7 @@ fn party_of(endpoint: &Endpoint) -> Party {
 pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: Option<&Target>) {
     let id = fastrand::u64(..);
     flow.note(id, denial, target);
-    let source = Party {
-        labels: flow
-            .local
-            .info()
-            .map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
-        identity: flow.local.identity(),
-    };
-    let service = match target.and_then(Target::service) {
-        Some((service, _)) => service.host(),
-        None => flow.ip().to_string(),
-    };
+    let (source, service) = (flow.source(), flow.called(target));
     let key = record::edge_key(
         Reporter::Source,
         &source,
@@ -479,12 +465,10 @@ pub(super) async fn passthrough(flow: &Rc<Flow>, mut stream: TcpStream) -> io::R
     let begun = Instant::now();
     let limits = &flow.shared.config.limits;
     let identity = flow.local.identity();
+    // Nothing was proven to anybody.
     let source = Party {
-        labels: flow
-            .local
-            .info()
-            .map_or_else(|| Party::unknown().labels, |info| info.labels.clone()),
         identity: None,
+        ..flow.source()
     };
     let key = record::edge_key(
         Reporter::Source,

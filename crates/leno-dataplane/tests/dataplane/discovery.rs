@@ -273,3 +273,42 @@ fn names_are_answered_over_tcp_and_without_ipv6_there_are_no_aaaa() {
         }
     });
 }
+
+#[test]
+fn a_kept_connection_does_not_keep_a_refusal_that_is_history() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, _) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, None)]).await;
+        let captured = one.capture(&web);
+        // Nothing is there yet, neither a service behind the address nor an endpoint of the other one.
+        let unknown = SocketAddr::from(([240, 240, 0, 2], 80));
+        let empty = world.service("shop/empty", 80, None, Vec::new());
+        let mut first = captured.connect(unknown).await;
+        let refused = ask(&mut first, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("UD; "));
+        let mut second = captured.connect(empty).await;
+        let refused = ask(&mut second, &get("/")).await;
+        assert!(refused.field("x-leno-refused").unwrap().starts_with("UH; "));
+        one.seen
+            .until("a refusal labelled by its service", |seen| {
+                let totals = seen.totals.borrow();
+                let mut edges = totals.edges();
+                edges.any(|(edge, _)| &*edge.destination_service == "empty.shop.svc.cluster.local")
+            })
+            .await;
+        assert_eq!(
+            world.service("shop/cart", 80, None, vec![cart.endpoint.clone()]),
+            unknown
+        );
+        world.route("shop/cart", Vec::new());
+        world.set_endpoints("shop/empty", vec![cart.endpoint]);
+        for stream in [&mut first, &mut second] {
+            while ask(stream, &get("/")).await.status() != 200 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+}

@@ -480,7 +480,8 @@ impl Seen {
                 }
             }
             Event::Unsubscribe(name) => self.forgotten.borrow_mut().push(name),
-            Event::UnsubscribeEndpoints(_) | Event::NeedSockets { .. } => {}
+            Event::UnsubscribeEndpoints(_) | Event::NeedSockets { .. } | Event::WorkloadIdle(_) => {
+            }
             Event::Telemetry {
                 delta,
                 counters,

@@ -283,3 +283,61 @@ fn a_loop_is_broken_at_its_first_turn() {
         assert_eq!(refused.status(), 508, "{}", refused.head);
     });
 }
+
+#[test]
+fn a_program_that_closes_without_an_answer_is_named_as_the_reason_at_both_ends() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let listener = tokio::net::TcpListener::from_std(listen(two.ip)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let read = stream.read(&mut [0; 1024]).await;
+                assert!(read.unwrap() > 0);
+            }
+        });
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
+        let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
+        let mut stream = one.capture(&web).connect(vip).await;
+        let post = "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 2\r\n\r\nhi";
+        let refused = ask(&mut stream, post).await;
+        let field = refused.field("x-leno-refused").unwrap();
+        assert!(field.starts_with("UC; by=cart-1; id="), "{field}");
+        for host in [&one, &two] {
+            host.seen
+                .until("the reason", |seen| {
+                    let totals = seen.totals.borrow();
+                    let mut keys = totals.edges().flat_map(|(edge, _)| totals.requests(edge));
+                    keys.any(|(key, _)| key.refusal == Some(leno_types::Refusal::UpstreamReset))
+                })
+                .await;
+        }
+    });
+}
+
+#[test]
+fn what_is_no_request_is_refused_with_a_reason_and_recorded() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let web = one.workload("web", &[]).await;
+        let cart = two.workload("cart", &[(80, port, HTTP)]).await;
+        let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
+        let mut stream = one.capture(&web).connect(vip).await;
+        let both =
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let refused = ask(&mut stream, both).await;
+        assert_eq!(refused.status(), 400);
+        let field = refused.field("x-leno-refused").unwrap().to_owned();
+        assert!(field.starts_with("DPE; by=web-1; id="), "{field}");
+        one.seen
+            .until("the record", |seen| !seen.refusals.borrow().is_empty())
+            .await;
+        let id = one.seen.refusals.borrow()[0].id;
+        assert!(field.ends_with(&format!("{id:016x}")), "{field}");
+        assert!(log.borrow().is_empty());
+    });
+}
