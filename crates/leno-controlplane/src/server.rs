@@ -181,6 +181,7 @@ impl Bound {
         let context = Context {
             handle: core.handle.clone(),
             store: store_dyn,
+            counting: Arc::default(),
         };
         let meters = metrics::router(
             core.handle.clone(),

@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod client;
+mod documents;
 
 use client::{
     Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
