@@ -306,6 +306,7 @@ fn sidecar(reader: &mut Reader) -> Option<Start> {
         service_account: service_account.unwrap_or_default(),
         version: version.unwrap_or_default(),
         ports: ports.unwrap_or_default(),
+        network: leno_agent::protocol::Network::Own,
         sockets: Vec::new(),
     })
 }

@@ -11,8 +11,10 @@ mod renewals;
 mod restart;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
+    net::TcpListener,
+    path::PathBuf,
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
@@ -36,6 +38,7 @@ use crate::{
     certificates::{Issued, Renewal},
     dial,
     handover::{self, Handle, Handles, Inherited},
+    host_network::Routes,
     hosted::{Hosted, Sockets},
     link::{self, LinkEvent, Target},
     local::{self, Connection, LocalEvent},
@@ -56,6 +59,10 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(5);
 /// and for so long when a successor has taken over.
 const HANDOVER_DRAIN: Duration = Duration::from_secs(50);
+/// The control plane is given so long to hear the goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often the rules of programs on the host's network are looked at.
+const WATCH: Duration = Duration::from_secs(1);
 /// Inputs that wait for the loop.
 const INPUTS: usize = 1_024;
 
@@ -124,12 +131,6 @@ pub async fn run(
         worker_config(&config, hbone.port),
         Stop::new(),
     );
-    for listener in hbone.listeners {
-        worker.send(Update::Listen {
-            role: ListenRole::Hbone,
-            listener,
-        });
-    }
     for listener in sidecar.iter_mut().flat_map(|of| of.inbound.drain(..)) {
         worker.send(Update::Listen {
             role: ListenRole::Inbound,
@@ -137,13 +138,19 @@ pub async fn run(
         });
     }
 
+    let handed_over = Rc::new(Cell::new(false));
     let membership = Rc::new(RefCell::new(membership));
     let (link_in, link) = mpsc::channel(INPUTS);
     let (local_in, local_events) = mpsc::channel(INPUTS);
-    tasks.spawn_critical(
-        "control plane link",
-        link::run(target(Rc::clone(&membership)), link_in),
-    );
+    // It outlives the stop by the goodbye.
+    let link_stop = Stop::new();
+    let linked = {
+        let (stop, target) = (link_stop.clone(), target(Rc::clone(&membership)));
+        async move {
+            stop.run_until_stopped(link::run(target, link_in)).await;
+        }
+    };
+    tasks.spawn_critical("control plane link", linked);
     let captured = sidecar.is_some();
     if let Some(sidecar) = sidecar {
         let (events, stop) = (local_in.clone(), stop.clone());
@@ -164,14 +171,20 @@ pub async fn run(
         membership,
         worker,
         hbone_port: hbone.port,
+        hbone: hbone.listeners,
         inputs: inputs_in,
         handles,
         inherited,
         ready,
         stop,
+        link_stop,
+        handed_over: Rc::clone(&handed_over),
     };
     tasks.spawn_critical("agent", Agent::new(start).run(mailboxes));
     let ended = tasks.run(HANDOVER_DRAIN + DRAIN).await;
+    if handed_over.get() {
+        return Ok(ended?);
+    }
     match std::fs::remove_file(&socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, "the agent's socket stays behind")
@@ -261,11 +274,14 @@ struct Beginning {
     membership: Rc<RefCell<Membership>>,
     worker: Worker,
     hbone_port: u16,
+    hbone: Vec<TcpListener>,
     inputs: mpsc::Sender<Input>,
     handles: Handles,
     inherited: Inherited,
     ready: Readiness,
     stop: Stop,
+    link_stop: Stop,
+    handed_over: Rc<Cell<bool>>,
 }
 
 struct Agent {
@@ -276,6 +292,7 @@ struct Agent {
     inputs: mpsc::Sender<Input>,
     scope: Scope,
     stop: Stop,
+    link_stop: Stop,
     ready: Readiness,
     ads: AdsClient,
     mesh: Option<Mesh>,
@@ -288,7 +305,12 @@ struct Agent {
     handles: Handles,
     inherited: Inherited,
     /// Asked to stop by a successor, which has the listeners now.
-    handed_over: bool,
+    handed_over: Rc<Cell<bool>>,
+    routes: Routes,
+    /// Cgroups of ended programs, to be removed when the last process has left them.
+    emptying: Vec<PathBuf>,
+    watched: Instant,
+    rules_restored: u64,
     next_request: u64,
     started: Instant,
     dirty_configuration: bool,
@@ -303,11 +325,14 @@ impl Agent {
             membership,
             worker,
             hbone_port,
+            hbone,
             inputs,
             handles,
             inherited,
             ready,
             stop,
+            link_stop,
+            handed_over,
         } = beginning;
         let agent_renewal = Renewal::of_agent(&membership.borrow().certificate, fastrand::f64());
         let reporter = Reporter::new(config.access_log.as_deref());
@@ -319,6 +344,7 @@ impl Agent {
             inputs,
             scope: Scope::new(stop.clone(), None),
             stop,
+            link_stop,
             ready,
             ads: AdsClient::default(),
             mesh: None,
@@ -330,7 +356,11 @@ impl Agent {
             reporter,
             handles,
             inherited,
-            handed_over: false,
+            handed_over,
+            routes: Routes::default(),
+            emptying: Vec::new(),
+            watched: Instant::now(),
+            rules_restored: 0,
             next_request: 0,
             started: Instant::now(),
             dirty_configuration: false,
@@ -338,6 +368,13 @@ impl Agent {
             down_said: false,
         };
         agent.restore();
+        // Only now: a peer that comes first finds the workloads of a predecessor, and their certificates.
+        for listener in hbone {
+            agent.worker.send(Update::Listen {
+                role: ListenRole::Hbone,
+                listener,
+            });
+        }
         agent
     }
 
@@ -347,6 +384,7 @@ impl Agent {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 Some(event) = mailboxes.link.recv() => self.on_link(event),
                 Some(event) = mailboxes.local.recv() => self.on_local(event),
@@ -356,17 +394,47 @@ impl Agent {
                 _ = tick.tick() => self.on_tick(),
             }
         }
-        self.leave().await;
+        self.leave(mailboxes.link).await;
     }
 
     /// Goodbye to the control plane, and what is open is finished.
-    async fn leave(mut self) {
-        let handover = self.handed_over;
+    async fn leave(mut self, mut link: mpsc::Receiver<LinkEvent>) {
+        let handover = self.handed_over.get();
         self.report(Instant::now());
         self.say(agent_message::Message::Goodbye(wire::Goodbye { handover }));
-        self.save();
+        if !handover {
+            self.save();
+        }
+        // Programs look for the next agent from now on.
+        self.callers.clear();
         let grace = if handover { HANDOVER_DRAIN } else { DRAIN };
-        self.worker.drain(grace).await;
+        self.worker.begin_drain(grace);
+        let (up, link_stop) = (self.up.take(), self.link_stop.clone());
+        let farewell = async {
+            // The session ends after what was said on it; the discovery stream must not end first.
+            let rest = up.map(|Up { ads, channel, .. }| (ads, channel));
+            let heard = async {
+                while let Some(event) = link.recv().await {
+                    if let LinkEvent::Down { .. } = event {
+                        break;
+                    }
+                }
+            };
+            if rest.is_some() && tokio::time::timeout(FAREWELL, heard).await.is_err() {
+                tracing::debug!("the control plane did not answer the goodbye");
+            }
+            link_stop.trigger();
+        };
+        let drained = async {
+            while let Some(event) = self.worker.next().await {
+                match event {
+                    Event::Drained => break,
+                    event => self.reporter.take(event),
+                }
+            }
+        };
+        tokio::join!(farewell, drained);
+        self.worker.drain(Duration::ZERO).await;
     }
 
     fn on_worker(&mut self, event: Event) {
@@ -391,10 +459,11 @@ impl Agent {
                     .unsubscribe(Type::Endpoints, &format!("svc/{service}"));
                 request.into_iter().for_each(|request| self.ask(request));
             }
-            Event::NeedSockets { uid, v6, count } => {
+            Event::NeedSockets { uid, v6, count } => self.need_sockets(uid, v6, count),
+            Event::WorkloadIdle(uid) => {
                 if let Some(connection) = self.hosted.get(&uid).and_then(|hosted| hosted.connection)
                 {
-                    self.tell(connection, FromAgent::NeedSockets { v6, count });
+                    self.tell(connection, FromAgent::Idle);
                 }
             }
             event => self.reporter.take(event),
@@ -424,6 +493,10 @@ impl Agent {
                 .map(|hosted| hosted.uid)
                 .collect();
             lost.into_iter().for_each(|uid| self.forget(uid));
+        }
+        if now - self.watched > WATCH {
+            self.watched = now;
+            self.watch_rules();
         }
         self.report(now);
         self.save();

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use leno_net::fdpass;
+use leno_types::WorkloadUid;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -44,18 +45,48 @@ pub enum Handle {
     Socket,
     /// A published port.
     Published,
+    /// To which connections of a program on the host's network are redirected.
+    Captured,
+    /// To which its DNS queries are.
+    CapturedUdp,
 }
 
 /// The listeners of this process, as copies that can be handed on.
 #[derive(Default)]
-pub(crate) struct Handles(Vec<(Handle, OwnedFd)>);
+pub(crate) struct Handles(Vec<Kept>);
+
+struct Kept {
+    handle: Handle,
+    /// Whose it is; `None` for the host's own.
+    owner: Option<WorkloadUid>,
+    descriptor: OwnedFd,
+}
 
 impl Handles {
-    /// Keeps a copy of a listener.
+    /// Keeps a copy of a listener of the host's.
     pub(crate) fn keep(&mut self, handle: Handle, listener: &impl AsFd) -> io::Result<()> {
-        self.0
-            .push((handle, listener.as_fd().try_clone_to_owned()?));
+        self.keep_for(None, handle, listener)
+    }
+
+    /// Keeps a copy of a listener, for as long as its owner is there.
+    pub(crate) fn keep_for(
+        &mut self,
+        owner: Option<WorkloadUid>,
+        handle: Handle,
+        listener: &impl AsFd,
+    ) -> io::Result<()> {
+        let descriptor = listener.as_fd().try_clone_to_owned()?;
+        self.0.push(Kept {
+            handle,
+            owner,
+            descriptor,
+        });
         Ok(())
+    }
+
+    /// Lets go of what a workload had: a copy would keep its ports open.
+    pub(crate) fn release(&mut self, owner: WorkloadUid) {
+        self.0.retain(|kept| kept.owner != Some(owner));
     }
 
     /// The messages that hand all of them over, with their descriptors.
@@ -65,7 +96,10 @@ impl Handles {
             let batch = self
                 .0
                 .split_off(self.0.len().saturating_sub(fdpass::MAX_DESCRIPTORS));
-            let (handles, descriptors) = batch.into_iter().unzip();
+            let (handles, descriptors) = batch
+                .into_iter()
+                .map(|kept| (kept.handle, kept.descriptor))
+                .unzip();
             messages.push((
                 FromAgent::Handover {
                     handles,
@@ -82,6 +116,7 @@ impl Handles {
 #[derive(Default)]
 pub(crate) struct Inherited {
     tcp: HashMap<Handle, Vec<TcpListener>>,
+    udp: Vec<UdpSocket>,
     pub(crate) socket: Option<UnixListener>,
 }
 
@@ -100,13 +135,28 @@ impl Inherited {
         Some(listeners.swap_remove(at))
     }
 
+    /// The listeners for one purpose on one port.
+    pub(crate) fn take_port(&mut self, handle: Handle, port: u16) -> Vec<TcpListener> {
+        let listeners = self.tcp.entry(handle).or_default();
+        let on_port = |of: &mut TcpListener| of.local_addr().is_ok_and(|of| of.port() == port);
+        listeners.extract_if(.., on_port).collect()
+    }
+
+    /// The datagram sockets on one port.
+    pub(crate) fn take_udp_port(&mut self, port: u16) -> Vec<UdpSocket> {
+        let on_port = |of: &mut UdpSocket| of.local_addr().is_ok_and(|of| of.port() == port);
+        self.udp.extract_if(.., on_port).collect()
+    }
+
     fn add(&mut self, handle: Handle, descriptor: OwnedFd) {
         match handle {
             Handle::Socket => self.socket = Some(descriptor.into()),
+            Handle::CapturedUdp => self.udp.push(descriptor.into()),
             Handle::Hbone
             | Handle::Admin
             | Handle::Metrics
             | Handle::Readiness
+            | Handle::Captured
             | Handle::Published => {
                 self.tcp.entry(handle).or_default().push(descriptor.into());
             }
@@ -143,7 +193,10 @@ pub(crate) fn take_over(path: &Path) -> Result<Inherited, AgentError> {
                 }
             }
             FromAgent::Refused { message, .. } => return Err(failed(message)),
-            FromAgent::Host(_) | FromAgent::Started(_) | FromAgent::NeedSockets { .. } => {}
+            FromAgent::Host(_)
+            | FromAgent::Started(_)
+            | FromAgent::Idle
+            | FromAgent::NeedSockets { .. } => {}
         }
     }
 }

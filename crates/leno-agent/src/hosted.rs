@@ -18,8 +18,9 @@ use leno_wire::agent as wire;
 use crate::{
     certificates::Renewal,
     handover::Inherited,
+    host_network::{self, HostCapture, Ports, Prepared},
     local::Connection,
-    protocol::{Port, Socket, Start},
+    protocol::{Network, Port, Socket, Start},
     saved::SavedWorkload,
 };
 
@@ -42,14 +43,25 @@ pub(crate) struct Hosted {
     pub(crate) own: Option<OwnWorkload>,
     pub(crate) renewal: Renewal,
     pub(crate) generation: u64,
+    /// The data plane knows it.
     pub(crate) told: bool,
+    /// Its program knows that it may run.
+    pub(crate) greeted: bool,
     pub(crate) healthy: bool,
+    /// Its program is about to end.
+    pub(crate) leaving: bool,
+    /// Sockets that the data plane asked for while the program was not connected, IPv4 and IPv6.
+    pub(crate) owed: [usize; 2],
+    /// Of a program on the host's network.
+    pub(crate) host: Option<HostCapture>,
 }
 
-/// What a program brings along.
+/// What a program brings along, and what is opened for it.
 pub(crate) struct Sockets {
     pub(crate) capture: CaptureSockets,
     pub(crate) published: Vec<(u16, TcpListener)>,
+    /// Of a program on the host's network, until its workload has an id.
+    pub(crate) host: Option<Prepared>,
 }
 
 /// Why a program is not taken in, in the protocol's words.
@@ -80,6 +92,8 @@ impl Hosted {
             chain: self.certificate.as_ref()?.chain_pem(),
             bundle: self.bundle.as_ref()?.to_pem(),
             start: self.start.clone(),
+            healthy: self.healthy,
+            ports: self.host.as_ref().map(HostCapture::ports),
         })
     }
 
@@ -90,7 +104,7 @@ impl Hosted {
             request,
             &self.uid.to_string(),
             &self.name,
-            self.healthy,
+            self.healthy && !self.leaving,
         )
     }
 
@@ -158,13 +172,26 @@ pub(crate) fn check(start: &Start) -> Result<(), Unfit> {
             return invalid(format!("service port {} is given twice", port.service_port));
         }
     }
+    if let Network::Host { .. } = start.network
+        && let Some(port) = start
+            .ports
+            .iter()
+            .find(|port| port.published == Some(port.workload_port))
+    {
+        let text = format!(
+            "a program on the host's network listens on port {} itself: publish another, such as --publish 80:{}, or \
+             leave --publish away",
+            port.workload_port, port.workload_port
+        );
+        return invalid(text);
+    }
     if start.service.is_empty() && start.ports.iter().any(|port| port.service_port != 0) {
         return invalid("a --port needs a --service that it belongs to".into());
     }
     Ok(())
 }
 
-/// Takes the program's descriptors for what it says they are, and opens what it publishes on the host.
+/// Takes the program's descriptors for what it says they are, and opens what it needs on the host.
 pub(crate) fn sockets(
     start: &Start,
     descriptors: Vec<OwnedFd>,
@@ -172,6 +199,23 @@ pub(crate) fn sockets(
     app: AppDial,
     inherited: &mut Inherited,
 ) -> Result<Sockets, Unfit> {
+    let brought = brought(start, descriptors, app)?;
+    let opened = opened(start, host, None, app, inherited)?;
+    Ok(match start.network {
+        Network::Host { .. } => opened,
+        Network::Own => Sockets {
+            capture: brought,
+            ..opened
+        },
+    })
+}
+
+/// Takes the descriptors that a program attached for what it says they are.
+pub(crate) fn brought(
+    start: &Start,
+    descriptors: Vec<OwnedFd>,
+    app: AppDial,
+) -> Result<CaptureSockets, Unfit> {
     if start.sockets.len() != descriptors.len() {
         let text = format!(
             "{} sockets were announced and {} came",
@@ -180,12 +224,7 @@ pub(crate) fn sockets(
         );
         return Err(Unfit::new("invalid", text));
     }
-    let mut capture = CaptureSockets {
-        outbound: Vec::new(),
-        dns_udp: Vec::new(),
-        dns_tcp: Vec::new(),
-        app,
-    };
+    let mut capture = captured_by_nobody(app);
     for (kind, descriptor) in start.sockets.iter().zip(descriptors) {
         match kind {
             Socket::Outbound => capture.outbound.push(descriptor.into()),
@@ -193,10 +232,38 @@ pub(crate) fn sockets(
             Socket::DnsTcp => capture.dns_tcp.push(descriptor.into()),
         }
     }
+    Ok(capture)
+}
+
+/// Opens what a program needs on the host; what is in its own network is not there yet.
+pub(crate) fn opened(
+    start: &Start,
+    host: &[std::net::IpAddr],
+    ports: Option<Ports>,
+    app: AppDial,
+    inherited: &mut Inherited,
+) -> Result<Sockets, Unfit> {
+    let (capture, prepared) = match &start.network {
+        Network::Host { cgroup } => {
+            let (capture, prepared) = host_network::open(cgroup, ports, inherited)?;
+            (capture, Some(prepared))
+        }
+        Network::Own => (captured_by_nobody(app), None),
+    };
     Ok(Sockets {
         capture,
         published: published(start, host, inherited)?,
+        host: prepared,
     })
+}
+
+fn captured_by_nobody(app: AppDial) -> CaptureSockets {
+    CaptureSockets {
+        outbound: Vec::new(),
+        dns_udp: Vec::new(),
+        dns_tcp: Vec::new(),
+        app,
+    }
 }
 
 fn published(

@@ -12,6 +12,7 @@ mod dial;
 mod files;
 mod handover;
 pub mod host;
+mod host_network;
 mod hosted;
 mod join;
 mod link;

@@ -141,7 +141,11 @@ async fn converse(
         .spawn("local writer", write(Rc::clone(&stream), outgoing))
         .is_ok()
     {
-        read(connection, &stream, &events).await;
+        // At the end of this agent the program must look for the next one at once, and what is said to it still
+        // arrives: the writer ends by itself.
+        let stop = scope.stop();
+        stop.run_until_stopped(read(connection, &stream, &events))
+            .await;
     }
     // Nobody is left to tell when the agent has gone first.
     drop(events.send(LocalEvent::Closed { connection }).await);

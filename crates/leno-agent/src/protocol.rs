@@ -6,12 +6,14 @@
 //! 3. agent → run: [`FromAgent::Started`] once the workload has its certificate and the must-have set is acked, or
 //!    [`FromAgent::Refused`]
 //! 4. then, in any order: [`FromAgent::NeedSockets`] answered by [`ToAgent::Sockets`], and [`ToAgent::Health`]
-//! 5. run → agent: [`ToAgent::Exited`]. A connection that ends without it means the program is gone as well.
+//! 5. run → agent: [`ToAgent::Leaving`] when the program is to end; the agent sends its callers away and says
+//!    [`FromAgent::Idle`] when none is left
+//! 6. run → agent: [`ToAgent::Exited`]. A connection that ends without it means the program is gone as well.
 //!
 //! `leno run` keeps the listeners: when the agent is restarted it connects again and hands them over once more, and
 //! what waited in their queues is served.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
 use leno_types::{AppProtocol, WorkloadUid};
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,8 @@ pub enum ToAgent {
         /// What the last one said.
         detail: String,
     },
+    /// The program is about to be ended: nobody should begin to call it.
+    Leaving,
     /// A successor of the agent asks for its listeners.
     Takeover,
     /// The program has ended.
@@ -68,8 +72,25 @@ pub struct Start {
     /// What it serves.
     #[serde(default)]
     pub ports: Vec<Port>,
+    /// Whose network it is in.
+    #[serde(default)]
+    pub network: Network,
     /// What the attached descriptors are.
     pub sockets: Vec<Socket>,
+}
+
+/// Whose network a program is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// One of its own.
+    #[default]
+    Own,
+    /// The host's: its connections are told by its cgroup.
+    Host {
+        /// The cgroup's directory, which the caller made and owns.
+        cgroup: PathBuf,
+    },
 }
 
 /// A port as `--port 80:8080/http` and `--publish 8080` say it.
@@ -161,6 +182,8 @@ pub enum FromAgent {
         /// What to do, for people.
         message: String,
     },
+    /// Nobody calls the program any more that is to end.
+    Idle,
     /// Listeners, attached; to a successor only.
     Handover {
         /// What they are.

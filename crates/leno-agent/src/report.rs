@@ -161,7 +161,7 @@ impl Reporter {
     }
 
     /// Everything as Prometheus text.
-    pub(crate) fn prometheus(&self, nacks: u64, resources: usize) -> String {
+    pub(crate) fn prometheus(&self, nacks: u64, resources: usize, rules_restored: u64) -> String {
         let mut out = String::new();
         self.totals.prometheus(&mut out);
         self.counters.prometheus(&mut out);
@@ -187,6 +187,12 @@ impl Reporter {
             "counter",
             "Edges not reported because too many waited.",
             self.dropped,
+        );
+        gauge(
+            "leno_capture_rules_restored_total",
+            "counter",
+            "Capture rules that somebody removed and the agent restored; connections of the second before passed the mesh by.",
+            rules_restored,
         );
         out
     }

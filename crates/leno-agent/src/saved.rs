@@ -1,17 +1,18 @@
 //! What a running agent keeps on a tmpfs, so that its restart without a control plane serves on (CP3): the workloads
 //! it hosts with their keys and certificates, and the last good configuration. After a reboot it is gone.
 //!
-//! One file, mode 0600, replaced whole: the workloads as JSON, a line each; then the configuration as protobuf.
+//! Files of mode 0600, replaced whole: the workloads as JSON, the configuration as protobuf, the routes as JSON.
 
-use std::{io, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use leno_wire::discovery::DeltaDiscoveryResponse;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::{files, protocol::Start};
+use crate::{files, host_network::Ports, protocol::Start};
 
 const WORKLOADS: &str = "workloads.json";
+const ROUTES: &str = "routes.json";
 const CONFIGURATION: &str = "configuration.pb";
 
 /// One hosted workload, as saved.
@@ -25,11 +26,29 @@ pub(crate) struct SavedWorkload {
     pub(crate) chain: String,
     pub(crate) bundle: String,
     pub(crate) start: Start,
+    #[serde(default)]
+    pub(crate) healthy: bool,
+    /// Of a program on the host's network.
+    #[serde(default)]
+    pub(crate) ports: Option<Ports>,
 }
 
 /// Writes the workloads.
 pub(crate) fn save_workloads(run_dir: &Path, workloads: &[SavedWorkload]) -> io::Result<()> {
     files::write_private(&run_dir.join(WORKLOADS), &serde_json::to_vec(workloads)?)
+}
+
+/// Writes which routes were added to this host.
+pub(crate) fn save_routes(run_dir: &Path, routes: &[(IpAddr, u8)]) -> io::Result<()> {
+    files::write_private(&run_dir.join(ROUTES), &serde_json::to_vec(routes)?)
+}
+
+/// The routes that a predecessor added.
+pub(crate) fn load_routes(run_dir: &Path) -> Vec<(IpAddr, u8)> {
+    let content = files::read_optional(&run_dir.join(ROUTES)).ok().flatten();
+    content
+        .and_then(|content| serde_json::from_slice(&content).ok())
+        .unwrap_or_default()
 }
 
 /// Writes the configuration.

@@ -163,7 +163,7 @@ impl Sidecar {
                 }
                 FromAgent::Started(_) => break,
                 // The proxy makes its own here.
-                FromAgent::NeedSockets { .. } | FromAgent::Handover { .. } => {}
+                FromAgent::NeedSockets { .. } | FromAgent::Idle | FromAgent::Handover { .. } => {}
             }
         }
         self.watch(&events).await;

@@ -116,7 +116,12 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         let mut signals = signals::Passed::new()
             .map_err(|error| CommandError::failed(format!("signals cannot be watched: {error}")))?;
         let mut child = link.place().start(|| spawn(&args.program))?;
-        let checks = health::Checks::new(args.check.clone(), link.ports(), link.place(), &host.addresses);
+        let checks = health::Checks::new(
+            args.check.clone(),
+            link.ports(),
+            link.place(),
+            &host.addresses,
+        );
         let code = ending::beside(&mut child, &mut link, &mut signals, checks, args.drain).await;
         link.place().clean_up().await;
         link.exited(code).await;

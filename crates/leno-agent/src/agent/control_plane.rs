@@ -175,6 +175,8 @@ impl Agent {
         if let Some(caller) = self.callers.get_mut(&asked.connection) {
             caller.uid = Some(uid);
         }
+        let mut sockets = asked.sockets;
+        let host = sockets.host.take().map(|prepared| prepared.of(uid));
         let hosted = Hosted {
             uid,
             identity,
@@ -182,7 +184,7 @@ impl Agent {
             run_user: asked.run_user,
             start: asked.start,
             connection: Some(asked.connection),
-            sockets: Some(asked.sockets),
+            sockets: Some(sockets),
             key: None,
             certificate: None,
             bundle: None,
@@ -190,8 +192,20 @@ impl Agent {
             renewal: Renewal::now(),
             generation: 0,
             told: false,
+            greeted: false,
             healthy: asked.healthy,
+            leaving: false,
+            owed: [0; 2],
+            host,
         };
+        // What was said of its health while it had no id reached nobody.
+        if hosted.healthy {
+            self.say(agent_message::Message::Health(wire::HealthChange {
+                uid: uid.to_string(),
+                healthy: true,
+                detail: String::new(),
+            }));
+        }
         // Its description may have come before this answer, on the other stream.
         let own = self.ads.own_workload(uid);
         self.hosted.insert(uid, Hosted { own, ..hosted });

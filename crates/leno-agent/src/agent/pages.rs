@@ -8,7 +8,7 @@ use crate::admin::{Answer, Ask, Page};
 impl Agent {
     pub(super) fn on_ask(&mut self, ask: Ask) {
         let (ok, body) = match ask.page {
-            Page::Metrics => (true, self.reporter.prometheus(self.ads.nacks(), self.ads.held())),
+            Page::Metrics => (true, self.reporter.prometheus(self.ads.nacks(), self.ads.held(), self.rules_restored)),
             Page::Ready if self.ready.is_ready() => (true, "ready\n".to_owned()),
             Page::Ready => (false, "waiting for the control plane\n".to_owned()),
             Page::Config => (true, serde_json::json!({"version": self.ads.version(), "resources": self.ads.versions()}).to_string()),

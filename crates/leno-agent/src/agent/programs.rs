@@ -1,12 +1,12 @@
 //! Programs: taken in, watched, forgotten.
 
 use std::{
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     time::{Instant, SystemTime},
 };
 
 use leno_dataplane::{AppDial, ListenRole, Update};
-use leno_net::fdpass::Peer;
+use leno_net::{NetError, cgroup, fdpass::Peer};
 use leno_types::WorkloadUid;
 use leno_wire::agent::{self as wire, agent_message};
 use tokio::sync::mpsc;
@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use super::{Agent, Asked, Caller};
 use crate::{
     handover::Handle,
+    host_network::{self, HostCapture},
     hosted::{self, Unfit},
     local::{self, Connection, LocalEvent},
-    protocol::{self, FromAgent, Start, ToAgent},
+    protocol::{self, FromAgent, Network, Start, ToAgent},
 };
 
 impl Agent {
@@ -47,6 +48,7 @@ impl Agent {
                     }
                 }
                 ToAgent::Health { healthy, detail } => self.on_health(connection, healthy, detail),
+                ToAgent::Leaving => self.on_leaving(connection),
                 ToAgent::Takeover => self.on_takeover(connection),
                 ToAgent::Exited { code } => {
                     tracing::info!(code, "a program ended");
@@ -113,6 +115,11 @@ impl Agent {
             return Err(Unfit::new("conflict", "one connection starts one program"));
         }
         hosted::check(&start)?;
+        if let Network::Host { cgroup } = &start.network {
+            host_network::check(cgroup, run_user)?;
+            self.routes.ensure();
+            self.save_routes();
+        }
         if let Some(uid) = self.returning(&start, run_user) {
             return self.on_return(connection, uid, &start, descriptors);
         }
@@ -152,7 +159,8 @@ impl Agent {
         let hosted = self.hosted.get(&uid)?;
         let same = hosted.connection.is_none()
             && hosted.run_user == run_user
-            && hosted.start.service == start.service;
+            && hosted.start.service == start.service
+            && hosted.start.network == start.network;
         same.then_some(uid)
     }
 
@@ -163,64 +171,121 @@ impl Agent {
         start: &Start,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Unfit> {
-        let sockets = hosted::sockets(
-            start,
-            descriptors,
-            &self.config.addresses,
-            app_dial(connection),
-            &mut self.inherited,
-        )?;
-        if let Some(hosted) = self.hosted.get_mut(&uid) {
-            hosted.connection = Some(connection);
-            hosted.sockets = Some(sockets);
-            hosted.told = false;
+        let Some(hosted) = self.hosted.get_mut(&uid) else {
+            return Ok(());
+        };
+        let brought = hosted::brought(start, descriptors, app_dial(connection))?;
+        hosted.connection = Some(connection);
+        hosted.greeted = false;
+        let owed = std::mem::take(&mut hosted.owed);
+        match (&mut hosted.sockets, &start.network) {
+            // The host's own listeners stand since the restart.
+            (_, Network::Host { .. }) => {}
+            (Some(waiting), Network::Own) => waiting.capture = brought,
+            (None, Network::Own) => self.worker.send(Update::Capture {
+                uid,
+                sockets: brought,
+            }),
         }
         if let Some(caller) = self.callers.get_mut(&connection) {
             caller.uid = Some(uid);
         }
         self.tell_if_ready(uid);
+        for (v6, count) in [(false, owed[0]), (true, owed[1])] {
+            if count > 0 {
+                self.tell(connection, FromAgent::NeedSockets { v6, count });
+            }
+        }
         Ok(())
     }
 
     /// Hands a workload that has all it needs to the data plane, and lets its program start.
     pub(super) fn tell_if_ready(&mut self, uid: WorkloadUid) {
-        if self.mesh.is_none() {
-            return;
+        if let Err(unfit) = self.introduce(uid) {
+            let connection = self.hosted.get(&uid).and_then(|hosted| hosted.connection);
+            if let Some(connection) = connection {
+                self.refuse(connection, unfit.code.into(), unfit.message);
+                if let Some(caller) = self.callers.get_mut(&connection) {
+                    caller.uid = None;
+                }
+            }
+            return self.forget(uid);
         }
-        let Some(hosted) = self.hosted.get_mut(&uid) else {
-            return;
+        self.greet(uid);
+    }
+
+    /// Tells the data plane of a workload, once it has its certificate and its description.
+    fn introduce(&mut self, uid: WorkloadUid) -> Result<(), Unfit> {
+        let Some(hosted) = self.hosted.get_mut(&uid).filter(|_| self.mesh.is_some()) else {
+            return Ok(());
         };
-        let (Some(connection), Some(certificate), Some(bundle), Some(own)) = (
-            hosted.connection,
-            &hosted.certificate,
-            &hosted.bundle,
-            &hosted.own,
-        ) else {
-            return;
+        let (Some(certificate), Some(bundle), Some(own)) =
+            (&hosted.certificate, &hosted.bundle, &hosted.own)
+        else {
+            return Ok(());
         };
         let Some(sockets) = hosted.sockets.take() else {
-            return;
+            return Ok(());
         };
         hosted.told = true;
+        let mut kept = host_network::descriptors(&sockets.capture);
+        kept.retain(|_| hosted.host.is_some());
+        let published = sockets.published.iter();
+        kept.extend(published.map(|(_, listener)| (Handle::Published, listener.as_fd())));
+        for (handle, descriptor) in kept {
+            if let Err(error) = self.handles.keep_for(Some(uid), handle, &descriptor) {
+                tracing::warn!(%error, "a listener cannot be handed to a successor");
+            }
+        }
         self.worker.send(Update::Workload(Box::new(own.clone())));
+        // How the program is dialled, before anybody can call it.
+        self.worker.send(Update::Capture {
+            uid,
+            sockets: sockets.capture,
+        });
         self.worker.send(Update::Certificate {
             uid,
             certificate: certificate.clone(),
             bundle: bundle.clone(),
         });
-        self.worker.send(Update::Capture {
-            uid,
-            sockets: sockets.capture,
-        });
         for (port, listener) in sockets.published {
-            if let Err(error) = self.handles.keep(Handle::Published, &listener) {
-                tracing::warn!(%error, port, "a published port cannot be handed to a successor");
-            }
             self.worker.send(Update::Listen {
                 role: ListenRole::Published { uid, port },
                 listener,
             });
         }
+        if hosted.host.is_some() {
+            // What is written down first is found again, and removed, after a crash.
+            self.dirty_workloads = true;
+            self.save();
+            self.install_rules(uid)?;
+        }
+        Ok(())
+    }
+
+    fn install_rules(&mut self, uid: WorkloadUid) -> Result<(), Unfit> {
+        let hosted = self.hosted.get_mut(&uid);
+        let Some(capture) = hosted.and_then(|hosted| hosted.host.as_mut()) else {
+            return Ok(());
+        };
+        let code = |error: &NetError| match error {
+            NetError::Permission { .. } => "forbidden",
+            _ => "invalid",
+        };
+        capture
+            .install()
+            .map_err(|error| Unfit::new(code(&error), error.to_string()))
+    }
+
+    /// Tells a program that it may run.
+    fn greet(&mut self, uid: WorkloadUid) {
+        let Some(hosted) = self.hosted.get_mut(&uid) else {
+            return;
+        };
+        let Some(connection) = hosted.connection.filter(|_| hosted.told && !hosted.greeted) else {
+            return;
+        };
+        hosted.greeted = true;
         let left = hosted
             .certificate_left(SystemTime::now())
             .unwrap_or_default();
@@ -231,6 +296,54 @@ impl Agent {
         };
         tracing::info!(workload = hosted.name, identity = %hosted.identity, "a workload is in the mesh");
         self.tell(connection, FromAgent::Started(started));
+    }
+
+    /// The data plane needs sockets of a program's network; one that is on its way back is asked when it is here.
+    pub(super) fn need_sockets(&mut self, uid: WorkloadUid, v6: bool, count: usize) {
+        let Some(hosted) = self.hosted.get_mut(&uid) else {
+            return;
+        };
+        match hosted.connection {
+            Some(connection) => self.tell(connection, FromAgent::NeedSockets { v6, count }),
+            None => hosted.owed[usize::from(v6)] = count,
+        }
+    }
+
+    /// A program is to end: nobody should begin to call it.
+    fn on_leaving(&mut self, connection: Connection) {
+        let uid = self.callers.get(&connection).and_then(|caller| caller.uid);
+        let Some(hosted) = uid.and_then(|uid| self.hosted.get_mut(&uid)) else {
+            return self.tell(connection, FromAgent::Idle);
+        };
+        hosted.leaving = true;
+        let uid = hosted.uid;
+        self.say(agent_message::Message::Health(wire::HealthChange {
+            uid: uid.to_string(),
+            healthy: false,
+            detail: "it is about to end".into(),
+        }));
+        self.worker.send(Update::WorkloadLeaving(uid));
+    }
+
+    /// Looks whether the rules of programs on the host's network are still there, and removes what is left of those
+    /// that ended.
+    pub(super) fn watch_rules(&mut self) {
+        for hosted in self.hosted.values() {
+            match hosted.host.as_ref().map(HostCapture::watch) {
+                Some(Ok(true)) => {
+                    self.rules_restored += 1;
+                    tracing::warn!(
+                        workload = hosted.name,
+                        "somebody removed a program's capture rules; they are restored. What it began within the last second went past the mesh"
+                    );
+                }
+                Some(Err(error)) => {
+                    tracing::error!(workload = hosted.name, %error, "a program's capture rules cannot be restored");
+                }
+                Some(Ok(false)) | None => {}
+            }
+        }
+        self.emptying.retain(|path| cgroup::remove(path).is_err());
     }
 
     pub(super) fn on_health(&mut self, connection: Connection, healthy: bool, detail: String) {
@@ -247,7 +360,9 @@ impl Agent {
         let Some(hosted) = self.hosted.get_mut(&uid) else {
             return;
         };
-        if std::mem::replace(&mut hosted.healthy, healthy) != healthy {
+        let changed = std::mem::replace(&mut hosted.healthy, healthy) != healthy;
+        if changed && !hosted.leaving {
+            self.dirty_workloads = true;
             tracing::info!(
                 workload = hosted.name,
                 healthy,
@@ -265,7 +380,7 @@ impl Agent {
     /// A program is gone: so is its workload.
     pub(super) fn on_gone(&mut self, connection: Connection) {
         // What a successor has is not gone.
-        if self.handed_over {
+        if self.handed_over.get() {
             return;
         }
         self.asked.retain(|_, asked| asked.connection != connection);
@@ -280,8 +395,18 @@ impl Agent {
     }
 
     pub(super) fn forget(&mut self, uid: WorkloadUid) {
+        self.handles.release(uid);
         if let Some(hosted) = self.hosted.remove(&uid) {
             tracing::info!(workload = hosted.name, "a workload left the mesh");
+            if let Some(capture) = hosted.host {
+                self.emptying.extend(capture.release());
+            }
+        }
+        if !self.routes.added().is_empty()
+            && self.hosted.values().all(|hosted| hosted.host.is_none())
+        {
+            self.routes.remove();
+            self.save_routes();
         }
         self.dirty_workloads = true;
         self.worker.send(Update::WorkloadGone(uid));

@@ -2,30 +2,67 @@
 
 use std::time::SystemTime;
 
-use leno_dataplane::{ListenRole, Update};
+use leno_dataplane::{AppDial, ListenRole, Update};
 use leno_types::WorkloadUid;
 
 use super::Agent;
-use crate::{certificates::Renewal, hosted::Hosted, local::Connection, saved};
+use crate::{
+    certificates::Renewal,
+    handover::Inherited,
+    host_network::{self, Routes},
+    hosted::{self, Hosted},
+    local::Connection,
+    saved::{self, SavedWorkload},
+};
 
 impl Agent {
     pub(super) fn restore(&mut self) {
         let changes = self
             .ads
             .restore(saved::load_configuration(&self.config.run_dir));
-        let domain = self.membership.borrow().trust_domain.clone();
+        self.routes = Routes::taken_over(saved::load_routes(&self.config.run_dir));
         for workload in saved::load_workloads(&self.config.run_dir) {
-            match restored(&workload, &domain) {
-                Some(hosted) => drop(self.hosted.insert(hosted.uid, hosted)),
-                None => tracing::info!(
-                    workload = workload.name,
-                    "what was left of a workload cannot be used; it will be registered anew"
-                ),
+            match self.restored(&workload) {
+                Ok(hosted) => drop(self.hosted.insert(hosted.uid, hosted)),
+                Err(reason) => {
+                    tracing::info!(
+                        workload = workload.name,
+                        reason,
+                        "a workload of before cannot be served on; it will be registered anew"
+                    );
+                    host_network::forget(&workload.uid);
+                }
             }
         }
+        // What nobody took is nobody's any more.
+        self.inherited = Inherited::default();
         for change in changes {
             self.on_change(change);
         }
+    }
+
+    /// A workload that a predecessor hosted, its program expected back.
+    fn restored(&mut self, workload: &SavedWorkload) -> Result<Hosted, String> {
+        let hosted = read(workload, &self.membership.borrow().trust_domain)?;
+        let app = if self.config.sidecar.is_some() {
+            AppDial::Marked
+        } else {
+            AppDial::Handed
+        };
+        let opened = hosted::opened(
+            &workload.start,
+            &self.config.addresses,
+            workload.ports,
+            app,
+            &mut self.inherited,
+        );
+        let mut sockets = opened.map_err(|unfit| unfit.message)?;
+        let host = sockets.host.take().map(|prepared| prepared.of(hosted.uid));
+        Ok(Hosted {
+            sockets: Some(sockets),
+            host,
+            ..hosted
+        })
     }
 
     pub(super) fn save(&mut self) {
@@ -43,6 +80,13 @@ impl Agent {
         }
     }
 
+    /// Writes down which routes are ours.
+    pub(super) fn save_routes(&mut self) {
+        if let Err(error) = saved::save_routes(&self.config.run_dir, self.routes.added()) {
+            tracing::warn!(%error, "the added routes cannot be written down");
+        }
+    }
+
     /// Hands every listener to a successor, and stops.
     pub(super) fn on_takeover(&mut self, connection: Connection) {
         let own = leno_net::process::user();
@@ -57,7 +101,7 @@ impl Agent {
         tracing::info!("a successor takes over");
         (self.dirty_configuration, self.dirty_workloads) = (true, true);
         self.save();
-        self.handed_over = true;
+        self.handed_over.set(true);
         for (message, descriptors) in self.handles.messages() {
             self.send(connection, message, descriptors);
         }
@@ -66,18 +110,20 @@ impl Agent {
     }
 }
 
-/// A workload that a predecessor hosted, its program expected back.
-fn restored(workload: &saved::SavedWorkload, domain: &leno_types::TrustDomain) -> Option<Hosted> {
-    let uid: WorkloadUid = workload.uid.parse().ok()?;
-    let bundle = leno_tls::TrustBundle::from_pem(domain.clone(), &workload.bundle).ok()?;
-    let key = leno_tls::PrivateKey::from_pem(&workload.key).ok()?;
+/// What was written down of a workload.
+fn read(workload: &SavedWorkload, domain: &leno_types::TrustDomain) -> Result<Hosted, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let uid: WorkloadUid = workload.uid.parse().map_err(|error| text(&error))?;
+    let bundle = leno_tls::TrustBundle::from_pem(domain.clone(), &workload.bundle);
+    let bundle = bundle.map_err(|error| text(&error))?;
+    let key = leno_tls::PrivateKey::from_pem(&workload.key).map_err(|error| text(&error))?;
     let now = SystemTime::now();
     let certificate =
-        leno_tls::WorkloadCertificate::new(Some(uid), &workload.chain, &key, &bundle, 1, now)
-            .ok()?;
-    Some(Hosted {
+        leno_tls::WorkloadCertificate::new(Some(uid), &workload.chain, &key, &bundle, 1, now);
+    let certificate = certificate.map_err(|error| text(&error))?;
+    Ok(Hosted {
         uid,
-        identity: workload.identity.parse().ok()?,
+        identity: workload.identity.parse().map_err(|error| text(&error))?,
         name: workload.name.clone(),
         run_user: workload.run_user,
         start: workload.start.clone(),
@@ -90,6 +136,10 @@ fn restored(workload: &saved::SavedWorkload, domain: &leno_types::TrustDomain) -
         own: None,
         generation: 1,
         told: false,
-        healthy: true,
+        greeted: false,
+        healthy: workload.healthy,
+        leaving: false,
+        owed: [0; 2],
+        host: None,
     })
 }

@@ -138,14 +138,14 @@ pub(crate) enum News {
 /// Why the program was not handed over.
 enum Failed {
     /// The agent is gone: another may come.
-    Lost(io::Error),
+    Lost,
     /// It said no.
     Refused(CommandError),
 }
 
 impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Lost(error)
+    fn from(_: io::Error) -> Self {
+        Self::Lost
     }
 }
 
@@ -207,7 +207,7 @@ impl Link {
             match self.hand_over(stream).await {
                 Ok(started) => return Ok(started),
                 Err(Failed::Refused(error)) => return Err(error),
-                Err(Failed::Lost(_)) => {}
+                Err(Failed::Lost) => {}
             }
             stream = loop {
                 tokio::time::sleep(RETURN).await;
@@ -318,7 +318,7 @@ impl Link {
                 self.refusal = Some(text);
                 tokio::time::sleep(RETURN * 10).await;
             }
-            Ok(Err(Failed::Lost(_))) | Err(_) => {}
+            Ok(Err(Failed::Lost)) | Err(_) => {}
         }
     }
 
