@@ -67,6 +67,11 @@ impl Network {
         }
     }
 
+    /// Takes a host of another network in.
+    pub fn include(&mut self, host: &Rc<Host>) {
+        self.hosts.insert(host.name.clone(), Rc::clone(host));
+    }
+
     /// A new host inside the mesh's network.
     ///
     /// # Panics

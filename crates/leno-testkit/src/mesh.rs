@@ -269,12 +269,9 @@ impl Mesh {
     /// When the command does not end.
     #[track_caller]
     pub fn apply(&self, text: &str, more: &[&str]) -> Output {
-        let file = tempfile::Builder::new()
-            .suffix(".yaml")
-            .tempfile_in(directory())
-            .expect("a file for documents");
-        fs::write(file.path(), text).expect("documents are written");
-        let path = file.path().to_string_lossy().into_owned();
+        let file = directory().join("documents.yaml");
+        fs::write(&file, text).expect("documents are written");
+        let path = file.display().to_string();
         let mut arguments = vec!["apply", "-f", &path];
         arguments.extend(more);
         self.leno(&arguments)
@@ -308,6 +305,21 @@ impl Mesh {
     #[track_caller]
     pub fn join_with(&mut self, name: &str, more: &[&str]) -> Rc<Host> {
         let host = self.network.add(name);
+        self.join_host(&host, more);
+        host
+    }
+
+    /// The same on a host that is there.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[track_caller]
+    pub fn join_existing(&mut self, host: &Host) {
+        self.join_host(host, &[]);
+    }
+
+    #[track_caller]
+    fn join_host(&mut self, host: &Host, more: &[&str]) {
         let services: Vec<String> = self
             .services
             .iter()
@@ -315,10 +327,9 @@ impl Mesh {
             .collect();
         let options: Vec<&str> = services.iter().map(String::as_str).collect();
         let token = self.token(&options);
-        let process = self.spawn_join(&host, &token, more);
-        self.agents.insert(name.to_owned(), process);
-        self.wait_ready(name);
-        host
+        let process = self.spawn_join(host, &token, more);
+        self.agents.insert(host.name.clone(), process);
+        self.wait_ready(&host.name);
     }
 
     /// `leno join` with a token, not waited for.

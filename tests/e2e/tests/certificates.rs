@@ -36,7 +36,11 @@ fn start() -> Fixture {
         .option("check", "none")
         .start();
     let caller = mesh.run(&b).start();
-    until("web answers", SOON, || caller.try_connect("web", 80).ok());
+    until("web answers", SOON, || {
+        let mut wire = caller.try_connect("web", 80).ok()?;
+        wire.try_send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").ok()?;
+        wire.try_message().ok()
+    });
     Fixture {
         mesh,
         web,

@@ -24,7 +24,11 @@ fn start() -> Fixture {
     let web = mesh.run(&a).service("web").port("80:8080").start();
     let backend = Backend::http(web.listen(8080), |_| response(200, "", "ok"));
     let caller = mesh.run(&b).start();
-    until("web answers", SOON, || caller.try_connect("web", 80).ok());
+    until("web answers", SOON, || {
+        let mut wire = caller.try_connect("web", 80).ok()?;
+        wire.try_send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").ok()?;
+        wire.try_message().ok()
+    });
     Fixture {
         mesh,
         _web: (web, backend),
@@ -243,7 +247,7 @@ fn what_is_huge_is_refused_quickly(fixture: &mut Fixture) {
 }
 
 fn a_route_to_nowhere_is_stored_and_said_not_to_be_in_force(fixture: &mut Fixture) {
-    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web}\nspec:\n  parentRefs: [{kind: Service, group: \"\", name: web}]\n  rules:\n  - matches: [{path: {type: PathPrefix, value: /nowhere}}]\n    backendRefs: [{name: absent, port: 80}]\n";
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web}\nspec:\n  parentRefs: [{kind: Service, group: \"\", name: web}]\n  rules:\n  - matches: [{path: {type: PathPrefix, value: /nowhere}}]\n    backendRefs: [{name: absent, port: 80}]\n  - matches: [{path: {type: PathPrefix, value: /}}]\n";
     let output = fixture.mesh.apply(route, &["--wait"]);
     refused(&output, &["absent"]);
     let ask = |path: &str| {
@@ -254,9 +258,13 @@ fn a_route_to_nowhere_is_stored_and_said_not_to_be_in_force(fixture: &mut Fixtur
             .status()
     };
     until("the route is in force as far as it goes", SOON, || {
-        (ask("/nowhere") >= 500).then_some(())
+        (ask("/nowhere") != 200).then_some(())
     });
+    assert_eq!(ask("/"), 200, "the rest goes on");
+    // The Gateway API says so of a backend that is not there.
+    let status = ask("/nowhere");
     fixture.mesh.leno(&["delete", "httproute", "web"]).good();
+    assert_eq!(status, 500);
     until("it is gone", SOON, || {
         (ask("/nowhere") == 200).then_some(())
     });
@@ -415,5 +423,5 @@ fn a_full_disk_refuses_changes_and_nothing_else(fixture: &mut Fixture) {
         );
     }
     let tally = load.stop();
-    assert!(tally.good > 50 && tally.bad.is_empty(), "{tally:?}");
+    assert!(tally.good > 10 && tally.bad.is_empty(), "{tally:?}");
 }

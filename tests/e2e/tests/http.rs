@@ -18,7 +18,7 @@ struct Fixture {
 }
 
 fn start() -> Fixture {
-    let mesh = Mesh::with(&["a", "b"], &["web", "raw", "shop", "duo", "uno"]);
+    let mesh = Mesh::with(&["a", "b"], &["web", "raw", "shop", "duo", "uno", "quiet"]);
     let (a, b) = (mesh.host("a"), mesh.host("b"));
     let web = mesh.run(&a).service("web").port("80:8080").start();
     let raw = mesh
@@ -93,6 +93,7 @@ suite!(
         an_endpoint_that_closes_is_told_apart_from_one_that_refuses,
         http_2_in_clear_reaches_backends_of_either_version,
         tls_of_the_programs_own_passes_through,
+        a_connection_that_says_nothing_or_something_else_teaches_nothing,
     ]
 );
 
@@ -696,4 +697,40 @@ fn tls_of_the_programs_own_passes_through(fixture: &mut Fixture) {
             Err(output)
         }
     });
+}
+
+fn a_connection_that_says_nothing_or_something_else_teaches_nothing(fixture: &mut Fixture) {
+    let b = fixture.mesh.host("b");
+    let quiet = fixture
+        .mesh
+        .run(&b)
+        .service("quiet")
+        .port("80:8085")
+        .option("check", "none")
+        .start();
+    let backend = Backend::http(quiet.listen(8085), |_| response(200, "", "ok"));
+    let ask = || {
+        let mut wire = fixture.web.try_connect("quiet", 80).ok()?;
+        wire.try_send("GET / HTTP/1.1\r\nhost: quiet\r\nx-leno-to: forged\r\n\r\n")
+            .ok()?;
+        wire.try_message().ok()
+    };
+    // As a check of somebody else's does, or a mistaken client: before anything else, and after.
+    for probe in ["", "hello\r\n", "\x16\x03\x01\x00\x01\x01"] {
+        let mut wire = until("the service is known", SOON, || {
+            fixture.web.try_connect("quiet", 80).ok()
+        });
+        wire.send(probe);
+        wire.finish();
+        drop(wire.try_rest());
+        let answer = until("it answers", SOON, ask);
+        assert_eq!(answer.status(), 200, "{probe:?}");
+        let request = backend.seen().pop().expect("a request");
+        // Only what understands HTTP takes private fields out.
+        assert!(
+            request.field("x-leno-to").is_none(),
+            "{probe:?}: {}",
+            request.head
+        );
+    }
 }

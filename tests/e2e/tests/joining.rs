@@ -196,7 +196,8 @@ fn a_changed_pin_is_a_mismatch_and_the_secret_never_leaves(fixture: &mut Fixture
     let mut stolen: JoinToken = fixture.mesh.token(&[]).parse().expect("a token");
     stolen.addresses = vec![std::net::SocketAddr::from((host.v4, 15012)).into()];
     let capture = Capture::start(&[]);
-    refused(fixture.join(&stolen.encode()), &["pin"]);
+    let outcome = fixture.join(&stolen.encode());
+    refused(outcome, &["did not prove to be the control plane"]);
     assert!(capture.to(host.v4, 15012) > 0, "it was asked");
     assert_eq!(liar.stdout(), "", "and told nothing");
     liar.kill();
