@@ -187,8 +187,8 @@ impl Balancer {
                 let first = below(count, random());
                 let second = (first + 1 + below(count - 1, random())) % count;
                 let (first, second) = (nth(first)?, nth(second)?);
-                let cheaper =
-                    second.load.cost(now, second.pending) < first.load.cost(now, first.pending);
+                let cheaper = second.load.cost(now, second.pending) * NOISE
+                    < first.load.cost(now, first.pending);
                 if cheaper { second } else { first }
             }
         };

@@ -30,7 +30,6 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) code: u16,
-    pub(crate) reason: String,
     pub(crate) message: String,
     /// What is wrong with which field.
     pub(crate) causes: Vec<(String, String)>,
@@ -227,11 +226,11 @@ impl Client {
         let (sender, connection) = shaken.map_err(|error| {
             CommandError::unreachable(format!("the control plane speaks no HTTP: {error}"))
         })?;
-        // Without a ceiling it is never refused, and its end shows in the answer that does not come.
-        drop(
-            self.connections
-                .spawn("API connection", async move { drop(connection.await) }),
-        );
+        // Its end shows in the answer that does not come.
+        let driver = async move { drop(connection.await) };
+        self.connections
+            .spawn("API connection", driver)
+            .map_err(CommandError::failed)?;
         Ok(sender)
     }
 
@@ -333,7 +332,6 @@ fn refusal(status: StatusCode, value: &Value) -> Refusal {
     let message = text("/message");
     Refusal {
         code: status.as_u16(),
-        reason: text("/reason"),
         message: if message.is_empty() {
             format!("the control plane answered {status}")
         } else {

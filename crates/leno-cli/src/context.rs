@@ -324,14 +324,6 @@ fn server_of(file: &File, name: &str) -> Option<Server> {
 }
 
 /// Removes a context; another becomes current if it was. A file without any context is removed.
-pub(crate) fn remove(name: &str) -> Result<(), CommandError> {
-    if !places::config_file().exists() {
-        return Ok(());
-    }
-    change(|file| take_away(file, name))?;
-    Ok(())
-}
-
 fn take_away(file: &mut File, name: &str) {
     forget(file, name);
     if file.current_context == name {
@@ -341,18 +333,6 @@ fn take_away(file: &mut File, name: &str) {
             .map(|context| context.name.clone())
             .unwrap_or_default();
     }
-}
-
-/// The names of all contexts.
-pub(crate) fn names() -> Vec<String> {
-    read(&places::config_file())
-        .map(|file| {
-            file.contexts
-                .into_iter()
-                .map(|context| context.name)
-                .collect()
-        })
-        .unwrap_or_default()
 }
 
 fn forget(file: &mut File, name: &str) {

@@ -15,36 +15,36 @@ use std::fmt;
 
 /// Why a command failed: what, then what to do about it.
 #[derive(Debug)]
-pub struct CommandError {
+pub(crate) struct CommandError {
     /// The exit code, as listed above.
-    pub code: u8,
+    pub(crate) code: u8,
     /// What happened.
-    pub what: String,
+    pub(crate) what: String,
     /// The next step; may be empty.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 /// What every command ends with.
-pub type Outcome = Result<u8, CommandError>;
+pub(crate) type Outcome = Result<u8, CommandError>;
 
 impl CommandError {
     /// A failure without a better place.
-    pub fn failed(what: impl fmt::Display) -> Self {
+    pub(crate) fn failed(what: impl fmt::Display) -> Self {
         Self::new(1, what)
     }
 
     /// A permission is missing.
-    pub fn permission(what: impl fmt::Display) -> Self {
+    pub(crate) fn permission(what: impl fmt::Display) -> Self {
         Self::new(4, what)
     }
 
     /// Somebody cannot be reached.
-    pub fn unreachable(what: impl fmt::Display) -> Self {
+    pub(crate) fn unreachable(what: impl fmt::Display) -> Self {
         Self::new(5, what)
     }
 
     /// Something was not accepted.
-    pub fn refused(what: impl fmt::Display) -> Self {
+    pub(crate) fn refused(what: impl fmt::Display) -> Self {
         Self::new(6, what)
     }
 
@@ -58,7 +58,7 @@ impl CommandError {
 
     /// The same, with what to do next.
     #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self {
             hint: hint.into(),
             ..self

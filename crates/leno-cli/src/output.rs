@@ -1,6 +1,6 @@
 //! How answers are printed: a table for people, JSON or YAML with stable names for programs.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -59,11 +59,6 @@ pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) {
     let header: Vec<String> = header.iter().map(ToString::to_string).collect();
     print(&line(&header));
     rows.iter().for_each(|row| print(&line(row)));
-}
-
-/// Whether people look at standard output.
-pub(crate) fn is_terminal() -> bool {
-    io::stdout().is_terminal()
 }
 
 /// The text at a pointer; empty when there is none.

@@ -85,7 +85,9 @@ pub(crate) fn run(config: Config, membership: Membership) -> Outcome {
     block_on_local("agent", async move {
         let stop = Stop::new();
         let signals = Scope::new(stop.clone(), None);
-        drop(signals.spawn("signals", stop_on_signals(stop.clone())));
+        signals
+            .spawn("signals", stop_on_signals(stop.clone()))
+            .map_err(CommandError::failed)?;
         let ended = leno_agent::run(config, membership, Readiness::new(), stop).await;
         ended.map_err(|error| CommandError::failed(chain(&error)))?;
         Ok(0)

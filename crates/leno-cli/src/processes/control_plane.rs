@@ -63,7 +63,9 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> Outcome {
     block_on_local("control plane", async move {
         let stop = Stop::new();
         let signals = Scope::new(stop.clone(), None);
-        drop(signals.spawn("signals", stop_on_signals(stop.clone())));
+        signals
+            .spawn("signals", stop_on_signals(stop.clone()))
+            .map_err(CommandError::failed)?;
         leno_controlplane::run(config, stop)
             .await
             .map_err(|error| CommandError::failed(chain(&error)))?;

@@ -85,17 +85,20 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
     block_on_local("up", async move {
         let stop = Stop::new();
         let scope = Scope::new(stop.clone(), None);
-        drop(scope.spawn("signals", stop_on_signals(stop.clone())));
+        scope
+            .spawn("signals", stop_on_signals(stop.clone()))
+            .map_err(CommandError::failed)?;
         let bound = Bound::bind(control_config)
             .await
             .map_err(|error| CommandError::failed(chain(&error)))?;
         let serving = stop.clone();
-        drop(scope.spawn("control plane", async move {
+        let control_plane = scope.spawn("control plane", async move {
             if let Err(error) = bound.serve(serving.clone()).await {
                 tracing::error!(error = chain(&error), "the control plane ended");
             }
             serving.trigger();
-        }));
+        });
+        control_plane.map_err(CommandError::failed)?;
         let context = write_context(args, &socket)?;
         say_control_plane(&advertise, &args.mesh);
         let membership = membership(&agent_config, context, &advertise).await?;
