@@ -315,6 +315,12 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         handshake_failed("no_protocol");
         return Ok(());
     }
+    // Agents and people have certificates of the same authority (CP3): theirs live longer, on disks.
+    if peer.identity.service_account().is_none() {
+        handshake_failed("no_workload");
+        tracing::info!(%from, identity = %peer.identity, "a caller whose certificate is no workload's was refused");
+        return Ok(());
+    }
     let now = Instant::now();
     let own_end = local.certificate(now).map_or(now, |held| held.expires);
     let end = own_end.min(instant_of(peer.not_after));
@@ -357,6 +363,11 @@ where
             next = h2.next() => match next {
                 None => return Ok(()),
                 Some(Err(error)) => return Err(io::Error::other(error)),
+                // A peer may ignore that it is told to go; its certificate has ended all the same.
+                Some(Ok(incoming)) if Instant::now() >= end => {
+                    limit(Limit::ConnectionAge);
+                    incoming.reply.refuse_stream();
+                }
                 Some(Ok(incoming)) => {
                     let conn_ = Rc::clone(conn);
                     let work = async move { requests::serve(&conn_, incoming).await };

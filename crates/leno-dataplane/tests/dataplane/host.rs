@@ -227,8 +227,20 @@ impl World {
 
     /// A connection to a workload's proxy, as soon as that serves it.
     pub async fn shake_hands(&self, to: &Workload, alpn: &[Alpn]) -> Connected<TcpStream> {
+        let (web, lifetime) = (self.identity("web"), Duration::from_secs(600));
+        self.shake_hands_as(&web, lifetime, to, alpn).await
+    }
+
+    /// The same for somebody else, whose certificate lasts so long.
+    pub async fn shake_hands_as(
+        &self,
+        who: &Identity,
+        lifetime: Duration,
+        to: &Workload,
+        alpn: &[Alpn],
+    ) -> Connected<TcpStream> {
         let uid = WorkloadUid::from_bytes([9; 16]);
-        let certificate = self.certificate(uid, &self.identity("web"), Duration::from_secs(600));
+        let certificate = self.certificate(uid, who, lifetime);
         let expected = [to.own.identity.clone()];
         let connector = Connector::new(&certificate, &self.bundle(), &expected, alpn).unwrap();
         let at = SocketAddr::new(to.endpoint.addresses[0], to.endpoint.hbone_port);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use ::bytes::Bytes;
 use leno_dataplane::Update;
 use leno_ir::{AccessAction, AccessRule, MtlsMode, Principal, Provenance};
+use leno_telemetry::counters::Family;
 use leno_tls::Alpn;
-use leno_types::{AppProtocol, Refusal, WorkloadUid};
+use leno_types::{AppProtocol, Identity, Refusal, WorkloadUid};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -89,6 +90,109 @@ fn forged_destinations_are_refused_and_recorded() {
             record.reason == Refusal::ForgedDestination
                 && record.caller == Some(world.identity("web"))
         }));
+    });
+}
+
+#[test]
+fn agents_people_and_the_control_plane_are_no_callers_of_workloads() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let cart = two.workload("cart", &[(80, port, None)]).await;
+        let name = "somebody".parse().unwrap();
+        let others = [
+            Identity::agent(&world.domain, &name),
+            Identity::user(&world.domain, &name),
+            Identity::control_plane(&world.domain),
+        ];
+        for who in &others {
+            let lifetime = Duration::from_secs(600);
+            let connected = world
+                .shake_hands_as(who, lifetime, &cart, &[Alpn::Leno1])
+                .await;
+            let mut stream = connected.stream;
+            // It may be gone before it is written to.
+            drop(stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await);
+            let mut answer = Vec::new();
+            drop(stream.read_to_end(&mut answer).await);
+            assert!(answer.is_empty(), "{who}: {answer:?}");
+        }
+        assert_eq!(log.borrow().len(), 0);
+        let refused = others.len() as u64;
+        two.seen
+            .until("three refused handshakes", |seen| {
+                seen.counters
+                    .borrow()
+                    .get_labelled(Family::HandshakeFailed, "no_workload")
+                    == refused
+            })
+            .await;
+    });
+}
+
+/// A GET as a frame, END_STREAM and END_HEADERS, no name or value indexed.
+fn get_frame(stream: u32, to: &str) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "cart"),
+        (":path", "/"),
+        ("x-leno-to", to),
+    ] {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    let mut frame = u32::try_from(block.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([1, 5]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(block);
+    frame
+}
+
+#[test]
+fn a_peer_that_does_not_go_begins_nothing_after_its_certificates_end() {
+    run(async {
+        let world = World::new();
+        let two = Host::start(&world);
+        let (port, log) = http1(two.ip, |_| ok("cart"));
+        let cart = two.workload("cart", &[(80, port, None)]).await;
+        let (web, lifetime) = (world.identity("web"), Duration::from_secs(2));
+        let connected = world
+            .shake_hands_as(&web, lifetime, &cart, &[Alpn::Leno1])
+            .await;
+        let mut stream = connected.stream;
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        stream.write_all(preface).await.unwrap();
+        let to = format!("1 {}:{port} - a", two.ip);
+        let mut answered = 0;
+        let mut number = 1_u32;
+        // GOAWAY and PING are left unanswered.
+        let reset = loop {
+            stream.write_all(&get_frame(number, &to)).await.unwrap();
+            let (kind, payload) = loop {
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; usize::try_from(length).unwrap()];
+                stream.read_exact(&mut payload).await.unwrap();
+                if head[5..] == number.to_be_bytes() && matches!(head[3], 1 | 3) {
+                    break (head[3], payload);
+                }
+            };
+            if kind == 3 {
+                break payload;
+            }
+            answered += 1;
+            number += 2;
+        };
+        assert_eq!(reset, 7_u32.to_be_bytes(), "REFUSED_STREAM");
+        assert!(answered > 0);
+        assert_eq!(log.borrow().len(), answered);
     });
 }
 
