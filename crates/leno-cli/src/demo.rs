@@ -114,6 +114,10 @@ fn run(args: &DemoArgs, begun: Instant, place: &Place) -> Outcome {
 }
 
 /// Makes the arena, with the whole environment of this process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment is passed on, not read"
+)]
 fn spawn(place: &Place) -> Result<Arena, CommandError> {
     let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     // In there an ordinary user is root, whose places are others.

@@ -74,6 +74,10 @@ impl Network {
 }
 
 /// A new network namespace. A thread of its own makes it, and so stays the only one that was ever inside.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread whose whole life is one namespace; it is joined at once"
+)]
 fn empty() -> io::Result<NetNs> {
     let made = std::thread::spawn(|| {
         netns::unshare_net()?;

@@ -144,6 +144,10 @@ impl Args {
 
 impl Part {
     /// Starts it in the network where the calling thread is; its process id. Whoever started it waits for it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the environment is passed on, not read"
+    )]
     pub(super) fn start(&self, dir: &Path) -> io::Result<i32> {
         let log = OpenOptions::new()
             .create(true)

@@ -182,6 +182,10 @@ fn command() -> String {
 }
 
 /// Whether the contexts are those of root, whom a person became for this command only.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "sudo says who called it in no other way"
+)]
 fn is_sudo() -> bool {
     std::env::var_os("SUDO_UID").is_some() && leno_net::process::user() == 0
 }
