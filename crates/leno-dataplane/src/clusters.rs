@@ -26,8 +26,9 @@ use crate::{
 pub(crate) enum Spoken {
     /// HTTP of either version: the client speaks first.
     Http,
-    /// Bytes.
-    Bytes,
+    /// A protocol in which the server speaks first. Others are not learned: where the client speaks first it can be
+    /// asked each time at no cost, and one odd connection must not decide for everybody.
+    ServerFirst,
 }
 
 /// What was learned of the ports of one service or host (decision 14).
@@ -41,6 +42,13 @@ impl Learned {
             .iter()
             .find(|(of, _)| *of == port)
             .map(|(_, spoken)| *spoken)
+    }
+
+    /// The server spoke first, and said this. A goodbye (408 to a client that was silent for long) is no greeting.
+    pub(crate) fn server_said(&self, port: u16, said: &[u8]) {
+        if !said.is_empty() && !said.starts_with(b"HTTP/") {
+            self.set(port, Spoken::ServerFirst);
+        }
     }
 
     pub(crate) fn set(&self, port: u16, spoken: Spoken) {

@@ -90,6 +90,7 @@ fn judge(rules: &[AccessRule], caller: Option<&Identity>, port: u16) -> Result<(
                 reason: Refusal::Denied,
                 detail: format!("{because}: {who} to port {port}"),
                 rule: by.map_or_else(String::new, rule_name),
+                status: None,
             })
         }
     }
@@ -99,22 +100,28 @@ fn rule_name(rule: &AccessRule) -> String {
     crate::outbound::rule_name(&rule.provenance, "")
 }
 
-/// Handshakes that are open; the oldest makes room.
+/// What strangers may have open at once: handshakes, or connections on which nothing was said yet. The oldest makes
+/// room, so that who is at it does not wait behind who is not.
 #[derive(Default)]
-pub(crate) struct Handshakes {
+pub(crate) struct Strangers {
     open: RefCell<VecDeque<Rc<Notify>>>,
 }
 
-impl Handshakes {
-    /// Runs a handshake; `None` when it had to make room for newer ones.
-    async fn run<T>(&self, ceiling: usize, work: impl Future<Output = T>) -> Option<T> {
+impl Strangers {
+    /// Runs `work`; `None` when it had to make room for newer ones.
+    async fn run<T>(
+        &self,
+        ceiling: usize,
+        which: Limit,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let out = Rc::new(Notify::new());
         {
             let mut open = self.open.borrow_mut();
             if open.len() >= ceiling.max(1)
                 && let Some(oldest) = open.pop_front()
             {
-                limit(Limit::Handshakes);
+                limit(which);
                 oldest.notify_one();
             }
             open.push_back(Rc::clone(&out));

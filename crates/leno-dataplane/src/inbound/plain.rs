@@ -228,13 +228,12 @@ async fn run_undeclared(
             }
         }
         First::Caller(_) => {
-            learned.set(port, Learnt::Bytes);
             let said = BytesMut::new();
             raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
             Ok(())
         }
         First::Other(said) => {
-            learned.set(port, Learnt::Bytes);
+            learned.server_said(port, &said);
             raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
             Ok(())
         }

@@ -71,6 +71,8 @@ pub(crate) struct Denial {
     pub(crate) reason: Refusal,
     pub(crate) detail: String,
     pub(crate) rule: String,
+    /// The status that a standard demands instead of the reason's own.
+    pub(crate) status: Option<u16>,
 }
 
 impl Denial {
@@ -79,6 +81,7 @@ impl Denial {
             reason,
             detail: detail.into(),
             rule: String::new(),
+            status: None,
         }
     }
 }
@@ -240,7 +243,7 @@ impl Flow {
         };
         let (learned, port) = target.learned();
         match learned.get(port) {
-            Some(Learnt::Bytes) => return tcp::bytes(self, stream, prefix, None).await,
+            Some(Learnt::ServerFirst) => return tcp::bytes(self, stream, prefix, None).await,
             Some(Learnt::Http) => {
                 let patience = self.shared.config.limits.detect_patience;
                 match detect::caller_within(&mut stream, &mut prefix, patience).await? {
@@ -267,11 +270,10 @@ impl Flow {
                 }
             }
             detect::First::Caller(_) => {
-                learned.set(port, Learnt::Bytes);
                 tcp::carry(self, stream, prefix, BytesMut::new(), opened).await
             }
             detect::First::Other(said) => {
-                learned.set(port, Learnt::Bytes);
+                learned.server_said(port, &said);
                 tcp::carry(self, stream, prefix, said, opened).await
             }
         }

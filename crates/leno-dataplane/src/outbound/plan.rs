@@ -20,6 +20,9 @@ pub(super) struct Plan {
     pub(super) route: Option<String>,
 }
 
+/// What the Gateway API demands where a rule matches and has no backend that can be used.
+const NO_BACKEND: u16 = 500;
+
 /// The fields of a request, as routes look at them.
 struct View<'a>(&'a RequestHead);
 
@@ -66,6 +69,7 @@ async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<P
         reason: Refusal::NoRoute,
         detail,
         rule: rule_name(&route.provenance, field),
+        status: Some(NO_BACKEND),
     };
     let backend = leno_policy::backend(route, fastrand::u32(..))
         .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;

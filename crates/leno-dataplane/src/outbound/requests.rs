@@ -493,11 +493,23 @@ async fn refuse(
     denial: Denial,
 ) {
     let id = request.id;
-    let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
+    let status = denial.status.filter(|_| !request.grpc);
+    let mut outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
+    outcome.response_code = status.unwrap_or(outcome.response_code);
     tell_refused(flow, request, plan, &denial, outcome);
     let text = format!("{} ({id:016x})", denial.detail);
-    let answered = incoming.reply.refuse(denial.reason, &[], &text);
-    if let Err(error) = answered.await {
+    let answered = match status {
+        None => incoming.reply.refuse(denial.reason, &[], &text).await,
+        Some(status) => {
+            let mut head = ResponseHead::new(status);
+            let field = metadata::refused_field(denial.reason, &flow.local.name(), id);
+            head.fields.push(metadata::REFUSED, field);
+            head.fields
+                .push("content-type", "text/plain; charset=utf-8");
+            incoming.reply.respond(head, (text + "\n").into()).await
+        }
+    };
+    if let Err(error) = answered {
         tracing::trace!(%error, "a refused caller did not wait for its answer");
     }
 }

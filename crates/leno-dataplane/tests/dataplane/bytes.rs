@@ -108,3 +108,34 @@ fn a_megabyte_each_way_arrives_whole() {
         assert!(back == sent, "{} bytes came back", back.len());
     });
 }
+
+#[test]
+fn one_odd_connection_does_not_decide_what_a_port_speaks() {
+    run(async {
+        let world = World::new();
+        let (one, two) = (Host::start(&world), Host::start(&world));
+        let web = one.workload("web", &[]).await;
+        let captured = one.capture(&web);
+        let (port, _) = http1(two.ip, |_| ok("http"));
+        let http = two.workload("http", &[(80, port, None)]).await;
+        let vip = world.service("shop/http", 80, None, vec![http.endpoint]);
+        // A probe that says nothing, and a caller that speaks something else.
+        let mut silent = captured.connect(vip).await;
+        silent.shutdown().await.unwrap();
+        drop(silent.read_to_end(&mut Vec::new()).await);
+        let mut odd = captured.connect(vip).await;
+        odd.write_all(&[0xff; 64]).await.unwrap();
+        odd.shutdown().await.unwrap();
+        drop(odd.read_to_end(&mut Vec::new()).await);
+        let mut stream = captured.connect(vip).await;
+        let answer = crate::apps::ask(&mut stream, &crate::apps::get("/")).await;
+        assert_eq!(answer.text(), "http");
+        one.seen
+            .until("a request, not bytes", |seen| {
+                let totals = seen.totals.borrow();
+                let mut edges = totals.edges();
+                edges.any(|(edge, _)| edge.protocol == Protocol::Http1)
+            })
+            .await;
+    });
+}
