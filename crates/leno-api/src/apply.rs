@@ -27,6 +27,8 @@ struct Document {
     kind: Kind,
     key: Key,
     value: Value,
+    /// The revision it was read at, where it says so: it replaces that one and no other.
+    revision: Option<String>,
 }
 
 /// The same, with what is to be written.
@@ -149,6 +151,8 @@ fn document(call: &Call<'_>, item: usize, value: Value) -> Result<Document, Vec<
     if value.to_string().len() > limit {
         return Err(vec![Finding::new("", format!("larger than {limit} bytes"))]);
     }
+    let revision = Some(object::meta_text(&value, "resourceVersion"));
+    let revision = revision.filter(|text| !text.is_empty()).map(str::to_owned);
     let (value, resource) = plan::admitted(kind, value)?;
     let meta = resource.meta();
     let key = store_key(call.mesh, kind, meta.namespace.as_str(), meta.name.as_str());
@@ -157,6 +161,7 @@ fn document(call: &Call<'_>, item: usize, value: Value) -> Result<Document, Vec<
         kind,
         key,
         value,
+        revision,
     })
 }
 
@@ -194,6 +199,11 @@ fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'
             .get(&document.key)
             .map_err(|error| ApiError::store(&error))?;
         let current = old.as_ref().map(object::stored).transpose()?;
+        if let (Some(read_at), Some(entry)) = (&document.revision, &old)
+            && *read_at != entry.revision.to_string()
+        {
+            return Err(ApiError::modified(document.kind, &document.key.name));
+        }
         let value = document.value.clone();
         match plan::complete(api, call.mesh, document.kind, value, current.as_ref()) {
             Ok(planned) => all.push(Ready {

@@ -74,6 +74,23 @@ async fn a_batch_is_one_transaction_and_tells_what_became_of_each() {
 }
 
 #[tokio::test]
+async fn a_document_that_says_what_it_replaces_replaces_nothing_newer() {
+    let server = Server::start().await;
+    let first = server
+        .post(APPLY, &json!({"items": [service("cart", 80)]}))
+        .await;
+    let mut next = service("cart", 81);
+    next["metadata"]["resourceVersion"] = first.body["items"][0]["resourceVersion"].clone();
+    let batch = json!({"items": [next.clone(), service("other", 80)]});
+    assert_eq!(server.post(APPLY, &batch).await.code, StatusCode::OK);
+    next["spec"]["ports"][0]["port"] = 82.into();
+    let batch = json!({"items": [next, service("third", 80)]});
+    assert_eq!(server.post(APPLY, &batch).await.code, StatusCode::CONFLICT);
+    let third = server.get("/api/v1/namespaces/shop/services/third").await;
+    assert_eq!(third.code, StatusCode::NOT_FOUND, "nothing of the batch");
+}
+
+#[tokio::test]
 async fn a_dry_run_of_a_batch_says_the_same_and_does_nothing() {
     let server = Server::start().await;
     let batch = json!({"items": [service("cart", 80)], "dryRun": true});
