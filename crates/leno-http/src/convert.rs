@@ -78,6 +78,11 @@ pub(crate) fn response_to_h2(
     response
 }
 
+/// Whether a field's value is of one request alone.
+fn is_unique(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "traceparent" | "x-request-id" | "b3")
+}
+
 /// Fields or trailers as the h2 crate sends them.
 pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: bool) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len() + 2);
@@ -91,10 +96,12 @@ pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: b
         if is_made_anew(name) || stale_case {
             continue;
         }
-        if let (Ok(name), Ok(value)) = (
+        if let (Ok(name), Ok(mut value)) = (
             HeaderName::from_bytes(name),
             HeaderValue::from_maybe_shared(value.clone()),
         ) {
+            // Never the same twice: in the table of HPACK it would only push out what is (RFC 7541 7.1.3).
+            value.set_sensitive(is_unique(&name));
             // Fails above 32,768 names, which no limit of ours lets in.
             let _full = map.try_append(name, value).is_err();
         }
