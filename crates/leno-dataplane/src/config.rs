@@ -77,6 +77,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Handshakes open at once; the oldest is closed for a new one.
     pub handshakes: usize,
+    /// Connections from outside the mesh on which neither side has said anything; the oldest is closed for a new one.
+    pub silent_connections: usize,
     /// Mesh connections to one workload from one workload.
     pub connections_per_peer: usize,
     /// A mesh connection is replaced when it is so old.
@@ -134,6 +136,7 @@ impl Default for Limits {
             destination_idle: Duration::from_secs(600),
             connect_timeout: Duration::from_secs(1),
             handshakes: 1_024,
+            silent_connections: 1_024,
             connections_per_peer: 16,
             connection_age: Duration::from_secs(3_600),
             connection_idle: Duration::from_secs(300),

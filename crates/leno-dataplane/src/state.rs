@@ -26,7 +26,7 @@ use crate::{
     counters::count,
     destinations::Destinations,
     ending::Ending,
-    inbound::{Admission, Handshakes},
+    inbound::{Admission, Strangers},
     outbox::Outbox,
     pool::Pool,
     record::Record,
@@ -50,7 +50,9 @@ pub(crate) struct Shared {
     pub(crate) destinations: Destinations,
     pub(crate) clusters: Clusters,
     pub(crate) acceptor: RefCell<Option<Acceptor>>,
-    pub(crate) handshakes: Handshakes,
+    pub(crate) handshakes: Strangers,
+    /// Connections from outside the mesh on which nothing was said yet.
+    pub(crate) silent: Strangers,
     pub(crate) record: Record,
     /// DNS queries being forwarded, and DNS connections.
     pub(crate) dns_queries: Cell<usize>,

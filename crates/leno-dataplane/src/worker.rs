@@ -67,6 +67,7 @@ pub(crate) async fn run(
         clusters: Default::default(),
         acceptor: RefCell::default(),
         handshakes: Default::default(),
+        silent: Default::default(),
         record: Record::new(config.access_log, config.limits.refusals),
         dns_queries: Cell::new(0),
         dns_connections: Cell::new(0),

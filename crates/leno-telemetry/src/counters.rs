@@ -81,6 +81,8 @@ closed_set! {
         Discoveries = "discoveries",
         /// Handshakes open at once.
         Handshakes = "handshakes",
+        /// Connections from outside the mesh on which nothing was said yet.
+        SilentConnections = "silent_connections",
         /// Mesh connections from one workload to another.
         ConnectionsPerPeer = "connections_per_peer",
         /// The age of a mesh connection.

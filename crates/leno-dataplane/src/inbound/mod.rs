@@ -130,7 +130,6 @@ impl Strangers {
             of: self,
             out: &out,
         };
-        let _open = Open::new(Gauge::OpenHandshakes);
         tokio::select! {
             biased;
             done = work => Some(done),
@@ -140,7 +139,7 @@ impl Strangers {
 }
 
 struct Place<'a> {
-    of: &'a Handshakes,
+    of: &'a Strangers,
     out: &'a Rc<Notify>,
 }
 
@@ -294,13 +293,17 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
     };
     let only = shared.only_local_at(at.ip());
     let shaking = async {
+        let _open = Open::new(Gauge::OpenHandshakes);
         match &only {
             Some(uid) => acceptor.accept_at(stream, uid).await,
             None => acceptor.accept(stream).await,
         }
     };
     let ceiling = shared.config.limits.handshakes;
-    let accepted = match shared.handshakes.run(ceiling, Box::pin(shaking)).await {
+    let shaken = shared
+        .handshakes
+        .run(ceiling, Limit::Handshakes, Box::pin(shaking));
+    let accepted = match shaken.await {
         Some(Ok(accepted)) => accepted,
         Some(Err(error)) => {
             handshake_failed(verify_failure_reason(&error));

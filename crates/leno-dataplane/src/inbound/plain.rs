@@ -7,7 +7,7 @@ use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
 use bytes::BytesMut;
 use leno_http::Incoming;
 use leno_ir::MtlsMode;
-use leno_telemetry::counters::{Counter, Gauge};
+use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_types::{AppProtocol, Refusal, ports};
 use tokio::net::TcpStream;
 
@@ -159,7 +159,13 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
     let spoken = match verified.protocol {
         Some(AppProtocol::Tcp | AppProtocol::Tls) => Spoken::Bytes,
         Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
-            detect::caller(&mut stream, &mut prefix).await?
+            match said(conn, detect::caller(&mut stream, &mut prefix)).await {
+                Some(spoken) => spoken?,
+                None => {
+                    reset(&stream);
+                    return Ok(());
+                }
+            }
         }
         None => return run_undeclared(conn, stream, prefix, &verified).await,
     };
@@ -179,6 +185,13 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Waits for the first word on a connection; `None` when newer ones needed its place.
+async fn said<T>(conn: &Conn, word: impl Future<Output = T>) -> Option<T> {
+    let ceiling = conn.shared.config.limits.silent_connections;
+    let silent = &conn.shared.silent;
+    silent.run(ceiling, Limit::SilentConnections, word).await
 }
 
 fn unreachable_app(
@@ -217,7 +230,12 @@ async fn run_undeclared(
             return refuse(conn, stream, prefix, denial).await;
         }
     };
-    match detect::first(&mut stream, &mut prefix, &mut app).await? {
+    let first = said(conn, detect::first(&mut stream, &mut prefix, &mut app)).await;
+    let Some(first) = first else {
+        reset(&stream);
+        return Ok(());
+    };
+    match first? {
         First::Caller(spoken @ (Spoken::Http1 | Spoken::Http2)) => {
             learned.set(port, Learnt::Http);
             drop((app, _dialled));
