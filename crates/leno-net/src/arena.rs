@@ -89,9 +89,14 @@ pub fn spawn_init(
         tell(report.as_fd(), step, error);
         127
     });
-    let pid = pid.map_err(|error| match as_user_root {
-        true => netns::refused(&error),
-        false => NetError::step("make the arena's namespaces", CAPABILITY, error),
+    let pid = pid.map_err(|error| {
+        // For root as well it means a limit on namespaces (namespaces(7)), not a disk.
+        let limited = error.kind() == io::ErrorKind::StorageFull;
+        if as_user_root || limited {
+            netns::refused(&error)
+        } else {
+            NetError::step("make the arena's namespaces", CAPABILITY, error)
+        }
     })?;
     drop(report);
     let arena = Arena {
