@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_http::{ClientError, Corked, client};
+use leno_http::{ClientError, Corked, ReadAhead, client};
 use leno_ir::Endpoint;
 use leno_telemetry::counters::{Counter, Limit};
 use leno_tls::{Alpn, Connector, HandshakeError, verify_failure_reason};
@@ -344,7 +344,7 @@ impl Peer {
         };
         let connector = self.connector(held).map_err(|error| handshake(&error))?;
         let connected = connector
-            .connect(stream, Some(&endpoint.uid))
+            .connect(ReadAhead::new(stream), Some(&endpoint.uid))
             .await
             .map_err(|error| match &error {
                 HandshakeError::PeerIdentity { .. } => PoolError::Identity {

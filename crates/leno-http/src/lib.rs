@@ -5,6 +5,7 @@
 //! written, never copied. Refuses every message two parsers could read in two ways. Single-threaded by design:
 //! nothing here is `Send`, and no socket, clock or name is looked up on its own account.
 
+mod ahead;
 mod body;
 mod cancel;
 mod case;
@@ -25,6 +26,7 @@ mod timer;
 mod tunnel;
 mod websocket;
 
+pub use ahead::ReadAhead;
 pub use body::Body;
 pub use cancel::Cancel;
 pub use case::CASE_FIELD;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use ::bytes::Bytes;
-use leno_http::{Corked, server};
+use leno_http::{Corked, ReadAhead, server};
 use leno_ir::AccessRule;
 use leno_policy::Verdict;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
@@ -292,6 +292,7 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         return Ok(());
     };
     let only = shared.only_local_at(at.ip());
+    let stream = ReadAhead::new(stream);
     let shaking = async {
         let _open = Open::new(Gauge::OpenHandshakes);
         match &only {
