@@ -82,11 +82,18 @@ pub(crate) async fn run(
         let grace = worker.serve(stop, mailbox).await;
         drain(&shared, grace).await;
     };
-    // The corker's future ends only with the worker; the outbox when it was closed and emptied.
-    tokio::select! {
-        () = flushing => {}
-        ((), ()) = async { tokio::join!(work, shared.outbox.run(events)) } => {}
+    // A task like those whose writes it flushes: only so is the end of the run queue behind them.
+    let corks = Scope::new(Stop::new(), None);
+    let until = corks.stop().clone();
+    let flushing = async move {
+        until.run_until_stopped(flushing).await;
+    };
+    if let Err(error) = corks.spawn("cork", flushing) {
+        tracing::error!(%error, "small writes are not put together");
     }
+    // The outbox ends when it was closed and emptied.
+    tokio::join!(work, shared.outbox.run(events));
+    corks.drain(FAREWELL).await;
 }
 
 /// Ends everything in order.
