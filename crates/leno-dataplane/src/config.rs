@@ -91,7 +91,8 @@ pub struct Limits {
     pub app_connections: usize,
     /// Requests that wait for one of those.
     pub app_queue: usize,
-    /// HTTP/1 connections to an application kept for the next request.
+    /// HTTP/1 connections to an application kept for the next request: as many as may be open, or a busy program is
+    /// dialled again for every other request. Those not needed any more go by their age.
     pub app_idle_connections: usize,
     /// For how long they are kept.
     pub app_idle: Duration,
@@ -143,7 +144,7 @@ impl Default for Limits {
             queue_timeout: Duration::from_secs(5),
             app_connections: 512,
             app_queue: 1_024,
-            app_idle_connections: 128,
+            app_idle_connections: 512,
             app_idle: Duration::from_secs(30),
             app_h2_connections: 4,
             app_sockets: 32,

@@ -337,7 +337,11 @@ fn tell(
 ) {
     let identity = conn.local.identity().filter(|_| conn.peer.is_some());
     let to: Option<&To> = verified.map(|verified| &verified.to);
-    let service = to
+    // For the log alone.
+    let service = request
+        .log
+        .as_ref()
+        .and(to)
         .and_then(|to| to.service.as_ref())
         .map(|(service, _)| service.to_string());
     conn.shared.record.finished(&Finished {

@@ -458,10 +458,9 @@ impl End {
             flow.note(request.id, &denial, Some(&plan.target));
         }
         let identity = flow.local.identity();
-        let service = plan
-            .target
-            .service()
-            .map(|(service, _)| service.to_string());
+        // For the log alone.
+        let service = request.log.as_ref().and(plan.target.service());
+        let service = service.map(|(service, _)| service.to_string());
         flow.shared.record.finished(&Finished {
             reporter: Reporter::Source,
             edge: self.edge,
