@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::bytes::Bytes;
 use leno_dataplane::Update;
 use leno_ir::{AccessAction, AccessRule, MtlsMode, Principal, Provenance};
-use leno_telemetry::counters::Family;
+use leno_telemetry::counters::{Family, Limit};
 use leno_tls::Alpn;
 use leno_types::{AppProtocol, Identity, Refusal, WorkloadUid};
 use tokio::{
@@ -379,6 +379,36 @@ fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
         assert!(totals.edges().all(|(edge, _)| {
             &*edge.source_workload == "unknown" && !edge.mtls && edge.source_identity.is_none()
         }));
+    });
+}
+
+#[test]
+fn who_says_nothing_at_a_published_port_makes_room_for_who_does() {
+    run(async {
+        let world = World::new();
+        let two = Host::start_with(&world, |config| config.limits.silent_connections = 3);
+        // Declared, and so never dialled before the caller speaks; and to be detected, by either side's first word.
+        for protocol in [Some(AppProtocol::Http), None] {
+            let (port, _) = http1(two.ip, |_| ok("web"));
+            let mut web = two.workload("web", &[(80, port, protocol)]).await;
+            let at = two.publish(&mut web);
+            let mut silent = Vec::new();
+            for _ in 0..4 {
+                silent.push(TcpStream::connect(at).await.unwrap());
+            }
+            // Only the oldest was ended; the next takes the place of the second, and is served.
+            let mut end = [0];
+            let ended = silent[0].read(&mut end).await;
+            assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+            let mut talks = TcpStream::connect(at).await.unwrap();
+            assert_eq!(ask(&mut talks, &get("/")).await.status(), 200);
+            assert_eq!(ask(&mut silent[3], &get("/")).await.status(), 200);
+        }
+        two.seen
+            .until("the ceiling was counted", |seen| {
+                seen.counters.borrow().get_limit(Limit::SilentConnections) >= 4
+            })
+            .await;
     });
 }
 
