@@ -98,6 +98,9 @@ pub async fn run(
     ready: Readiness,
     stop: Stop,
 ) -> Result<(), AgentError> {
+    if let Err(error) = leno_net::process::allow_open_files() {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
     let mut tasks = Tasks::new(stop.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let socket = config.socket();

@@ -75,6 +75,9 @@ impl Bound {
     /// What keeps it from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let domain = check(&config)?;
+        if let Err(error) = leno_net::process::allow_open_files() {
+            tracing::warn!(%error, "the limit on open files stays as it is");
+        }
         let data_dir = |source| StartError::DataDir {
             path: config.data_dir.clone(),
             source,

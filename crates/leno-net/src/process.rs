@@ -3,7 +3,9 @@
 use std::fs;
 use std::io;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 /// A process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +103,14 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
+/// Allows this process as many open files as the system lets it have: the customary 1,024 are one caller's to use up.
+/// Not for a process that starts programs, which would inherit it (select(2) cannot take more).
+pub fn allow_open_files() -> io::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
 /// The effective user of this process.
 #[must_use]
 pub fn user() -> u32 {
@@ -118,6 +128,13 @@ mod tests {
         let memory = memory(std::process::id().cast_signed()).unwrap();
         assert!(memory.rss_bytes >= memory.pss_bytes && memory.rss_bytes >= memory.rss_anon_bytes);
         assert!(memory.rss_anon_bytes > 0);
+    }
+
+    #[test]
+    fn as_many_files_are_allowed_as_the_system_lets_be() {
+        allow_open_files().unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]
