@@ -27,7 +27,7 @@ pub(crate) fn client(name: Option<&str>) -> Result<Client, CommandError> {
 }
 
 /// The path of a kind's objects, below the mesh.
-fn path_of(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> String {
+pub(crate) fn path_of(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> String {
     let group = if kind.group().is_empty() {
         format!("/api/{}", kind.version())
     } else {

@@ -15,9 +15,11 @@ use std::{
 };
 
 use clap::Args;
+use leno_config::{Kind, SplitBackend, httproute_split};
 use leno_controlplane::documents::Proxy;
 use leno_net::arena;
 use leno_runtime::block_on_local;
+use leno_types::{DnsLabel, ServiceName};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +33,7 @@ use super::{
 };
 use crate::{
     client::Client,
+    commands::path_of,
     context::{Context, Server},
     exit::{CommandError, Outcome},
     top, view,
@@ -173,6 +176,10 @@ impl Inside {
             self.until(&agent, async || UnixStream::connect(&socket).is_ok())
                 .await?;
             self.fit(&client, &program.edge_name()).await?;
+            if plan::called_by(&program.edge_name()).any(|called| called.starts_with(plan::SPLIT.0))
+            {
+                self.split(&client).await?;
+            }
             let pid = self.spawn(&net, parts::program(&self.dir, program))?;
             started.push((program.name(), pid));
         }
@@ -248,6 +255,31 @@ impl Inside {
             namespace: plan::NAMESPACE.into(),
             credentials: None,
         })
+    }
+
+    /// Applies the shop's route, as `leno split` writes it.
+    async fn split(&self, client: &Client) -> Result<(), Broken> {
+        let (service, port, shares) = plan::SPLIT;
+        let failed = |error: &dyn std::fmt::Display| {
+            Broken::new("the route", io::Error::other(error.to_string()))
+        };
+        let label = |text: &str| text.parse::<DnsLabel>().map_err(|error| failed(&error));
+        let name = ServiceName::new(label(plan::NAMESPACE)?, label(service)?);
+        let mut backends = Vec::new();
+        for (version, weight) in shares {
+            let service = label(&format!("{service}-{version}"))?;
+            backends.push(SplitBackend {
+                service,
+                port,
+                weight,
+            });
+        }
+        let document = httproute_split(&name, None, &backends);
+        let path = path_of(Kind::HttpRoute, Some(plan::NAMESPACE), None);
+        let applied = client.post(&path, &document).await;
+        applied
+            .map(drop)
+            .map_err(|error| failed(&CommandError::from(error)))
     }
 
     /// A token for one host and its services, as `leno token create` asks for it.

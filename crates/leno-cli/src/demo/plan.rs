@@ -106,6 +106,9 @@ pub(super) const PROGRAMS: [Program; 9] = [
     Program { host: "web",     service: "storefront", version: "",   port: "80:8080/http", publish: "8080", shop: &["storefront"] },
 ];
 
+/// The shop's one route: whoever calls this service is split between its versions.
+pub(super) const SPLIT: (&str, u16, [(&str, u32); 2]) = ("catalog", 80, [("v1", 50), ("v2", 50)]);
+
 /// The host whose published port the outside caller uses, and the port.
 pub(super) const PUBLISHED: (&str, u16) = ("web", 8080);
 /// The outside caller. What the mesh calls it: nobody proved who it is.
@@ -267,6 +270,14 @@ mod tests {
                 .iter()
                 .any(|of| (of.host, of.publish) == (PUBLISHED.0, "8080"))
         );
+    }
+
+    #[test]
+    fn the_route_leads_to_programs() {
+        let (service, _, shares) = SPLIT;
+        for (version, _) in shares {
+            assert_eq!(replicas(&format!("{service}-{version}")), 1);
+        }
     }
 
     #[test]

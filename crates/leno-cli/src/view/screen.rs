@@ -37,23 +37,35 @@ const BAD: Style = Style::new().fg(Color::Red);
 const FAINT: Style = Style::new().fg(Color::DarkGray);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 
-/// Draws the picture over the whole frame; on a small terminal the end of the table gives way first.
+/// Draws the picture over the whole frame. On a small terminal what there is to try gives way first, and then what
+/// happened, so that the traffic is seen as long as possible.
 pub(crate) fn draw(frame: &mut Frame<'_>, page: &Page) {
     let width = frame.area().width.max(1);
     let workloads = workloads(&page.replicas);
-    let workload_lines = lines(&workloads, width);
     let tries = tries(&page.tries);
+    let mut left = frame.area().height;
+    let mut take = |lines: u16| {
+        let taken = lines.min(left);
+        left -= taken;
+        Constraint::Length(taken)
+    };
+    let footer = take(1);
+    let title = take(2);
+    let edges = take(size(page.rows.len()).saturating_add(2));
+    let replicas = take(if page.replicas.is_empty() {
+        0
+    } else {
+        lines(&workloads, width).saturating_add(1)
+    });
+    let notes = take(size(page.notes.len()).saturating_add(u16::from(!page.notes.is_empty())));
+    let try_next = take(size(tries.len()));
     let heights = [
-        Constraint::Length(2),
-        Constraint::Length(size(page.rows.len()).saturating_add(2)),
-        Constraint::Length(if page.replicas.is_empty() {
-            0
-        } else {
-            workload_lines + 1
-        }),
-        Constraint::Length(size(page.notes.len()) + u16::from(!page.notes.is_empty())),
-        Constraint::Length(size(tries.len())),
-        Constraint::Length(1),
+        title,
+        edges,
+        replicas,
+        notes,
+        try_next,
+        footer,
         Constraint::Min(0),
     ];
     let [title, edges, replicas, notes, try_next, footer, _] =
@@ -95,9 +107,12 @@ fn table(frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
         let cell = |(index, text)| Cell::new(text).style(if index == last { end } else { line });
         TableRow::new(cells.into_iter().enumerate().map(cell))
     });
-    let table = Table::new(body, widths.map(Constraint::Length))
-        .header(header)
-        .column_spacing(2);
+    let mut columns = widths.map(Constraint::Length);
+    if let Some(last) = columns.last_mut() {
+        // On a narrow terminal identities give way, not numbers.
+        *last = Constraint::Fill(1);
+    }
+    let table = Table::new(body, columns).header(header).column_spacing(2);
     frame.render_widget(table, area);
 }
 

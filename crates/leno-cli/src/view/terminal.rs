@@ -9,7 +9,7 @@ use ratatui::{
     backend::CrosstermBackend,
     crossterm::{
         cursor, execute,
-        terminal::{EnterAlternateScreen, LeaveAlternateScreen},
+        terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
     },
 };
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -50,12 +50,13 @@ impl Screen {
             before,
             keys,
         };
+        // Not `Terminal::clear`: that asks where the cursor is, and the answer would come as keys.
         execute!(
             screen.terminal.backend_mut(),
             EnterAlternateScreen,
+            Clear(ClearType::All),
             cursor::Hide
         )?;
-        screen.terminal.clear()?;
         Ok(Some(screen))
     }
 

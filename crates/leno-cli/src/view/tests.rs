@@ -183,3 +183,28 @@ fn colours_tell_fine_from_plaintext_failing_and_quiet() {
         [State::Plaintext, State::Failing, State::Fine, State::Quiet]
     );
 }
+
+#[test]
+fn a_small_terminal_keeps_the_numbers() {
+    let page = Page {
+        rows: sample(),
+        tries: vec![Try {
+            command: "leno split".into(),
+            shows: "shift".into(),
+        }],
+        footer: "q ends it".into(),
+        ..Page::default()
+    };
+    let expected = [
+        "",
+        "",
+        "FROM        TO          PROTO      RPS  OK     P50  P99  IDENT",
+        "legacy      storefront  http/1.1   2.0  100%   1ms  4ms  ⚠ pla",
+        "storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/",
+        "storefront  catalog-v1  http/1.1   40   100%   1ms  4ms  ✔ sa/",
+        "storefront  prices      websocket  –    –      –    –    ✔ sa/",
+        "",
+        "q ends it",
+    ];
+    assert_eq!(drawn(&page, 62, 9), expected);
+}
