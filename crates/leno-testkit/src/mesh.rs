@@ -339,13 +339,23 @@ impl Mesh {
     #[must_use]
     #[track_caller]
     pub fn spawn_join(&self, host: &Host, token: &str, more: &[&str]) -> Process {
+        host.spawn(self.join_command(host, token).args(more))
+    }
+
+    /// The command of `leno join`.
+    ///
+    /// # Panics
+    /// When the token cannot be written for it.
+    #[must_use]
+    pub fn join_command(&self, host: &Host, token: &str) -> Command {
         let file = host.disk().join("token");
         fs::write(&file, format!("{token}\n")).expect("the token is written");
         let mut command = Command::new(leno_binary());
         command
             .arg("join")
             .arg(format!("--token-file={}", file.display()));
-        host.spawn(agent_arguments(&mut command, host).args(more))
+        agent_arguments(&mut command, host);
+        command
     }
 
     /// Starts the agent of a host that joined before, and waits until it is ready.

@@ -4,7 +4,9 @@
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use leno_e2e::{Backend, SOON, response, run_script};
-use leno_testkit::{Answer, Host, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until};
+use leno_testkit::{
+    Answer, Capture, Host, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until,
+};
 
 /// `web` and `other` on a; `caller` on b, whose certificate the strangers on host s use; a second mesh beside it.
 struct Fixture {
@@ -27,7 +29,7 @@ struct Identity {
 }
 
 fn start() -> Fixture {
-    let mut mesh = Mesh::with(&["a", "b"], &["web", "other"]);
+    let mut mesh = Mesh::with(&["a", "b"], &["web", "other", "rogue"]);
     let (a, b) = (mesh.host("a"), mesh.host("b"));
     let stranger = mesh.network.add("s");
     let web = mesh.run(&a).service("web").port("80:8080").start();
@@ -99,6 +101,7 @@ suite!(
         only_connect_is_taken_from_others_meshes_protocol,
         a_forged_destination_is_refused_in_either_protocol,
         what_is_no_http_2_harms_nobody,
+        a_server_with_anothers_certificate_is_refused_and_told_nothing,
     ]
 );
 
@@ -399,4 +402,59 @@ fn what_is_no_http_2_harms_nobody(fixture: &mut Fixture) {
         assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
     }
     assert_eq!(fixture.mesh.agent("a").ended(), None);
+}
+
+fn a_server_with_anothers_certificate_is_refused_and_told_nothing(fixture: &mut Fixture) {
+    let openssl = need!("openssl");
+    // A host whose agent is gone for a moment, with somebody else in its place: in the mesh, but not who is expected.
+    let host = fixture.mesh.join("r");
+    let rogue = fixture
+        .mesh
+        .run(&host)
+        .service("rogue")
+        .port("80:8080")
+        .option("check", "none")
+        .start();
+    let caller = fixture.mesh.run(&fixture.mesh.host("b")).start();
+    let ask = || {
+        let mut wire = caller.try_connect("rogue", 80).ok()?;
+        Some(wire.ask("GET /secret HTTP/1.1\r\nhost: rogue\r\n\r\n"))
+    };
+    until("it is known", SOON, ask);
+    let capture = Capture::start(&[b"GET /secret"]);
+    fixture.mesh.kill_agent("r");
+    let own = &fixture.own;
+    let mut server = host.spawn(Command::new(openssl).args([
+        "s_server",
+        "-accept",
+        "15008",
+        "-cert",
+        &own.chain,
+        "-cert_chain",
+        &own.chain,
+        "-key",
+        &own.key,
+        "-alpn",
+        "leno/1,h2",
+        "-verify",
+        "2",
+        "-quiet",
+        "-tls1_3",
+    ]));
+    until("somebody else is there", SOON, || {
+        host.connect((host.v4, 15008).into()).ok()
+    });
+    let answer = until("it is refused for who it is", SOON, || {
+        let answer = ask()?;
+        let reason = answer
+            .field("x-leno-refused")
+            .unwrap_or_default()
+            .to_owned();
+        reason.starts_with("PI;").then_some(answer)
+    });
+    assert_eq!(answer.status(), 503);
+    assert_eq!(server.stdout(), "", "nothing was said to it");
+    assert_eq!(server.ended(), None);
+    capture.assert_no_cleartext(b"GET /secret");
+    drop(rogue);
 }
