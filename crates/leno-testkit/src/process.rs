@@ -63,7 +63,6 @@ impl Output {
     ///
     /// # Panics
     /// When it did not.
-    #[must_use]
     #[track_caller]
     pub fn good(self) -> Self {
         assert_eq!(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use leno_e2e::{Backend, Load, SOON, response};
-use leno_testkit::{Capture, Member, Mesh, PAYLOAD, Signal, Wire, suite, until, until_ok};
+use leno_testkit::{Capture, Member, Mesh, PAYLOAD, Signal, Wire, suite, until_ok};
 
 /// `web` and `late` on a, called from b; an outside host with an HTTP server.
 struct Fixture {
