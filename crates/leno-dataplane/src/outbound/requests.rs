@@ -548,7 +548,8 @@ fn tell_refused(
         &Party::unknown(),
         Some(service.as_str().into()),
         request.protocol,
-        false,
+        // Refused, and so not in clear: what the mesh carries leaves by mutual TLS or not at all.
+        true,
     );
     let shared = &flow.shared;
     shared.record.finished(&Finished {
@@ -565,7 +566,7 @@ fn tell_refused(
         route: plan.and_then(|plan| plan.route.as_deref()),
         source: source.identity.as_ref(),
         destination: None,
-        mtls: false,
+        mtls: true,
         refusal_id: Some(request.id),
         rule: Some(denial.rule.as_str()).filter(|rule| !rule.is_empty()),
     });

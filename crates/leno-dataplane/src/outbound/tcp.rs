@@ -418,7 +418,8 @@ pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: O
         &Party::unknown(),
         Some(service.as_str().into()),
         Protocol::Tcp,
-        false,
+        // Refused, and so not in clear.
+        true,
     );
     let record = &flow.shared.record;
     let edge = record.edge(&key);
@@ -445,7 +446,7 @@ pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: O
         route: None,
         source: source.identity.as_ref(),
         destination: None,
-        mtls: false,
+        mtls: true,
         refusal_id: Some(id),
         rule: Some(denial.rule.as_str()).filter(|rule| !rule.is_empty()),
     };
