@@ -286,7 +286,10 @@ fn image(
 }
 
 /// In init: the lifeline left by [`spawn_init`]. To be called once.
-#[expect(clippy::disallowed_methods, reason = "the environment is how exec tells a descriptor's number")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment is how exec tells a descriptor's number"
+)]
 pub fn lifeline() -> io::Result<OwnedFd> {
     let number = std::env::var(LIFELINE_VARIABLE)
         .ok()
@@ -339,7 +342,10 @@ pub fn wait_for_end(lifeline: &OwnedFd) {
 }
 
 /// In init: kills every other process of the PID namespace. Refused anywhere else.
-#[expect(clippy::disallowed_methods, reason = "the lifeline's variable tells an arena from any other init")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lifeline's variable tells an arena from any other init"
+)]
 pub fn kill_all() -> io::Result<()> {
     if rustix::process::getpid() != Pid::INIT || std::env::var_os(LIFELINE_VARIABLE).is_none() {
         return Err(io::Error::new(

@@ -3,9 +3,7 @@
 use std::fs;
 use std::io;
 
-use rustix::process::{
-    Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
-};
+use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 
 /// A process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

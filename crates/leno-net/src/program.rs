@@ -158,7 +158,10 @@ pub fn spawn(spawn: &Spawn) -> Result<Child, NetError> {
 }
 
 /// The file that is meant by a program's name: itself if it has a slash, otherwise the first in the caller's PATH.
-#[expect(clippy::disallowed_methods, reason = "PATH is the system's, not our configuration")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "PATH is the system's, not our configuration"
+)]
 pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
     if program.as_encoded_bytes().contains(&b'/') {
         return Some(PathBuf::from(program));

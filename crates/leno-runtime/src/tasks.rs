@@ -89,7 +89,10 @@ impl Tasks {
 
     fn start(&mut self, task: Task, work: impl Future<Output = ()> + 'static) {
         let stop = self.stop.clone();
-        #[expect(clippy::disallowed_methods, reason = "this is where tasks get their owner")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is where tasks get their owner"
+        )]
         let handle = self.set.spawn_local(async move {
             work.await;
             if stop.is_stopping() {

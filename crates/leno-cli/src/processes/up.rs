@@ -85,7 +85,9 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
     block_on_local("up", async move {
         let stop = Stop::new();
         let scope = Scope::new(stop.clone(), None);
-        scope
+        // Apart from what is drained at the end: it waits for a second signal, which ends the process at once.
+        let signals = Scope::new(stop.clone(), None);
+        signals
             .spawn("signals", stop_on_signals(stop.clone()))
             .map_err(CommandError::failed)?;
         let bound = Bound::bind(control_config)
