@@ -162,6 +162,8 @@ fn a_peer_that_does_not_go_begins_nothing_after_its_certificates_end() {
         let (port, log) = http1(two.ip, |_| ok("cart"));
         let cart = two.workload("cart", &[(80, port, None)]).await;
         let (web, lifetime) = (world.identity("web"), Duration::from_secs(2));
+        // A certificate's end is a whole second.
+        let end = std::time::Instant::now() + lifetime + Duration::from_secs(1);
         let connected = world
             .shake_hands_as(&web, lifetime, &cart, &[Alpn::Leno1])
             .await;
@@ -173,6 +175,7 @@ fn a_peer_that_does_not_go_begins_nothing_after_its_certificates_end() {
         let mut number = 1_u32;
         // GOAWAY and PING are left unanswered.
         let reset = loop {
+            let late = std::time::Instant::now() > end;
             stream.write_all(&get_frame(number, &to)).await.unwrap();
             let (kind, payload) = loop {
                 let mut head = [0; 9];
@@ -187,6 +190,7 @@ fn a_peer_that_does_not_go_begins_nothing_after_its_certificates_end() {
             if kind == 3 {
                 break payload;
             }
+            assert!(!late, "served after the certificate's end");
             answered += 1;
             number += 2;
         };
