@@ -10,6 +10,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -25,7 +26,7 @@ use leno_types::{DnsLabel, ServiceName, parse_service_host};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -37,6 +38,8 @@ use crate::{
 
 /// Seconds an address of the mesh may be kept: a virtual address rests for an hour after its service's end.
 const TTL: u32 = 10;
+/// After an error of `accept`, such as too many open files, nothing is accepted for so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The longest answer over UDP that is taken from upstream.
 const LONGEST_UDP: usize = 8 * 1024;
 
@@ -122,7 +125,7 @@ pub(crate) async fn serve_tcp(shared: Rc<Shared>, local: Rc<Local>, listener: Tc
         loop {
             let Ok((stream, from)) = listener.accept().await else {
                 // Out of descriptors: who waits is served when there are some.
-                tokio::task::yield_now().await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             };
             if shared.dns_connections.get() >= shared.config.limits.dns_connections {
@@ -186,7 +189,15 @@ async fn answer(shared: &Shared, local: &Local, query: &[u8], tcp: bool) -> Opti
         [question] if message.metadata.op_code == OpCode::Query => {
             say(shared, local, question).await
         }
-        _ => Said::Forward,
+        // One question or none of ours (RFC 9619): names of the mesh among several would leave the host.
+        _ => {
+            let code = if message.metadata.op_code == OpCode::Query {
+                ResponseCode::FormErr
+            } else {
+                ResponseCode::NotImp
+            };
+            return respond(&message, code, &[]);
+        }
     };
     match said {
         Said::Forward => forward(shared, &message, query, tcp).await,
@@ -203,15 +214,15 @@ async fn answer(shared: &Shared, local: &Local, query: &[u8], tcp: bool) -> Opti
 }
 
 async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
-    if question.query_class() != DNSClass::IN {
-        return Said::Forward;
-    }
     let Some(info) = local.info() else {
         return Said::Failed;
     };
     let name = question.name().to_ascii();
     let namespace = &info.own.namespace;
+    let of_internet = question.query_class() == DNSClass::IN;
     let family = |address: &IpAddr| match question.query_type() {
+        // The mesh's names are of one class; asked for in another they must not leave the host either.
+        _ if !of_internet => false,
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6() && shared.config.ipv6,
         RecordType::ANY => address.is_ipv4() || shared.config.ipv6,
@@ -227,6 +238,7 @@ async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
             return Said::Addresses(own.into_iter().filter(family).collect());
         }
         Named::Mesh(service) => (service, true),
+        Named::Perhaps(_) if !of_internet => return Said::Forward,
         Named::Perhaps(service) => (service, false),
     };
     let asked = ResourceName::Service(service.clone());
@@ -324,7 +336,7 @@ async fn ask_udp(upstream: SocketAddr, mark: bool, query: &[u8]) -> io::Result<V
 async fn ask_tcp(
     upstream: SocketAddr,
     mark: bool,
-    limit: std::time::Duration,
+    limit: Duration,
     query: &[u8],
 ) -> io::Result<Vec<u8>> {
     let mut stream = pool::dial(upstream, mark, limit).await?;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    rr::{DNSClass, Name, RData, RecordType},
 };
 use leno_dataplane::Update;
 use leno_telemetry::counters::Counter;
@@ -164,10 +164,16 @@ fn addresses_beyond_the_ceiling_make_room_and_are_unsubscribed() {
 }
 
 async fn resolve(captured: Captured, name: &str, kind: RecordType) -> Message {
+    exchange(captured, &[Query::query(Name::from_ascii(name).unwrap(), kind)]).await
+}
+
+async fn exchange(captured: Captured, questions: &[Query]) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
-    query.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    for question in questions {
+        query.add_query(question.clone());
+    }
     let bytes = query.to_vec().unwrap();
     socket.send_to(&bytes, captured.dns).await.unwrap();
     let mut buffer = vec![0; 4096];
@@ -224,6 +230,15 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
                 "{unknown}"
             );
         }
+        let mut query = Query::query(Name::from_ascii("cart.").unwrap(), RecordType::A);
+        query.set_query_class(DNSClass::CH);
+        let none = exchange(captured, &[query]).await;
+        assert_eq!(none.metadata.response_code, ResponseCode::NoError);
+        assert!(none.answers.is_empty());
+        let two = ["www.example.com.", "cart."]
+            .map(|name| Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        let refused = exchange(captured, &two).await;
+        assert_eq!(refused.metadata.response_code, ResponseCode::FormErr);
         assert!(asked.borrow().is_empty(), "{:?}", asked.borrow());
         for outside in ["example.com.", "www.example.com."] {
             let answer = resolve(captured, outside, RecordType::A).await;
@@ -235,7 +250,7 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
         assert_eq!(asked.borrow().len(), 2);
         one.seen
             .until("counters", |seen| {
-                seen.counters.borrow().get(Counter::DnsMeshAnswers) == 8
+                seen.counters.borrow().get(Counter::DnsMeshAnswers) == 9
             })
             .await;
     });
