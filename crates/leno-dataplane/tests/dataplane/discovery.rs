@@ -164,7 +164,11 @@ fn addresses_beyond_the_ceiling_make_room_and_are_unsubscribed() {
 }
 
 async fn resolve(captured: Captured, name: &str, kind: RecordType) -> Message {
-    exchange(captured, &[Query::query(Name::from_ascii(name).unwrap(), kind)]).await
+    exchange(
+        captured,
+        &[Query::query(Name::from_ascii(name).unwrap(), kind)],
+    )
+    .await
 }
 
 async fn exchange(captured: Captured, questions: &[Query]) -> Message {
