@@ -528,7 +528,13 @@ fn ambiguous_requests_are_refused_and_never_forwarded(fixture: &mut Fixture) {
     for request in bad {
         let mut wire = fixture.shop.connect("raw", 80);
         let answer = wire.ask(request);
-        assert_eq!(answer.status(), 400, "{request:?}: {}", answer.head);
+        // A transfer coding that nobody here knows is not malformed (RFC 9112, 6.1).
+        let status = if request.contains("xchunked") {
+            501
+        } else {
+            400
+        };
+        assert_eq!(answer.status(), status, "{request:?}: {}", answer.head);
         assert!(
             answer
                 .field("x-leno-refused")
