@@ -123,7 +123,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        // rustls always writes vectored; send(2) is cheaper than writev(2), and one record is the rule.
+        match slices {
+            [only] => Pin::new(&mut self.io).poll_write(cx, only),
+            _ => Pin::new(&mut self.io).poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -140,16 +140,17 @@ fn write_title(name: &[u8], out: &mut BytesMut) {
     if let Some(own) = irregular(name) {
         return out.put_slice(own.as_bytes());
     }
+    let begun = out.len();
+    out.put_slice(name);
     let mut start = true;
-    out.extend(name.iter().map(|byte| {
-        let written = if start {
+    for byte in out.get_mut(begun..).unwrap_or_default() {
+        *byte = if start {
             byte.to_ascii_uppercase()
         } else {
             byte.to_ascii_lowercase()
         };
         start = *byte == b'-';
-        written
-    }));
+    }
 }
 
 fn is_lower(name: &[u8]) -> bool {

@@ -139,10 +139,6 @@ async fn refuse_slot(
 }
 
 /// How one try ended.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every try is `Done`; a box would cost each request an allocation"
-)]
 enum Sent {
     /// The exchange is over; whether it was counted already.
     Done(Relayed, bool),

@@ -12,7 +12,13 @@ use crate::{
 /// An HTTP/1 connection to an application, used by one exchange at a time. [`crate::relay`] gives it back when a
 /// further exchange may use it.
 #[derive(Debug)]
-pub struct H1 {
+pub struct H1(
+    /// In one place for as long as it lives: it goes from hand to hand with every exchange.
+    pub(crate) Box<Connection>,
+);
+
+#[derive(Debug)]
+pub(crate) struct Connection {
     pub(crate) reader: Reader,
     pub(crate) writer: Writer,
     /// Exchanges it carried before.
@@ -23,31 +29,32 @@ impl H1 {
     /// Takes over a connection. A TCP stream is split without a lock.
     pub fn new<IO: AsyncRead + AsyncWrite + Unpin + 'static>(io: IO, limits: Rc<Limits>) -> Self {
         let (read, write) = split(io);
-        Self {
+        Self(Box::new(Connection {
             reader: Reader::new(read, &[], limits),
             writer: Writer::new(write),
             carried: 0,
-        }
+        }))
     }
 
     /// Whether a further exchange may begin: the peer did not close it, and nothing unasked came.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
-        self.reader.is_quiet()
+        self.0.reader.is_quiet()
     }
 
     /// Ready when the peer closed it or sent something unasked: whoever keeps it idle drops it then.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> std::task::Poll<()> {
-        if self.reader.has_buffered() || self.reader.is_eof() {
+        let reader = &mut self.0.reader;
+        if reader.has_buffered() || reader.is_eof() {
             return std::task::Poll::Ready(());
         }
-        self.reader.poll_fill(cx).map(|_| ())
+        reader.poll_fill(cx).map(|_| ())
     }
 
     /// Exchanges it carried.
     #[must_use]
-    pub const fn carried(&self) -> u64 {
-        self.carried
+    pub fn carried(&self) -> u64 {
+        self.0.carried
     }
 }
 

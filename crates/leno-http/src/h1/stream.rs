@@ -104,9 +104,11 @@ impl WriteHalf {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(half) => Pin::new(half).poll_write_vectored(cx, slices),
-            Self::Shared(shared) => {
+        match (self, slices) {
+            // send(2) is cheaper than writev(2), and one piece is the rule.
+            (Self::Tcp(half), [only]) => Pin::new(half).poll_write(cx, only),
+            (Self::Tcp(half), _) => Pin::new(half).poll_write_vectored(cx, slices),
+            (Self::Shared(shared), _) => {
                 let mut io = shared.borrow_mut();
                 if io.is_write_vectored() {
                     return Pin::new(&mut *io).poll_write_vectored(cx, slices);

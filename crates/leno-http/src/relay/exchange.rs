@@ -70,7 +70,7 @@ impl<'c> Exchange<'c> {
         let Incoming { head, body, reply } = incoming;
         let limits = match upstream {
             Upstream::H2(connection) => connection.limits(),
-            Upstream::H1(connection) => &connection.reader.limits,
+            Upstream::H1(connection) => &connection.0.reader.limits,
         };
         let expect = head.fields.get("expect");
         Self {
@@ -129,7 +129,7 @@ impl<'c> Exchange<'c> {
                 }
             }
             Upstream::H1(connection) => {
-                if connection.carried > 0 && !connection.is_reusable() {
+                if connection.carried() > 0 && !connection.is_reusable() {
                     return Err(Next::GiveBack(UnsentReason::ConnectionDead));
                 }
                 Awaiting::h1(connection, &self.head, &self.body).ok_or(CLIENT_BROKE)

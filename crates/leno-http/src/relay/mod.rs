@@ -17,10 +17,6 @@ use crate::{Cancel, Incoming, ResponseHead, client};
 use exchange::{Exchange, Next};
 
 /// Where a request goes.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once an exchange, cheaper than a box"
-)]
 #[derive(Debug)]
 pub enum Upstream {
     /// A stream of a multiplexed connection.
@@ -153,7 +149,7 @@ pub fn relay<'c, 'o>(
             Next::Done { upstream_keeps } => {
                 let mut relayed = exchange.into_relayed();
                 if let (true, Upstream::H1(mut connection)) = (upstream_keeps, upstream) {
-                    connection.carried += 1;
+                    connection.0.carried += 1;
                     relayed.reusable = Some(connection).filter(client::H1::is_reusable);
                 }
                 Ok(relayed)

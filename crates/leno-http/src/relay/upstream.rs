@@ -92,6 +92,7 @@ impl<'u> Awaiting<'u> {
             (None, true) => (OutFraming::None, Mode::None),
             (None, false) => (OutFraming::Chunked, Mode::Chunked),
         };
+        let connection = &mut *connection.0;
         let reused = connection.carried > 0;
         encode_request(head, framing, connection.writer.head())?;
         let sink = Sink::H1 {
