@@ -115,30 +115,33 @@ impl Telemetry {
         }
     }
 
-    /// The edges of the last `window` that is over, and the span it really covers. The second that still runs (beyond a
-    /// minute: the ten seconds) is left out: what agents report of it is still to come.
+    /// The edges of the last `window`, and the span it really covers: beyond a minute it begins at a whole ten seconds.
+    /// The second that still runs is left out: what agents report of it is still to come.
     #[must_use]
     pub fn window(&self, window: Duration, now: Duration) -> (f64, Vec<Edge>) {
         let window = window.clamp(Duration::from_secs(1), LONGEST).as_secs();
-        let (slots, length, unit) = if window < FINE {
-            (&self.fine, window, 1)
+        let until = now.as_secs();
+        let (from, fine_from) = if window < FINE {
+            let from = until.saturating_sub(window);
+            (from, from)
         } else {
-            (
-                &self.coarse,
-                window.div_ceil(COARSE_SECONDS),
-                COARSE_SECONDS,
-            )
+            let whole = until / COARSE_SECONDS;
+            let from = whole.saturating_sub(window.div_ceil(COARSE_SECONDS));
+            // The ten seconds that still run, by the second.
+            (from * COARSE_SECONDS, whole * COARSE_SECONDS)
         };
-        let until = now.as_secs() / unit;
-        let from = until.saturating_sub(length);
+        let coarse = from / COARSE_SECONDS..fine_from / COARSE_SECONDS;
+        let coarse = self
+            .coarse
+            .iter()
+            .filter(|slot| coarse.contains(&slot.index));
+        let fine = fine_from..until;
+        let fine = self.fine.iter().filter(|slot| fine.contains(&slot.index));
         let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
-        let over = |slot: &&Slot| (from..until).contains(&slot.index);
-        for slot in slots.iter().filter(over) {
-            for (id, sample) in &slot.samples {
-                sums.entry(*id).or_default().add(sample);
-            }
+        for (id, sample) in coarse.chain(fine).flat_map(|slot| &slot.samples) {
+            sums.entry(*id).or_default().add(sample);
         }
-        let seconds = ((until - from) * unit).max(1) as f64;
+        let seconds = (until - from).max(1) as f64;
         (seconds, self.edges(&sums, seconds))
     }
 

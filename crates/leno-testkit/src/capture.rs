@@ -78,15 +78,19 @@ impl Capture {
     #[must_use]
     #[track_caller]
     pub fn count(&self, text: &[u8]) -> u64 {
-        // What was sent before is in the socket's queue by now: the loop is idle once when it has seen all of it.
+        self.settle();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.found.get(text).copied().unwrap_or(0)
+    }
+
+    /// What was sent before is in the socket's queue by now: the loop is idle once when it has seen all of it.
+    fn settle(&self) {
         let before = self.frames();
         crate::until("the capture is read", Duration::from_secs(10), || {
             let now = self.frames();
             std::thread::sleep(Duration::from_millis(30));
             (now == self.frames() || now > before + 2_000).then_some(())
         });
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.found.get(text).copied().unwrap_or(0)
     }
 
     /// How many frames were seen.
@@ -101,6 +105,7 @@ impl Capture {
     /// How many frames went to an address and TCP port.
     #[must_use]
     pub fn to(&self, address: impl Into<IpAddr>, port: u16) -> u64 {
+        self.settle();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.ports
             .get(&(address.into(), port))

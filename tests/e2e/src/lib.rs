@@ -5,12 +5,12 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use leno_testkit::{Answer, Member, Process, Wire};
+use leno_testkit::{Answer, Member, Process, Wire, until};
 
 /// A condition of the mesh comes true within this.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -214,6 +214,25 @@ pub fn run_script(
     command
 }
 
+/// Whether something is done within a limit at least once of a few times: a promise of the product, which the machine
+/// may break for reasons of its own. What each time took is the error.
+///
+/// # Errors
+/// When none was.
+pub fn once_within(
+    limit: Duration,
+    mut measured: impl FnMut() -> Duration,
+) -> Result<(), Vec<Duration>> {
+    let mut took = Vec::new();
+    for _ in 0..4 {
+        match measured() {
+            time if time < limit => return Ok(()),
+            time => took.push(time),
+        }
+    }
+    Err(took)
+}
+
 /// The median of some durations.
 ///
 /// # Panics
@@ -227,6 +246,7 @@ pub fn median(mut of: Vec<Duration>) -> Duration {
 /// GETs one after the other on a thread, until it is stopped: whether each succeeds.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    good: Arc<AtomicU64>,
     thread: Option<std::thread::JoinHandle<Tally>>,
 }
 
@@ -244,7 +264,9 @@ impl Load {
     #[must_use]
     pub fn start(member: &Member, name: &str, per_connection: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (ended, caller, name) = (Arc::clone(&stop), member.connector(), name.to_owned());
+        let good = Arc::new(AtomicU64::new(0));
+        let (ended, counted) = (Arc::clone(&stop), Arc::clone(&good));
+        let (caller, name) = (member.connector(), name.to_owned());
         let thread = std::thread::spawn(move || {
             let mut tally = Tally::default();
             while !ended.load(Ordering::Relaxed) {
@@ -260,7 +282,10 @@ impl Load {
                         break;
                     }
                     match get(&mut wire, &name) {
-                        Ok(()) => tally.good += 1,
+                        Ok(()) => {
+                            tally.good += 1;
+                            counted.fetch_add(1, Ordering::Relaxed);
+                        }
                         Err(error) => {
                             tally.bad.push(error);
                             break;
@@ -274,8 +299,21 @@ impl Load {
         });
         Self {
             stop,
+            good,
             thread: Some(thread),
         }
+    }
+
+    /// Waits until so many more have been answered with 200.
+    ///
+    /// # Panics
+    /// When that does not happen.
+    #[track_caller]
+    pub fn more(&self, count: u64) {
+        let before = self.good.load(Ordering::Relaxed);
+        until("the load goes on", Duration::from_secs(30), || {
+            (self.good.load(Ordering::Relaxed) >= before + count).then_some(())
+        });
     }
 
     /// Ends it; what it saw.

@@ -82,16 +82,11 @@ fn get(member: &Member, name: &str) -> Result<String, String> {
 
 fn traffic_goes_on_when_the_control_plane_is_killed(fixture: &mut Fixture) {
     let load = Load::start(&fixture.caller, "web", 10);
-    std::thread::sleep(Duration::from_millis(300));
+    load.more(50);
     fixture.mesh.kill_control_plane();
-    std::thread::sleep(Duration::from_secs(2));
+    load.more(500);
     let tally = load.stop();
-    assert!(
-        tally.good > 300 && tally.bad.is_empty(),
-        "{} good, {:?}",
-        tally.good,
-        tally.bad
-    );
+    assert!(tally.bad.is_empty(), "{tally:?}");
 }
 
 fn an_unseen_destination_is_refused_with_a_reason_and_in_clear_not_a_byte(fixture: &mut Fixture) {
@@ -118,11 +113,7 @@ fn an_unseen_destination_is_refused_with_a_reason_and_in_clear_not_a_byte(fixtur
             reason.starts_with("DT;") || reason.starts_with("UD;"),
             "{to}: {reason}"
         );
-        assert!(
-            since.elapsed() < Duration::from_millis(2_500),
-            "{to}: {:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < SOON, "{to}: {:?}", since.elapsed());
         assert_eq!(capture.to(to.ip(), to.port()), 0, "{to}");
     }
     // So that nothing captured is no proof of nothing sent.
@@ -178,8 +169,9 @@ fn its_return_is_noticed_and_nothing_is_lost(fixture: &mut Fixture) {
     until_ok("a new service answers", SOON, || {
         get(&fixture.caller, "new")
     });
+    load.more(20);
     let tally = load.stop();
-    assert!(tally.good > 20 && tally.bad.is_empty(), "{tally:?}");
+    assert!(tally.bad.is_empty(), "{tally:?}");
     let status = fixture.mesh.leno(&["status"]).good().text();
     for name in ["web", "late", "new"] {
         assert!(status.contains(name), "{name}: {status}");

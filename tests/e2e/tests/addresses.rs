@@ -161,11 +161,7 @@ fn an_address_that_nobody_has_is_refused_inside_and_never_dialled(fixture: &mut 
             "{to}: {}",
             answer.head
         );
-        assert!(
-            since.elapsed() < Duration::from_millis(2_500),
-            "{to}: {:?}",
-            since.elapsed()
-        );
+        assert!(since.elapsed() < SOON, "{to}: {:?}", since.elapsed());
         assert_eq!(capture.to(to.ip(), to.port()), 0, "{to}");
     }
     get(&fixture.peer, fixture.mesh.host("a").v4.into(), 8080)
@@ -235,7 +231,7 @@ fn lenos_own_ports_lead_nowhere(fixture: &mut Fixture) {
                 }
             }
             assert!(
-                since.elapsed() < Duration::from_secs(3),
+                since.elapsed() < SOON,
                 "{address}:{port}: {:?}",
                 since.elapsed()
             );
@@ -259,7 +255,7 @@ fn other_datagrams_to_a_service_are_rejected_at_once(fixture: &mut Fixture) {
         });
         let since = Instant::now();
         let outcome = socket.and_then(|socket| {
-            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            socket.set_read_timeout(Some(SOON))?;
             socket.send(b"hello")?;
             socket.recv(&mut [0; 16])
         });
@@ -270,7 +266,7 @@ fn other_datagrams_to_a_service_are_rejected_at_once(fixture: &mut Fixture) {
             "{address}: it waited"
         );
         assert!(
-            since.elapsed() < Duration::from_secs(1),
+            since.elapsed() < Duration::from_secs(4),
             "{address}: {error}"
         );
     }

@@ -1,6 +1,7 @@
 //! `leno demo`: what it shows is true, and nothing of it is left.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -22,7 +23,7 @@ struct Fixture {
     host: Rc<Host>,
     _network: Network,
     before: Vec<String>,
-    mounts: String,
+    mounts: Vec<String>,
     number: u32,
 }
 
@@ -49,7 +50,7 @@ suite!(
     ]
 );
 
-/// Everything that runs here: id and program.
+/// Everything that runs in this test's own PID namespace: id and program.
 fn processes() -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let mut found: Vec<String> = entries
@@ -70,8 +71,11 @@ fn processes() -> Vec<String> {
     found
 }
 
-fn mounts() -> String {
-    fs::read_to_string("/proc/self/mountinfo").expect("the mounts")
+/// The mounts of this test's own namespace, by their mount points.
+fn mounts() -> Vec<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let point = |line: &str| line.split(' ').nth(4).unwrap_or_default().to_owned();
+    text.lines().map(point).collect()
 }
 
 impl Fixture {
@@ -118,7 +122,12 @@ impl Fixture {
             2,
             "{links}"
         );
-        assert_eq!(mounts(), self.mounts);
+        // Fewer may be left: the host takes its copies away when what is mounted there is removed.
+        let new: Vec<String> = mounts()
+            .into_iter()
+            .filter(|point| !self.mounts.contains(point))
+            .collect();
+        assert!(new.is_empty(), "{new:?}");
     }
 }
 
@@ -269,39 +278,187 @@ fn two_run_side_by_side(fixture: &mut Fixture) {
     fixture.assert_nothing_left(&home);
 }
 
+/// A demo that runs, what it offers to try, and what its edges carried so far.
+struct Shown<'f> {
+    fixture: &'f Fixture,
+    home: PathBuf,
+    demo: Process,
+    /// The lines after `try:`, each a command and what it shows.
+    tries: Vec<(String, String)>,
+}
+
+impl<'f> Shown<'f> {
+    fn start(fixture: &'f Fixture, home: PathBuf) -> Self {
+        let mut demo = fixture.demo(&home, &[]);
+        let tries = until("it is ready and says what to try", READY, || {
+            assert_eq!(demo.ended(), None, "{}", demo.stderr());
+            let said = demo.stdout();
+            let tries: Vec<(String, String)> = said
+                .lines()
+                .filter_map(|line| line.strip_prefix("try: ")?.split_once("   # "))
+                .map(|(command, shows)| (command.to_owned(), shows.to_owned()))
+                .collect();
+            // The table comes after them.
+            said.contains("IDENTITY").then_some(tries)
+        });
+        Self {
+            fixture,
+            home,
+            demo,
+            tries,
+        }
+    }
+
+    /// Runs the one command that contains `word`, as it was printed, by a shell; what it was and what it said.
+    #[track_caller]
+    fn try_it(&self, word: &str) -> (String, String) {
+        let mut of = self.tries.iter().filter(|(line, _)| line.contains(word));
+        let (Some((line, _)), None) = (of.next(), of.next()) else {
+            panic!("not one line with {word:?} in {:?}", self.tries);
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        places(&mut command, &self.home);
+        (
+            line.clone(),
+            self.fixture.host.run(&mut command).good().text(),
+        )
+    }
+
+    /// A document of a command that is told of the demo's context.
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        let words = [&["--context", "demo"], words, &["-o", "json"]].concat();
+        let mut command = self.fixture.leno(&self.home, &words);
+        self.fixture.host.run(&mut command).good().json()
+    }
+
+    /// Requests and failures of each edge since the start, which is less than the window ago.
+    #[track_caller]
+    fn edges(&self) -> BTreeMap<String, (u64, u64)> {
+        let document = self.json(&["top", "--window", "10m"]);
+        let edges = document["edges"].as_array().expect("edges");
+        let number = |edge: &Value, name: &str| edge[name].as_u64().expect("a number");
+        edges
+            .iter()
+            .map(|edge| {
+                let name = format!(
+                    "{} → {}",
+                    edge["source"].as_str().expect("a source"),
+                    edge["destination"].as_str().expect("a destination")
+                );
+                (name, (number(edge, "requests"), number(edge, "failures")))
+            })
+            .collect()
+    }
+
+    /// How many requests an edge had so far, and how many of them failed.
+    #[track_caller]
+    fn edge(&self, name: &str) -> (u64, u64) {
+        self.edges().get(name).copied().unwrap_or_default()
+    }
+}
+
 fn what_it_suggests_works_while_it_runs(fixture: &mut Fixture) {
     let home = fixture.home();
-    let mut demo = fixture.demo(&home, &[]);
-    until("it is ready and says what to try", READY, || {
-        assert_eq!(demo.ended(), None, "{}", demo.stderr());
-        let said = demo.stdout() + &demo.stderr();
-        (said.contains("leno") && said.contains("--context demo") && said.contains("storefront"))
-            .then_some(())
+    let mut shown = Shown::start(fixture, home.clone());
+    assert_eq!(shown.tries.len(), 4, "{:?}", shown.tries);
+    until("both versions of the catalog are called", SOON, || {
+        let edges = shown.edges();
+        let called = |name: &str| edges.get(name).is_some_and(|(requests, _)| *requests > 0);
+        (called(V1) && called(V2)).then_some(())
     });
-    let leno = |words: &[&str]| {
-        let words = [&["--context", "demo"], words].concat();
-        fixture.host.run(&mut fixture.leno(&home, &words))
-    };
-    let shares = || {
-        let total = |name: &str| {
-            let edges = leno(&["top", "-o", "json"]);
-            edges.text().contains(name)
-        };
-        total("catalog")
-    };
-    assert!(shares(), "top shows the catalog");
-    let split = leno(&["split", "catalog", "v1=0", "v2=100"]).good();
-    assert!(split.text().contains("catalog"), "{}", split.text());
-    let certificates = leno(&["proxy", "certs"]).good().text();
-    assert!(certificates.contains("/sa/storefront"), "{certificates}");
-    leno(&["deny", "storefront", "reviews"]).good();
-    until("the refusals are seen", SOON, || {
-        let seen = leno(&["top", "-o", "json"]).text();
-        seen.contains("reviews").then_some(())
-    });
-    demo.signal(Signal::INT);
-    demo.wait(Duration::from_secs(15));
+    the_split_moves_all_traffic(&shown);
+    a_replica_that_goes_takes_no_call_with_it(&shown);
+    a_certificate_is_shown(&shown);
+    a_forbidden_caller_is_refused_and_nobody_else(&shown);
+    shown.demo.signal(Signal::INT);
+    assert_eq!(shown.demo.wait(Duration::from_secs(15)), 0);
     fixture.assert_nothing_left(&home);
+}
+
+const V1: &str = "storefront → catalog-v1";
+const V2: &str = "storefront → catalog-v2";
+const CART: &str = "storefront → cart";
+/// So many requests in a row tell that something has changed for good: by chance they would not come so.
+const MANY: u64 = 30;
+
+/// The first version is called no more, while the second takes many requests.
+fn the_split_moves_all_traffic(shown: &Shown<'_>) {
+    let (line, said) = shown.try_it("split catalog");
+    assert!(line.contains("v1=0 v2=100"), "{line}");
+    assert!(said.contains("catalog"), "{said}");
+    let mut since = (shown.edge(V1).0, shown.edge(V2).0);
+    until("v1 is called no more, and v2 goes on", SOON, || {
+        let edges = shown.edges();
+        let (v1, v2) = (edges.get(V1)?.0, edges.get(V2)?.0);
+        if v1 > since.0 {
+            since = (v1, v2);
+        }
+        (v2 >= since.1 + MANY).then_some(())
+    });
+    assert_eq!((shown.edge(V1).1, shown.edge(V2).1), (0, 0), "none failed");
+}
+
+/// The other replica takes every call, and none fails.
+fn a_replica_that_goes_takes_no_call_with_it(shown: &Shown<'_>) {
+    let carts = || {
+        let proxies = shown.json(&["proxy", "status"]);
+        let proxies = proxies.as_array().expect("proxies").clone();
+        let workloads = proxies
+            .iter()
+            .filter_map(|proxy| proxy["workloads"].as_array());
+        workloads
+            .flatten()
+            .filter(|workload| {
+                workload["service"]
+                    .as_str()
+                    .is_some_and(|of| of.ends_with("cart"))
+            })
+            .count()
+    };
+    until("there are two carts", SOON, || (carts() == 2).then_some(()));
+    let (line, _) = shown.try_it("kill ");
+    let pid = line.rsplit(' ').next().expect("a process id").to_owned();
+    until("the process is gone", SOON, || {
+        (!Path::new("/proc").join(&pid).exists()).then_some(())
+    });
+    until("one cart is left", SOON, || (carts() == 1).then_some(()));
+    let (before, _) = shown.edge(CART);
+    until("the other takes the calls", SOON, || {
+        (shown.edge(CART).0 >= before + MANY).then_some(())
+    });
+    assert_eq!(shown.edge(CART).1, 0, "none failed");
+}
+
+fn a_certificate_is_shown(shown: &Shown<'_>) {
+    let (_, said) = shown.try_it("proxy certs");
+    assert!(
+        said.contains("spiffe://demo.leno/ns/shop/sa/storefront"),
+        "{said}"
+    );
+}
+
+/// Failures grow on the edge that was forbidden, and on no other.
+fn a_forbidden_caller_is_refused_and_nobody_else(shown: &Shown<'_>) {
+    let (line, _) = shown.try_it(" deny ");
+    assert!(line.ends_with("deny storefront cart"), "{line}");
+    let mut since = None;
+    until("every call of the cart is refused", SOON, || {
+        let (requests, failures) = shown.edge(CART);
+        // The first refusals may come between calls that were let through before.
+        let (first, refused) = *since.get_or_insert((requests, failures));
+        if requests - first != failures - refused {
+            since = Some((requests, failures));
+        }
+        (failures >= refused + MANY && requests - first == failures - refused).then_some(())
+    });
+    for (name, (requests, failures)) in shown.edges() {
+        assert!(
+            name == CART || failures == 0,
+            "{name}: {failures} of {requests} failed"
+        );
+    }
 }
 
 fn however_it_is_ended_nothing_is_left(fixture: &mut Fixture) {

@@ -604,12 +604,13 @@ fn a_service_without_an_endpoint_is_refused_with_a_reason(fixture: &mut Fixture)
             .any(|line| line.to_string().contains(&id))
             .then_some(())
     });
-    assert!(
-        fixture
-            .mesh
-            .metric("a", "leno_refused_total", &["reason=\"UH\""])
-            >= 1.0
-    );
+    let counted = |host| {
+        let labels = ["reason=\"UH\""];
+        fixture.mesh.metric(host, "leno_refused_total", &labels)
+    };
+    until("it is counted", SOON, || {
+        (counted("a") >= 1.0).then_some(())
+    });
     fixture.mesh.leno(&["delete", "service", "empty"]).good();
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, Load, SOON, response, run_script};
+use leno_e2e::{Backend, Load, SOON, once_within, response, run_script};
 use leno_testkit::{Answer, Member, Mesh, need_python, suite, until};
 
 /// `catalog` v1 on a, v2 on b; `cart` twice, on a and b; `shop` and `other` call from c.
@@ -49,11 +49,11 @@ fn start() -> Fixture {
     fixture
 }
 
-/// What the catalog says: its version; `/slow` takes a second and a half.
+/// What the catalog says: its version; `/slow` takes six seconds.
 fn answer(request: &Answer, name: &str) -> Vec<u8> {
     // Long enough for others to come meanwhile.
     let slow = request.request().1.starts_with("/slow");
-    std::thread::sleep(Duration::from_millis(if slow { 1_500 } else { 2 }));
+    std::thread::sleep(Duration::from_millis(if slow { 6_000 } else { 2 }));
     response(200, "", name)
 }
 
@@ -140,22 +140,22 @@ fn a_split_gives_each_version_its_share_within_a_second(fixture: &mut Fixture) {
     assert_eq!(share("v1") + share("v2"), 400, "{seen:?}");
     // Five standard deviations of a fair draw.
     assert!((57..=143).contains(&share("v2")), "{seen:?}");
-    let since = Instant::now();
-    fixture
-        .mesh
-        .leno(&["split", "catalog", "v1=0", "v2=100"])
-        .good();
-    assert!(
-        since.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        since.elapsed()
-    );
-    assert_eq!(
-        tally(&fixture.shop, "catalog", "GET / HTTP/1.1\r\n", 50)
-            .into_iter()
-            .collect::<Vec<_>>(),
-        [("v2".to_owned(), 50)]
-    );
+    let mut to = ("v2", ["v1=0", "v2=100"]);
+    let took = once_within(Duration::from_secs(1), || {
+        let (version, [v1, v2]) = to;
+        let since = Instant::now();
+        fixture.mesh.leno(&["split", "catalog", v1, v2]).good();
+        let took = since.elapsed();
+        let seen = tally(&fixture.shop, "catalog", "GET / HTTP/1.1\r\n", 50);
+        let all = seen.into_iter().collect::<Vec<_>>();
+        assert_eq!(all, [(version.to_owned(), 50)]);
+        to = match version {
+            "v2" => ("v1", ["v1=100", "v2=0"]),
+            _ => ("v2", ["v1=0", "v2=100"]),
+        };
+        took
+    });
+    assert_eq!(took, Ok(()));
     fixture
         .mesh
         .leno(&["delete", "httproute", "catalog"])
@@ -204,7 +204,7 @@ fn a_route_with_a_timeout_ends_the_request(fixture: &mut Fixture) {
     let seen = tally(&fixture.shop, "catalog", "GET /slow HTTP/1.1\r\n", 1);
     assert_eq!(seen.into_keys().collect::<Vec<_>>(), ["504 UT"]);
     assert!(
-        since.elapsed() < Duration::from_millis(1_400),
+        since.elapsed() < Duration::from_secs(5),
         "{:?}",
         since.elapsed()
     );
@@ -298,7 +298,7 @@ fn a_denied_callers_open_streams_are_ended(fixture: &mut Fixture) {
             process.stdout().contains("ended").then_some(())
         });
         assert!(
-            since.elapsed() < Duration::from_secs(1),
+            since.elapsed() < Duration::from_secs(4),
             "{name}: {:?}",
             since.elapsed()
         );
@@ -332,19 +332,21 @@ fn no_get_fails_while_a_replica_dies(fixture: &mut Fixture) {
         .into_iter()
         .map(|each| Load::start(&fixture.shop, "catalog", each))
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    let more = |count| loads.iter().for_each(|load| load.more(count));
+    more(50);
     // The program first, as when it crashes; then its whole `leno run`.
     drop(backend);
-    std::thread::sleep(Duration::from_millis(300));
+    more(50);
     let mut third = third;
     third.process.kill();
     until("the replica is gone", SOON, || {
         let status = fixture.mesh.api("/leno/v1/proxies").to_string();
         (!status.contains("\"v3\"")).then_some(())
     });
+    more(50);
     for load in loads {
         let tally = load.stop();
-        assert!(tally.good > 100 && tally.bad.is_empty(), "{tally:?}");
+        assert!(tally.bad.is_empty(), "{tally:?}");
     }
 }
 

@@ -145,7 +145,7 @@ pub(super) fn tries(context: &str, programs: &[(String, i32)]) -> Vec<Try> {
         .iter()
         .rfind(|(name, _)| name.starts_with("cart on"));
     let mut tries = vec![of(
-        format!("{leno} --context {context} split catalog v1=10 v2=90"),
+        format!("{leno} --context {context} split catalog v1=0 v2=100"),
         "shift the catalog to v2",
     )];
     if let Some((name, pid)) = replica {

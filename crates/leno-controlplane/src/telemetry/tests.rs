@@ -140,3 +140,21 @@ fn the_second_that_still_runs_is_not_in_a_rate() {
         }
     }
 }
+
+#[test]
+fn a_long_window_reaches_up_to_the_last_second() {
+    for (now, window, seconds, requests) in [
+        (4, 600, 4.0, 4),
+        (14, 61, 14.0, 14),
+        (125, 600, 125.0, 125),
+        (125, 61, 75.0, 75),
+    ] {
+        let mut telemetry = Telemetry::default();
+        for at in 0..=now {
+            telemetry.record(&[edge(0, "web-0000", 1)], &Known, second(at));
+        }
+        let (covered, edges) = telemetry.window(second(window), second(now));
+        let counted: u64 = edges.iter().map(|edge| edge.requests).sum();
+        assert_eq!((covered, counted), (seconds, requests), "{now} {window}");
+    }
+}
