@@ -75,6 +75,8 @@ pub(crate) async fn dial(
         std::future::ready(stream)
     });
     Endpoint::from_static("http://control-plane")
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
@@ -119,5 +121,8 @@ pub(crate) async fn dial_any(
     Err(last.unwrap_or_else(|| DialError::Tls(TlsError::NobodyExpected)))
 }
 
+/// Receive window. Its size also says how many small messages may come at once before h2 takes them for an attack: an
+/// agent that comes back is answered for up to 512 workloads in a burst.
+const WINDOW: u32 = 1 << 20;
 /// What is spoken on these connections.
 pub(crate) const ALPN: &[Alpn] = &[Alpn::H2];

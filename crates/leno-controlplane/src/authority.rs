@@ -152,7 +152,7 @@ impl Authority {
         self.workload_ttl
     }
 
-    /// Renews the intermediate at half of its life; whether it did. What the old one signed stays valid: each
+    /// Renews the intermediate when half of its life is left; whether it did. What the old one signed stays valid: each
     /// certificate carries its issuer.
     ///
     /// # Errors
@@ -162,8 +162,9 @@ impl Authority {
             self.intermediate.not_before(),
             self.intermediate.not_after(),
         );
-        let life = until.duration_since(from).unwrap_or_default();
-        let due = from.checked_add(life / 2).is_none_or(|half| now >= half);
+        // Not by its own beginning, which is backdated: one that lives for minutes would be due at once, and always.
+        let half = now.checked_add(self.intermediate_ttl / 2);
+        let due = half.is_none_or(|half| half >= until);
         // A clock that was set back must not leave everybody with an issuer from the future.
         let early = now < from;
         if (!due && !early) || until >= self.root.not_after() {
@@ -364,4 +365,45 @@ fn write_bytes(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, &path)?;
     fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn an_intermediate_is_renewed_at_half_of_its_life_and_what_it_signed_stays_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mesh, domain) = ("default".parse().unwrap(), "default.leno".parse().unwrap());
+        let minute = Duration::from_secs(60);
+        let mut now = SystemTime::now();
+        let open = |now| Authority::open(directory.path(), &mesh, &domain, (minute, minute), now);
+        let mut authority = open(now).unwrap();
+        let key = PrivateKey::generate();
+        let csr = Csr::from_der(&key.csr().unwrap()).unwrap();
+        let mut chains = Vec::new();
+        for _ in 0..3 {
+            assert!(!authority.renew(now).unwrap(), "it is new");
+            let chain = authority.sign_agent(&csr, &"b".parse().unwrap(), now);
+            chains.push(chain.unwrap().chain_pem);
+            now += minute / 2 - Duration::from_secs(2);
+            assert!(!authority.renew(now).unwrap(), "it is not half over");
+            now += Duration::from_secs(2);
+            assert!(authority.renew(now).unwrap());
+        }
+        // All were issued by another, and the last two are good now; so is the authority after a restart.
+        let (bundle, last) = (authority.bundle().clone(), chains.split_off(1));
+        for chain in last {
+            WorkloadCertificate::new(None, &chain, &key, &bundle, 1, now - minute / 2).unwrap();
+        }
+        let again = open(now).unwrap();
+        assert_eq!(
+            again.intermediate_not_after(),
+            authority.intermediate_not_after()
+        );
+        // A clock that was set back: an issuer from the future is no use to anybody.
+        assert!(authority.renew(now - Duration::from_secs(330)).unwrap());
+    }
 }

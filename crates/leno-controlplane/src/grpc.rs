@@ -6,6 +6,7 @@
 
 use std::{net::IpAddr, pin::Pin, time::Duration};
 
+use axum::middleware::Next;
 use leno_runtime::Stop;
 use leno_store::StoreError;
 use leno_tls::{
@@ -68,8 +69,19 @@ struct Caller {
     source: IpAddr,
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let connection = request.extensions().get::<Connection>();
+/// Who calls, before anything of its message is read: whoever is no agent gets no further.
+pub(crate) async fn authenticate(
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    match caller(request.extensions()) {
+        Ok(_) => next.run(request).await,
+        Err(status) => status.into_http(),
+    }
+}
+
+fn caller(extensions: &http::Extensions) -> Result<Caller, Status> {
+    let connection = extensions.get::<Connection>();
     let connection = connection.ok_or_else(|| Status::internal("the connection is unknown"))?;
     let none = || {
         Status::unauthenticated(
@@ -237,7 +249,7 @@ impl Agent for AgentService {
         &self,
         request: Request<RenewRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(request.extensions())?;
         let csr = read_csr(&request.into_inner().csr)?;
         let agent = caller.agent;
         let answer = self.on_mesh(caller.identity, move |mesh, clock| {
@@ -255,7 +267,7 @@ impl Agent for AgentService {
         &self,
         request: Request<SignWorkloadRequest>,
     ) -> Result<Response<CertificateResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(request.extensions())?;
         let SignWorkloadRequest { uid, csr } = request.into_inner();
         let csr = read_csr(&csr)?;
         let Caller {
@@ -289,7 +301,7 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(request.extensions())?;
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
@@ -382,7 +394,7 @@ impl AggregatedDiscoveryService for AgentService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = caller(&request)?;
+        let caller = caller(request.extensions())?;
         let inbound = request.into_inner();
         let (sender, receiver) = mpsc::channel(ADS_QUEUE);
         let opened = self.handle.call(move |core| {

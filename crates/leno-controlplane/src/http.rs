@@ -7,7 +7,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Extension, Json, Router,
     body::Body,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::BytesRejection},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -221,10 +221,10 @@ async fn create_token(
     State(context): State<Context>,
     Path(mesh): Path<String>,
     who: Who,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<TokenCreated>)> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    let request: TokenRequest = parse(&body)?;
+    let request: TokenRequest = parse(body)?;
     let _counting = context.counting.lock().await;
     if context.store.list(&mesh, TOKENS, None)?.0.len() >= MAX_TOKENS {
         let message = format!("there are {MAX_TOKENS} tokens: delete some (leno token delete)");
@@ -436,11 +436,11 @@ async fn local_agent(
     Path(mesh): Path<String>,
     who: Who,
     connection: Option<Extension<Connection>>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<LocalAgentResponse>)> {
     let mesh = may(&who, &mesh, Access::Admin)?;
     local_only(connection.as_deref())?;
-    let request: LocalAgentRequest = parse(&body)?;
+    let request: LocalAgentRequest = parse(body)?;
     let csr = read_csr(&request.csr)?;
     let store = Arc::clone(&context.store);
     let prepared = context.on_mesh(mesh.clone(), move |mesh, clock| {
@@ -476,11 +476,11 @@ async fn local_user(
     Path(mesh): Path<String>,
     who: Who,
     connection: Option<Extension<Connection>>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<serde_json::Value>)> {
     let mesh = may(&who, &mesh, Access::Admin)?;
     local_only(connection.as_deref())?;
-    let request: LocalUser = parse(&body)?;
+    let request: LocalUser = parse(body)?;
     let name: DnsLabel = request
         .name
         .parse()
@@ -510,8 +510,15 @@ async fn local_user(
     Ok((StatusCode::CREATED, Json(signed.await??)))
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Answer<T> {
-    serde_json::from_slice(body).map_err(|error| {
+fn parse<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>) -> Answer<T> {
+    let body = body.map_err(|rejection| match rejection.status() {
+        code @ StatusCode::PAYLOAD_TOO_LARGE => {
+            let message = format!("Request entity too large: limit is {MAX_BODY}");
+            Problem::new(code, "RequestEntityTooLarge", message)
+        }
+        code => Problem::new(code, "BadRequest", rejection.body_text()),
+    })?;
+    serde_json::from_slice(&body).map_err(|error| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "BadRequest",

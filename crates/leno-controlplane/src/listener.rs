@@ -4,6 +4,9 @@
 //! against a ceiling. Invariant: a request carries the [`Connection`] it came on, and a [`Caller`] exactly if that
 //! proved who it is.
 
+mod linger;
+mod strangers;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -31,13 +34,23 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use crate::{StartError, grpc::Connection};
+use linger::Lent;
+pub(crate) use strangers::Strangers;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 /// How long the head of an HTTP/1 request may take.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// Streams of one connection.
+/// Streams of one connection of an agent or a person,
 const STREAMS: u32 = 1_024;
+/// and of one that has shown no certificate.
+const STRANGER_STREAMS: u32 = 8;
+/// How long a connection without a certificate may last: many times what it takes to redeem a token.
+const STRANGER_TIME: Duration = Duration::from_secs(60);
+/// Receive window of an agent's connection and of each stream of it. The window is what bounds memory; its size also
+/// says how many small messages may come at once before h2 takes them for an attack ("too many data frames"): an agent
+/// that comes back names up to 512 workloads in a burst.
+const WINDOW: u32 = 1 << 20;
 /// How often an HTTP/2 peer is asked whether it is there, and how long it may take to answer.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// After an error of `accept`, such as too many open files, nothing is accepted for so long.
@@ -51,6 +64,8 @@ pub(crate) struct Serving {
     pub(crate) acceptor: watch::Receiver<ControlAcceptor>,
     /// Trust domain to mesh.
     pub(crate) meshes: Vec<(TrustDomain, MeshName)>,
+    /// Whoever has shown no certificate (yet).
+    pub(crate) strangers: Strangers,
 }
 
 /// Opens a TCP port; version 6 is version 6 only, so that both families can have the same port.
@@ -139,7 +154,9 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         return;
     }
     let acceptor = serving.acceptor.borrow().clone();
-    let accepted = match stop.run_until_stopped(acceptor.accept(socket)).await {
+    let stranger = serving.strangers.enter(&stop);
+    let shaking = acceptor.accept(socket);
+    let accepted = match stranger.leave().run_until_stopped(shaking).await {
         Some(Ok(accepted)) => accepted,
         Some(Err(error)) => {
             let reason = leno_tls::verify_failure_reason(&error);
@@ -151,11 +168,11 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     let peer = accepted.peer;
     let caller = peer.as_ref().map(|peer| caller_of(peer, &serving.meshes));
     // Who was let in by a certificate leaves with it.
-    let left = peer.as_ref().and_then(|peer| {
-        peer.not_after
-            .duration_since(std::time::SystemTime::now())
-            .ok()
+    let left = peer.as_ref().map_or(STRANGER_TIME, |peer| {
+        let left = peer.not_after.duration_since(std::time::SystemTime::now());
+        left.unwrap_or_default()
     });
+    let stranger = Some(stranger).filter(|_| peer.is_none());
     let connection = Connection {
         peer,
         source: Some(source),
@@ -174,13 +191,19 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         &serving,
         &stop,
     );
-    match left {
-        Some(left) => {
-            if tokio::time::timeout(left, served).await.is_err() {
-                tracing::info!(%source, "a connection outlived its client's certificate");
-            }
+    let timed = tokio::time::timeout(left, served);
+    let outcome = match &stranger {
+        Some(stranger) => stranger.leave().run_until_stopped(timed).await,
+        None => Some(timed.await),
+    };
+    match outcome {
+        Some(Ok(())) => {}
+        Some(Err(_)) => {
+            tracing::info!(%source, "a connection lasted longer than its client's certificate, or than one without may");
         }
-        None => served.await,
+        None => {
+            tracing::debug!(%source, "a connection without a certificate made room for another")
+        }
     }
 }
 
@@ -318,6 +341,7 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
 ) {
     let io = TokioIo::new(stream);
     let router = serving.router.clone();
+    let known = caller.is_some();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let extensions = request.extensions_mut();
         extensions.insert(connection.clone());
@@ -326,8 +350,15 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
         }
         let mut router = router.clone();
         async move {
+            let (head, body) = request.into_parts();
+            let (lent, mut returned) = Lent::new(body);
+            let request = Request::from_parts(head, Body::new(lent));
             ServiceExt::<Request<Body>>::ready(&mut router).await?;
-            router.call(request.map(Body::new)).await
+            let response = router.call(request).await?;
+            Ok::<_, std::convert::Infallible>(match returned.try_recv() {
+                Ok(rest) => linger::answer(response, rest).await,
+                Err(_) => response,
+            })
         }
     });
     // Ends what is open in order: streams of agents were ended by the task that owns the state.
@@ -349,7 +380,9 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
         Protocol::Http2 => {
             let served = http2::Builder::new(LocalExecutor(serving.scope.clone()))
                 .timer(TokioTimer::new())
-                .max_concurrent_streams(STREAMS)
+                .max_concurrent_streams(if known { STREAMS } else { STRANGER_STREAMS })
+                .initial_connection_window_size(known.then_some(WINDOW))
+                .initial_stream_window_size(known.then_some(WINDOW))
                 .keep_alive_interval(Some(KEEPALIVE))
                 .keep_alive_timeout(KEEPALIVE)
                 .serve_connection(io, service);

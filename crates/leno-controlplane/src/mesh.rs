@@ -5,6 +5,7 @@
 
 mod agents;
 mod distribute;
+mod names;
 mod sources;
 mod view;
 
@@ -31,6 +32,8 @@ use tonic::Status;
 
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
 pub(crate) use distribute::{ADS_QUEUE, resource_of};
+
+use names::WorkloadNames;
 
 use crate::{
     authority::{Authority, server_names},
@@ -72,6 +75,7 @@ pub(crate) struct Counters {
     pub(crate) csr_refused: u64,
     pub(crate) closed_nacks: u64,
     pub(crate) closed_over_limit: u64,
+    pub(crate) foreign_edges: u64,
 }
 
 /// How long changes took from the store to the acknowledgement of the last proxy concerned.
@@ -128,7 +132,7 @@ pub(crate) struct Mesh {
     publish_due: bool,
     own: BTreeMap<WorkloadUid, DnsLabel>,
     own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
-    names: BTreeMap<String, String>,
+    names: WorkloadNames,
     addressed: BTreeMap<leno_types::ServiceName, Vec<IpAddr>>,
     ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
@@ -173,7 +177,7 @@ impl Mesh {
             publish_due: true,
             own: BTreeMap::new(),
             own_by_agent: BTreeMap::new(),
-            names: BTreeMap::new(),
+            names: WorkloadNames::default(),
             addressed: BTreeMap::new(),
             ads: BTreeMap::new(),
             sessions: BTreeMap::new(),

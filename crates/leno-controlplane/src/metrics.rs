@@ -2,7 +2,10 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -88,24 +91,23 @@ impl Store for MeteredStore {
     }
 }
 
+/// Where numbers are read from.
 #[derive(Clone)]
-struct Meters {
-    handle: Handle,
-    store: Arc<MeteredStore>,
-    api: Arc<leno_api::Counters>,
+pub(crate) struct Meters {
+    pub(crate) handle: Handle,
+    pub(crate) store: Arc<MeteredStore>,
+    pub(crate) api: Arc<leno_api::Counters>,
+    /// Connections without a certificate that made room for newer ones.
+    pub(crate) strangers_ended: Arc<AtomicU64>,
 }
 
 /// Answers `/metrics`, `/healthz` and `/readyz`.
-pub(crate) fn router(
-    handle: Handle,
-    store: Arc<MeteredStore>,
-    api: Arc<leno_api::Counters>,
-) -> Router {
+pub(crate) fn router(meters: Meters) -> Router {
     Router::new()
         .route("/metrics", get(text))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(Meters { handle, store, api })
+        .with_state(meters)
 }
 
 async fn ready(State(meters): State<Meters>) -> impl IntoResponse {
@@ -169,6 +171,12 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
     ] {
         out.counter(name, help, "", value.load(Ordering::Relaxed));
     }
+    out.counter(
+        "leno_controlplane_strangers_exceeded_total",
+        "Connections without a certificate ended to make room for newer ones.",
+        "",
+        meters.strangers_ended.load(Ordering::Relaxed),
+    );
     out.gauge(
         "leno_api_watches",
         "Open watches.",
@@ -326,6 +334,11 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             "leno_telemetry_malformed_total",
             "Edges that could not be read.",
             mesh.telemetry.malformed,
+        ),
+        (
+            "leno_telemetry_foreign_total",
+            "Edges of workloads that the reporting agent does not host.",
+            counters.foreign_edges,
         ),
     ] {
         out.counter(name, help, &label, value);

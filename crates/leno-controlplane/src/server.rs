@@ -35,15 +35,17 @@ use crate::{
     core::{self, Clock, Core},
     derived::DerivedMeshes,
     documents::Ready,
-    grpc::AgentService,
+    grpc::{self, AgentService},
     http::{self, Context},
-    listener::{self, Serving},
+    listener::{self, Serving, Strangers},
     mesh::{Mesh, Settings},
-    metrics::{self, MeteredStore},
+    metrics::{self, MeteredStore, Meters},
 };
 
 /// Connections, streams and sessions at once.
 const MAX_TASKS: usize = 200_000;
+/// Largest request of a host that has no certificate yet: a token, a key and a name.
+const REDEEM_BYTES: usize = 16 * 1024;
 /// How long open requests may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -186,16 +188,19 @@ impl Bound {
             store: store_dyn,
             counting: Arc::default(),
         };
-        let meters = metrics::router(
-            core.handle.clone(),
-            Arc::clone(&store),
-            Arc::clone(&api.counters),
-        );
+        let strangers = Strangers::default();
+        let meters = metrics::router(Meters {
+            handle: core.handle.clone(),
+            store: Arc::clone(&store),
+            api: Arc::clone(&api.counters),
+            strangers_ended: strangers.ended(),
+        });
         let serving = Serving {
             router: routes(&core, context, api, &names),
             scope: scope.clone(),
             acceptor: acceptor.subscribe(),
             meshes: names,
+            strangers,
         };
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn_critical("state", core::run(core, jobs, stop.clone()));
@@ -244,6 +249,7 @@ fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshNa
         handle: core.handle.clone(),
         meshes: names.iter().map(|(_, mesh)| mesh.clone()).collect(),
     };
+    let redeem = AgentServer::new(service.clone()).max_decoding_message_size(REDEEM_BYTES);
     Router::new()
         .route_service(
             "/leno.agent.v1.Agent/{*call}",
@@ -253,6 +259,8 @@ fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshNa
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/{*call}",
             AggregatedDiscoveryServiceServer::new(service),
         )
+        .route_layer(axum::middleware::from_fn(grpc::authenticate))
+        .route_service("/leno.agent.v1.Agent/Redeem", redeem)
         .merge(http::router(context))
         // Its catch-all and our paths under `/meshes/{mesh}` cannot be in one router.
         .fallback_service(api.router())

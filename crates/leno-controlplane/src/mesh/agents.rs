@@ -15,7 +15,6 @@ use super::{Mesh, Outgoing};
 use crate::{
     authority::random,
     registry::{AgentScope, Effects, Opening, Refused, SessionId},
-    telemetry::Names,
     times::unix,
     tokens::{
         AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name,
@@ -306,8 +305,16 @@ impl Mesh {
         let Some(outgoing) = self.sessions.get(&session) else {
             return;
         };
-        self.telemetry
-            .record(&report.edges, &WorkloadNames(&self.names), now);
+        let told = report.edges.len();
+        let mut edges = report.edges;
+        edges.retain(|edge| self.names.may_report(&outgoing.agent, edge));
+        let foreign = told.saturating_sub(edges.len());
+        if foreign > 0 {
+            self.counters.foreign_edges =
+                self.counters.foreign_edges.saturating_add(foreign as u64);
+            tracing::debug!(agent = %outgoing.agent, foreign, "an agent reports traffic of workloads that it does not host");
+        }
+        self.telemetry.record(&edges, &self.names, now);
         if let Some(mut state) = report.proxy {
             state
                 .certificates
@@ -445,13 +452,5 @@ fn shorten(state: &mut wire::ProxyState) {
         if text.len() > LONGEST {
             *text = text.chars().take(LONGEST).collect();
         }
-    }
-}
-
-struct WorkloadNames<'a>(&'a std::collections::BTreeMap<String, String>);
-
-impl Names for WorkloadNames<'_> {
-    fn display(&self, workload: &str) -> Option<String> {
-        self.0.get(workload).cloned()
     }
 }

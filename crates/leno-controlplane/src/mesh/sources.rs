@@ -210,7 +210,8 @@ impl Mesh {
         let record = record_of(agent_name, agent, workload);
         let shown = display_name(workload);
         let agent_name = agent_name.clone();
-        self.names.insert(workload.name.clone(), shown);
+        self.names
+            .insert(&workload.name, shown, &agent_name, &workload.identity);
         self.own_by_agent
             .entry(agent_name.clone())
             .or_default()
@@ -222,16 +223,12 @@ impl Mesh {
 
     /// Names of workloads that are gone are kept for late reports, up to a ceiling.
     fn forget_names(&mut self) {
-        if self.names.len() <= self.registry.len() * 2 + 4_096 {
-            return;
-        }
-        let there: BTreeSet<&str> = self
+        let there = self
             .registry
             .agents()
             .flat_map(|(_, agent)| agent.workloads.values())
-            .map(|workload| workload.name.as_str())
-            .collect();
-        self.names.retain(|name, _| there.contains(name.as_str()));
+            .map(|workload| workload.name.as_str());
+        self.names.forget(self.registry.len(), there);
     }
 
     /// The mesh as every proxy knows it.

@@ -34,11 +34,12 @@ use tonic::{
 };
 
 /// Nothing in these tests takes so long unless it never comes.
-const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(10);
 
 /// A control plane in this process.
 pub struct ControlPlane {
     pub address: SocketAddr,
+    pub metrics: Option<SocketAddr>,
     pub directory: std::path::PathBuf,
     stop: Stop,
     running: JoinHandle<()>,
@@ -55,12 +56,13 @@ impl ControlPlane {
         config.metrics = None;
         change(&mut config);
         let bound = Bound::bind(config).await.unwrap();
-        let address = bound.addresses()[0];
+        let (address, metrics) = (bound.addresses()[0], bound.metrics_address());
         let stop = Stop::new();
         let ending = stop.clone();
         let running = start(async move { bound.serve(ending).await.unwrap() });
         Self {
             address,
+            metrics,
             directory: directory.into(),
             stop,
             running,
@@ -70,6 +72,14 @@ impl ControlPlane {
     pub async fn stop(self) {
         self.stop.trigger();
         timeout(LONG, self.running).await.unwrap().unwrap();
+    }
+
+    /// What the metrics port says; the control plane was started with one.
+    pub async fn scrape(&self) -> String {
+        let socket = TcpStream::connect(self.metrics.unwrap()).await.unwrap();
+        let (code, text) = request(socket, "GET", "/metrics", None).await;
+        assert_eq!(code, 200);
+        text.as_str().unwrap().to_owned()
     }
 
     /// A request over the admin socket.
@@ -117,7 +127,7 @@ impl ControlPlane {
     clippy::disallowed_methods,
     reason = "the test waits for its end, or ends it"
 )]
-fn start<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+pub fn start<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     tokio::task::spawn_local(work)
 }
 
@@ -203,6 +213,27 @@ impl Membership {
         Self::of(&answer, &key)
     }
 
+    /// Somebody with a person's certificate.
+    pub async fn person(control: &ControlPlane, name: &str) -> Self {
+        let key = PrivateKey::generate();
+        let csr = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            key.csr().unwrap(),
+        );
+        let request = json!({"name": name, "csr": csr});
+        let path = "/meshes/default/leno/v1/local-user";
+        let (code, answer) = control.admin("POST", path, Some(request)).await;
+        assert_eq!(code, 201, "{answer}");
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        let answer = RedeemResponse {
+            trust_domain: text("trust_domain"),
+            trust_bundle: text("trust_bundle"),
+            chain: text("chain"),
+            ..Default::default()
+        };
+        Self::of(&answer, &key)
+    }
+
     pub fn of(answer: &RedeemResponse, key: &PrivateKey) -> Self {
         let bundle =
             TrustBundle::from_pem(answer.trust_domain.parse().unwrap(), &answer.trust_bundle)
@@ -226,19 +257,40 @@ impl Membership {
     }
 
     pub async fn connect_with(&self, control: &ControlPlane, hello: Hello) -> Agent {
+        Agent::connect(self.channel(control).await, hello).await
+    }
+
+    /// How a session would be refused.
+    pub async fn refused(&self, control: &ControlPlane) -> Status {
+        let outbox = tokio_stream::empty::<AgentMessage>();
+        let mut client = AgentClient::new(self.channel(control).await);
+        client.session(outbox).await.unwrap_err()
+    }
+
+    async fn channel(&self, control: &ControlPlane) -> Channel {
         let connector =
             ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::H2]).unwrap();
-        Agent::connect(channel(control.address, connector).await, hello).await
+        channel(control.address, connector).await
     }
 
     /// A request to the API as this host.
     pub async fn get(&self, control: &ControlPlane, path: &str) -> (u16, Value) {
+        self.request(control, "GET", path, None).await
+    }
+
+    pub async fn request(
+        &self,
+        control: &ControlPlane,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, Value) {
         let connector =
             ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::Http11])
                 .unwrap();
         let socket = TcpStream::connect(control.address).await.unwrap();
         let connected = connector.connect(socket).await.unwrap();
-        request(connected.stream, "GET", path, None).await
+        request(connected.stream, method, path, body).await
     }
 }
 

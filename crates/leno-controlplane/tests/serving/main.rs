@@ -5,6 +5,9 @@
 mod arrivals;
 mod client;
 mod documents;
+mod hostile;
+mod raw;
+mod trust;
 
 use client::{
     Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
