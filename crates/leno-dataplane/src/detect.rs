@@ -12,6 +12,8 @@ use tokio::{
 
 /// No protocol that is told apart here needs more bytes for it.
 const LONGEST: usize = 16 * 1024;
+/// The content type that TLS begins with (RFC 8446 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 /// Room for the first read.
 const FIRST: usize = 4 * 1024;
 
@@ -22,7 +24,9 @@ pub(crate) enum Spoken {
     Http1,
     /// HTTP/2 in clear.
     Http2,
-    /// Anything else, TLS included.
+    /// TLS, or what begins like it.
+    Tls,
+    /// Anything else.
     Bytes,
     /// Nothing: it closed its side.
     Nothing,
@@ -34,18 +38,23 @@ pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io:
         match sniff(prefix) {
             Sniff::Http1 => return Ok(Spoken::Http1),
             Sniff::Http2 => return Ok(Spoken::Http2),
-            Sniff::Tls(_) | Sniff::Other => return Ok(Spoken::Bytes),
-            Sniff::NeedMore if prefix.len() >= LONGEST => return Ok(Spoken::Bytes),
+            Sniff::Tls(_) | Sniff::Other => return Ok(no_http(prefix)),
+            Sniff::NeedMore if prefix.len() >= LONGEST => return Ok(no_http(prefix)),
             Sniff::NeedMore => {}
         }
         prefix.reserve(FIRST);
         if stream.read_buf(prefix).await? == 0 {
-            return Ok(if prefix.is_empty() {
-                Spoken::Nothing
-            } else {
-                Spoken::Bytes
-            });
+            return Ok(no_http(prefix));
         }
+    }
+}
+
+/// What it is, as it will be no HTTP.
+fn no_http(prefix: &[u8]) -> Spoken {
+    match prefix.first() {
+        None => Spoken::Nothing,
+        Some(&TLS_HANDSHAKE) => Spoken::Tls,
+        Some(_) => Spoken::Bytes,
     }
 }
 

@@ -58,6 +58,21 @@ pub(crate) async fn http1(
     }
 }
 
+/// Answers what is no HTTP as [`http1`] answers what is malformed, and ends it.
+pub(crate) async fn reject(
+    shared: &Shared,
+    stream: TcpStream,
+    prefix: BytesMut,
+    label: Option<Label>,
+) -> ServerError {
+    let limits = Rc::clone(&shared.http);
+    let mut connection = server::H1::new(stream, prefix.freeze(), limits);
+    if let Some(Label { by, id }) = label {
+        connection.label_refusals(metadata::REFUSED, by, id);
+    }
+    connection.reject().await
+}
+
 /// Serves an HTTP/2 connection in clear until it is over; after `stop` it drains.
 pub(crate) async fn http2(
     shared: &Shared,

@@ -38,6 +38,15 @@ impl ServerError {
         }
     }
 
+    /// All of it in one line, for people.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Malformed(why) => format!("the client's request: {why}"),
+            Self::HeadTimeout | Self::Truncated | Self::Http2(_) | Self::Io(_) => self.to_string(),
+        }
+    }
+
     /// The reason of that answer.
     #[must_use]
     pub const fn refusal(&self) -> Option<Refusal> {

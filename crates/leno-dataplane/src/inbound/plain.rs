@@ -5,7 +5,7 @@
 use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
 
 use bytes::BytesMut;
-use leno_http::Incoming;
+use leno_http::{Incoming, ServerError};
 use leno_ir::MtlsMode;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_types::{AppProtocol, Refusal, ports};
@@ -19,7 +19,7 @@ use crate::{
     detect::{self, First, Spoken},
     http_server,
     metadata::To,
-    outbound::{Denial, reset},
+    outbound::{Denial, reset, tls_to_http},
     pool,
     record::{EdgeCache, Party},
     splice::{Carried, End, splice},
@@ -156,34 +156,51 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
         Ok(verified) => verified,
         Err(denial) => return refuse(conn, stream, prefix, denial).await,
     };
-    let spoken = match verified.protocol {
-        Some(AppProtocol::Tcp | AppProtocol::Tls) => Spoken::Bytes,
-        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
-            match said(conn, detect::caller(&mut stream, &mut prefix)).await {
-                Some(spoken) => spoken?,
-                None => {
-                    reset(&stream);
-                    return Ok(());
-                }
-            }
-        }
-        None => return run_undeclared(conn, stream, prefix, &verified).await,
-    };
-    match spoken {
-        Spoken::Http1 => http1(conn, stream, prefix).await,
-        Spoken::Http2 => http2(conn, stream, prefix).await,
-        Spoken::Nothing => Ok(()),
-        Spoken::Bytes => {
+    match verified.protocol {
+        Some(AppProtocol::Tcp | AppProtocol::Tls) => {
             let app = conn.local.dial_app(&conn.shared, verified.to.address);
             match app.await {
                 Ok((mut app, _dialled)) => {
                     let said = BytesMut::new();
                     raw::carry_plain(conn, &verified, &mut stream, &mut app, prefix, said).await;
                 }
-                Err(error) => unreachable_app(conn, &stream, &verified, &error),
+                Err(error) => close(conn, &stream, &verified, &requests::denial(&error)),
             }
             Ok(())
         }
+        Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
+            match said(conn, detect::caller(&mut stream, &mut prefix)).await {
+                Some(spoken) => declared_http(conn, stream, prefix, &verified, spoken?).await,
+                None => {
+                    reset(&stream);
+                    Ok(())
+                }
+            }
+        }
+        None => run_undeclared(conn, stream, prefix, &verified).await,
+    }
+}
+
+/// Declared is declared: nothing gets past the rules of HTTP by not being HTTP.
+async fn declared_http(
+    conn: &Rc<Conn>,
+    stream: TcpStream,
+    prefix: BytesMut,
+    verified: &Verified,
+    spoken: Spoken,
+) -> io::Result<()> {
+    match spoken {
+        Spoken::Http1 => http1(conn, stream, prefix).await,
+        Spoken::Http2 => http2(conn, stream, prefix).await,
+        Spoken::Bytes => {
+            let error = http_server::reject(&conn.shared, stream, prefix, None).await;
+            Err(malformed(conn, error))
+        }
+        Spoken::Tls => {
+            close(conn, &stream, verified, &tls_to_http(conn.at.port()));
+            Ok(())
+        }
+        Spoken::Nothing => Ok(()),
     }
 }
 
@@ -194,13 +211,9 @@ async fn said<T>(conn: &Conn, word: impl Future<Output = T>) -> Option<T> {
     silent.run(ceiling, Limit::SilentConnections, word).await
 }
 
-fn unreachable_app(
-    conn: &Conn,
-    stream: &TcpStream,
-    verified: &Verified,
-    error: &crate::app::AppError,
-) {
-    raw::refused(conn, Some(verified), &requests::denial(error));
+/// Refuses without a word that the caller could read.
+fn close(conn: &Conn, stream: &TcpStream, verified: &Verified, denial: &Denial) {
+    raw::refused(conn, Some(verified), denial);
     reset(stream);
 }
 
@@ -219,7 +232,7 @@ async fn run_undeclared(
             Some(Spoken::Http1) => return http1(conn, stream, prefix).await,
             Some(Spoken::Http2) => return http2(conn, stream, prefix).await,
             Some(Spoken::Nothing) => return Ok(()),
-            Some(Spoken::Bytes) | None => {}
+            Some(Spoken::Tls | Spoken::Bytes) | None => {}
         }
     }
     let dialled = conn.local.dial_app(&conn.shared, verified.to.address).await;
@@ -319,13 +332,16 @@ async fn http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Resu
     let exchange = async |incoming: Incoming<'_>| exchange(conn, &admitted, incoming).await;
     let (shared, stop) = (&conn.shared, &conn.local.stop);
     let served = http_server::http1(shared, stop, stream, prefix, None, exchange).await;
-    served.map_err(|error| {
-        if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
-            let denial = Denial::new(reason, error.to_string());
-            requests::refused(conn, &denial, status);
-        }
-        io::Error::other(error)
-    })
+    served.map_err(|error| malformed(conn, error))
+}
+
+/// What was no request at all was answered; here it is told.
+fn malformed(conn: &Conn, error: ServerError) -> io::Error {
+    if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
+        let denial = Denial::new(reason, error.told());
+        requests::refused(conn, &denial, status);
+    }
+    io::Error::other(error)
 }
 
 async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {

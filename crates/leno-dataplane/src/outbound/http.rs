@@ -3,7 +3,7 @@
 use std::{io, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
-use leno_http::Incoming;
+use leno_http::{Incoming, ServerError};
 use tokio::net::TcpStream;
 
 use super::{Denial, Flow, requests};
@@ -12,21 +12,36 @@ use crate::http_server::{self, Label};
 /// Serves an HTTP/1 connection.
 pub(super) async fn http1(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let begun = Instant::now();
-    let id = fastrand::u64(..);
-    let label = Label {
-        by: flow.local.name(),
-        id,
-    };
+    let label = label(flow);
+    let id = label.id;
     let exchange = async |incoming: Incoming<'_>| requests::exchange(flow, incoming).await;
     let (shared, stop) = (&flow.shared, &flow.local.stop);
     let served = http_server::http1(shared, stop, stream, prefix, Some(label), exchange).await;
-    served.map_err(|error| {
-        if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
-            let denial = Denial::new(reason, error.to_string());
-            requests::refused(flow, id, begun, &denial, status);
-        }
-        io::Error::other(error)
-    })
+    served.map_err(|error| malformed(flow, id, begun, error))
+}
+
+/// Answers what is no HTTP as an HTTP/1 server does.
+pub(super) async fn reject(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    let begun = Instant::now();
+    let label = label(flow);
+    let id = label.id;
+    let error = http_server::reject(&flow.shared, stream, prefix, Some(label)).await;
+    Err(malformed(flow, id, begun, error))
+}
+
+fn label(flow: &Flow) -> Label {
+    Label {
+        by: flow.local.name(),
+        id: fastrand::u64(..),
+    }
+}
+
+fn malformed(flow: &Flow, id: u64, begun: Instant, error: ServerError) -> io::Error {
+    if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
+        let denial = Denial::new(reason, error.told());
+        requests::refused(flow, id, begun, &denial, status);
+    }
+    io::Error::other(error)
 }
 
 /// Serves an HTTP/2 connection in clear.

@@ -86,6 +86,13 @@ impl Denial {
     }
 }
 
+/// TLS where HTTP in clear is declared: no program there could answer it, and no route could see into it. It is reset
+/// and not answered, as whoever speaks TLS reads no HTTP.
+pub(crate) fn tls_to_http(port: u16) -> Denial {
+    let why = format!("TLS to port {port}, which is declared as HTTP: declare it as tls or tcp");
+    Denial::new(Refusal::ClientProtocol, why)
+}
+
 /// Serves one captured connection to its end.
 pub(crate) async fn serve(
     shared: Rc<Shared>,
@@ -223,7 +230,12 @@ impl Flow {
                 match detect::caller(&mut stream, &mut prefix).await? {
                     Spoken::Http2 => http::http2(self, stream, prefix).await,
                     Spoken::Http1 => http::http1(self, stream, prefix).await,
-                    Spoken::Bytes => tcp::bytes(self, stream, prefix, None).await,
+                    // Declared is declared: nothing gets past the rules of HTTP by not being HTTP.
+                    Spoken::Bytes => http::reject(self, stream, prefix).await,
+                    Spoken::Tls => {
+                        tcp::refuse(self, &stream, &tls_to_http(self.to.port()), None);
+                        Ok(())
+                    }
                     Spoken::Nothing => Ok(()),
                 }
             }
@@ -250,7 +262,7 @@ impl Flow {
                     Some(Spoken::Http1) => return http::http1(self, stream, prefix).await,
                     Some(Spoken::Http2) => return http::http2(self, stream, prefix).await,
                     Some(Spoken::Nothing) => return Ok(()),
-                    Some(Spoken::Bytes) | None => {}
+                    Some(Spoken::Tls | Spoken::Bytes) | None => {}
                 }
             }
             None => {}

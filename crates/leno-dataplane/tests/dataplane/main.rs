@@ -9,6 +9,7 @@
 
 mod apps;
 mod bytes;
+mod declared;
 mod discovery;
 mod host;
 mod inbound;

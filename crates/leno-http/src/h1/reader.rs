@@ -16,7 +16,7 @@ use tokio::io::ReadBuf;
 
 use super::{
     chunked::{ChunkStep, ChunkedDecoder},
-    parse::{Framing, find_head},
+    parse::{Framing, find_byte, find_head},
     stream::ReadHalf,
 };
 use crate::{BodyError, Fields, Limits, h1::ParseError};
@@ -107,6 +107,16 @@ impl Reader {
                 self.searched = self.buffer.len();
                 Ok(None)
             }
+        }
+    }
+
+    /// What is wrong with bytes that are not the begin of a request.
+    pub(crate) fn no_request(&self) -> ParseError {
+        let longest = self.limits.line_bytes;
+        let line = self.buffer.get(..longest);
+        match line.map(|line| find_byte(b'\n', line)) {
+            Some(None) => ParseError::TooLarge,
+            Some(Some(_)) | None => ParseError::Malformed("it does not begin like a request"),
         }
     }
 

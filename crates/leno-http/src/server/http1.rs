@@ -96,6 +96,14 @@ impl H1 {
         Ok(Some(self.begin(parsed)))
     }
 
+    /// Ends a connection whose first bytes were seen to be no HTTP: answered as [`Self::next`] answers what is
+    /// malformed, without waiting for a head that will not come.
+    pub async fn reject(mut self) -> ServerError {
+        let error = ServerError::Malformed(self.reader.no_request());
+        self.answer_error(&error).await;
+        error
+    }
+
     /// Closes after the exchange at hand; `next` then gives `None`.
     pub fn drain(&mut self) {
         self.draining = true;
