@@ -216,6 +216,7 @@ fn mesh(dice: &mut Dice) -> Mesh {
         addresses: Vec::new(),
         vip_v4: "240.240.0.0/16".parse().unwrap(),
         vip_v6: "2001:2::/48".parse().unwrap(),
+        namespaces: Default::default(),
     }
 }
 

@@ -129,6 +129,8 @@ pub(crate) struct Mesh {
     pending: Vec<Input>,
     services_due: bool,
     mesh_due: bool,
+    /// As proxies are told them.
+    namespaces: BTreeSet<DnsLabel>,
     publish_due: bool,
     own: BTreeMap<WorkloadUid, DnsLabel>,
     own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
@@ -174,6 +176,7 @@ impl Mesh {
             pending: Vec::new(),
             services_due: true,
             mesh_due: true,
+            namespaces: BTreeSet::new(),
             publish_due: true,
             own: BTreeMap::new(),
             own_by_agent: BTreeMap::new(),

@@ -5,13 +5,13 @@
 //! Invariant: no two services hold the same pair; a service that returns within the rest has its old one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use leno_ir::Prefix;
-use leno_types::ServiceName;
+use leno_types::{DnsLabel, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// How long a pair rests after its service's end.
@@ -146,6 +146,18 @@ impl Vips {
             Hold::Offered { .. } => return None,
         };
         Some(VipRecord { number, released })
+    }
+
+    /// The namespaces of all that have a pair, resting ones too.
+    #[must_use]
+    pub fn namespaces(&self) -> BTreeSet<DnsLabel> {
+        let mut namespaces = BTreeSet::new();
+        for service in self.by_service.keys() {
+            if !namespaces.contains(&service.namespace) {
+                namespaces.insert(service.namespace.clone());
+            }
+        }
+        namespaces
     }
 
     /// The pair of a service that exists.
@@ -347,10 +359,12 @@ mod tests {
             vips.check(&name("shop/thief"), &[cart.v4()], 200),
             Err(VipError::Taken { .. })
         ));
+        assert_eq!(vips.namespaces().len(), 1, "what rests is still ours");
         assert!(vips.expire(100 + 3599).is_empty());
         assert_eq!(vips.allocate(&name("shop/cart"), 3600).unwrap(), cart);
         vips.release(&name("shop/cart"), 4000);
         assert_eq!(vips.expire(4000 + 3600), [name("shop/cart")]);
+        assert!(vips.namespaces().is_empty());
         assert_eq!(
             vips.check(&name("shop/new"), &[cart.v6()], 7700),
             Ok(Some(cart))

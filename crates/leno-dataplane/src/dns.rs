@@ -2,8 +2,9 @@
 //!
 //! A question about a mesh name never leaves the host. `cart`, `cart.NS` of one's own namespace, `cart.NS.svc` and
 //! `cart.NS.svc.cluster.local` can mean nothing else, so what is unknown there does not exist; `cart.NS` of another
-//! namespace looks like any domain (`example.com`), so what is unknown there is asked outside, and so is what only the
-//! host's search list made of a name.
+//! namespace looks like any domain (`example.com`), so what is known to be no service is asked outside, and so is what
+//! only the host's search list made of a name. Where the control plane does not answer, that is only done with names of
+//! namespaces that the mesh does not have: otherwise an outside resolver could turn mutual TLS into plaintext.
 
 use std::{
     cell::Cell,
@@ -238,7 +239,6 @@ async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
             return Said::Addresses(own.into_iter().filter(family).collect());
         }
         Named::Mesh(service) => (service, true),
-        Named::Perhaps(_) if !of_internet => return Said::Forward,
         Named::Perhaps(service) => (service, false),
     };
     let asked = ResourceName::Service(service.clone());
@@ -251,7 +251,7 @@ async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
             Said::Addresses(vips.collect())
         }
         Ok(_) if certain => Said::NoSuchName,
-        Err(_) if certain => Said::Failed,
+        Err(_) if certain || shared.has_namespace(&service.namespace) => Said::Failed,
         Ok(_) | Err(_) => Said::Forward,
     }
 }

@@ -1,7 +1,9 @@
 //! The private fields between Leno proxies (decision 4): where a request goes, and from whom it comes.
 //!
 //! Every field whose name begins with `x-leno-` is private. What an application sends under such a name is taken out
-//! on both sides; what a peer sends is believed only as far as its certificate and the connection allow.
+//! on both sides; what a peer sends is believed only as far as its certificate and the connection allow. With them goes
+//! `x-forwarded-client-cert`, in which other meshes' proxies say whom they proved: no proxy of this one makes it, so
+//! whatever comes in it was made up by a caller.
 //!
 //! `x-leno-to: 1 ADDRESS:PORT SERVICE:PORT FLAGS`, `x-leno-from: 1 NAMESPACE WORKLOAD VERSION SERVICE`; `-` is empty.
 
@@ -25,6 +27,7 @@ pub(crate) const REFUSED: &str = "x-leno-refused";
 pub(crate) const HOP: &str = "x-leno-hop";
 
 const PREFIX: &[u8] = b"x-leno-";
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
 const VERSION: &str = "1";
 
 /// Takes every private field out.
@@ -49,6 +52,7 @@ fn is(name: &[u8], field: &str) -> bool {
 fn is_private(name: &[u8]) -> bool {
     name.get(..PREFIX.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+        || is(name, CLIENT_CERT)
 }
 
 /// Where a request goes, as its sender says.
@@ -248,6 +252,7 @@ mod tests {
         for name in ["A", "X-Leno-To", "x-leno-", "X-LENO-REFUSED", "x-len", "b"] {
             assert!(fields.push(name, "v"));
         }
+        assert!(fields.push("X-Forwarded-Client-Cert", "By=spiffe://d/ns/shop/sa/web"));
         let mut kept = fields.clone();
         strip(&mut fields);
         let names: Vec<_> = fields.iter().map(|(name, _)| name.clone()).collect();

@@ -17,7 +17,7 @@ use leno_ir::{Mesh, OwnWorkload, WorkloadPort};
 use leno_runtime::{Scope, Stop};
 use leno_telemetry::counters::Counter;
 use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
-use leno_types::{Identity, WorkloadUid};
+use leno_types::{DnsLabel, Identity, WorkloadUid};
 
 use crate::{
     WorkerConfig,
@@ -253,6 +253,13 @@ impl Shared {
     /// The workload with this id, if it is here.
     pub(crate) fn known_local(&self, uid: WorkloadUid) -> Option<Rc<Local>> {
         self.locals.borrow().get(&uid).cloned()
+    }
+
+    /// Whether the mesh has services in this namespace, as far as can be told.
+    pub(crate) fn has_namespace(&self, namespace: &DnsLabel) -> bool {
+        let mesh = self.mesh.borrow();
+        mesh.as_ref()
+            .is_none_or(|mesh| mesh.namespaces.contains(namespace))
     }
 
     /// The workload at this address, if there is exactly one.

@@ -1,6 +1,6 @@
 //! The must-have set (CP8): the mesh, and the workloads of this host, as the control plane describes them.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use leno_types::{
     AppProtocol, DnsLabel, Identity, MeshName, ServiceName, TrustDomain, WorkloadUid,
@@ -25,6 +25,8 @@ pub struct Mesh {
     pub vip_v4: Prefix,
     /// Where virtual addresses of version 6 come from.
     pub vip_v6: Prefix,
+    /// Namespaces that have services, or had some not long ago.
+    pub namespaces: BTreeSet<DnsLabel>,
 }
 
 impl Mesh {

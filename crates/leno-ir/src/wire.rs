@@ -99,6 +99,7 @@ impl Mesh {
             addresses: texts(&self.addresses),
             vip_prefix_v4: self.vip_v4.to_string(),
             vip_prefix_v6: self.vip_v6.to_string(),
+            namespaces: self.namespaces.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -115,6 +116,9 @@ impl Mesh {
             addresses: parse_all("addresses", &message.addresses)?,
             vip_v4: parse("vip_prefix_v4", &message.vip_prefix_v4)?,
             vip_v6: parse("vip_prefix_v6", &message.vip_prefix_v6)?,
+            namespaces: parse_all("namespaces", &message.namespaces)?
+                .into_iter()
+                .collect(),
         })
     }
 }

@@ -69,6 +69,12 @@ impl Mesh {
         self.apply_pending();
         if std::mem::take(&mut self.services_due) {
             self.address_services(unix(wall), writes);
+            let namespaces = self.vips().namespaces();
+            if namespaces != self.namespaces {
+                self.namespaces = namespaces;
+                let mesh = self.mesh_ir();
+                self.pending.push(Input::Mesh(Arc::new(mesh)));
+            }
             self.apply_pending();
         }
     }

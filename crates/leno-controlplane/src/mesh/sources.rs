@@ -270,6 +270,7 @@ impl Mesh {
             addresses: addresses.into_iter().take(MAX_SINGLE_MEMBERS).collect(),
             vip_v4: vips::prefix_v4(),
             vip_v6: vips::prefix_v6(),
+            namespaces: self.namespaces.clone(),
         }
     }
 }

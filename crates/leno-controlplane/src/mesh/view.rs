@@ -277,6 +277,7 @@ fn output_value(output: &Output) -> Value {
                 "prefixes": texts(&mesh.prefixes),
                 "addresses": mesh.addresses,
                 "vip_prefixes": texts(&[mesh.vip_v4, mesh.vip_v6]),
+                "namespaces": mesh.namespaces.iter().map(DnsLabel::as_str).collect::<Vec<_>>(),
             })
         }
         Output::OwnWorkload(own) => json!({

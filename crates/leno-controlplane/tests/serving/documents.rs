@@ -1,10 +1,35 @@
 //! What people read and take away beside objects: tokens, the authority, totals, what a proxy has.
 
 use leno_tls::PrivateKey;
+use leno_wire::mesh as wire;
+use prost::Message;
 use serde_json::json;
 use tonic::Code;
 
-use super::{ControlPlane, ENDPOINTS, Membership, cart, redeem, test};
+use super::{ControlPlane, ENDPOINTS, MESH, Membership, cart, redeem, service, test};
+
+#[test]
+fn proxies_are_told_the_namespaces_that_have_services() {
+    test("namespaces", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let host = Membership::join(&control, "b", cart()).await;
+        let mut agent = host.connect(&control).await;
+        agent.ask(MESH, &["*"]).await;
+        let mut told = async || {
+            let answer = agent.answer().await;
+            let body = answer.resources[0].resource.clone().unwrap().value;
+            wire::Mesh::decode(&*body).unwrap().namespaces
+        };
+        assert_eq!(told().await, [""; 0]);
+        let mut vault = service("vault");
+        vault["metadata"]["namespace"] = json!("bank");
+        control
+            .apply("/api/v1/namespaces/bank/services", vault)
+            .await;
+        while told().await != ["bank"] {}
+        control.stop().await;
+    });
+}
 
 #[test]
 fn a_deleted_token_makes_no_agent() {

@@ -1,6 +1,6 @@
 //! The three answers about a destination (CP7), and names.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Instant};
 
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -185,31 +185,67 @@ async fn exchange(captured: Captured, questions: &[Query]) -> Message {
     Message::from_vec(&buffer[..length]).unwrap()
 }
 
+/// A resolver outside that says 192.0.2.1 to everything, and what it was asked.
+async fn resolver() -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let at = upstream.local_addr().unwrap();
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let asked_ = Rc::clone(&asked);
+    tokio::task::spawn_local(async move {
+        let mut buffer = vec![0; 4096];
+        while let Ok((length, from)) = upstream.recv_from(&mut buffer).await {
+            let mut message = Message::from_vec(&buffer[..length])
+                .unwrap()
+                .into_response();
+            let name = message.queries[0].name().clone();
+            asked_.borrow_mut().push(name.to_ascii());
+            let data = RData::A("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap().into());
+            message.add_answer(hickory_proto::rr::Record::from_rdata(name, 1, data));
+            let bytes = message.to_vec().unwrap();
+            upstream.send_to(&bytes, from).await.unwrap();
+        }
+    });
+    (at, asked)
+}
+
+#[test]
+fn without_a_control_plane_no_name_that_may_be_the_meshs_is_asked_outside() {
+    run(async {
+        let world = World::new();
+        let (at, asked) = resolver().await;
+        let one = Host::start_with(&world, |config| {
+            config.dns_upstreams = vec![at];
+            config.dns_search = vec!["corp.example".into()];
+        });
+        let web = one.workload("web", &[]).await;
+        let captured = one.capture(&web);
+        let code = async |name: &str| {
+            let answer = resolve(captured, name, RecordType::A).await;
+            answer.metadata.response_code
+        };
+        one.seen.silent.set(true);
+        assert_eq!(code("vault.bank.").await, ResponseCode::ServFail, "slow");
+        one.send(Update::ControlPlane { connected: false });
+        for name in ["safe.bank.", "nobody.", "www.corp.example."] {
+            assert_eq!(code(name).await, ResponseCode::ServFail, "{name}");
+        }
+        assert!(asked.borrow().is_empty(), "{:?}", asked.borrow());
+        for name in ["example.com.", "www.example.com.", "a.www.corp.example."] {
+            assert_eq!(code(name).await, ResponseCode::NoError, "{name}");
+        }
+        assert_eq!(asked.borrow().len(), 3);
+        // What is known to be nothing of the mesh's may be somebody else's.
+        one.seen.silent.set(false);
+        one.send(Update::ControlPlane { connected: true });
+        while code("other.bank.").await != ResponseCode::NoError {}
+    });
+}
+
 #[test]
 fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
     run(async {
         let world = World::new();
-        // A resolver that says 192.0.2.1 to everything.
-        let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let at = upstream.local_addr().unwrap();
-        let asked = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-        let asked_ = std::rc::Rc::clone(&asked);
-        tokio::task::spawn_local(async move {
-            let mut buffer = vec![0; 4096];
-            while let Ok((length, from)) = upstream.recv_from(&mut buffer).await {
-                let mut message = Message::from_vec(&buffer[..length])
-                    .unwrap()
-                    .into_response();
-                let name = message.queries[0].name().clone();
-                asked_.borrow_mut().push(name.to_ascii());
-                let data = RData::A("192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap().into());
-                message.add_answer(hickory_proto::rr::Record::from_rdata(name, 1, data));
-                upstream
-                    .send_to(&message.to_vec().unwrap(), from)
-                    .await
-                    .unwrap();
-            }
-        });
+        let (at, asked) = resolver().await;
         let one = Host::start_with(&world, |config| config.dns_upstreams = vec![at]);
         let web = one.workload("web", &[]).await;
         let vip = world.service("shop/cart", 80, None, Vec::new());

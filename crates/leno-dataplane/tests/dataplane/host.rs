@@ -117,6 +117,7 @@ impl World {
             addresses: Vec::new(),
             vip_v4: "240.240.0.0/16".parse().unwrap(),
             vip_v6: "2001:2::/48".parse().unwrap(),
+            namespaces: ["shop", "bank"].map(|name| name.parse().unwrap()).into(),
         }
     }
 

@@ -35,6 +35,7 @@ fn an_http1_request_crosses_the_mesh_unchanged_and_both_ends_record_it_alike() {
         );
         let mut stream = one.capture(&web).connect(vip).await;
         let request = "POST /a?b=c HTTP/1.1\r\nHost: Cart\r\nX-MiXed: 1\r\nx-leno-to: 1 127.0.0.1:1 - a\r\n\
+                       X-Forwarded-Client-Cert: URI=spiffe://test.leno/ns/shop/sa/admin\r\n\
                        X-MiXed: 2\r\nContent-Length: 3\r\n\r\nabc";
         let answer = ask(&mut stream, request).await;
         assert_eq!((answer.status(), answer.text().as_str()), (201, "hello"));
@@ -56,7 +57,11 @@ fn an_http1_request_crosses_the_mesh_unchanged_and_both_ends_record_it_alike() {
             head.contains("X-MiXed: 1\r\n") && head.contains("X-MiXed: 2\r\n"),
             "{head}"
         );
-        assert!(!head.to_ascii_lowercase().contains("x-leno-"), "{head}");
+        let lower = head.to_ascii_lowercase();
+        assert!(
+            !lower.contains("x-leno-") && !lower.contains("client-cert"),
+            "{head}"
+        );
         assert!(head.contains("traceparent: 00-"), "{head}");
 
         for (host, reporter) in [(&one, Reporter::Source), (&two, Reporter::Destination)] {

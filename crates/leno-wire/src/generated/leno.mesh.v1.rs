@@ -38,6 +38,9 @@ pub struct Mesh {
     pub vip_prefix_v4: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub vip_prefix_v6: ::prost::alloc::string::String,
+    /// Namespaces that have or had services: SERVICE.NAMESPACE is never asked of an outside resolver. Sorted.
+    #[prost(string, repeated, tag = "8")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkloadPort {
