@@ -1,22 +1,20 @@
 //! Trace headers: what is read is written back the same.
 #![no_main]
 
-use leno_telemetry::trace::{B3, Context};
+use leno_telemetry::trace::{Context, TraceId};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Some(context) = Context::parse_traceparent(data) {
         let again = Context::parse_traceparent(context.traceparent().as_bytes());
-        assert_eq!(
-            again.map(|again| again.traceparent()),
-            Some(context.traceparent())
-        );
+        assert_eq!(again, Some(context));
     }
-    if let Some(context) = B3::parse_single(data).and_then(|b3| b3.context) {
-        let again = B3::parse_single(context.b3().as_bytes()).and_then(|b3| b3.context);
-        assert_eq!(
-            again.map(|again| again.traceparent()),
-            Some(context.traceparent())
-        );
+    for header in ["b3", "x-b3-traceid"] {
+        let Some(trace) = TraceId::of_request(|name| (name == header).then_some(data)) else {
+            continue;
+        };
+        let written = trace.to_string();
+        let again = TraceId::of_request(|name| (name == header).then_some(written.as_bytes()));
+        assert_eq!(again, Some(trace));
     }
 });

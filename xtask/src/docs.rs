@@ -12,6 +12,7 @@ use std::{
 
 use crate::tool::{Failure, cargo, root};
 
+mod metrics;
 mod source;
 
 /// Rewrites every page, the command line's reference included.

@@ -202,7 +202,6 @@ pub async fn run(
 
 fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
     WorkerConfig {
-        host_addresses: config.addresses.clone(),
         hbone_port,
         dns_upstreams: config.dns_upstreams.clone(),
         dns_search: config.dns_search.clone(),

@@ -15,7 +15,7 @@
 
 use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
-use leno_types::{AppProtocol, WorkloadUid};
+use leno_types::AppProtocol;
 use serde::{Deserialize, Serialize};
 
 pub use crate::handover::Handle;
@@ -222,12 +222,4 @@ pub struct Started {
     pub identity: String,
     /// Seconds its first certificate lasts.
     pub certificate_seconds: u64,
-}
-
-impl Started {
-    /// The id, parsed.
-    #[must_use]
-    pub fn workload_uid(&self) -> Option<WorkloadUid> {
-        self.uid.parse().ok()
-    }
 }

@@ -16,7 +16,7 @@ use std::{
 use leno_dataplane::{Event, RefusalRecord};
 use leno_telemetry::{
     Delta, EdgeDelta, EdgeKey, LatencyHistogram, Protocol, Reporter as Side, Totals,
-    counters::Counters,
+    counters::{Counter, Counters, Gauge},
 };
 use leno_wire::agent as wire;
 
@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Reading one's own memory costs a walk over the page tables.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
-/// Edges that wait to be reported; above it the oldest go, counted.
+/// Edges that wait to be reported; what comes above it is dropped, counted.
 const MAX_WAITING: usize = 4_096;
 /// Refusals kept for people.
 const MAX_REFUSALS: usize = 1_024;
@@ -162,38 +162,15 @@ impl Reporter {
 
     /// Everything as Prometheus text.
     pub(crate) fn prometheus(&self, nacks: u64, resources: usize, rules_restored: u64) -> String {
+        let mut counters = self.counters.clone();
+        counters.add(Counter::XdsNacks, nacks);
+        counters.add(Counter::ReportEdgesDropped, self.dropped);
+        counters.add(Counter::RulesRestored, rules_restored);
+        let resources = i64::try_from(resources).unwrap_or(i64::MAX);
+        counters.gauge(Gauge::XdsResources, resources);
         let mut out = String::new();
         self.totals.prometheus(&mut out);
-        self.counters.prometheus(&mut out);
-        let mut gauge = |name: &str, kind: &str, help: &str, value: u64| {
-            out.push_str(&format!(
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
-            ));
-        };
-        gauge(
-            "leno_xds_nacks_total",
-            "counter",
-            "Responses of the control plane of which something was refused.",
-            nacks,
-        );
-        gauge(
-            "leno_xds_resources",
-            "gauge",
-            "Resources held.",
-            resources as u64,
-        );
-        gauge(
-            "leno_report_edges_dropped_total",
-            "counter",
-            "Edges not reported because too many waited.",
-            self.dropped,
-        );
-        gauge(
-            "leno_capture_rules_restored_total",
-            "counter",
-            "Capture rules that somebody removed and the agent restored; connections of the second before passed the mesh by.",
-            rules_restored,
-        );
+        counters.prometheus(&mut out);
         out
     }
 }
@@ -322,5 +299,36 @@ fn merge(into: &mut wire::EdgeDelta, more: &wire::EdgeDelta) {
     });
     if let Ok(sum) = histograms {
         into.latency = sum.encode();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Prometheus refuses a scrape in which a series or its head comes twice.
+    #[test]
+    fn no_metric_is_written_twice() {
+        let text = Reporter::new(None).prometheus(3, 7, 5);
+        let mut seen = BTreeSet::new();
+        for line in text
+            .lines()
+            .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name))
+        {
+            let is_text = line.starts_with("# HELP");
+            assert!(
+                is_text || seen.insert(line.to_owned()),
+                "{line} comes twice"
+            );
+        }
+        for sample in [
+            "leno_xds_nacks_total 3\n",
+            "leno_xds_resources 7\n",
+            "leno_capture_rules_restored_total 5\n",
+        ] {
+            assert!(text.contains(sample), "{sample}");
+        }
     }
 }

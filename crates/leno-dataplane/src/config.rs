@@ -1,10 +1,6 @@
 //! What a worker is told once: its place, its ceilings and its deadlines.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use leno_types::ports;
 use tokio::net::TcpStream;
@@ -15,8 +11,6 @@ pub type OriginalDestination = fn(&TcpStream) -> io::Result<Option<SocketAddr>>;
 /// What a worker is told once.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// Addresses of the host.
-    pub host_addresses: Vec<IpAddr>,
     /// The port peers are told to reach this host's proxy at.
     pub hbone_port: u16,
     /// Ceilings and deadlines.
@@ -43,7 +37,6 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
-            host_addresses: Vec::new(),
             hbone_port: ports::HBONE,
             limits: Limits::default(),
             dns_upstreams: Vec::new(),
@@ -122,8 +115,6 @@ pub struct Limits {
     pub events: usize,
     /// Refusals remembered between two reports.
     pub refusals: usize,
-    /// Bytes of access log between two reports.
-    pub log_bytes: usize,
 }
 
 impl Default for Limits {
@@ -159,7 +150,6 @@ impl Default for Limits {
             dns_connections: 64,
             events: 1_024,
             refusals: 128,
-            log_bytes: 1024 * 1024,
         }
     }
 }

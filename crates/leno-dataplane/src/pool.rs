@@ -266,6 +266,7 @@ impl Peer {
                 limit(Limit::ConnectionsPerPeer);
                 let room = self.room.notified();
                 if timeout_at(deadline.into(), room).await.is_err() {
+                    limit(Limit::Queue);
                     return Err(PoolError::Overflow);
                 }
                 continue;
@@ -279,6 +280,7 @@ impl Peer {
                     .await
                     .is_err()
             {
+                limit(Limit::Queue);
                 return Err(PoolError::Overflow);
             }
             let failed = attempt.failed.borrow().clone();

@@ -15,6 +15,7 @@ use leno_http::{Ended, Relayed, RequestHead, Side};
 use leno_telemetry::{
     EdgeId, EdgeKey, Protocol, Recorder, Reporter, RequestOutcome, access_log,
     counters::{Counter, Counters, Limit},
+    trace::TraceId,
 };
 use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 
@@ -124,7 +125,7 @@ pub(crate) struct LogHead {
     authority: Option<bytes::Bytes>,
     user_agent: Option<bytes::Bytes>,
     request_id: Option<bytes::Bytes>,
-    trace: Option<bytes::Bytes>,
+    trace: Option<TraceId>,
     started: SystemTime,
 }
 
@@ -136,7 +137,7 @@ impl LogHead {
             authority: head.authority.clone(),
             user_agent: head.fields.get("user-agent").cloned(),
             request_id: head.fields.get("x-request-id").cloned(),
-            trace: head.fields.get("traceparent").cloned(),
+            trace: TraceId::of_request(|name| head.fields.get(name).map(|value| &**value)),
             started: SystemTime::now(),
         }
     }
@@ -283,9 +284,6 @@ impl Record {
     fn write_line(&self, it: &Finished<'_>) {
         let head = it.head.as_ref();
         let id = it.refusal_id.map(|id| format!("{id:016x}"));
-        let trace = head
-            .and_then(|head| head.trace.as_ref())
-            .and_then(|value| leno_telemetry::trace::Context::parse_traceparent(value));
         let outcome = &it.outcome;
         self.log.borrow_mut().push(&access_log::Entry {
             start_time: head
@@ -297,7 +295,7 @@ impl Record {
             authority: head.and_then(|head| head.authority.as_deref()),
             user_agent: head.and_then(|head| head.user_agent.as_deref()),
             request_id: head.and_then(|head| head.request_id.as_deref()),
-            trace_id: trace.map(|context| context.trace),
+            trace_id: head.and_then(|head| head.trace),
             response_code: outcome.response_code,
             grpc_status: outcome.grpc_status,
             refusal: outcome.refusal,
@@ -315,7 +313,6 @@ impl Record {
             source_identity: it.source,
             destination_identity: it.destination,
             mtls: it.mtls,
-            config_revision: None,
         });
     }
 }

@@ -44,40 +44,6 @@ impl Tunnel {
         self.send.send_reset(h2::Reason::CANCEL);
     }
 
-    /// The next piece as it came, without a copy; `None` at the end. Its window is given back.
-    pub fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        if !self.rest.is_empty() {
-            let rest = std::mem::take(&mut self.rest);
-            self.give_back(rest.len());
-            return Poll::Ready(Some(Ok(rest)));
-        }
-        match ready!(self.receive.poll_data(cx)) {
-            Some(Ok(piece)) => {
-                self.give_back(piece.len());
-                Poll::Ready(Some(Ok(piece)))
-            }
-            Some(Err(error)) => Poll::Ready(match error.reason() {
-                // RFC 9113 8.5: NO_ERROR and CANCEL are how a finished tunnel is closed.
-                Some(h2::Reason::NO_ERROR) => None,
-                _ => Some(Err(into_io(error))),
-            }),
-            None => Poll::Ready(None),
-        }
-    }
-
-    /// Sends as much of `piece` as there is window for, without a copy; `Ready` with what was taken off its front.
-    pub fn poll_send(
-        &mut self,
-        cx: &mut Context<'_>,
-        piece: &mut Bytes,
-    ) -> Poll<io::Result<usize>> {
-        let room = ready!(self.poll_room(cx, piece.len()))?;
-        let part = piece.split_to(room.min(piece.len()));
-        let sent = part.len();
-        self.send.send_data(part, false).map_err(into_io)?;
-        Poll::Ready(Ok(sent))
-    }
-
     fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// A process's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,12 +93,6 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
             matches.then_some(inode)
         })
         .collect()
-}
-
-/// Asks the kernel to kill this process when the *thread* that started it ends. Does not reach grandchildren:
-/// for whole trees use `arena`.
-pub fn die_with_parent() -> io::Result<()> {
-    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Allows this process as many open files as the system lets it have: the customary 1,024 are one caller's to use up.

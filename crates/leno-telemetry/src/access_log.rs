@@ -20,9 +20,6 @@ pub const MAX_TEXT: usize = 1_024;
 /// Bytes of lines a worker keeps when nobody takes them; further lines are dropped and counted.
 pub const MAX_BUFFER: usize = 1024 * 1024;
 
-/// From this many bytes on, lines want to be taken.
-pub const FLUSH_AT: usize = 64 * 1024;
-
 /// One request, or one connection of bytes.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
@@ -50,7 +47,7 @@ pub struct Entry<'a> {
     pub grpc_status: Option<u8>,
     /// Why the mesh refused it.
     pub refusal: Option<Refusal>,
-    /// The id to ask `leno explain` about.
+    /// Which refusal it is, among those of the proxy's admin page.
     pub refusal_id: Option<&'a str>,
     /// The rule that decided, as `object field`.
     pub rule: Option<&'a str>,
@@ -78,8 +75,6 @@ pub struct Entry<'a> {
     pub destination_identity: Option<&'a Identity>,
     /// Whether it went over mutual TLS.
     pub mtls: bool,
-    /// The configuration it was judged by.
-    pub config_revision: Option<&'a str>,
 }
 
 impl Entry<'_> {
@@ -112,7 +107,6 @@ impl Entry<'_> {
             source_identity,
             destination_identity,
             mtls,
-            config_revision,
         } = self;
         let mut line = Line { out, first: true };
         line.bare_text("start_time", format_args!("{}", Rfc3339(*start_time)));
@@ -165,7 +159,6 @@ impl Entry<'_> {
         if let Some(trace) = trace_id {
             line.bare_text("trace_id", format_args!("{trace}"));
         }
-        line.text("config_revision", config_revision.map(str::as_bytes));
         out.extend_from_slice(b"}\n");
     }
 }
@@ -188,12 +181,6 @@ impl Buffer {
             self.lines.truncate(before);
             self.dropped = self.dropped.saturating_add(1);
         }
-    }
-
-    /// Whether there is enough to be worth a write.
-    #[must_use]
-    pub fn wants_flush(&self) -> bool {
-        self.lines.len() >= FLUSH_AT
     }
 
     /// All lines so far; the memory of an idle worker is given back with them.

@@ -1,6 +1,6 @@
-//! The proxy's own counters: ceilings hit, refusals, handshakes, queries, certificates; and its gauges.
+//! The proxy's own counters: ceilings met, refusals, handshakes, queries, certificates; and its gauges.
 //!
-//! Owns every name. One worker holds a [`Counters`] without atomics and hands out deltas; the process adds them up.
+//! Owns every name, and its help, which is the doc comment. One worker holds a [`Counters`] without atomics and hands out deltas; the process adds them up.
 //! Invariant: labels come from closed sets of the program's own, never from a peer, so nothing here grows.
 
 use std::collections::BTreeMap;
@@ -10,10 +10,10 @@ use leno_types::Refusal;
 use crate::prometheus::{self, Kind, Labels};
 
 macro_rules! closed_set {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident { $(#[doc = $help:literal] $variant:ident = $text:literal,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
+        pub enum $name { $(#[doc = $help] $variant,)* }
 
         impl $name {
             /// Every one there is.
@@ -22,6 +22,10 @@ macro_rules! closed_set {
             /// Its name in metrics.
             #[must_use]
             pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)* } }
+
+            /// What it says, in a sentence.
+            #[must_use]
+            pub const fn help(self) -> &'static str { match self { $(Self::$variant => $help.trim_ascii(),)* } }
         }
     };
 }
@@ -65,13 +69,18 @@ closed_set! {
         ConfigRejections = "leno_config_rejections_total",
         /// Lines of access log dropped because nobody took them.
         LogLinesDropped = "leno_access_log_dropped_total",
-        /// Times the capture rules were found gone and restored.
+        /// Times capture rules were found gone and restored; what was begun in the second before passed the mesh by.
         RulesRestored = "leno_capture_rules_restored_total",
+        /// Responses of the control plane of which something was refused.
+        XdsNacks = "leno_xds_nacks_total",
+        /// Edges not reported to the control plane because too many waited.
+        ReportEdgesDropped = "leno_report_edges_dropped_total",
     }
 }
 
 closed_set! {
-    /// A ceiling. Hitting it is counted as `leno_limit_reached_total{limit=..}`.
+    /// A ceiling of a worker. Meeting it is counted as `leno_limit_reached_total{limit=..}`; those of HTTP messages are
+    /// counted by leno-http, and shown as [`Family::Http`].
     Limit {
         /// Tasks of one worker.
         Tasks = "tasks",
@@ -99,32 +108,12 @@ closed_set! {
         Tries = "tries",
         /// The silence of a stream of bytes.
         StreamIdle = "stream_idle",
-        /// The silence of an exchange.
-        ExchangeIdle = "exchange_idle",
-        /// Bytes or fields of a message head.
-        Head = "head",
-        /// The time a message head takes.
-        HeadTime = "head_time",
-        /// Streams of one HTTP/2 connection.
-        Streams = "streams",
-        /// Bytes one HTTP/2 connection makes us hold.
-        ConnectionBudget = "connection_budget",
-        /// Resets, floods: abuse of HTTP/2.
-        Http2Abuse = "http2_abuse",
-        /// Bytes kept to send a request once more.
-        Replay = "replay",
         /// DNS queries being forwarded.
         DnsQueries = "dns_queries",
         /// DNS connections over TCP.
         DnsConnections = "dns_connections",
-        /// Events not yet taken by the agent.
-        Events = "events",
         /// Refusals remembered between two reports.
         Refusals = "refusals",
-        /// Bytes of access log between two reports.
-        LogBytes = "log_bytes",
-        /// Rate limits that people set.
-        RateLimit = "rate_limit",
     }
 }
 
@@ -141,67 +130,26 @@ closed_set! {
         OpenRequests = "leno_open_requests",
         /// Streams of bytes open.
         OpenStreams = "leno_open_streams",
-        /// Requests waiting for a connection.
-        QueuedRequests = "leno_queued_requests",
         /// Destinations known.
         KnownDestinations = "leno_known_destinations",
         /// Workloads served.
         Workloads = "leno_workloads",
+        /// Resources of the control plane held.
+        XdsResources = "leno_xds_resources",
     }
 }
 
 closed_set! {
     /// What is counted with one label.
     Family {
-        /// Ceilings hit, by limit.
+        /// Ceilings met, by limit.
         LimitReached = "leno_limit_reached_total",
         /// Refusals, by reason.
         Refused = "leno_refused_total",
         /// Handshakes failed, by reason.
         HandshakeFailed = "leno_tls_handshakes_failed_total",
-        /// What the HTTP codecs met, by event.
+        /// Ceilings and errors of HTTP messages, by event.
         Http = "leno_http_events_total",
-    }
-}
-
-impl Counter {
-    const fn help(self) -> &'static str {
-        match self {
-            Self::OutboundConnections => "Captured connections of applications.",
-            Self::InboundConnections => "Connections that did not come through the mesh.",
-            Self::MeshConnections => "Connections accepted from other proxies.",
-            Self::PeerConnections => "Connections opened to other proxies.",
-            Self::Handshakes => "TLS handshakes that succeeded.",
-            Self::CertificateRotations => "Certificates replaced by a newer one.",
-            Self::RotationDrains => "Connections drained because their certificate was replaced.",
-            Self::PolicyEndedStreams => "Streams ended by a newer policy.",
-            Self::Retries => "Tries after the first.",
-            Self::Ejections => "Endpoints taken out for failing.",
-            Self::Discoveries => "Destinations asked of the control plane.",
-            Self::DiscoveryTimeouts => "Destinations whose answer did not come in time.",
-            Self::DnsQueries => "DNS queries.",
-            Self::DnsMeshAnswers => "DNS queries answered from the mesh.",
-            Self::DnsFailures => "DNS queries that failed upstream.",
-            Self::ConfigUpdates => "Configuration updates taken up.",
-            Self::ConfigRejections => "Configuration updates refused.",
-            Self::LogLinesDropped => "Access log lines dropped because nobody took them.",
-            Self::RulesRestored => "Capture rules found gone and restored.",
-        }
-    }
-}
-
-impl Gauge {
-    const fn help(self) -> &'static str {
-        match self {
-            Self::OpenConnections => "Open connections of applications and callers.",
-            Self::OpenMeshConnections => "Open connections to and from other proxies.",
-            Self::OpenHandshakes => "Open TLS handshakes.",
-            Self::OpenRequests => "Requests being served.",
-            Self::OpenStreams => "Open streams of bytes.",
-            Self::QueuedRequests => "Requests waiting for a connection.",
-            Self::KnownDestinations => "Destinations known.",
-            Self::Workloads => "Workloads served.",
-        }
     }
 }
 
@@ -211,15 +159,6 @@ impl Family {
             Self::LimitReached => "limit",
             Self::Refused | Self::HandshakeFailed => "reason",
             Self::Http => "event",
-        }
-    }
-
-    const fn help(self) -> &'static str {
-        match self {
-            Self::LimitReached => "Ceilings hit.",
-            Self::Refused => "Refusals made by the mesh.",
-            Self::HandshakeFailed => "TLS handshakes that failed.",
-            Self::Http => "Ceilings and errors of HTTP messages.",
         }
     }
 }

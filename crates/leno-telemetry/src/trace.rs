@@ -1,7 +1,7 @@
-//! Trace context: what of a trace is carried on.
+//! Trace context: which trace a request belongs to, and a new one where it belongs to none.
 //!
-//! Reads W3C `traceparent` (Trace Context, level 1) and B3, single and multiple headers; writes `traceparent` and B3.
-//! Strict: what is malformed is no context, and a new trace begins. Randomness is the caller's.
+//! Reads W3C `traceparent` (Trace Context, level 1) and the trace id of B3, in one header or several; writes
+//! `traceparent`. Strict: what is malformed is no context, and a new trace begins. Randomness is the caller's.
 //! Invariant: ids are never all zero.
 
 use std::fmt;
@@ -25,15 +25,6 @@ pub struct Context {
     pub sampled: bool,
 }
 
-/// What B3 headers say: a context, or only whether to record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct B3 {
-    /// The context, when ids came. Without a decision it is not sampled.
-    pub context: Option<Context>,
-    /// The decision, when one came; debug means yes.
-    pub sampled: Option<bool>,
-}
-
 impl Context {
     /// A new trace; `random` makes its ids.
     #[must_use]
@@ -43,15 +34,6 @@ impl Context {
             trace: TraceId(trace.try_into().unwrap_or_default()).or_one(),
             span: SpanId(span.try_into().unwrap_or_default()).or_one(),
             sampled,
-        }
-    }
-
-    /// The context of a call made from within this one.
-    #[must_use]
-    pub fn child(&self, random: [u8; 8]) -> Self {
-        Self {
-            span: SpanId(random).or_one(),
-            ..*self
         }
     }
 
@@ -81,12 +63,6 @@ impl Context {
         )
     }
 
-    /// The value of a single `b3` header.
-    #[must_use]
-    pub fn b3(&self) -> String {
-        format!("{}-{}-{}", self.trace, self.span, u8::from(self.sampled))
-    }
-
     fn checked(trace: TraceId, span: SpanId, sampled: bool) -> Option<Self> {
         (trace.0 != [0; 16] && span.0 != [0; 8]).then_some(Self {
             trace,
@@ -96,74 +72,25 @@ impl Context {
     }
 }
 
-impl B3 {
-    /// Reads a single `b3` header: `TRACE-SPAN[-SAMPLED[-PARENT]]`, or `SAMPLED` alone.
-    #[must_use]
-    pub fn parse_single(value: &[u8]) -> Option<Self> {
-        if let Some(sampled) = decision(value) {
-            return Some(Self {
-                context: None,
-                sampled: Some(sampled),
-            });
-        }
-        let mut fields = value.split(|byte| *byte == b'-');
-        let (trace, span) = (fields.next()?, fields.next()?);
-        let sampled = fields
-            .next()
-            .map(|field| decision(field).ok_or(()))
-            .transpose()
-            .ok()?;
-        let parent = fields
-            .next()
-            .map(|field| hex::<8>(field).ok_or(()))
-            .transpose();
-        if parent.is_err() || fields.next().is_some() {
-            return None;
-        }
-        Self::of(trace, span, sampled)
+impl TraceId {
+    /// The trace of the request with these header fields: `traceparent`, or else B3's.
+    pub fn of_request<'a>(field: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Self> {
+        let context = field("traceparent").and_then(Context::parse_traceparent);
+        context
+            .map(|context| context.trace)
+            .or_else(|| Self::of_b3(field("b3")?.split(|byte| *byte == b'-').next()?))
+            .or_else(|| Self::of_b3(field("x-b3-traceid")?))
     }
 
-    /// Reads `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled` and `x-b3-flags`.
-    #[must_use]
-    pub fn parse_multi(
-        trace: Option<&[u8]>,
-        span: Option<&[u8]>,
-        sampled: Option<&[u8]>,
-        flags: Option<&[u8]>,
-    ) -> Option<Self> {
-        let sampled = match (flags, sampled) {
-            (Some(b"1"), _) => Some(true),
-            (_, Some(b"1" | b"true")) => Some(true),
-            (_, Some(b"0" | b"false")) => Some(false),
-            (_, Some(_)) => return None,
-            (_, None) => None,
-        };
-        match (trace, span) {
-            (Some(trace), Some(span)) => Self::of(trace, span, sampled),
-            (None, None) if sampled.is_some() => Some(Self {
-                context: None,
-                sampled,
-            }),
-            _ => None,
-        }
-    }
-
-    /// A trace id of 64 bits is one of 128 with zeros before it.
-    fn of(trace: &[u8], span: &[u8], sampled: Option<bool>) -> Option<Self> {
-        let trace = hex::<16>(trace).or_else(|| {
-            let short = u64::from_be_bytes(hex(trace)?);
+    /// A trace id of 64 bits is one of 128 with zeros before it. The decision whether to record (`b3: 0`) is no id.
+    fn of_b3(digits: &[u8]) -> Option<Self> {
+        let bytes = hex::<16>(digits).or_else(|| {
+            let short = u64::from_be_bytes(hex(digits)?);
             Some(u128::from(short).to_be_bytes())
         })?;
-        let context =
-            Context::checked(TraceId(trace), SpanId(hex(span)?), sampled.unwrap_or(false))?;
-        Some(Self {
-            context: Some(context),
-            sampled,
-        })
+        (bytes != [0; 16]).then_some(Self(bytes))
     }
-}
 
-impl TraceId {
     fn or_one(self) -> Self {
         if self.0 == [0; 16] {
             Self(1_u128.to_be_bytes())
@@ -180,14 +107,6 @@ impl SpanId {
         } else {
             self
         }
-    }
-}
-
-fn decision(field: &[u8]) -> Option<bool> {
-    match field {
-        b"1" | b"d" => Some(true),
-        b"0" => Some(false),
-        _ => None,
     }
 }
 

@@ -167,12 +167,6 @@ impl Process {
         read(&self.err)
     }
 
-    /// Where standard output goes.
-    #[must_use]
-    pub fn stdout_file(&self) -> &Path {
-        &self.out
-    }
-
     /// Its exit code, if it has ended.
     pub fn ended(&mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;

@@ -1,9 +1,11 @@
 //! Reads constants, fields with their defaults and refusals out of Rust source, as text.
 
+use super::metrics;
+
 /// A value with what its doc comment says.
-struct Item {
-    doc: String,
-    name: String,
+pub(super) struct Item {
+    pub(super) doc: String,
+    pub(super) name: String,
     value: String,
 }
 
@@ -14,8 +16,8 @@ pub(super) struct Refusal {
     pub(super) text: String,
 }
 
-/// A table of what `names` asks for: `refusals`, `exit-codes`, `ports`, `fields` (a struct's, with their defaults), or
-/// constants by name.
+/// A table of what `names` asks for: `refusals`, `exit-codes`, `ports`, `fields` (a struct's, with their defaults),
+/// `metrics`, `events`, `set NAME`, or constants by name.
 pub(super) fn table(code: &str, names: &[&str]) -> Result<String, String> {
     match names {
         ["refusals"] => Ok(refusal_table(code)),
@@ -26,6 +28,9 @@ pub(super) fn table(code: &str, names: &[&str]) -> Result<String, String> {
             |item| format!("| {} | {} |\n", item.value, item.doc),
         )),
         ["fields"] => Ok(named_rows(&fields(code)?)),
+        ["metrics"] => metrics::named(code),
+        ["events"] => metrics::events(code),
+        ["set", name] => metrics::set(code, name),
         names => {
             let known = constants(code);
             let mut found = Vec::new();
@@ -99,7 +104,7 @@ fn fields(code: &str) -> Result<Vec<Item>, String> {
 }
 
 /// Every item that `read` takes, with the doc comment above it.
-fn documented(code: &str, read: impl Fn(&str) -> Option<(String, String)>) -> Vec<Item> {
+pub(super) fn documented(code: &str, read: impl Fn(&str) -> Option<(String, String)>) -> Vec<Item> {
     let (mut items, mut doc) = (Vec::new(), String::new());
     for line in code.lines().map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {

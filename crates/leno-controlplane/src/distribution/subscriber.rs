@@ -232,14 +232,6 @@ impl Subscriber {
         }
     }
 
-    /// All of it may have changed.
-    pub fn touch_all(&mut self) {
-        for (kind, state) in &mut self.types {
-            state.dirty_all |= kind.is_wildcard() && state.started;
-            state.dirty.extend(state.asked.keys().cloned());
-        }
-    }
-
     /// The next answer to send, if one is due and the window is open.
     pub fn next(&mut self, view: &impl View, hold: Hold) -> Option<DeltaDiscoveryResponse> {
         for kind in Type::ALL {

@@ -286,7 +286,6 @@ impl Host {
         let listener = listen(ip);
         let hbone_port = listener.local_addr().unwrap().port();
         let mut config = WorkerConfig {
-            host_addresses: vec![ip],
             hbone_port,
             access_log: true,
             drain_grace: Duration::from_secs(5),

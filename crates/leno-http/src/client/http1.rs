@@ -42,15 +42,6 @@ impl H1 {
         self.0.reader.is_quiet()
     }
 
-    /// Ready when the peer closed it or sent something unasked: whoever keeps it idle drops it then.
-    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> std::task::Poll<()> {
-        let reader = &mut self.0.reader;
-        if reader.has_buffered() || reader.is_eof() {
-            return std::task::Poll::Ready(());
-        }
-        reader.poll_fill(cx).map(|_| ())
-    }
-
     /// Exchanges it carried.
     #[must_use]
     pub fn carried(&self) -> u64 {

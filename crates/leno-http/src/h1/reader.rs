@@ -75,11 +75,6 @@ impl Reader {
         self.buffer.is_empty() && !self.eof && self.is_body_done() && self.io.is_quiet()
     }
 
-    /// Whether the peer ended its half.
-    pub(crate) fn is_eof(&self) -> bool {
-        self.eof
-    }
-
     /// Whether the body at hand was read to its end.
     pub(crate) fn is_body_done(&self) -> bool {
         matches!(self.body, Decoding::Done)

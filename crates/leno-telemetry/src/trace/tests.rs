@@ -12,15 +12,6 @@ fn the_example_of_the_specification_is_read_and_written() {
     let context = Context::parse_traceparent(GOOD.as_bytes()).unwrap();
     assert!(context.sampled);
     assert_eq!(context.traceparent(), GOOD);
-    assert_eq!(
-        context.b3(),
-        "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1"
-    );
-    let child = context.child([7; 8]);
-    assert_eq!(
-        child.traceparent(),
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-0707070707070707-01"
-    );
 }
 
 #[test]
@@ -66,77 +57,43 @@ fn what_is_malformed_is_no_context() {
 }
 
 #[test]
-fn b3_comes_in_one_header_or_several_long_or_short() {
-    let context = |sampled| {
-        Context::parse_traceparent(GOOD.as_bytes()).map(|context| Context { sampled, ..context })
-    };
-    let single = |value: &str| B3::parse_single(value.as_bytes());
-    let ids = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
+fn a_request_belongs_to_the_trace_of_its_traceparent_or_else_of_its_b3_headers() {
+    fn of(fields: &[(&str, &str)]) -> Option<String> {
+        let value = |name: &str| fields.iter().find(|(of, _)| *of == name);
+        TraceId::of_request(|name| value(name).map(|(_, value)| value.as_bytes()))
+            .map(|trace| trace.to_string())
+    }
+    let long = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let single = format!("{long}-00f067aa0ba902b7-1-05e3ac9a4f6e3b90");
+    assert_eq!(of(&[("traceparent", GOOD)]).as_deref(), Some(long));
+    assert_eq!(of(&[("b3", &single)]).as_deref(), Some(long));
     assert_eq!(
-        single(ids),
-        Some(B3 {
-            context: context(false),
-            sampled: None
-        })
+        of(&[("b3", "0"), ("x-b3-traceid", long)]).as_deref(),
+        Some(long)
     );
     assert_eq!(
-        single(&format!("{ids}-1")),
-        Some(B3 {
-            context: context(true),
-            sampled: Some(true)
-        })
+        of(&[
+            ("traceparent", "broken"),
+            ("x-b3-traceid", "a3ce929d0e0e4736")
+        ])
+        .as_deref(),
+        Some("0000000000000000a3ce929d0e0e4736")
     );
-    assert_eq!(
-        single(&format!("{ids}-d-05e3ac9a4f6e3b90")),
-        Some(B3 {
-            context: context(true),
-            sampled: Some(true)
-        })
-    );
-    assert_eq!(
-        single("0"),
-        Some(B3 {
-            context: None,
-            sampled: Some(false)
-        })
-    );
-    let short = single("a3ce929d0e0e4736-00f067aa0ba902b7-1")
-        .unwrap()
-        .context
-        .unwrap();
-    assert_eq!(short.trace.to_string(), "0000000000000000a3ce929d0e0e4736");
+    let both = [("traceparent", GOOD), ("x-b3-traceid", "a3ce929d0e0e4736")];
+    assert_eq!(of(&both).as_deref(), Some(long));
     for bad in [
         "",
-        "2",
+        "0",
+        "d",
         "-",
-        ids.trim_end_matches('7'),
-        &format!("{ids}-x"),
-        &format!("{ids}-1-2"),
-        &format!("{ids}-1-05e3ac9a4f6e3b90-"),
+        "x",
+        &long[1..],
+        &long.to_uppercase(),
+        &"0".repeat(32),
     ] {
-        assert_eq!(single(bad), None, "{bad}");
+        assert_eq!(of(&[("b3", bad), ("x-b3-traceid", bad)]), None, "{bad}");
     }
-
-    let (trace, span) = ids
-        .split_once('-')
-        .map(|(a, b)| (Some(a.as_bytes()), Some(b.as_bytes())))
-        .unwrap();
-    let expected = Some(B3 {
-        context: context(true),
-        sampled: Some(true),
-    });
-    assert_eq!(B3::parse_multi(trace, span, Some(b"1"), None), expected);
-    assert_eq!(B3::parse_multi(trace, span, None, Some(b"1")), expected);
-    assert_eq!(
-        B3::parse_multi(None, None, Some(b"0"), None),
-        Some(B3 {
-            context: None,
-            sampled: Some(false)
-        })
-    );
-    assert_eq!(B3::parse_multi(trace, None, None, None), None);
-    assert_eq!(B3::parse_multi(trace, span, Some(b"yes"), None), None);
-    assert_eq!(B3::parse_multi(None, None, None, None), None);
+    assert_eq!(of(&[]), None);
 }
 
 #[test]
@@ -146,15 +103,13 @@ fn a_new_trace_has_ids_even_when_randomness_is_all_zero() {
         Context::parse_traceparent(context.traceparent().as_bytes()),
         Some(context)
     );
-    assert_ne!(context.child([0; 8]).span.to_string(), "0".repeat(16));
 }
 
 proptest! {
     #[test]
-    fn every_context_survives_both_formats(random: [u8; 24], sampled: bool) {
+    fn every_context_survives_its_header(random: [u8; 24], sampled: bool) {
         let context = Context::new(random, sampled);
         prop_assert_eq!(Context::parse_traceparent(context.traceparent().as_bytes()), Some(context));
-        prop_assert_eq!(B3::parse_single(context.b3().as_bytes()).unwrap().context, Some(context));
     }
 
     #[test]
@@ -163,11 +118,8 @@ proptest! {
             if let Some(context) = Context::parse_traceparent(bytes) {
                 prop_assert!(bytes.starts_with(&context.traceparent().as_bytes()[3..35]) || bytes.len() >= 55);
             }
-            if let Some(B3 { context: Some(context), .. }) = B3::parse_single(bytes) {
-                prop_assert!(Context::parse_traceparent(context.traceparent().as_bytes()).is_some());
-            }
-            prop_assert_eq!(B3::parse_multi(Some(bytes), None, None, None), None);
-            prop_assert_eq!(B3::parse_multi(Some(bytes), Some(bytes), Some(bytes), Some(bytes)), None);
+            let trace = TraceId::of_request(|name| (name != "traceparent").then_some(bytes));
+            prop_assert!(trace.is_none_or(|trace| trace.to_string() != "0".repeat(32)));
         }
     }
 }
