@@ -186,6 +186,27 @@ fn rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over(fixture
     });
 }
 
+fn rules_that_another_program_flushed_are_restored_and_said(fixture: &mut Fixture) {
+    need!("nft");
+    need!("curl");
+    let list = ["nft", "list", "table", "inet", TABLE];
+    let rules = fixture.pod.exec(&list).text();
+    assert!(rules.contains("redirect to"), "{rules}");
+    for script in ["flush table inet leno", "flush ruleset"] {
+        let flushed = fixture.pod.exec(&["nft", script]);
+        assert_eq!(flushed.code, 0, "{}", flushed.text());
+        until(script, SOON, || {
+            (fixture.pod.exec(&list).text() == rules).then_some(())
+        });
+    }
+    let said = fixture.proxy.as_ref().expect("it runs").stderr();
+    assert!(said.contains("somebody removed capture rules"), "{said}");
+    until_ok("the workload reaches the outside", SOON, || {
+        let url = format!("http://{}:8080/", fixture.outside.v4);
+        answered(fixture.pod.exec(&["curl", "-sS", "-m", "5", &url]))
+    });
+}
+
 fn a_wrong_environment_is_told_whole_before_anything_is_touched(fixture: &mut Fixture) {
     let wrong = [
         ("LENO_PORTS", "80:x"),
@@ -222,6 +243,7 @@ suite!(
         an_address_of_the_mesh_that_nobody_has_is_refused_not_called,
         callers_from_outside_are_let_in,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
+        rules_that_another_program_flushed_are_restored_and_said,
         a_wrong_environment_is_told_whole_before_anything_is_touched,
         a_clean_end_gives_the_namespace_back,
     ]

@@ -14,13 +14,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
 use leno_dataplane::{Event, ListenRole, Update, Worker, WorkerConfig};
 use leno_ir::Mesh;
+use leno_net::capture::Installed;
 use leno_runtime::{Fatal, Readiness, Scope, Stop, Tasks};
 use leno_tls::control::ControlConnector;
 use leno_types::WorkloadUid;
@@ -61,7 +62,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 const HANDOVER_DRAIN: Duration = Duration::from_secs(50);
 /// The control plane is given so long to hear the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often the rules of programs on the host's network are looked at.
+/// How often capture rules are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 /// Inputs that wait for the loop.
 const INPUTS: usize = 1_024;
@@ -134,7 +135,7 @@ pub async fn run(
         worker_config(&config, hbone.port),
         Stop::new(),
     );
-    for listener in sidecar.iter_mut().flat_map(|of| of.inbound.drain(..)) {
+    for listener in sidecar.iter_mut().flat_map(|(of, _)| of.inbound.drain(..)) {
         worker.send(Update::Listen {
             role: ListenRole::Inbound,
             listener,
@@ -155,7 +156,9 @@ pub async fn run(
     };
     tasks.spawn_critical("control plane link", linked);
     let captured = sidecar.is_some();
-    if let Some(sidecar) = sidecar {
+    let mut namespace_rules = None;
+    if let Some((sidecar, rules)) = sidecar {
+        namespace_rules = Some(rules);
         let (events, stop) = (local_in.clone(), stop.clone());
         tasks.spawn_critical("sidecar", async move {
             // `None` is the stop, which the loop hears as well.
@@ -178,6 +181,7 @@ pub async fn run(
         inputs: inputs_in,
         handles,
         inherited,
+        namespace_rules,
         ready,
         stop,
         link_stop,
@@ -185,19 +189,24 @@ pub async fn run(
     };
     tasks.spawn_critical("agent", Agent::new(start).run(mailboxes));
     let ended = tasks.run(HANDOVER_DRAIN + DRAIN).await;
-    if handed_over.get() {
-        return Ok(ended?);
+    if !handed_over.get() {
+        give_back(&socket, captured && ended.is_ok());
     }
-    match std::fs::remove_file(&socket) {
+    Ok(ended?)
+}
+
+/// Removes what an agent without successor must not leave behind: its socket, and where it ends on request also the
+/// rules of a captured namespace.
+fn give_back(socket: &Path, release: bool) {
+    match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, "the agent's socket stays behind")
         }
         Ok(()) | Err(_) => {}
     }
-    if captured && ended.is_ok() {
+    if release {
         sidecar::release();
     }
-    Ok(ended?)
 }
 
 fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
@@ -280,6 +289,7 @@ struct Beginning {
     inputs: mpsc::Sender<Input>,
     handles: Handles,
     inherited: Inherited,
+    namespace_rules: Option<Installed>,
     ready: Readiness,
     stop: Stop,
     link_stop: Stop,
@@ -311,6 +321,8 @@ struct Agent {
     routes: Routes,
     /// Cgroups of ended programs, to be removed when the last process has left them.
     emptying: Vec<PathBuf>,
+    /// The capture rules of a namespace that is one workload.
+    namespace_rules: Option<Installed>,
     watched: Instant,
     rules_restored: u64,
     next_request: u64,
@@ -331,6 +343,7 @@ impl Agent {
             inputs,
             handles,
             inherited,
+            namespace_rules,
             ready,
             stop,
             link_stop,
@@ -361,6 +374,7 @@ impl Agent {
             handed_over,
             routes: Routes::default(),
             emptying: Vec::new(),
+            namespace_rules,
             watched: Instant::now(),
             rules_restored: 0,
             next_request: 0,

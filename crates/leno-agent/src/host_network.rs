@@ -2,8 +2,8 @@
 //!
 //! Owns, for each such program, its listeners on loopback, one nftables table, and the removal of both. The rules
 //! outlive the agent, so that nothing escapes in clear while it is away; its successor takes them over. Another
-//! program may flush them (Debian's nftables service begins with `flush ruleset`): the agent looks once a second,
-//! restores the table and counts that. In between, a new connection leaves in clear: at most one second.
+//! program may flush them (Debian's nftables service begins with `flush ruleset`): the agent counts them once a second,
+//! restores the table and says so. In between, a new connection leaves in clear: at most one second.
 
 use std::{
     fs, io,
@@ -18,7 +18,7 @@ use std::{
 use leno_dataplane::{AppDial, CaptureSockets};
 use leno_net::{
     NetError,
-    capture::{self, HostCgroups, VIP_RANGE_V4, VIP_RANGE_V6},
+    capture::{self, HostCgroups, Installed, VIP_RANGE_V4, VIP_RANGE_V6},
     cgroup, link, socket,
 };
 use leno_types::WorkloadUid;
@@ -49,7 +49,7 @@ pub(crate) struct HostCapture {
     table: String,
     cgroup: PathBuf,
     rules: HostCgroups,
-    installed: bool,
+    installed: Option<Installed>,
 }
 
 /// What a program's capture is made of before its workload has an id.
@@ -177,7 +177,7 @@ impl Prepared {
             table: table(&uid.to_string()),
             cgroup: self.cgroup,
             rules: self.rules,
-            installed: false,
+            installed: None,
         }
     }
 }
@@ -193,18 +193,13 @@ impl HostCapture {
 
     /// Installs the rules: from now on nothing of the program passes the mesh by.
     pub(crate) fn install(&mut self) -> Result<(), NetError> {
-        self.rules.install(&self.table)?;
-        self.installed = true;
+        self.installed = Some(self.rules.install(&self.table)?);
         Ok(())
     }
 
-    /// Installs the rules again if somebody took them away; true when somebody had.
-    pub(crate) fn watch(&self) -> Result<bool, NetError> {
-        if !self.installed || capture::exists(&self.table)? {
-            return Ok(false);
-        }
-        self.rules.install(&self.table)?;
-        Ok(true)
+    /// The rules, once they are installed.
+    pub(crate) fn installed(&self) -> Option<&Installed> {
+        self.installed.as_ref()
     }
 
     /// Ends what is left of the program, then removes the rules. What comes back is a cgroup that could not be

@@ -3,7 +3,8 @@
 //! Owns the capture rules of the namespace, the listeners behind them and the workload's health. To the rest of the
 //! agent it is one more program on the local socket, of which only the dialling differs: the proxy shares the
 //! namespace, so it makes its own marked sockets. Invariant: from the rules on nothing leaves the namespace past the
-//! proxy. They stay when the agent dies, wait for its successor, and go only when it ends on request.
+//! proxy. They stay when the agent dies, wait for its successor, and go only when it ends on request; where another
+//! program removes them, the agent restores them within a second.
 
 use std::{
     io,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use leno_net::{
-    capture::{self, WholeNamespace},
+    capture::{self, Installed, WholeNamespace},
     fdpass::Peer,
     socket,
 };
@@ -49,12 +50,13 @@ pub(crate) struct Sidecar {
     pub(crate) inbound: Vec<TcpListener>,
 }
 
-/// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules.
+/// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules,
+/// which the agent watches from then on.
 pub(crate) fn take(
     start: &Start,
     addresses: &[IpAddr],
     run_dir: &Path,
-) -> Result<Sidecar, AgentError> {
+) -> Result<(Sidecar, Installed), AgentError> {
     let families: &[bool] = if leno_net::link::ipv6_enabled() {
         &[false, true]
     } else {
@@ -85,14 +87,15 @@ pub(crate) fn take(
         excluded_outbound_ports: Vec::new(),
         excluded_outbound_cidrs: Vec::new(),
     };
-    rules.install(TABLE)?;
+    let rules = rules.install(TABLE)?;
     tracing::info!("this namespace's connections go through the mesh");
-    Ok(Sidecar {
+    let sidecar = Sidecar {
         check: check_address(&start.ports, addresses),
         start,
         sockets,
         inbound,
-    })
+    };
+    Ok((sidecar, rules))
 }
 
 /// Gives the namespace back.

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::{any, assert_table, in_namespace, listeners, loopback_listeners, of_family, run, udp};
-use leno_net::capture::{Cgroup, HostCgroups, MAX_CIDRS, WholeNamespace};
+use leno_net::capture::{self, Cgroup, HostCgroups, MAX_CIDRS, WholeNamespace};
 use leno_net::netns::{self, NetNs};
 use leno_net::{link, socket};
 use tokio::net::{TcpListener, TcpStream};
@@ -347,5 +347,38 @@ fn the_largest_tables_fit_into_one_batch() {
             excluded_outbound_cidrs: (0..128).map(|n| ([10, n, 0, 0].into(), 16)).collect(),
         };
         whole.install("leno").unwrap();
+    });
+}
+
+#[test]
+fn rules_that_somebody_removed_or_emptied_are_restored_once() {
+    in_namespace(|| async {
+        let captured = WholeNamespace {
+            outbound_port: 15001,
+            inbound_port: 15006,
+            dns_port: 15053,
+            excluded_inbound_ports: Vec::new(),
+            excluded_outbound_ports: Vec::new(),
+            excluded_outbound_cidrs: Vec::new(),
+        };
+        let other = captured.install("leno-other").unwrap();
+        let installed = captured.install("leno").unwrap();
+        assert!(!installed.restore().unwrap(), "nobody touched it");
+        assert!(capture::remove("leno").unwrap());
+        assert!(installed.restore().unwrap());
+        assert!(!installed.restore().unwrap());
+        for command in [
+            "flush table inet leno",
+            "flush chain inet leno output",
+            "flush ruleset",
+        ] {
+            let Some((success, text)) = common::output("nft", &[command]) else {
+                return;
+            };
+            assert!(success, "{text}");
+            assert!(installed.restore().unwrap(), "{command}");
+            assert!(!installed.restore().unwrap(), "{command}");
+        }
+        assert!(other.restore().unwrap(), "it was in the ruleset");
     });
 }

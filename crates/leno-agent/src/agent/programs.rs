@@ -325,22 +325,27 @@ impl Agent {
         self.worker.send(Update::WorkloadLeaving(uid));
     }
 
-    /// Looks whether the rules of programs on the host's network are still there, and removes what is left of those
-    /// that ended.
+    /// Looks whether the capture rules are still there, and removes what is left of programs that ended.
     pub(super) fn watch_rules(&mut self) {
-        for hosted in self.hosted.values() {
-            match hosted.host.as_ref().map(HostCapture::watch) {
-                Some(Ok(true)) => {
+        let of_programs = self.hosted.values().filter_map(|hosted| {
+            let rules = hosted.host.as_ref().and_then(HostCapture::installed)?;
+            Some((hosted.name.as_str(), rules))
+        });
+        let of_namespace = self
+            .namespace_rules
+            .iter()
+            .map(|rules| ("this namespace", rules));
+        for (of, rules) in of_namespace.chain(of_programs) {
+            match rules.restore() {
+                Ok(true) => {
                     self.rules_restored += 1;
                     tracing::warn!(
-                        workload = hosted.name,
-                        "somebody removed a program's capture rules; they are restored. What it began within the last second went past the mesh"
+                        of,
+                        "somebody removed capture rules; they are restored. What was begun within the last second went past the mesh"
                     );
                 }
-                Some(Err(error)) => {
-                    tracing::error!(workload = hosted.name, %error, "a program's capture rules cannot be restored");
-                }
-                Some(Ok(false)) | None => {}
+                Ok(false) => {}
+                Err(error) => tracing::error!(of, %error, "capture rules cannot be restored"),
             }
         }
         self.emptying.retain(|path| cgroup::remove(path).is_err());

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::NetError;
 use crate::netlink::{self, Batch, Netlink};
-use nft::Start;
+use nft::{Made, Start};
 
 const CAPABILITY: &str = "CAP_NET_ADMIN";
 
@@ -78,30 +78,73 @@ pub struct HostCgroups {
     pub cgroups: Vec<Cgroup>,
 }
 
+/// A table that was installed.
+#[derive(Debug)]
+pub struct Installed {
+    table: String,
+    rules: usize,
+    /// What installs it again.
+    replacement: Batch,
+}
+
+impl Installed {
+    /// Installs it again where rules of it are gone: somebody else removed or emptied it. True when somebody had.
+    ///
+    /// Rules are counted, not compared: this notices `nft flush ruleset`, not an attack by who may change rules.
+    pub fn restore(&self) -> Result<bool, NetError> {
+        let what = || format!("look for nftables table {}", self.table);
+        let listed = self
+            .listed()
+            .map_err(|error| NetError::step(what(), CAPABILITY, error))?;
+        if listed == self.rules {
+            return Ok(false);
+        }
+        let result = open().and_then(|mut netlink| netlink.send(&self.replacement));
+        result.map_err(|error| refused(&self.table, error))?;
+        Ok(true)
+    }
+
+    fn listed(&self) -> io::Result<usize> {
+        let request = nft::list_rules(&self.table);
+        let mut netlink = open()?;
+        loop {
+            let mut rules = 0;
+            let outcome = netlink.ask(&request, |answer| {
+                rules += usize::from(nft::is_rule_of(&self.table, answer));
+            });
+            match outcome {
+                // Somebody changed rules meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome.map(|()| rules),
+            }
+        }
+    }
+}
+
 impl OwnNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
-    pub fn install(&self, table: &str) -> Result<(), NetError> {
+    pub fn install(&self, table: &str) -> Result<Installed, NetError> {
         install(table, |start| self.batch(table, start))
     }
 }
 
 impl WholeNamespace {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
-    pub fn install(&self, table: &str) -> Result<(), NetError> {
+    pub fn install(&self, table: &str) -> Result<Installed, NetError> {
         install(table, |start| self.batch(table, start))
     }
 }
 
 impl HostCgroups {
     /// Installs it as table `inet TABLE`, replacing one of that name, in one step.
-    pub fn install(&self, table: &str) -> Result<(), NetError> {
+    pub fn install(&self, table: &str) -> Result<Installed, NetError> {
         install(table, |start| self.batch(table, start))
     }
 }
 
 /// Removes table `inet TABLE`; true when there was one.
 pub fn remove(table: &str) -> Result<bool, NetError> {
-    let batch = nft::Table::delete(table).finish();
+    let batch = nft::Table::delete(table).finish().batch;
     found(open().and_then(|mut netlink| netlink.send(&batch)), || {
         format!("remove nftables table {table}")
     })
@@ -120,24 +163,40 @@ fn open() -> io::Result<Netlink> {
     Netlink::open(netlink::NETFILTER)
 }
 
-fn install(table: &str, batch: impl Fn(Start) -> Result<Batch, NetError>) -> Result<(), NetError> {
-    let what = format!("capture connections with nftables table {table}");
-    let (new, replacement) = (batch(Start::New)?, batch(Start::Replace)?);
+fn install(
+    table: &str,
+    batch: impl Fn(Start) -> Result<Made, NetError>,
+) -> Result<Installed, NetError> {
+    let (new, replacement) = (batch(Start::New)?.batch, batch(Start::Replace)?);
     let result = open().and_then(|mut netlink| match netlink.send(&new) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => netlink.send(&replacement),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            netlink.send(&replacement.batch)
+        }
         result => result,
     });
-    result.map_err(|error| match netlink::errno(&error) {
-        // A chain type or expression whose module is missing is "not found", and so are a missing protocol or family.
-        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => NetError::Unsupported {
-            what,
-            advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct and, for programs on the host's network, nft_socket",
-            source: error,
-        },
-        _ => NetError::step(what, CAPABILITY, error),
-    })?;
+    result.map_err(|error| refused(table, error))?;
     tracing::debug!(table, bytes = new.len(), "capture rules installed");
-    Ok(())
+    Ok(Installed {
+        table: table.to_owned(),
+        rules: replacement.rules,
+        replacement: replacement.batch,
+    })
+}
+
+/// Why the kernel did not take a table.
+fn refused(table: &str, error: io::Error) -> NetError {
+    let what = format!("capture connections with nftables table {table}");
+    match netlink::errno(&error) {
+        // A chain type or expression whose module is missing is "not found", and so are a missing protocol or family.
+        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
+            NetError::Unsupported {
+                what,
+                advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct and, for programs on the host's network, nft_socket",
+                source: error,
+            }
+        }
+        _ => NetError::step(what, CAPABILITY, error),
+    }
 }
 
 fn found(result: io::Result<()>, what: impl FnOnce() -> String) -> Result<bool, NetError> {

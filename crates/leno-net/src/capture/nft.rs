@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::netlink::{ACK, Attributes, Batch, CREATE, EXCLUSIVE};
+use crate::netlink::{self, ACK, Attributes, Batch, CREATE, DUMP, EXCLUSIVE};
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -15,6 +15,7 @@ const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;
 const NEW_SET_ELEMENT: u16 = 12;
 
@@ -101,6 +102,14 @@ pub(super) struct Table<'a> {
     name: &'a str,
     batch: Batch,
     sets: u32,
+    rules: usize,
+}
+
+/// A batch, and how many rules its table has afterwards.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) batch: Batch,
+    pub(super) rules: usize,
 }
 
 impl<'a> Table<'a> {
@@ -134,13 +143,17 @@ impl<'a> Table<'a> {
             name,
             batch,
             sets: 0,
+            rules: 0,
         }
     }
 
     /// The finished batch.
-    pub(super) fn finish(mut self) -> Batch {
+    pub(super) fn finish(mut self) -> Made {
         self.batch.message(BATCH_END, 0, &generation(0), |_| {});
-        self.batch
+        Made {
+            batch: self.batch,
+            rules: self.rules,
+        }
     }
 
     /// A message of the table; its name is the first attribute of all of them.
@@ -212,12 +225,16 @@ impl<'a> Table<'a> {
     /// A rule at the end of `chain`.
     pub(super) fn rule(&mut self, chain: &str, expressions: impl FnOnce(&mut Rule<'_, '_>)) {
         const APPEND: u16 = 0x800;
+        self.rules += 1;
         self.message(NEW_RULE, CREATE | APPEND, |to| {
             to.text(2, chain);
             to.nested(4, |to| expressions(&mut Rule(to)));
         });
     }
 }
+
+/// The length of `struct nfgenmsg`.
+const FAMILY_HEADER: usize = 4;
 
 /// `struct nfgenmsg` of a table's messages.
 fn family(family: u8) -> [u8; 4] {
@@ -231,6 +248,21 @@ pub(super) fn get(name: &str) -> Batch {
         to.text(1, name)
     });
     batch
+}
+
+/// A request for every rule of table `name`.
+pub(super) fn list_rules(name: &str) -> Batch {
+    let mut batch = Batch::default();
+    let kind = SUBSYSTEM << 8 | GET_RULE;
+    batch.message(kind, DUMP, &family(FAMILY_INET), |to| to.text(1, name));
+    batch
+}
+
+/// Whether an answer to [`list_rules`] is a rule of table `name`.
+pub(super) fn is_rule_of(name: &str, answer: &[u8]) -> bool {
+    let attributes = answer.get(FAMILY_HEADER..).unwrap_or_default();
+    let table = netlink::attribute(attributes, 1).and_then(|table| table.strip_suffix(&[0]));
+    table == Some(name.as_bytes())
 }
 
 /// `struct nfgenmsg` of the batch's begin and end: the subsystem is its resource.

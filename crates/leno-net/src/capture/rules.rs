@@ -4,13 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use leno_types::ports;
 
-use super::nft::{Hook, Key, Reject, Start, TCP, Table, UDP};
+use super::nft::{Hook, Key, Made, Reject, Start, TCP, Table, UDP};
 use super::{
     Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4,
     VIP_RANGE_V6, WholeNamespace,
 };
 use crate::NetError;
-use crate::netlink::Batch;
 
 const OUTPUT: &str = "output";
 const INBOUND: &str = "inbound";
@@ -31,7 +30,7 @@ const VIPS: [(IpAddr, u8); 2] = [
 const DNS: u16 = 53;
 
 impl OwnNamespace {
-    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Made, NetError> {
         let mut table = Table::make(name, start);
         table.base_chain(OUTPUT, Hook::NatOutput);
         table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
@@ -55,7 +54,7 @@ impl OwnNamespace {
 }
 
 impl WholeNamespace {
-    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Made, NetError> {
         let own_ports = (ports::ADMIN..=ports::DNS).filter(|port| ports::is_reserved(*port));
         let own_ports = own_ports.chain([self.outbound_port, self.inbound_port, self.dns_port]);
         let left_in = distinct(self.excluded_inbound_ports.iter().copied().chain(own_ports));
@@ -106,7 +105,7 @@ impl WholeNamespace {
 }
 
 impl HostCgroups {
-    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Batch, NetError> {
+    pub(super) fn batch(&self, name: &str, start: Start) -> Result<Made, NetError> {
         let cgroups = distinct(self.cgroups.iter().copied());
         at_most("cgroups", cgroups.len(), MAX_CGROUPS)?;
         let levels = distinct(cgroups.iter().map(|cgroup| cgroup.level));
