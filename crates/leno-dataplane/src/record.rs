@@ -353,6 +353,7 @@ pub(crate) fn outcome_of(
         Ended::UpstreamResetAfterHead => Some(Refusal::UpstreamReset),
         Ended::Timeout => Some(Refusal::UpstreamTimeout),
         Ended::Cancelled => Some(Refusal::StreamEnded),
+        Ended::ClientGone => Some(Refusal::ClientGone),
         Ended::Protocol(Side::Upstream) => Some(Refusal::UpstreamProtocol),
         _ => None,
     });

@@ -459,14 +459,12 @@ const fn grpc_code(reason: Refusal) -> u8 {
         | Refusal::UpstreamConnectFailure
         | Refusal::UpstreamReset
         | Refusal::Overflow
-        | Refusal::RetriesExhausted
         | Refusal::UnknownDestination
         | Refusal::DiscoveryTimeout
         | Refusal::ServiceGone
         | Refusal::PeerIdentity
         | Refusal::TlsHandshake
         | Refusal::Loop
-        | Refusal::Draining
         | Refusal::NoCertificate
         | Refusal::StreamEnded => 14,
     }

@@ -150,11 +150,13 @@ impl ResponseKey {
     };
 
     /// Whether the request failed: by a refusal, a status of 500 or more, no status, or a gRPC status that blames
-    /// the server (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+    /// the server (UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS). A client that went away is no
+    /// failure of anybody's.
     #[must_use]
     pub const fn is_failure(&self) -> bool {
         let status = matches!(self.code, Some(0 | 500..));
-        self.refusal.is_some() || status || matches!(self.grpc_status, Some(2 | 4 | 13 | 14 | 15))
+        let refused = !matches!(self.refusal, None | Some(Refusal::ClientGone));
+        refused || status || matches!(self.grpc_status, Some(2 | 4 | 13 | 14 | 15))
     }
 }
 

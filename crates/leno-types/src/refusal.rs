@@ -40,8 +40,6 @@ refusals! {
     Overflow = "UO", 503, "a limit on connections or queued requests was reached";
     /// No route matches the request (Envoy NR).
     NoRoute = "NR", 404, "no route matches";
-    /// Every try of the retry budget failed (Envoy URX).
-    RetriesExhausted = "URX", 503, "every permitted try failed";
     /// The request took longer than its route allows (Envoy UT).
     UpstreamTimeout = "UT", 504, "the request took longer than its route allows";
     /// The client went away before the answer (Envoy DC).
@@ -70,8 +68,6 @@ refusals! {
     ForgedDestination = "FD", 403, "the destination asked for is not a workload of this host";
     /// The request came back to the proxy that sent it.
     Loop = "LOOP", 508, "the request came back to the proxy that sent it";
-    /// The proxy is shutting down.
-    Draining = "DR", 503, "the proxy is shutting down";
     /// The workload's certificate is missing or past its end; nothing leaves without one.
     NoCertificate = "CERT", 503, "the workload has no valid certificate";
     /// A stream that a newer policy denies, or that outlived its certificate's grace.

@@ -395,7 +395,7 @@ pub(super) async fn refuse(
     let reply = incoming.reply;
     let no_effect = matches!(
         denial.reason,
-        Refusal::UpstreamConnectFailure | Refusal::Overflow | Refusal::Draining
+        Refusal::UpstreamConnectFailure | Refusal::Overflow
     );
     if no_effect && verified.is_some_and(|verified| verified.to.can_retry) {
         // The calling proxy takes another endpoint.

@@ -326,9 +326,24 @@ impl Flow {
         };
         if stale {
             let meaning = Box::pin(meaning(&self.shared, self.to)).await;
+            let unknown = matches!(&meaning, Meaning::Refused(Refusal::UnknownDestination, _));
+            let meaning = if unknown && self.was_service() {
+                let Denial { reason, detail, .. } = self.vanished();
+                Meaning::Refused(reason, detail.into())
+            } else {
+                meaning
+            };
             self.meaning.replace(meaning);
             self.looked.set(Instant::now());
         }
+    }
+
+    /// Whether the connection was made to a service: without one now, it is gone, not unknown.
+    fn was_service(&self) -> bool {
+        matches!(
+            &*self.meaning.borrow(),
+            Meaning::Service(_) | Meaning::Refused(Refusal::ServiceGone, _)
+        )
     }
 
     /// The service as it is known now.

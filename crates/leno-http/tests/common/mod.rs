@@ -161,7 +161,7 @@ impl Mesh {
                 let Unsent { incoming, .. } = unsent;
                 incoming
                     .reply
-                    .refuse(leno_types::Refusal::RetriesExhausted, &[], "")
+                    .refuse(leno_types::Refusal::NoHealthyUpstream, &[], "")
                     .await
                     .ok();
             }

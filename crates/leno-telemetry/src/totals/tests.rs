@@ -226,6 +226,7 @@ fn what_counts_as_a_failure() {
     );
     assert!(key(500, None, None) && key(0, None, None) && key(200, Some(14), None));
     assert!(key(403, None, Some(Refusal::Denied)));
+    assert!(!key(499, None, Some(Refusal::ClientGone)));
 }
 
 proptest! {
