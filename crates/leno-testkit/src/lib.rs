@@ -19,7 +19,7 @@ mod wait;
 pub use capture::Capture;
 pub use host::{Host, Network};
 pub use mesh::{Mesh, MeshBuilder, leno_binary};
-pub use process::{Output, Process, Signal, show_logs};
+pub use process::{Output, Process, Signal, many_open_files, show_logs};
 pub use raw::{Answer, Wire};
 pub use run::{Connector, Member, RunBuilder};
 pub use skip::{current_test, skipped};

@@ -328,3 +328,15 @@ fn plain(text: &str) -> String {
         whole + part.split_once('m').map_or("", |(_, rest)| rest)
     })
 }
+
+/// Lets this test have as many files open as the system allows; how many.
+///
+/// # Panics
+/// When it cannot be had.
+pub fn many_open_files() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("the system's own limit");
+    limit.maximum.unwrap_or(u64::MAX)
+}

@@ -117,6 +117,15 @@ impl Wire {
         drop(self.stream.shutdown(Shutdown::Write));
     }
 
+    /// Ends both directions by a reset, as a process that is killed with unread data does.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    pub fn reset(self) {
+        let nothing = Some(Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&self.stream, nothing).expect("SO_LINGER");
+    }
+
     fn fill(&mut self) -> io::Result<usize> {
         let mut bytes = [0; 16 * 1024];
         let count = self.stream.read(&mut bytes)?;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use leno_testkit::{Answer, Member, Process, Wire, until};
+use leno_testkit::{Answer, Member, Mesh, Process, Wire, until};
 
 /// A condition of the mesh comes true within this.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -179,6 +179,54 @@ pub fn nginx(
     )
 }
 
+/// The id under which a refusal is found again.
+///
+/// # Panics
+/// When the answer names none.
+#[must_use]
+#[track_caller]
+pub fn refusal_id(answer: &Answer) -> String {
+    let told = answer.field("x-leno-refused").unwrap_or_default();
+    let id = told.split("id=").nth(1).unwrap_or_default().to_owned();
+    let digits = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(digits, "{}", answer.head);
+    id
+}
+
+/// The answer was refused for this reason, and the proxy of host `by` tells the same under the same id: a line of its
+/// access log, its metrics, its admin page.
+///
+/// # Panics
+/// When one of them does not.
+#[track_caller]
+pub fn shown(mesh: &Mesh, answer: &Answer, by: &str, code: &str) {
+    let told = answer.field("x-leno-refused").unwrap_or_default();
+    assert!(
+        told.starts_with(&format!("{code}; by=")),
+        "{told:?} is not {code}: {}",
+        answer.head
+    );
+    let id = refusal_id(answer);
+    let line = until("the access log tells of it", SOON, || {
+        let log = mesh.access_log(by);
+        let found = log.iter().find(|line| line["refusal_id"] == id.as_str());
+        found.cloned()
+    });
+    assert_eq!(line["response_flags"], code, "{line}");
+    assert_eq!(line["response_code"], answer.status(), "{line}");
+    let flags = format!("response_flags=\"{code}\"");
+    let reason = format!("reason=\"{code}\"");
+    until("it is counted", SOON, || {
+        let counted = mesh.metric(by, "istio_requests_total", &[&flags]);
+        let refused = mesh.metric(by, "leno_refused_total", &[&reason]);
+        (counted >= 1.0 && refused >= 1.0).then_some(())
+    });
+    until("the admin page has it", SOON, || {
+        let page = mesh.admin(by, "/refusals").to_string();
+        (page.contains(&id) && page.contains(&format!("\"{code}\""))).then_some(())
+    });
+}
+
 /// Bytes that are the same each time and compress badly.
 #[must_use]
 pub fn noise(length: usize) -> Vec<u8> {
@@ -263,6 +311,13 @@ impl Load {
     /// Calls `http://NAME/` as `member`, with a new connection after every `per_connection` requests.
     #[must_use]
     pub fn start(member: &Member, name: &str, per_connection: usize) -> Self {
+        // A load to be seen, not to be felt.
+        Self::paced(member, name, per_connection, Duration::from_millis(1))
+    }
+
+    /// The same with this pause after each request.
+    #[must_use]
+    pub fn paced(member: &Member, name: &str, per_connection: usize, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&good));
@@ -291,8 +346,7 @@ impl Load {
                             break;
                         }
                     }
-                    // A load to be seen, not to be felt.
-                    std::thread::sleep(Duration::from_millis(1));
+                    std::thread::sleep(pause);
                 }
             }
             tally

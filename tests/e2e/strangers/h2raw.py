@@ -1,7 +1,8 @@
 """One HTTP/2 request over mutual TLS, frame by frame, with nothing but Python's own ssl.
 
 `h2raw.py HOST PORT SNI ALPN CERTIFICATE KEY NAME=VALUE..` prints what came back, a line each: `alpn NAME`,
-`status CODE`, `data TEXT`, `reset CODE`, `goaway CODE`, `closed`, or `tls REASON`. CERTIFICATE and KEY may be `-`.
+`status CODE`, `field NAME VALUE`, `data TEXT`, `reset CODE`, `goaway CODE`, `closed`, or `tls REASON`. CERTIFICATE
+and KEY may be `-`. Fields need the module hpack; without it they are left out.
 """
 import socket
 import ssl
@@ -51,6 +52,15 @@ def status(block):
     return digits(value) if block[1] & 0x80 else value.decode()
 
 
+def show_fields(block):
+    try:
+        import hpack
+    except ImportError:
+        return
+    for name, value in hpack.Decoder().decode(block):
+        print("field", name, value, flush=True)
+
+
 def main():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -83,6 +93,7 @@ def main():
                 stream.sendall(frame(4, 1, 0, b""))
             elif kind == 1 and number == 1:
                 print("status", status(payload), flush=True)
+                show_fields(payload)
                 if flags & 1:
                     return
             elif kind == 0 and number == 1:

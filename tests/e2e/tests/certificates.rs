@@ -1,15 +1,18 @@
-//! Certificates of ten seconds under load: nothing fails, nothing begins on one that has ended.
+//! Certificates of ten seconds under load: nothing fails, nothing begins on one that has ended; and without one nothing
+//! leaves.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, Load, SOON, response, run_script};
-use leno_testkit::{Member, Mesh, suite, until};
+use leno_e2e::{Backend, Load, SOON, response, run_script, shown};
+use leno_testkit::{Capture, Member, Mesh, suite, until};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// So long the load runs: more than three lives of a certificate.
-const HOW_LONG: Duration = Duration::from_secs(34);
+/// So long the load runs: six lives of a certificate.
+const HOW_LONG: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_secs(10);
 
 struct Fixture {
     mesh: Mesh,
@@ -50,24 +53,60 @@ fn start() -> Fixture {
     }
 }
 
-suite!(start, [nothing_fails_while_certificates_change_under_load]);
+suite!(
+    start,
+    [
+        nothing_fails_while_certificates_change_under_load,
+        without_a_certificate_nothing_leaves_and_with_a_new_one_all_goes_on,
+    ]
+);
 
-fn serials(mesh: &Mesh, account: &str) -> BTreeSet<String> {
-    let proxies = mesh.api("/leno/v1/proxies");
-    let all = proxies.as_array().expect("a list").iter();
-    let certificates = all.flat_map(|proxy| {
-        proxy["certificates"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
+/// A certificate's serial, and when it ends, in seconds since 1970.
+type Certificate = (String, u64);
+
+/// The certificate of a workload of this host, as its proxy shows it.
+fn certificate(mesh: &Mesh, host: &str, account: &str) -> Certificate {
+    let page = mesh.admin(host, "/certs");
+    let mut all = page.as_array().expect("a list").iter();
+    let own = all.find(|of| {
+        let identity = of["identity"].as_str();
+        identity.is_some_and(|identity| identity.ends_with(account))
     });
-    let own = certificates.filter(|of| {
-        of["identity"]
-            .as_str()
-            .is_some_and(|identity| identity.ends_with(account))
-    });
-    own.filter_map(|of| of["serial"].as_str().map(str::to_owned))
-        .collect()
+    let own = own.expect("a certificate");
+    let serial = own["serial"].as_str().expect("a serial").to_owned();
+    (serial, own["not_after"].as_u64().expect("an end"))
+}
+
+/// When the certificate ends that was the newest at a time: seconds since 1970.
+fn end_at(certificates: &BTreeSet<Certificate>, time: f64) -> f64 {
+    let ends = certificates.iter().map(|(_, end)| *end as f64);
+    // Issued a moment before, and its life counted in whole seconds.
+    let issued = ends.filter(|end| end - LIFE.as_secs_f64() <= time + 1.0);
+    issued.fold(0.0, f64::max)
+}
+
+/// When the requests of each connection of peers began, as the access log of host a has them.
+fn connections(mesh: &Mesh) -> BTreeMap<String, Vec<f64>> {
+    let log = std::fs::read_to_string(mesh.host("a").disk().join("access.log"));
+    let log = log.expect("an access log");
+    let field = |line: &str, name: &str| {
+        let rest = line.split_once(&format!("\"{name}\":\""))?.1;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let mut connections: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let ours = |line: &&str| line.contains("\"destination_service\":\"default/web\"");
+    for line in log.lines().filter(ours) {
+        let (Some(from), Some(began)) = (
+            field(line, "downstream_remote_address"),
+            field(line, "start_time"),
+        ) else {
+            continue;
+        };
+        let began = OffsetDateTime::parse(&began, &Rfc3339).expect("a time");
+        let seconds = began.unix_timestamp() as f64 + f64::from(began.millisecond()) / 1e3;
+        connections.entry(from).or_default().push(seconds);
+    }
+    connections
 }
 
 fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
@@ -86,12 +125,13 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
     });
     let loads: Vec<Load> = [1, 100, 1_000_000]
         .into_iter()
-        .map(|each| Load::start(&fixture.caller, "web", each))
+        .map(|each| Load::paced(&fixture.caller, "web", each, Duration::from_millis(4)))
         .collect();
     let end = Instant::now() + HOW_LONG;
-    let (mut web, mut most) = (BTreeSet::new(), 0.0_f64);
+    let (mut web, mut caller, mut most) = (BTreeSet::new(), BTreeSet::new(), 0.0_f64);
     while Instant::now() < end {
-        web.extend(serials(&fixture.mesh, "/sa/web"));
+        web.insert(certificate(&fixture.mesh, "a", "/sa/web"));
+        caller.insert(certificate(&fixture.mesh, "b", "/sa/default"));
         most = most.max(fixture.mesh.metric("a", "leno_open_mesh_connections", &[]));
         std::thread::sleep(Duration::from_millis(250));
     }
@@ -105,14 +145,15 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
             tally.bad.first()
         );
     }
-    assert!(web.len() >= 4, "{web:?}");
+    assert!(web.len() >= 6 && caller.len() >= 6, "{web:?} {caller:?}");
     assert!(most <= 12.0, "{most} connections at once");
     assert!(
         fixture
             .mesh
             .metric("b", "leno_certificate_rotations_total", &[])
-            >= 3.0
+            >= 6.0
     );
+    nothing_began_past_an_end(&fixture.mesh, &[&web, &caller]);
     if let Some((_, client)) = &mut chat {
         let said = client.stdout();
         assert!(
@@ -123,4 +164,56 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
         assert!(said.lines().count() > 50, "{said}");
     }
     assert_eq!(fixture.web.process.ended(), None);
+}
+
+/// A connection was made with the certificates that both sides had when its first request began, or older ones.
+#[track_caller]
+fn nothing_began_past_an_end(mesh: &Mesh, certificates: &[&BTreeSet<Certificate>]) {
+    /// Between the look at the clock and the line in the log a busy machine may do something else.
+    const SLACK: f64 = 0.1;
+    let connections = connections(mesh);
+    assert!(connections.len() >= 6, "{}", connections.len());
+    for (from, began) in &connections {
+        let first = began.iter().copied().fold(f64::MAX, f64::min);
+        let last = began.iter().copied().fold(0.0, f64::max);
+        let ends = certificates.iter().map(|of| end_at(of, first));
+        let end = ends.fold(f64::MAX, f64::min);
+        assert!(end > 0.0, "no certificate is known from before {first}");
+        assert!(
+            last < end + SLACK,
+            "{from}: of {} requests from {first} on the last began at {last}, its certificate ended at {end}",
+            began.len()
+        );
+    }
+    let requests: usize = connections.values().map(Vec::len).sum();
+    assert!(requests > 3_000, "{requests} lines of the log");
+}
+
+fn without_a_certificate_nothing_leaves_and_with_a_new_one_all_goes_on(fixture: &mut Fixture) {
+    let capture = Capture::start(&[b"GET /secret"]);
+    let ask = |fixture: &Fixture| {
+        let mut wire = fixture.caller.try_connect("web", 80).ok()?;
+        wire.try_send("GET /secret HTTP/1.1\r\nhost: web\r\n\r\n")
+            .ok()?;
+        wire.try_message().ok()
+    };
+    assert!(ask(fixture).is_some_and(|answer| answer.status() == 200));
+    // Nobody renews any more.
+    fixture.mesh.kill_control_plane();
+    let answer = until("the last certificate has ended", LIFE * 2, || {
+        ask(fixture).filter(|answer| answer.status() != 200)
+    });
+    assert_eq!(answer.status(), 503, "{}", answer.head);
+    // Whose certificate ended first says so.
+    let answer = until("ours has ended", LIFE, || {
+        let answer = ask(fixture)?;
+        let reason = answer.field("x-leno-refused").unwrap_or_default();
+        reason.starts_with("CERT;").then_some(answer)
+    });
+    shown(&fixture.mesh, &answer, "b", "CERT");
+    capture.assert_no_cleartext(b"GET /secret");
+    fixture.mesh.start_control_plane();
+    until("all goes on", LIFE * 3, || {
+        ask(fixture).filter(|answer| answer.status() == 200)
+    });
 }

@@ -1,6 +1,7 @@
 //! Slow, stalled and hostile peers: others do not feel them, and memory stays where it was.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     sync::{
         Arc,
@@ -9,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, SOON, median, noise, response};
-use leno_testkit::{Answer, Member, Mesh, Wire, need, suite, until};
+use leno_e2e::{Backend, SOON, median, nginx, noise, response};
+use leno_testkit::{Answer, Connector, Member, Mesh, Wire, need, skip, suite, until};
 
 /// One pair of hosts; `web` answers at once, or with 64 MiB at `/large`; `two` is beside it.
 struct Fixture {
@@ -18,8 +19,8 @@ struct Fixture {
     web: Member,
     caller: Member,
     second: Member,
-    log: Backend,
-    _two: (Member, Backend),
+    two: (Member, Backend),
+    _log: Backend,
 }
 
 const LARGE: usize = 64 * 1024 * 1024;
@@ -38,8 +39,8 @@ fn start() -> Fixture {
         web,
         caller,
         second,
-        log,
-        _two: (two, two_backend),
+        two: (two, two_backend),
+        _log: log,
     };
     for (member, name) in [(&fixture.caller, "web"), (&fixture.second, "two")] {
         until("it answers", SOON, || {
@@ -121,6 +122,7 @@ suite!(
         many_streams_of_which_one_is_slow_stay_within_memory,
         two_identities_behind_one_agent_are_never_confused,
         posts_through_connections_that_end_are_sent_once,
+        posts_through_goaways_are_neither_lost_nor_doubled,
         half_open_handshakes_are_bounded_and_hold_up_nobody,
         heads_at_a_byte_a_second_hold_up_nobody,
         rapid_resets_are_stopped_and_hold_up_nobody,
@@ -305,46 +307,189 @@ fn posts_through_connections_that_end_are_sent_once(fixture: &mut Fixture) {
     assert!(seen.len() >= good, "{} seen of {good}", seen.len());
 }
 
+impl Fixture {
+    /// Others' requests while somebody attacks, and while nobody does, in turns: the 99th percentile may not double.
+    /// A machine that is busy with something else is so in both; its medians of several turns are compared, and what
+    /// nobody would notice passes in any case.
+    #[track_caller]
+    fn holds_up_nobody(&self, mut attack: impl FnMut() + Send) {
+        const UNNOTICED: Duration = Duration::from_millis(50);
+        let connector = self.caller.connector();
+        window(&connector, || false);
+        let (mut quiet, mut attacked) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            quiet.push(window(&connector, || false));
+            let meanwhile = std::thread::scope(|scope| {
+                let attack = scope.spawn(&mut attack);
+                window(&connector, || !attack.is_finished())
+            });
+            attacked.push(meanwhile);
+        }
+        eprintln!("{quiet:?} {attacked:?}");
+        let (quiet, attacked) = (median(quiet), median(attacked));
+        assert!(
+            attacked < quiet * 2 || attacked < UNNOTICED,
+            "{attacked:?} under attack, {quiet:?} without"
+        );
+    }
+}
+
+fn posts_through_goaways_are_neither_lost_nor_doubled(fixture: &mut Fixture) {
+    const CALLERS: usize = 8;
+    const EACH: usize = 1_000;
+    /// All callers together: 2,000 a second, where the machine allows it.
+    const PACE: Duration = Duration::from_millis(4);
+    let program = need!("nginx");
+    let a = fixture.mesh.host("a");
+    // After every 50 requests it says GOAWAY, whatever is under way, and closes.
+    let polite = fixture.mesh.run(&a).service("two").version("polite");
+    let polite = polite.port("80:8092/http2").option("check", "none").start();
+    let dir = a.disk().join("polite");
+    let log = dir.join("log");
+    let http = format!(
+        "log_format id '$connection $request_uri'; server {{ listen 8092 http2; keepalive_requests 50; access_log {} id;
+           location / {{ return 200 'taken'; }} }}",
+        log.display()
+    );
+    let _nginx = nginx(&polite, &program, &dir, &http);
+    let connector = fixture.caller.connector();
+    until("it is known", SOON, || {
+        let answer = get(&mut connector.connect("two-polite", 80).ok()?, "/ready");
+        (answer.ok()?.status() == 200).then_some(())
+    });
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let posting: Vec<_> = (0..CALLERS)
+            .map(|caller| {
+                let connector = &connector;
+                scope.spawn(move || post_all(connector, caller, EACH, PACE))
+            })
+            .collect();
+        let all = posting.into_iter().map(|one| one.join().expect("no panic"));
+        all.flatten().collect()
+    });
+    assert!(failed.is_empty(), "{} failed: {failed:?}", failed.len());
+    let text = until("each was seen", SOON, || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        (text.matches("/post/").count() >= CALLERS * EACH && text.ends_with('\n')).then_some(text)
+    });
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let (mut seen, mut unique) = (0, BTreeSet::new());
+    let mut connections = BTreeSet::new();
+    for (connection, path) in lines.filter(|(_, path)| path.starts_with("/post/")) {
+        seen += 1;
+        unique.insert(path);
+        connections.insert(connection);
+    }
+    assert_eq!((seen, unique.len()), (CALLERS * EACH, CALLERS * EACH));
+    assert!(connections.len() >= CALLERS * EACH / 50, "{connections:?}");
+}
+
+/// POSTs at a pace, each with an id of its own; what failed.
+fn post_all(connector: &Connector, caller: usize, count: usize, pace: Duration) -> Vec<String> {
+    let begin = Instant::now();
+    let mut wire = connector.connect("two-polite", 80).expect("a connection");
+    let mut failed = Vec::new();
+    for number in 0..count {
+        let due = begin + pace * u32::try_from(number).expect("not so many");
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let path = format!("/post/{caller}/{number}");
+        let request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi");
+        match wire.try_send(request).and_then(|()| wire.try_message()) {
+            Ok(answer) if answer.status() == 200 => {}
+            Ok(answer) => failed.push(format!("{path}: {}", answer.head)),
+            Err(error) => {
+                failed.push(format!("{path}: {error}"));
+                wire = connector.connect("two-polite", 80).expect("a connection");
+            }
+        }
+    }
+    failed
+}
+
+/// How often an attack is made, and looked away from.
+const TURNS: usize = 5;
+
+/// The 99th percentile of requests on a kept connection, each fifth on one of its own: of 200, and of more while
+/// something goes on.
+fn window(caller: &Connector, goes_on: impl Fn() -> bool) -> Duration {
+    let connect = || caller.connect("web", 80).expect("a connection");
+    let mut kept = connect();
+    let mut times = Vec::new();
+    while times.len() < 200 || goes_on() {
+        let since = Instant::now();
+        let mut own = times.len().is_multiple_of(5).then(connect);
+        let wire = own.as_mut().unwrap_or(&mut kept);
+        let answer = get(wire, "/").expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+        times.push(since.elapsed());
+    }
+    times.sort();
+    times[times.len() * 99 / 100]
+}
+
 fn half_open_handshakes_are_bounded_and_hold_up_nobody(fixture: &mut Fixture) {
-    let unloaded = fixture.probe(0);
+    const EACH: usize = 2_000;
+    /// docs/limits.md, `handshakes`.
+    const CEILING: f64 = 1_024.0;
+    let files = leno_testkit::many_open_files();
+    if files < 11_000 {
+        skip!("this test may have {files} files open, and wants 11,000 (ulimit -Hn)");
+    }
     let before = fixture.memory();
     let (a, b) = (fixture.mesh.host("a"), fixture.mesh.host("b"));
-    // Each says a little of a ClientHello and then nothing.
-    let open: Vec<_> = (0..3_000)
-        .filter_map(|_| {
-            let mut stream = b.connect((a.v4, 15008).into()).ok()?;
-            stream.write_all(b"\x16\x03\x01\x02\x00\x01").ok()?;
-            Some(stream)
-        })
-        .collect();
-    assert!(open.len() > 2_500, "{}", open.len());
-    let loaded = fixture.probe(0);
-    assert_fast(loaded, unloaded, Duration::from_millis(50));
-    let gauge = until("the handshakes are counted", SOON, || {
+    let (from, to) = (&*b, (a.v4, 15008).into());
+    let limit = || {
+        let labels = ["limit=\"handshakes\""];
+        fixture
+            .mesh
+            .metric("a", "leno_limit_reached_total", &labels)
+    };
+    let counted = limit();
+    let mut open = Vec::new();
+    fixture.holds_up_nobody(|| {
+        // Each says a little of a ClientHello and then nothing.
+        for number in 0..EACH {
+            if number % 10 == 0 {
+                // It is the proxy that is to be kept busy, not this machine.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let mut stream = from.connect(to).expect("a connection");
+            stream
+                .write_all(b"\x16\x03\x01\x02\x00\x01")
+                .expect("it is sent");
+            open.push(stream);
+        }
+    });
+    assert_eq!(open.len(), TURNS * EACH);
+    let made_room = (TURNS * EACH) as f64 - CEILING;
+    until("each that made room is counted", SOON, || {
+        (limit() - counted >= made_room).then_some(())
+    });
+    let gauge = until("those that are left are shown", SOON, || {
         let open = fixture.mesh.metric("a", "leno_open_handshakes", &[]);
-        (open > 0.0).then_some(open)
+        (open > 0.0 && open <= CEILING + 8.0).then_some(open)
     });
     let grown = fixture.memory().saturating_sub(before);
-    assert!(
-        gauge <= 3_000.0 && grown < 64 << 20,
-        "{gauge} open, {grown} bytes"
-    );
+    assert!(grown < 64 << 20, "{gauge} open, {grown} bytes");
 }
 
 fn heads_at_a_byte_a_second_hold_up_nobody(fixture: &mut Fixture) {
-    let unloaded = fixture.probe(0);
-    let mut slow: Vec<Wire> = (0..300)
-        .map(|_| fixture.second.connect("two", 80))
-        .collect();
-    for wire in &mut slow {
-        wire.send("G");
-    }
-    let loaded = fixture.probe(0);
-    assert_fast(loaded, unloaded, Duration::from_millis(50));
+    let before = fixture.memory();
+    let mut slow: Vec<Wire> = Vec::new();
+    let connector = fixture.second.connector();
+    fixture.holds_up_nobody(|| {
+        let more = (0..60).map(|_| connector.connect("two", 80).expect("a connection"));
+        slow.extend(more);
+        for wire in &mut slow {
+            wire.send("G");
+        }
+    });
     // None of them is served, and none breaks anything.
     for wire in &mut slow {
         drop(wire.try_send("E"));
     }
+    let grown = fixture.memory().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes");
     assert_eq!(
         get(&mut fixture.second.connect("two", 80), "/")
             .expect("an answer")
@@ -354,35 +499,41 @@ fn heads_at_a_byte_a_second_hold_up_nobody(fixture: &mut Fixture) {
 }
 
 fn rapid_resets_are_stopped_and_hold_up_nobody(fixture: &mut Fixture) {
-    need!("python3");
-    let unloaded = fixture.probe(0);
-    let seen = fixture.log.seen().len();
-    // CVE-2023-44487: streams that are opened and reset at once, from a program in the mesh.
-    let mut wire = fixture.second.connect("two", 80);
+    let before = fixture.memory();
+    let counted = || {
+        let labels = ["event=\"h2_abuse\""];
+        fixture.mesh.metric("b", "leno_http_events_total", &labels)
+    };
+    let before_counted = counted();
+    let mut ends = 0;
+    let connector = fixture.second.connector();
+    fixture.holds_up_nobody(|| ends += usize::from(resets(&connector)));
+    assert_eq!(ends, TURNS, "each connection was ended");
+    let reached = fixture.two.1.seen().len();
+    assert!(reached < TURNS * 1_000, "{reached} reached the program");
+    until("it is counted", SOON, || {
+        (counted() > before_counted).then_some(())
+    });
+    let grown = fixture.memory().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes");
+    assert_eq!(fixture.mesh.agent("b").ended(), None);
+}
+
+/// CVE-2023-44487: streams that are opened and reset at once, from a program in the mesh; whether it was cut off.
+fn resets(from: &Connector) -> bool {
+    let mut wire = from.connect("two", 80).expect("a connection");
     wire.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     wire.send(frame(4, 0, 0, b""));
     let head = b"\x82\x86\x84\x41\x03two";
-    let mut ended = false;
     for number in 0..20_000_u32 {
         let stream = number * 2 + 1;
         let mut frames = frame(1, 5, stream, head);
         frames.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
         if wire.try_send(frames).is_err() {
-            ended = true;
-            break;
+            return true;
         }
     }
-    if !ended {
-        ended = wire.try_rest().is_ok();
-    }
-    assert!(ended, "the connection is ended");
-    let loaded = fixture.probe(0);
-    assert_fast(loaded, unloaded, Duration::from_millis(50));
-    assert!(
-        fixture.log.seen().len() <= seen + 40,
-        "only our own probes reach the other service"
-    );
-    assert_eq!(fixture.mesh.agent("b").ended(), None);
+    wire.try_rest().is_ok()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
