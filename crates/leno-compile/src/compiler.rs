@@ -13,7 +13,7 @@ use leno_types::{DnsLabel, ServiceName, TrustDomain};
 use crate::{
     Condition, EffectiveService, Input, Key, Output, conditions, destination,
     graph::Graph,
-    known::{Known, ObjectName, Touched},
+    known::{Known, ObjectName, Touched, remove},
     service,
     view::{Read, Services, View},
     workload,
@@ -174,14 +174,6 @@ impl Compiler {
             .collect()
     }
 
-    /// Compiles one key afresh and says whether what is kept is the same: the auditor's question
-    /// (`leno_compile_divergence_total`).
-    #[must_use]
-    pub fn audit(&self, key: &Key) -> bool {
-        let fresh = compile(&View::fresh(&self.known), key);
-        self.outputs.get(key).map(|output| &**output) == fresh.as_ref()
-    }
-
     /// How often each kind of thing was compiled so far.
     #[must_use]
     pub fn compilations(&self) -> Compilations {
@@ -275,15 +267,6 @@ fn compile(view: &View<'_>, key: &Key) -> Option<Output> {
         Key::Host(address) => destination::of_host(view, *address).map(Output::Destination),
         Key::Endpoints(name) => service::endpoints(view, name).map(Output::Endpoints),
         Key::OwnWorkload(uid) => workload::own(view, *uid).map(Output::OwnWorkload),
-    }
-}
-
-fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

@@ -59,7 +59,10 @@ pub(crate) struct Known {
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
     policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
     in_namespace: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
+    /// Workloads by the service they are registered for.
     registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
+    /// Workloads by the service of their version.
+    versions: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     at: BTreeMap<IpAddr, BTreeSet<WorkloadUid>>,
 }
 
@@ -67,7 +70,8 @@ fn insert<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V
     index.entry(key).or_default().insert(value);
 }
 
-fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+/// Takes a value out of an index of sets; an empty set is none.
+pub(crate) fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
     if let Some(values) = index.get_mut(key) {
         values.remove(value);
         if values.is_empty() {
@@ -119,6 +123,7 @@ impl Known {
             policies_of: BTreeMap::new(),
             in_namespace: BTreeMap::new(),
             registered: BTreeMap::new(),
+            versions: BTreeMap::new(),
             at: BTreeMap::new(),
         }
     }
@@ -211,8 +216,10 @@ impl Known {
                     touched.reads.insert(Read::Memberships(*uid));
                 }
             }
-            let registered = members(&self.registered, &name).copied();
-            touched.reads.extend(registered.map(Read::Memberships));
+            let registered = members(&self.registered, &name).chain(members(&self.versions, &name));
+            touched
+                .reads
+                .extend(registered.copied().map(Read::Memberships));
         }
         touched.reads.insert(Read::Applied(name.clone()));
         touched.services.insert(name);
@@ -299,10 +306,24 @@ impl Known {
                 self.touch_shape(uid, member, touched);
             }
         }
+        let own = was
+            .into_iter()
+            .chain(is)
+            .filter_map(|record| record.service.clone());
+        let own: BTreeSet<ServiceName> = own.collect();
+        let taken = |known: &Self| {
+            own.iter()
+                .map(|name| known.is_registered(name))
+                .collect::<Vec<_>>()
+        };
+        let taken_before = taken(self);
         if let Some(was) = was {
             remove(&mut self.in_namespace, &was.namespace, &uid);
-            for service in was.registered_for() {
-                remove(&mut self.registered, &service, &uid);
+            if let Some(service) = &was.service {
+                remove(&mut self.registered, service, &uid);
+            }
+            if let Some(service) = was.version_service() {
+                remove(&mut self.versions, &service, &uid);
             }
             for address in &was.addresses {
                 remove(&mut self.at, address, &uid);
@@ -310,12 +331,20 @@ impl Known {
         }
         if let Some(is) = is {
             insert(&mut self.in_namespace, is.namespace.clone(), uid);
-            for service in is.registered_for() {
-                insert(&mut self.registered, service, uid);
+            if let Some(service) = &is.service {
+                insert(&mut self.registered, service.clone(), uid);
+            }
+            if let Some(service) = is.version_service() {
+                insert(&mut self.versions, service, uid);
             }
             for address in &is.addresses {
                 insert(&mut self.at, *address, uid);
             }
+        }
+        let flipped = own.iter().zip(taken_before.iter().zip(taken(self)));
+        for (name, _) in flipped.filter(|(_, (was, is))| *was != is) {
+            let versions = members(&self.versions, name).copied();
+            touched.reads.extend(versions.map(Read::Memberships));
         }
         if let Some(after) = after {
             self.workloads.insert(uid, after);
@@ -380,9 +409,19 @@ impl Known {
         self.workloads.get(&uid)
     }
 
-    /// The workloads registered for a service, or for its version.
+    /// The workloads registered for a service, or else those of which it is the version's service. A service of its
+    /// own takes no members from versions: a token for `pay` allows no part in a service `pay-api`.
     pub(crate) fn registered(&self, service: &ServiceName) -> impl Iterator<Item = &Member> {
-        members(&self.registered, service).filter_map(|uid| self.workload(*uid))
+        let index = match self.is_registered(service) {
+            true => &self.registered,
+            false => &self.versions,
+        };
+        members(index, service).filter_map(|uid| self.workload(*uid))
+    }
+
+    /// Whether a workload is registered for a service of this name, not only for a version.
+    pub(crate) fn is_registered(&self, service: &ServiceName) -> bool {
+        self.registered.contains_key(service)
     }
 
     /// The workloads of a namespace.

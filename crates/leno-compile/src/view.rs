@@ -135,8 +135,11 @@ impl<'a> View<'a> {
                 services.filter(|service| member.is_selected(&service.selector))
             })
             .map(Service::name);
+        let of_version = record.version_service();
+        let of_version = of_version.filter(|name| !self.known.is_registered(name));
         // An applied service with a selector wins over what was registered.
-        let registered = record.registered_for().filter(|name| {
+        let registered = record.service.clone().into_iter().chain(of_version);
+        let registered = registered.filter(|name| {
             let applied = self.known.service(name);
             applied.is_none_or(|service| service.selector.is_empty())
         });

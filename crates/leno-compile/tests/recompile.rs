@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use leno_compile::{Compilations, Compiler, Input, Key, RegisteredPort, WorkloadRecord};
+use leno_compile::{Compilations, Compiler, Input, Key, Output, RegisteredPort, WorkloadRecord};
 use leno_config::{AccessAction, Kind, SplitBackend, access_policy, admit, httproute_split};
 use leno_ir::Health;
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
@@ -298,5 +298,53 @@ fn each_field_of_a_workload_alone_reaches_whoever_depends_on_it() {
                 .collect();
             assert_eq!(kept, compiler.full(), "{variant:?}");
         }
+    }
+}
+
+#[test]
+fn a_version_gets_no_part_in_a_service_that_others_are_registered_for() {
+    let endpoints = |compiler: &Compiler| -> Vec<String> {
+        let name = ServiceName::new(label("shop"), label("s1-api"));
+        match compiler.get(&Key::Endpoints(name)).as_deref() {
+            Some(Output::Endpoints(of)) => {
+                let names = of.endpoints.iter().map(|endpoint| endpoint.name.clone());
+                names.collect()
+            }
+            _ => Vec::new(),
+        }
+    };
+    let version = WorkloadRecord {
+        version: "api".into(),
+        ..workload(1, 1)
+    };
+    let own = WorkloadRecord {
+        service: Some(ServiceName::new(label("shop"), label("s1-api"))),
+        ..workload(2, 2)
+    };
+    let (uid, gone) = (own.uid, Input::Workload(own.uid, None));
+    for own_first in [true, false] {
+        let mut compiler = Compiler::new("default.leno".parse().unwrap());
+        let both = [input(own.clone()), input(version.clone())];
+        let mut both: Vec<Input> = both.into();
+        if !own_first {
+            both.reverse();
+        }
+        for one in both {
+            compiler.apply(vec![one]);
+        }
+        assert_eq!(endpoints(&compiler), ["w2"]);
+        let Some(Output::OwnWorkload(of)) = compiler
+            .get(&Key::OwnWorkload(version.uid))
+            .as_deref()
+            .cloned()
+        else {
+            panic!("it is a workload");
+        };
+        let services = of.ports.iter().flat_map(|port| &port.services);
+        let services: Vec<String> = services.map(|of| of.service.to_string()).collect();
+        assert_eq!(services, ["shop/s1"]);
+        compiler.apply(vec![gone.clone()]);
+        assert!(compiler.get(&Key::OwnWorkload(uid)).is_none());
+        assert_eq!(endpoints(&compiler), ["w1"]);
     }
 }

@@ -16,10 +16,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let error = || DurationError(text.into());
     let mut rest = text;
     let mut total = Duration::ZERO;
-    for units in 0.. {
+    for _ in 0..4 {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, tail) = rest.split_at(digits);
-        if number.is_empty() || number.len() > 5 || units == 4 {
+        if number.is_empty() || number.len() > 5 {
             return Err(error());
         }
         let number: u64 = number.parse().map_err(|_| error())?;

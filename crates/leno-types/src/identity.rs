@@ -12,7 +12,8 @@ use crate::DnsLabel;
 pub struct TrustDomain(Arc<str>);
 
 /// A SPIFFE ID. Leno's workloads are `spiffe://TD/ns/NAMESPACE/sa/ACCOUNT`, its agents
-/// `spiffe://TD/leno/agent/NAME`, its control planes `spiffe://TD/leno/control-plane`.
+/// `spiffe://TD/leno/agent/NAME`, people `spiffe://TD/leno/user/NAME`, its control planes
+/// `spiffe://TD/leno/control-plane`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
     uri: Arc<str>,

@@ -1,10 +1,11 @@
 //! Identities, names, ports and durations of a mesh: parsed once, then always valid.
 //!
-//! Every type here is made by parsing and cannot be wrong afterwards. Nothing here does I/O, reads a clock
-//! or allocates more than the text it was given. Text types are `Arc<str>` inside, so a clone is cheap.
+//! Every type here is made by parsing and cannot be wrong afterwards. Nothing here does I/O or reads a clock. Names and
+//! identities are `Arc<str>` inside, so a clone is cheap.
 
 mod app_protocol;
 mod duration;
+mod host_port;
 mod identity;
 mod join_token;
 mod name;
@@ -13,8 +14,9 @@ mod uid;
 
 pub use app_protocol::{AppProtocol, AppProtocolError};
 pub use duration::{DurationError, format_duration, parse_duration};
+pub use host_port::{HostPort, HostPortError};
 pub use identity::{Identity, IdentityError, TrustDomain};
-pub use join_token::{HostPort, HostPortError, JoinToken, JoinTokenError};
+pub use join_token::{JoinToken, JoinTokenError};
 pub use name::{DnsLabel, MeshName, NameError, ServiceName, parse_service_host};
 pub use refusal::Refusal;
 pub use uid::{UidError, WorkloadUid};

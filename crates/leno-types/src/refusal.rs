@@ -1,4 +1,4 @@
-//! Why the mesh refused something: one closed set, the same in log, metric, header and `leno explain`.
+//! Why the mesh refused something: one closed set, the same in log, metric and header; docs/refusals has a page of each.
 //!
 //! The codes are Envoy's response flags where one fits, so that existing dashboards and eyes recognise them.
 
