@@ -4,7 +4,7 @@ use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Makes a directory, and those above it, for its owner alone.
@@ -14,17 +14,34 @@ pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
 
 /// Replaces a file's content in one step, mode 0600: a crash leaves the old content or the new.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    write_synced(&temporary, content)?;
+    fs::rename(&temporary, path)
+}
+
+/// Whether [`write_private`] could write so many bytes; leaves nothing behind.
+pub(crate) fn try_private(path: &Path, length: usize) -> io::Result<()> {
+    let temporary = temporary(path);
+    write_synced(&temporary, &vec![b' '; length])?;
+    fs::remove_file(&temporary)
+}
+
+fn temporary(path: &Path) -> PathBuf {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
+    temporary.into()
+}
+
+/// Half a file is worth nothing, and takes the place that a full disk lacks.
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+        .open(path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 /// The content of a file; `None` when there is none.

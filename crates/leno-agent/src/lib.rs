@@ -28,3 +28,15 @@ pub use config::Config;
 pub use dial::DialError;
 pub use join::{JoinError, join};
 pub use membership::{Membership, MembershipError};
+pub use saved::KEPT_FILES;
+
+/// Whether an agent with this run directory could listen: no other does.
+///
+/// # Errors
+/// Which other does, and what to do.
+pub fn may_listen(config: &Config) -> std::io::Result<()> {
+    if config.takeover {
+        return Ok(());
+    }
+    local::nobody_listens(&config.socket())
+}

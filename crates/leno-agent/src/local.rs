@@ -70,13 +70,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let text = format!(
-            "another agent listens on {}: end it first (leno leave), or give this one a run directory of its own",
-            path.display()
-        );
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
+    nobody_listens(path)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -85,6 +79,20 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     // Everybody may connect; the agent asks the system who it is before it listens to anything.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+/// That no agent lives behind this socket; otherwise the error says which, and what to do.
+pub(crate) fn nobody_listens(path: &Path) -> io::Result<()> {
+    let Ok(other) = std::os::unix::net::UnixStream::connect(path) else {
+        return Ok(());
+    };
+    let who = fdpass::peer_blocking(&other)
+        .map_or_else(|_| String::new(), |peer| format!(" (pid {})", peer.pid));
+    let text = format!(
+        "another agent{who} listens on {}: end it first, take its place with leno agent --takeover, or give this one a run directory of its own",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::AddrInUse, text))
 }
 
 /// Accepts until the stop.

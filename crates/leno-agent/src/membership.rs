@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 
 const FILE: &str = "membership.json";
+/// Its content is shorter: a key, a chain of three certificates, a bundle of two.
+const LONGEST: usize = 32 * 1024;
 
 /// A host's membership in a mesh.
 #[derive(Clone)]
@@ -120,6 +122,19 @@ impl Membership {
             key,
             certificate,
         }))
+    }
+
+    /// Makes sure that there is a place to write it to: a token that was spent for nothing cannot be had back.
+    ///
+    /// # Errors
+    /// When the disk would not take it.
+    pub fn prepare(data_dir: &Path) -> Result<(), MembershipError> {
+        let path = data_dir.join(FILE);
+        let tried = files::private_dir(data_dir).and_then(|()| files::try_private(&path, LONGEST));
+        tried.map_err(|source| MembershipError::Io {
+            path: path.display().to_string(),
+            source,
+        })
     }
 
     /// Writes it.

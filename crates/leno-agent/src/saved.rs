@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{files, host_network::Ports, protocol::Start};
 
+/// What is in the run directory while no agent runs: secrets of programs, and the last good configuration.
+pub const KEPT_FILES: [&str; 3] = [WORKLOADS, ROUTES, CONFIGURATION];
 const WORKLOADS: &str = "workloads.json";
 const ROUTES: &str = "routes.json";
 const CONFIGURATION: &str = "configuration.pb";

@@ -172,7 +172,10 @@ impl Server {
 pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
     let path = places::config_file();
     let file = read(&path)?;
-    let name = name.unwrap_or(&file.current_context);
+    select(&file, name.unwrap_or(&file.current_context), &path)
+}
+
+fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError> {
     let known = || {
         file.contexts
             .iter()
@@ -183,11 +186,21 @@ pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
     let missing = || match file.contexts.as_slice() {
         [] => CommandError::unreachable("no mesh is known here")
             .hint("start one with leno up, or see one with leno demo"),
-        _ => CommandError::failed(format!("there is no context \"{name}\"")).hint(format!(
-            "known are: {} (in {})",
-            known(),
-            path.display()
-        )),
+        contexts => {
+            let names: Vec<&str> = contexts
+                .iter()
+                .map(|context| context.name.as_str())
+                .collect();
+            let hint = match leno_config::nearest(name, &names) {
+                Some(near) => format!("did you mean \"{near}\"? "),
+                None => String::new(),
+            };
+            CommandError::failed(format!("there is no context \"{name}\"")).hint(format!(
+                "{hint}known are: {} (in {})",
+                known(),
+                path.display()
+            ))
+        }
     };
     let context = &file
         .contexts
@@ -231,6 +244,23 @@ pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
         namespace,
         credentials: credentials.transpose()?,
     })
+}
+
+/// A context as the text of a file that has no other.
+pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
+    let mut file = File::default();
+    (file.api_version, file.kind) = ("v1".into(), "Config".into());
+    put(&mut file, context, true);
+    serde_saphyr::to_string(&file)
+        .map_err(|error| CommandError::failed(format!("the context cannot be written: {error}")))
+}
+
+/// Writes the context of such a text, and makes it current.
+pub(crate) fn import(text: &str) -> Result<PathBuf, CommandError> {
+    let file: File = serde_saphyr::from_str(text)
+        .map_err(|error| CommandError::failed(format!("this is no context: {error}")))?;
+    let name = file.current_context.clone();
+    save(&select(&file, &name, Path::new("the input"))?, true)
 }
 
 /// Writes a context, in place of one of the same name; `make_current` also where another is.
@@ -311,6 +341,22 @@ pub(crate) fn release(name: &str, at: &Path) -> Result<(), CommandError> {
             matches!(server_of(file, name), Some(Server::Unix { socket, .. }) if socket == at);
         if ours {
             take_away(file, name);
+        }
+    })?;
+    Ok(())
+}
+
+/// Removes every context whose server is this socket.
+pub(crate) fn release_socket(at: &Path) -> Result<(), CommandError> {
+    if !places::config_file().exists() {
+        return Ok(());
+    }
+    change(|file| {
+        let names: Vec<String> = file.contexts.iter().map(|of| of.name.clone()).collect();
+        for name in names {
+            if matches!(server_of(file, &name), Some(Server::Unix { socket, .. }) if socket == at) {
+                take_away(file, &name);
+            }
         }
     })?;
     Ok(())
@@ -437,7 +483,29 @@ fn decode(text: &str) -> Result<String, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
+
+    #[test]
+    fn a_context_survives_the_way_to_another_user() {
+        let context = Context {
+            name: "shop".into(),
+            server: Server::parse("https://127.0.0.1:15012/meshes/shop").unwrap(),
+            namespace: "default".into(),
+            credentials: Some(Credentials {
+                trust_domain: "shop.leno".into(),
+                bundle: "a bundle".into(),
+                certificate: "a certificate".into(),
+                key: "a key".into(),
+            }),
+        };
+        let file: File = serde_saphyr::from_str(&export(&context).unwrap()).unwrap();
+        let read = select(&file, &file.current_context, Path::new("")).unwrap();
+        assert_eq!(read, context);
+        let missing = select(&file, "shopp", Path::new("f")).unwrap_err();
+        assert!(missing.hint.contains("did you mean \"shop\"?"), "{missing}");
+    }
 
     #[test]
     fn servers_survive_text() {

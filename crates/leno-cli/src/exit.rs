@@ -33,6 +33,11 @@ impl CommandError {
         Self::new(1, what)
     }
 
+    /// The command line is wrong.
+    pub(crate) fn usage(what: impl fmt::Display) -> Self {
+        Self::new(2, what)
+    }
+
     /// A permission is missing.
     pub(crate) fn permission(what: impl fmt::Display) -> Self {
         Self::new(4, what)

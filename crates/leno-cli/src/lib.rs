@@ -46,6 +46,7 @@ enum Command {
     #[command(hide = true)]
     DemoArena(demo::ArenaArgs),
     Up(processes::UpArgs),
+    Down(processes::DownArgs),
     Join(processes::JoinArgs),
     Run(run::RunArgs),
     ControlPlane(processes::ControlPlaneArgs),
@@ -63,6 +64,9 @@ enum Command {
     Status(commands::StatusArgs),
     Top(top::TopArgs),
     Proxy(commands::ProxyArgs),
+    /// Write the context that standard input holds: how leno up gives one to the person behind sudo
+    #[command(hide = true)]
+    ImportContext,
 }
 
 /// Runs the command that `args` names (the program's own name first). Must be called while the process has one
@@ -92,6 +96,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Demo(args) => demo::demo(&args),
         Command::DemoArena(args) => demo::arena(&args),
         Command::Up(args) => processes::up(&args),
+        Command::Down(args) => processes::down(&args),
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
         Command::ControlPlane(args) => processes::control_plane(&args),
@@ -124,6 +129,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Proxy(args) => {
             with_client(context, async |client| commands::proxy(client, &args).await)
         }
+        Command::ImportContext => commands::import_context(),
         Command::Check(args) => block_on_local("check", commands::check(context, &args)),
     }
 }

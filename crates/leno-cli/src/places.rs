@@ -7,10 +7,13 @@
 
 use std::{env, path::PathBuf};
 
+/// Where root's state is kept.
+pub(crate) const ROOTS_DATA: &str = "/var/lib/leno";
+
 /// Where state is kept.
 pub(crate) fn data_dir() -> PathBuf {
     if is_root() {
-        return "/var/lib/leno".into();
+        return ROOTS_DATA.into();
     }
     xdg("XDG_DATA_HOME", ".local/share").join("leno")
 }

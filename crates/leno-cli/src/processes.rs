@@ -1,12 +1,14 @@
-//! The processes of a mesh: `control-plane`, `agent`, `up` (both), `join`.
+//! The processes of a mesh: `control-plane`, `agent`, `up` (both) and `down`, `join`.
 
 mod agent;
 mod control_plane;
+mod down;
 mod join;
 mod up;
 
 pub(crate) use agent::{AgentArgs, agent};
 pub(crate) use control_plane::{ControlPlaneArgs, control_plane};
+pub(crate) use down::{DownArgs, down};
 pub(crate) use join::{JoinArgs, join};
 pub(crate) use up::{UpArgs, up};
 

@@ -242,6 +242,11 @@ pub fn peer(socket: &tokio::net::UnixStream) -> io::Result<Peer> {
     peer_of(socket.as_fd())
 }
 
+/// As [`peer`], for a blocking socket.
+pub fn peer_blocking(socket: &UnixStream) -> io::Result<Peer> {
+    peer_of(socket.as_fd())
+}
+
 fn peer_of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     let libc::ucred { pid, uid, gid } = crate::sys::peer_credentials(socket)?;
     Ok(Peer { uid, gid, pid })

@@ -42,6 +42,9 @@ suite!(
         two_programs_under_one_agent_have_an_identity_each,
         a_second_agent_on_a_host_names_the_first,
         a_host_comes_back_after_a_reboot_with_its_token_spent,
+        a_host_may_join_again_while_no_agent_runs,
+        a_damaged_membership_is_mended_by_joining_again,
+        a_disk_without_space_does_not_cost_the_token,
         another_user_may_not_run_programs,
     ]
 );
@@ -486,6 +489,87 @@ fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) 
         let answer = wire.ask("GET / HTTP/1.1\r\nhost: cart\r\n\r\n");
         (answer.body == b"back").then_some(())
     });
+}
+
+fn a_host_may_join_again_while_no_agent_runs(fixture: &mut Fixture) {
+    let name = fixture.new_name();
+    let host = fixture.mesh.network.add(&name);
+    for _ in 0..2 {
+        let token = fixture.mesh.token(&["--service", "cart"]);
+        let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
+        assert_eq!(process.wait(SOON), 0, "{}", process.stderr());
+        // The second time with another ending: a name belongs to a key.
+        let said = process.stderr();
+        assert!(said.contains(&format!("as host {name}")), "{said}");
+    }
+    fixture.mesh.start_agent(&name);
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    let mut again = fixture.mesh.spawn_join(&host, &token, &[]);
+    assert_eq!(again.wait(SOON), 1);
+    let said = again.stderr();
+    let pid = fixture.mesh.agent(&name).pid();
+    assert!(
+        said.contains(&format!("another agent (pid {pid})")),
+        "{said}"
+    );
+    // So the token was not spent for it.
+    let (code, said) = fixture.join(&token);
+    assert_eq!(code, 0, "{said}");
+}
+
+fn a_damaged_membership_is_mended_by_joining_again(fixture: &mut Fixture) {
+    let name = fixture.new_name();
+    let host = fixture.mesh.join(&name);
+    fixture.mesh.kill_agent(&name);
+    let file = host.disk().join("data/membership.json");
+    let whole = fs::read_to_string(&file).expect("the membership");
+    for content in [
+        "",
+        "{}",
+        &whole[..whole.len() / 2],
+        &whole.replace("BEGIN", "BEGONE"),
+    ] {
+        fs::write(&file, content).expect("the membership is damaged");
+        let mut agent = fixture.mesh.spawn_agent_at(&host, &host.disk().join("run"));
+        assert_eq!(agent.wait(SOON), 1, "{}", agent.stderr());
+        let said = agent.stderr();
+        assert!(
+            said.contains("membership.json is damaged") && said.contains("leno join"),
+            "{said}"
+        );
+    }
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
+    assert_eq!(process.wait(SOON), 0, "{}", process.stderr());
+    fixture.mesh.start_agent(&name);
+}
+
+fn a_disk_without_space_does_not_cost_the_token(fixture: &mut Fixture) {
+    let name = fixture.new_name();
+    let host = fixture.mesh.network.add(&name);
+    let data = host.disk().join("data");
+    fs::create_dir_all(&data).expect("a directory");
+    let path = data.display().to_string();
+    let mounted = host.exec(&["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", &path]);
+    if mounted.code != 0 {
+        leno_testkit::skip!("no tmpfs can be mounted here: {}", mounted.stderr.trim());
+    }
+    let filler = data.join("filler");
+    // It ends when the disk is full.
+    drop(fs::write(&filler, vec![0; 1 << 20]));
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
+    let code = process.wait(SOON);
+    let said = process.stderr();
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains(&path) && said.contains("No space left"),
+        "{said}"
+    );
+    fs::remove_file(&filler).expect("space again");
+    let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
+    assert_eq!(process.wait(SOON), 0, "{}", process.stderr());
+    host.exec(&["umount", &path]).good();
 }
 
 fn forget(path: &Path) {

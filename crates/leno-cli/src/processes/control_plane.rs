@@ -1,6 +1,6 @@
 //! `leno control-plane`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use leno_runtime::{Scope, Stop, block_on_local};
@@ -74,11 +74,6 @@ pub(crate) fn control_plane(args: &ControlPlaneArgs) -> Outcome {
 }
 
 fn config(args: &ControlPlaneArgs) -> Result<leno_controlplane::Config, CommandError> {
-    let usage = |what: String| CommandError {
-        code: 2,
-        what,
-        hint: String::new(),
-    };
     let data_dir = args
         .data_dir
         .clone()
@@ -91,24 +86,37 @@ fn config(args: &ControlPlaneArgs) -> Result<leno_controlplane::Config, CommandE
         config.admin_socket.clone_from(socket);
     }
     config.advertise.clone_from(&args.advertise);
-    config.metrics = match args.metrics.as_str() {
-        "none" => None,
-        text => Some(
-            text.parse()
-                .map_err(|_| usage(format!("--metrics {text}: write ADDRESS:PORT or none")))?,
-        ),
-    };
+    config.metrics = metrics(&args.metrics)?;
     config.mesh = args.mesh.clone();
     config.trust_domain.clone_from(&args.trust_domain);
-    for prefix in &args.prefixes {
-        config.prefixes.push(
-            prefix
-                .parse()
-                .map_err(|error| usage(format!("--prefix: {error}")))?,
-        );
-    }
+    config.prefixes = prefixes(&args.prefixes)?;
     config.workload_ttl = args.workload_ttl;
     config.intermediate_ttl = args.intermediate_ttl;
     config.ready_file.clone_from(&args.ready_file);
     Ok(config)
+}
+
+/// Where metrics are read, as people write it.
+pub(crate) fn metrics(text: &str) -> Result<Option<SocketAddr>, CommandError> {
+    match text {
+        "none" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            CommandError::usage(format!(
+                "a control plane's metrics at \"{text}\": write ADDRESS:PORT or none"
+            ))
+        }),
+    }
+}
+
+/// The networks of a mesh, as people write them.
+pub(crate) fn prefixes<T>(texts: &[String]) -> Result<Vec<T>, CommandError>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|error| CommandError::usage(format!("--prefix {text}: {error}")))
+    };
+    texts.iter().map(parse).collect()
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use leno_agent::{DialError, JoinError, Membership};
+use leno_agent::{DialError, JoinError, Membership, MembershipError};
 use leno_runtime::block_on_local;
 use leno_types::JoinToken;
 
@@ -38,15 +38,29 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
         .map_err(CommandError::refused)?;
     let config = args.agent.config()?;
     let failed = |error: leno_agent::MembershipError| CommandError::failed(chain(&error));
-    if let Some(old) = Membership::load(&config.data_dir).map_err(failed)?
-        && old.mesh != token.mesh
-    {
-        let what = format!("this host is a member of mesh \"{}\" already", old.mesh);
-        return Err(CommandError::refused(what).hint(format!(
-            "leave it first: remove {}",
-            config.data_dir.display()
-        )));
+    match Membership::load(&config.data_dir) {
+        Ok(Some(old)) if old.mesh != token.mesh => {
+            let what = format!("this host is a member of mesh \"{}\" already", old.mesh);
+            return Err(CommandError::refused(what).hint(format!(
+                "leave it first: end its agent, and remove {}",
+                config.data_dir.display()
+            )));
+        }
+        Ok(_) => {}
+        Err(error @ MembershipError::Io { .. }) => return Err(failed(error)),
+        // Joining again is what these say to do.
+        Err(error @ (MembershipError::Damaged { .. } | MembershipError::Certificate(_))) => {
+            tracing::warn!(
+                error = chain(&error),
+                "the membership of before is replaced"
+            );
+        }
     }
+    // While an agent runs here, another membership would only be in its way.
+    if !args.no_agent {
+        leno_agent::may_listen(&config).map_err(CommandError::failed)?;
+    }
+    Membership::prepare(&config.data_dir).map_err(failed)?;
     let joined = block_on_local(
         "join",
         leno_agent::join(&token, &config.host, &config.addresses),

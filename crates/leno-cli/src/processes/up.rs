@@ -1,47 +1,92 @@
 //! `leno up`: a mesh on this machine: control plane and agent in one process, a thread each, with nothing shared but
 //! the socket between them.
 
-use std::{path::Path, time::SystemTime};
+pub(crate) mod background;
+mod person;
+pub(crate) mod running;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use leno_agent::Membership;
 use leno_controlplane::Bound;
 use leno_runtime::{Readiness, Scope, Stop, block_on_local, spawn_thread_local};
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
-use leno_types::HostPort;
+use leno_types::{DnsLabel, HostPort, MeshName, ports};
 use serde_json::{Value, json};
 
-use super::{LogFormat, agent::AgentArgs, start_log, stop_on_signals};
+use self::{
+    person::{Person, RENEWED_AFTER},
+    running::{Note, Running},
+};
+use super::{LogFormat, agent::AgentArgs, control_plane, start_log, stop_on_signals};
 use crate::{
     client::Client,
     context::{self, Context, Server},
     exit::{CommandError, Outcome, chain},
 };
 
-/// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both.
+/// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     /// The mesh's name, and that of the context
     #[arg(long, default_value = "default")]
-    mesh: leno_types::MeshName,
+    mesh: MeshName,
+    /// Return when programs may start; leno down ends it
+    #[arg(long)]
+    detach: bool,
+    /// What --detach starts; not to be written by people
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    in_background: bool,
     /// Where all state is kept
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<std::path::PathBuf>,
+    data_dir: Option<PathBuf>,
     /// Where the sockets are
     #[arg(long, value_name = "DIR")]
-    run_dir: Option<std::path::PathBuf>,
+    run_dir: Option<PathBuf>,
+    /// The host's name (default: the first label of its hostname)
+    #[arg(long, value_name = "NAME")]
+    host: Option<DnsLabel>,
     /// An address at which others reach this host (default: all it has)
     #[arg(long = "address", value_name = "ADDRESS")]
-    addresses: Vec<std::net::IpAddr>,
+    addresses: Vec<IpAddr>,
     /// A network of the mesh's members, never called in clear
     #[arg(long = "prefix", value_name = "CIDR")]
     prefixes: Vec<String>,
     /// Life of a workload's certificate, at least 10s
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::duration)]
-    workload_ttl: std::time::Duration,
+    workload_ttl: Duration,
     /// A user who may run programs here, besides root and yourself
     #[arg(long = "allow-user", value_name = "UID")]
     allow_users: Vec<u32>,
+    /// Where agents and people reach the control plane (default: port 15012 on every address)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Where the control plane's metrics are read; "none" for nowhere
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:15014")]
+    control_plane_metrics: String,
+    /// Port of mutual TLS between proxies
+    #[arg(long, value_name = "PORT", default_value_t = ports::HBONE)]
+    hbone_port: u16,
+    /// Where the proxy's admin pages are
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([127, 0, 0, 1], ports::ADMIN)))]
+    admin: SocketAddr,
+    /// Where the proxy's metrics are
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([0, 0, 0, 0], ports::METRICS)))]
+    metrics: SocketAddr,
+    /// Where readiness is asked
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from(([0, 0, 0, 0], ports::READINESS)))]
+    readiness: SocketAddr,
+    /// A resolver for names outside the mesh (default: those of /etc/resolv.conf)
+    #[arg(long = "dns", value_name = "ADDRESS:PORT")]
+    dns: Vec<SocketAddr>,
+    /// Where the access log is written
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// How the log is written
     #[arg(long, value_enum, default_value = "text")]
     log: LogFormat,
@@ -52,37 +97,69 @@ pub(crate) struct UpArgs {
 
 /// Runs both until a signal.
 pub(crate) fn up(args: &UpArgs) -> Outcome {
-    start_log(args.log, args.verbose);
     let data = args
         .data_dir
         .clone()
         .unwrap_or_else(crate::places::data_dir);
-    let mut agent_config = agent_args(args, &data).config()?;
-    agent_config.run_users.extend(sudo_user());
-    let mut control_config = leno_controlplane::Config::new(data.join("control-plane"));
-    control_config.mesh = args.mesh.clone();
-    control_config.workload_ttl = args.workload_ttl;
-    control_config.advertise = agent_config
-        .addresses
-        .iter()
-        .map(|ip| {
-            HostPort::from(std::net::SocketAddr::new(
-                *ip,
-                leno_types::ports::CONTROL_PLANE,
-            ))
-        })
-        .collect();
-    for prefix in &args.prefixes {
-        let prefix = prefix.parse().map_err(|error| CommandError {
-            code: 2,
-            what: format!("--prefix: {error}"),
-            hint: String::new(),
-        })?;
-        control_config.prefixes.push(prefix);
+    if args.detach {
+        return block_on_local("up", background::detach(&data));
     }
-    let advertise = control_config.advertise.clone();
-    let socket = control_config.admin_socket.clone();
-    block_on_local("up", async move {
+    if args.in_background {
+        // The end of whoever started this, and of their terminal, is not ours.
+        rustix::process::setsid().map_err(CommandError::failed)?;
+    }
+    start_log(args.log, args.verbose);
+    let mut agent = agent_args(args, &data).config()?;
+    let person = Person::behind_sudo();
+    agent.run_users.extend(person.as_ref().map(|of| of.uid));
+    let control_plane = control_config(args, &data, &agent.addresses)?;
+    let advertise = control_plane.advertise.clone();
+    let note = Note {
+        pid: std::process::id(),
+        mesh: args.mesh.to_string(),
+        control_plane: advertise
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        run_dir: agent.run_dir.clone(),
+        ready: false,
+    };
+    let up = Up {
+        local: local_address(&control_plane.listen),
+        context: local_context(args, &control_plane.admin_socket),
+        advertise,
+        agent,
+        person,
+    };
+    block_on_local("up", async {
+        let mut running = Running::claim(&data, &note).await?;
+        let ready = |note: Note| {
+            // Only those who wait for it or end it read this.
+            if let Err(error) = running.tell(&note) {
+                tracing::warn!(%error, "leno down will not find this process");
+            }
+        };
+        up.run(control_plane, note, ready).await
+    })
+}
+
+/// What both are told.
+struct Up {
+    context: Context,
+    /// Where people on this machine reach the TLS port.
+    local: SocketAddr,
+    advertise: Vec<HostPort>,
+    agent: leno_agent::Config,
+    person: Option<Person>,
+}
+
+impl Up {
+    async fn run(
+        self,
+        control_plane: leno_controlplane::Config,
+        note: Note,
+        tell: impl FnOnce(Note),
+    ) -> Outcome {
         let stop = Stop::new();
         let scope = Scope::new(stop.clone(), None);
         // Apart from what is drained at the end: it waits for a second signal, which ends the process at once.
@@ -90,7 +167,7 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         signals
             .spawn("signals", stop_on_signals(stop.clone()))
             .map_err(CommandError::failed)?;
-        let bound = Bound::bind(control_config)
+        let bound = Bound::bind(control_plane)
             .await
             .map_err(|error| CommandError::failed(chain(&error)))?;
         let serving = stop.clone();
@@ -101,24 +178,42 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
             serving.trigger();
         });
         control_plane.map_err(CommandError::failed)?;
-        let context = write_context(args, &socket)?;
-        say_control_plane(&advertise, &args.mesh);
-        let membership = membership(&agent_config, context, &advertise).await?;
+        let Self {
+            context,
+            local,
+            advertise,
+            agent,
+            person,
+        } = self;
+        context::save(&context, true)?;
+        say_control_plane(&note);
+        if let Some(person) = person {
+            give_context(&person, &context, local).await;
+            let renewing = keep_context(person, context.clone(), local, stop.clone());
+            scope
+                .spawn("context", renewing)
+                .map_err(CommandError::failed)?;
+        }
+        let membership = membership(&agent, context, &advertise).await?;
         let (ready, agent_stop) = (Readiness::new(), stop.clone());
         let told = ready.clone();
         // A thread of its own: neither waits for the other's work.
         let agent = spawn_thread_local("agent", move || async move {
-            let ended = leno_agent::run(agent_config, membership, told, agent_stop.clone()).await;
+            let ended = leno_agent::run(agent, membership, told, agent_stop.clone()).await;
             agent_stop.trigger();
             ended
         });
         if stop.run_until_stopped(ready.wait_ready()).await.is_some() {
+            tell(Note {
+                ready: true,
+                ..note
+            });
             eprintln!(
                 "✔ agent ready\nTry: leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno status"
             );
         }
         stop.cancelled().await;
-        scope.drain(std::time::Duration::from_secs(10)).await;
+        scope.drain(Duration::from_secs(10)).await;
         match agent.join() {
             Ok(Ok(())) => Ok(0),
             Ok(Err(error)) => Err(CommandError::failed(chain(&error))),
@@ -126,55 +221,112 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
                 "the agent ended by a panic: its message stands above",
             )),
         }
-    })
+    }
+}
+
+fn control_config(
+    args: &UpArgs,
+    data: &Path,
+    addresses: &[IpAddr],
+) -> Result<leno_controlplane::Config, CommandError> {
+    let mut config = leno_controlplane::Config::new(data.join("control-plane"));
+    config.mesh = args.mesh.clone();
+    config.workload_ttl = args.workload_ttl;
+    config.metrics = control_plane::metrics(&args.control_plane_metrics)?;
+    config.prefixes = control_plane::prefixes(&args.prefixes)?;
+    if !args.listen.is_empty() {
+        config.listen.clone_from(&args.listen);
+    }
+    for listen in &config.listen {
+        let own = |ip: &&IpAddr| ip.is_ipv4() == listen.is_ipv4();
+        let found: Vec<IpAddr> = match listen.ip() {
+            ip if ip.is_unspecified() => addresses.iter().filter(own).copied().collect(),
+            ip => vec![ip],
+        };
+        let places = found
+            .into_iter()
+            .map(|ip| HostPort::from(SocketAddr::new(ip, listen.port())));
+        config.advertise.extend(places);
+    }
+    Ok(config)
+}
+
+/// Where a listener is reached from this machine.
+fn local_address(listen: &[SocketAddr]) -> SocketAddr {
+    let mut local = listen
+        .first()
+        .copied()
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], ports::CONTROL_PLANE)));
+    if local.ip().is_unspecified() {
+        local.set_ip(if local.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    local
 }
 
 fn agent_args(args: &UpArgs, data: &Path) -> AgentArgs {
     AgentArgs {
         data_dir: Some(data.join("agent")),
         run_dir: args.run_dir.clone(),
-        host: None,
+        host: args.host.clone(),
         addresses: args.addresses.clone(),
-        hbone_port: leno_types::ports::HBONE,
-        admin: ([127, 0, 0, 1], leno_types::ports::ADMIN).into(),
-        metrics: ([0, 0, 0, 0], leno_types::ports::METRICS).into(),
-        readiness: ([0, 0, 0, 0], leno_types::ports::READINESS).into(),
-        dns: Vec::new(),
+        hbone_port: args.hbone_port,
+        admin: args.admin,
+        metrics: args.metrics,
+        readiness: args.readiness,
+        dns: args.dns.clone(),
         allow_users: args.allow_users.clone(),
         takeover: false,
-        access_log: None,
+        access_log: args.access_log.clone(),
         log: args.log,
         verbose: args.verbose,
     }
 }
 
-/// Who called sudo.
-#[expect(clippy::disallowed_methods, reason = "sudo(8) tells it no other way")]
-fn sudo_user() -> Option<u32> {
-    std::env::var("SUDO_UID").ok()?.parse().ok()
-}
-
-fn write_context(args: &UpArgs, socket: &Path) -> Result<Context, CommandError> {
-    let server = Server::Unix {
-        socket: socket.to_owned(),
-        path: format!("/meshes/{}", args.mesh),
-    };
-    let context = Context {
+fn local_context(args: &UpArgs, socket: &Path) -> Context {
+    Context {
         name: args.mesh.to_string(),
-        server,
+        server: Server::Unix {
+            socket: socket.to_owned(),
+            path: format!("/meshes/{}", args.mesh),
+        },
         namespace: "default".into(),
         credentials: None,
-    };
-    context::save(&context, true)?;
-    Ok(context)
+    }
 }
 
-fn say_control_plane(advertise: &[HostPort], mesh: &leno_types::MeshName) {
-    let shown = advertise
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    eprintln!("✔ control plane https://{shown}   ✔ context \"{mesh}\" written");
+fn say_control_plane(note: &Note) {
+    eprintln!(
+        "✔ control plane https://{}   ✔ context \"{}\" written",
+        note.control_plane, note.mesh
+    );
+}
+
+/// Gives the person behind sudo a context; the mesh runs without.
+async fn give_context(person: &Person, context: &Context, local: SocketAddr) {
+    match person.give_context(context, local).await {
+        Ok(()) => eprintln!(
+            "✔ context \"{}\" written for {} as well",
+            context.name, person.name
+        ),
+        Err(error) => eprintln!("leno: {error}"),
+    }
+}
+
+/// Renews it as long as this runs.
+async fn keep_context(person: Person, context: Context, local: SocketAddr, stop: Stop) {
+    while stop
+        .run_until_stopped(tokio::time::sleep(RENEWED_AFTER))
+        .await
+        .is_some()
+    {
+        if let Err(error) = person.give_context(&context, local).await {
+            tracing::warn!(%error, user = person.name, "a context was not renewed");
+        }
+    }
 }
 
 /// What this host is in the mesh; on this machine the control plane's socket is proof enough.

@@ -1,0 +1,126 @@
+//! `leno down`: ends the `leno up` of this machine, and with `--purge` removes what it kept.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use leno_runtime::block_on_local;
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
+
+use super::up::{background, running};
+use crate::{
+    context,
+    exit::{CommandError, Outcome},
+    places,
+};
+
+/// It drains and ends within this.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// End the mesh that leno up started on this machine.
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// Where its state is
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Also remove its state: the mesh's documents, its CA with all keys, the host's membership, the context
+    #[arg(long)]
+    purge: bool,
+}
+
+/// Ends it, and says what was removed.
+pub(crate) fn down(args: &DownArgs) -> Outcome {
+    let data_dir = args.data_dir.clone().unwrap_or_else(places::data_dir);
+    let failed = |error: io::Error| {
+        let what = format!("{}: {error}", data_dir.display());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                CommandError::permission(what).hint("sudo leno down ends root's")
+            }
+            _ => CommandError::failed(what),
+        }
+    };
+    match running::find(&data_dir).map_err(failed)? {
+        Some(note) => {
+            block_on_local("down", end(note.pid, &data_dir))?;
+            eprintln!(
+                "✔ ended leno up (pid {}), with its rules, namespaces and sockets",
+                note.pid
+            );
+        }
+        None => {
+            eprintln!("no leno up runs with {}", data_dir.display());
+            let roots = Path::new(places::ROOTS_DATA);
+            if data_dir != roots && roots.exists() {
+                eprintln!("  sudo leno down ends root's, with {}", roots.display());
+            }
+        }
+    }
+    if args.purge {
+        purge(&data_dir)?;
+    }
+    Ok(0)
+}
+
+async fn end(pid: u32, data_dir: &Path) -> Result<(), CommandError> {
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    match process.map(|process| kill_process(process, Signal::TERM)) {
+        Some(Ok(()) | Err(Errno::SRCH)) => {}
+        Some(Err(Errno::PERM)) => {
+            let what = format!("leno up (pid {pid}) belongs to another user");
+            return Err(CommandError::permission(what).hint("sudo leno down ends it"));
+        }
+        Some(Err(error)) => return Err(CommandError::failed(format!("pid {pid}: {error}"))),
+        None => return Err(CommandError::failed(format!("{pid} is no process"))),
+    }
+    let begun = Instant::now();
+    while matches!(running::find(data_dir), Ok(Some(note)) if note.pid == pid) {
+        if begun.elapsed() > PATIENCE {
+            let what = format!(
+                "leno up (pid {pid}) has not ended after {} s",
+                PATIENCE.as_secs()
+            );
+            return Err(CommandError::failed(what).hint(format!("kill -9 {pid} ends it at once")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Removes exactly what `leno up` made.
+fn purge(data_dir: &Path) -> Result<(), CommandError> {
+    let run_dir = running::read(data_dir).map_or_else(places::run_dir, |note| note.run_dir);
+    let control_plane = data_dir.join("control-plane");
+    context::release_socket(&control_plane.join("admin.sock"))?;
+    let directories = [control_plane, data_dir.join("agent")];
+    let kept = leno_agent::KEPT_FILES.map(|name| run_dir.join(name));
+    let files = [running::file(data_dir), background::log_file(data_dir)];
+    for path in directories.into_iter().chain(kept).chain(files) {
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Ok(()) => eprintln!("✔ removed {}", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(CommandError::failed(format!(
+                    "{} cannot be removed: {error}",
+                    path.display()
+                )));
+            }
+        }
+    }
+    // Only when nothing else is in them.
+    drop(fs::remove_dir(run_dir));
+    drop(fs::remove_dir(data_dir));
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! `leno up` and `leno down`: a mesh on one machine, in front or in the background, for root and who called sudo.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    rc::Rc,
+    time::Duration,
+};
+
+use leno_e2e::SOON;
+use leno_testkit::{Host, Network, Output, leno_binary, need, skip, suite, until};
+
+/// It drains within this.
+const ENDS: Duration = Duration::from_secs(20);
+/// An ordinary user who calls sudo.
+const USER: u32 = 4321;
+
+/// A machine, and a place on it for each test.
+struct Fixture {
+    host: Rc<Host>,
+    _network: Network,
+    number: u32,
+    place: PathBuf,
+}
+
+fn start() -> Fixture {
+    let mut network = Network::new();
+    let host = network.add("m");
+    Fixture {
+        place: host.disk(),
+        host,
+        _network: network,
+        number: 0,
+    }
+}
+
+suite!(
+    start,
+    [
+        detached_it_is_ready_when_the_command_returns_and_down_ends_it,
+        a_second_one_says_that_the_first_runs_and_what_to_do,
+        one_that_was_killed_is_followed_by_another,
+        a_port_that_is_taken_is_told_in_front_and_in_the_background,
+        the_person_behind_sudo_has_a_context_of_their_own,
+    ]
+);
+
+impl Fixture {
+    /// A new place, where nothing is yet.
+    fn new_place(&mut self) {
+        self.number += 1;
+        self.place = self.host.disk().join(format!("p{}", self.number));
+        fs::create_dir_all(&self.place).expect("a directory");
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.place.join(name).display().to_string()
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(leno_binary());
+        command
+            .args(words)
+            .env("LENO_CONFIG", self.path("config/leno"))
+            .env("LENO_AGENT_SOCKET", self.path("run/agent.sock"))
+            .env_remove("LENO_CONTEXT")
+            .env_remove("SUDO_UID");
+        command
+    }
+
+    #[track_caller]
+    fn leno(&self, words: &[&str]) -> Output {
+        self.host.run(&mut self.command(words))
+    }
+
+    fn up_command(&self, words: &[&str]) -> Command {
+        let mut command = self.command(&["up"]);
+        command
+            .args(words)
+            .arg(format!("--data-dir={}", self.path("data")))
+            .arg(format!("--run-dir={}", self.path("run")));
+        command
+    }
+
+    #[track_caller]
+    fn up(&self, words: &[&str]) -> Output {
+        self.host.run(&mut self.up_command(words))
+    }
+
+    #[track_caller]
+    fn down(&self, words: &[&str]) -> Output {
+        let data = format!("--data-dir={}", self.path("data"));
+        self.leno(&[&["down", &data], words].concat())
+    }
+
+    /// The process that runs in the background.
+    fn pid(&self) -> u32 {
+        let note = fs::read_to_string(self.place.join("data/up.lock")).expect("its note");
+        let note: serde_json::Value = serde_json::from_str(&note).expect("JSON");
+        let pid = note["pid"].as_u64().expect("a process id");
+        u32::try_from(pid).expect("a process id")
+    }
+}
+
+fn runs(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
+}
+
+#[track_caller]
+fn says(output: &Output, code: i32, words: &[&str]) {
+    assert_eq!(output.code, code, "{}{}", output.text(), output.stderr);
+    for word in words {
+        assert!(output.stderr.contains(word), "{word:?}: {}", output.stderr);
+    }
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+}
+
+fn detached_it_is_ready_when_the_command_returns_and_down_ends_it(fixture: &mut Fixture) {
+    fixture.new_place();
+    says(
+        &fixture.up(&["--detach"]),
+        0,
+        &["✔ agent ready", "in the background (pid", "leno down"],
+    );
+    let pid = fixture.pid();
+    assert!(runs(pid));
+    fixture.leno(&["run", "--", "true"]).good();
+    let status = fixture.leno(&["status"]).good().text();
+    assert!(status.contains("mesh default"), "{status}");
+    says(&fixture.down(&[]), 0, &["ended leno up"]);
+    assert!(!runs(pid), "it has ended when the command returns");
+    says(&fixture.leno(&["status"]), 5, &["leno up"]);
+    says(&fixture.down(&[]), 0, &["no leno up runs"]);
+    // It is the same mesh the next time.
+    let authority = fixture.place.join("data/control-plane/meshes/default");
+    let kept = || fs::metadata(&authority).and_then(|of| of.created()).ok();
+    let before = kept();
+    fixture.up(&["--detach"]).good();
+    assert_eq!(kept(), before);
+    says(
+        &fixture.down(&["--purge"]),
+        0,
+        &["ended leno up", "removed"],
+    );
+    for name in ["data", "run", "config"] {
+        assert!(!fixture.place.join(name).exists(), "{name} is left");
+    }
+}
+
+fn a_second_one_says_that_the_first_runs_and_what_to_do(fixture: &mut Fixture) {
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    let pid = fixture.pid();
+    for words in [&[][..], &["--detach"]] {
+        let output = fixture.up(words);
+        let named = format!("pid {pid}");
+        says(&output, 1, &["runs here already", &named, "leno down"]);
+    }
+    assert!(runs(pid));
+    fixture.leno(&["status"]).good();
+    fixture.down(&["--purge"]).good();
+}
+
+fn one_that_was_killed_is_followed_by_another(fixture: &mut Fixture) {
+    fixture.new_place();
+    let mut first = fixture.host.spawn(&mut fixture.up_command(&[]));
+    first.says("agent ready", ENDS);
+    first.kill();
+    says(&fixture.down(&[]), 0, &["no leno up runs"]);
+    let mut second = fixture.host.spawn(&mut fixture.up_command(&[]));
+    second.says("agent ready", ENDS);
+    fixture.leno(&["run", "--", "true"]).good();
+    fixture.down(&["--purge"]).good();
+    assert_eq!(second.wait(ENDS), 0, "{}", second.stderr());
+}
+
+fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fixture) {
+    fixture.new_place();
+    for port in [15012, 15008] {
+        let taken = fixture.host.listen(([0, 0, 0, 0], port).into());
+        let taken = taken.expect("a listener");
+        let (number, own) = (port.to_string(), format!("pid {}", std::process::id()));
+        for words in [&[][..], &["--detach"]] {
+            says(&fixture.up(words), 1, &[&number, &own]);
+        }
+        drop(taken);
+    }
+    // Each can be moved.
+    let moved = ["--listen=0.0.0.0:25012", "--hbone-port=25008", "--detach"];
+    let taken = [15012, 15008].map(|port| fixture.host.listen(([0, 0, 0, 0], port).into()));
+    assert!(taken.iter().all(Result::is_ok));
+    says(&fixture.up(&moved), 0, &[":25012"]);
+    fixture.leno(&["run", "--", "true"]).good();
+    fixture.down(&["--purge"]).good();
+}
+
+fn the_person_behind_sudo_has_a_context_of_their_own(fixture: &mut Fixture) {
+    let setpriv = need!("setpriv");
+    fixture.new_place();
+    let home = fixture.place.join("home");
+    fs::create_dir_all(&home).expect("a home");
+    let passwd = fixture.place.join("passwd");
+    let line = format!("ann:x:{USER}:{USER}::{}:/bin/sh\n", home.display());
+    fs::write(&passwd, format!("root:x:0:0::/root:/bin/sh\n{line}")).expect("a file");
+    let own = std::os::unix::fs::chown(&home, Some(USER), Some(USER));
+    let passwd = passwd.display().to_string();
+    let mounted = fixture
+        .host
+        .exec(&["mount", "--bind", &passwd, "/etc/passwd"]);
+    if own.is_err() || mounted.code != 0 {
+        skip!("there can be no other user here: {}", mounted.stderr.trim());
+    }
+    let mut up = fixture.up_command(&["--detach"]);
+    let up = fixture.host.run(up.env("SUDO_UID", USER.to_string()));
+    fixture.host.exec(&["umount", "/etc/passwd"]).good();
+    up.good();
+    let config = home.join(".config/leno/config");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&config).expect("a context"));
+    assert_eq!(owner, USER);
+    let as_ann = |words: &[&str]| {
+        let mut command = Command::new(&setpriv);
+        let id = [format!("--reuid={USER}"), format!("--regid={USER}")];
+        command.args(id).arg("--clear-groups").arg(leno_binary());
+        command
+            .args(words)
+            .env("HOME", &home)
+            .env("LENO_AGENT_SOCKET", fixture.path("run/agent.sock"))
+            .env_remove("LENO_CONFIG")
+            .env_remove("LENO_CONTEXT")
+            .env_remove("XDG_CONFIG_HOME");
+        fixture.host.run(&mut command)
+    };
+    let status = until("it speaks to the mesh", SOON, || {
+        let output = as_ann(&["status"]);
+        (output.code == 0).then(|| output.text())
+    });
+    assert!(status.contains("mesh default"), "{status}");
+    as_ann(&["token", "create", "--service", "cart"]).good();
+    open(&fixture.place);
+    as_ann(&["run", "--", "true"]).good();
+    fixture.down(&["--purge"]).good();
+}
+
+/// Everybody may come as far as the sockets: their directory is in one of the test's own.
+fn open(place: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    for dir in [place.to_owned(), place.join("run")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our own directory");
+    }
+}
