@@ -72,6 +72,11 @@ pub struct Limits {
     pub handshakes: usize,
     /// Connections from outside the mesh on which neither side has said anything; the oldest is closed for a new one.
     pub silent_connections: usize,
+    /// Captured connections of one workload, and HTTP/2 streams on them; above it they are reset. A quarter of the
+    /// tasks: its neighbours keep theirs.
+    pub outbound_connections: usize,
+    /// The same of connections from outside the mesh to one workload.
+    pub published_connections: usize,
     /// Mesh connections to one workload from one workload.
     pub connections_per_peer: usize,
     /// A mesh connection is replaced when it is so old.
@@ -105,11 +110,11 @@ pub struct Limits {
     pub refusal_wait: Duration,
     /// How long a client of a port known to speak HTTP may be silent before the other side is asked as well.
     pub detect_patience: Duration,
-    /// DNS queries being forwarded.
+    /// DNS queries of one workload that wait for the control plane or a resolver; above it they are answered SERVFAIL.
     pub dns_queries: usize,
     /// How long one upstream of DNS may take.
     pub dns_timeout: Duration,
-    /// DNS connections over TCP.
+    /// DNS connections of one workload over TCP.
     pub dns_connections: usize,
     /// Events not yet taken by the agent.
     pub events: usize,
@@ -129,6 +134,8 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(1),
             handshakes: 1_024,
             silent_connections: 1_024,
+            outbound_connections: 16_384,
+            published_connections: 16_384,
             connections_per_peer: 16,
             connection_age: Duration::from_secs(3_600),
             connection_idle: Duration::from_secs(300),

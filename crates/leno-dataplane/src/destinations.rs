@@ -134,7 +134,12 @@ impl Destinations {
 
     /// The entry, if it was answered. One that came unasked (the agent kept it over a restart, or it crossed our
     /// unsubscription) is subscribed with its first use.
-    fn known(&self, shared: &Shared, name: &ResourceName, now: Instant) -> Option<Rc<Entry>> {
+    pub(crate) fn known(
+        &self,
+        shared: &Shared,
+        name: &ResourceName,
+        now: Instant,
+    ) -> Option<Rc<Entry>> {
         let map = self.by_name.borrow();
         let entry = map.get(name).filter(|entry| !entry.is_pending())?;
         entry.touch(now);

@@ -6,12 +6,13 @@
 //! only the host's search list made of a name. Where the control plane does not answer, that is only done with names of
 //! namespaces that the mesh does not have: otherwise an outside resolver could turn mutual TLS into plaintext.
 
+mod outside;
+
 use std::{
-    cell::Cell,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
@@ -30,10 +31,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::outside::forward;
 use crate::{
     counters::{count, limit},
     destinations::Answer,
-    pool,
+    places::Place,
     state::{Local, Shared},
 };
 
@@ -86,11 +88,14 @@ enum Said {
     NoSuchName,
     /// It cannot be told now.
     Failed,
+    /// The control plane may know of this service; whether the name can be nothing else.
+    Ask(ServiceName, bool),
     /// Somebody else knows.
     Forward,
 }
 
-/// Serves a UDP socket until the workload's end.
+/// Serves a UDP socket until the workload's end. What is known is answered at once: only a question that must wait takes
+/// a task, and one workload may have so many of those.
 pub(crate) async fn serve_udp(shared: Rc<Shared>, local: Rc<Local>, socket: UdpSocket) {
     let socket = Rc::new(socket);
     let mut buffer = vec![0; LONGEST_UDP];
@@ -101,23 +106,31 @@ pub(crate) async fn serve_udp(shared: Rc<Shared>, local: Rc<Local>, socket: UdpS
                 // An ICMP answer to something sent before shows as an error of the next call.
                 Err(_) => continue,
             };
-            let query = buffer.get(..length).unwrap_or_default().to_vec();
-            let (shared_, local, socket) =
-                (Rc::clone(&shared), Rc::clone(&local), Rc::clone(&socket));
-            let work = async move {
-                let Some(answer) = answer(&shared_, &local, &query, false).await else {
-                    return;
-                };
-                if let Err(error) = socket.send_to(&answer, from).await {
-                    tracing::debug!(%from, %error, "a DNS answer could not be sent");
+            let query = buffer.get(..length).unwrap_or_default();
+            match look(&shared, &local, query) {
+                Some(Looked::Answer(answer)) => send(&socket, &answer, from).await,
+                Some(Looked::Wait(waiting)) => {
+                    let (shared_, socket) = (Rc::clone(&shared), Rc::clone(&socket));
+                    let work = async move {
+                        if let Some(answer) = waiting.answer(&shared_, false).await {
+                            send(&socket, &answer, from).await;
+                        }
+                    };
+                    if shared.scope.spawn("dns-query", work).is_err() {
+                        limit(Limit::Tasks);
+                    }
                 }
-            };
-            if shared.scope.spawn("dns-query", work).is_err() {
-                limit(Limit::Tasks);
+                None => {}
             }
         }
     };
     local.stop.run_until_stopped(receive).await;
+}
+
+async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, to).await {
+        tracing::debug!(%to, %error, "a DNS answer could not be sent");
+    }
 }
 
 /// Serves a TCP listener until the workload's end (RFC 7766).
@@ -129,13 +142,12 @@ pub(crate) async fn serve_tcp(shared: Rc<Shared>, local: Rc<Local>, listener: Tc
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if shared.dns_connections.get() >= shared.config.limits.dns_connections {
-                limit(Limit::DnsConnections);
+            let Some(place) = local.places.dns_connections.take() else {
                 continue;
-            }
+            };
             let (shared_, local) = (Rc::clone(&shared), Rc::clone(&local));
             let work = async move {
-                let _place = Place::take(&shared_.dns_connections);
+                let _place = place;
                 if let Err(error) = connection(&shared_, &local, stream).await {
                     tracing::trace!(%from, %error, "a DNS connection ended");
                 }
@@ -154,7 +166,12 @@ async fn connection(shared: &Shared, local: &Local, mut stream: TcpStream) -> io
         let Ok(query) = timeout(idle, read_message(&mut stream)).await else {
             return Ok(());
         };
-        let Some(answer) = answer(shared, local, &query?, true).await else {
+        let answer = match look(shared, local, &query?) {
+            Some(Looked::Answer(answer)) => Some(answer),
+            Some(Looked::Wait(waiting)) => waiting.answer(shared, true).await,
+            None => None,
+        };
+        let Some(answer) = answer else {
             return Ok(());
         };
         write_message(&mut stream, &answer).await?;
@@ -176,8 +193,24 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     stream.write_all(&framed).await
 }
 
-/// The answer to one query; `None` when it is none, or there is no room for it.
-async fn answer(shared: &Shared, local: &Local, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
+/// What a query came to at once.
+enum Looked {
+    Answer(Vec<u8>),
+    Wait(Waiting),
+}
+
+/// A question that the control plane or a resolver must be asked about, and its place among those of its workload.
+struct Waiting {
+    message: Message,
+    query: Vec<u8>,
+    /// A service to ask the control plane about, and whether the name can be nothing else.
+    service: Option<(ServiceName, bool)>,
+    family: Family,
+    _place: Place,
+}
+
+/// Looks at one query; `None` when it is none.
+fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
     count(Counter::DnsQueries);
     let Ok(message) = Message::from_vec(query) else {
         tracing::debug!("a DNS query is malformed");
@@ -186,10 +219,8 @@ async fn answer(shared: &Shared, local: &Local, query: &[u8], tcp: bool) -> Opti
     if message.metadata.message_type != MessageType::Query {
         return None;
     }
-    let said = match message.queries.as_slice() {
-        [question] if message.metadata.op_code == OpCode::Query => {
-            say(shared, local, question).await
-        }
+    let question = match message.queries.as_slice() {
+        [question] if message.metadata.op_code == OpCode::Query => question,
         // One question or none of ours (RFC 9619): names of the mesh among several would leave the host.
         _ => {
             let code = if message.metadata.op_code == OpCode::Query {
@@ -197,38 +228,90 @@ async fn answer(shared: &Shared, local: &Local, query: &[u8], tcp: bool) -> Opti
             } else {
                 ResponseCode::NotImp
             };
-            return respond(&message, code, &[]);
+            return respond(&message, code, &[]).map(Looked::Answer);
         }
     };
-    match said {
-        Said::Forward => forward(shared, &message, query, tcp).await,
-        Said::Addresses(addresses) => {
-            count(Counter::DnsMeshAnswers);
-            respond(&message, ResponseCode::NoError, &addresses)
+    let family = Family::of(question, shared.config.ipv6);
+    let said = say(shared, local, question, family);
+    let service = match said {
+        Said::Ask(service, certain) => Some((service, certain)),
+        Said::Forward => None,
+        said => return reply(&message, said).map(Looked::Answer),
+    };
+    let Some(place) = local.places.dns_queries.take() else {
+        return respond(&message, ResponseCode::ServFail, &[]).map(Looked::Answer);
+    };
+    Some(Looked::Wait(Waiting {
+        query: query.to_vec(),
+        service,
+        family,
+        message,
+        _place: place,
+    }))
+}
+
+impl Waiting {
+    /// The answer, once it is known.
+    async fn answer(self, shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
+        if let Some((service, certain)) = self.service {
+            let asked = ResourceName::Service(service.clone());
+            let found = shared.destinations.find(shared, &asked).await;
+            let answer = found.as_ref().map(|entry| entry.answer());
+            let said = means(shared, &service, certain, self.family, answer.ok());
+            if !matches!(said, Said::Forward) {
+                return reply(&self.message, said);
+            }
         }
-        Said::NoSuchName => {
-            count(Counter::DnsMeshAnswers);
-            respond(&message, ResponseCode::NXDomain, &[])
-        }
-        Said::Failed => respond(&message, ResponseCode::ServFail, &[]),
+        forward(shared, &self.message, &self.query, tcp).await
     }
 }
 
-async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
+fn reply(message: &Message, said: Said) -> Option<Vec<u8>> {
+    match said {
+        Said::Addresses(addresses) => {
+            count(Counter::DnsMeshAnswers);
+            respond(message, ResponseCode::NoError, &addresses)
+        }
+        Said::NoSuchName => {
+            count(Counter::DnsMeshAnswers);
+            respond(message, ResponseCode::NXDomain, &[])
+        }
+        Said::Failed | Said::Ask(..) | Said::Forward => {
+            respond(message, ResponseCode::ServFail, &[])
+        }
+    }
+}
+
+/// Which addresses a question is about.
+#[derive(Clone, Copy)]
+struct Family {
+    v4: bool,
+    v6: bool,
+}
+
+impl Family {
+    fn of(question: &Query, ipv6: bool) -> Self {
+        // The mesh's names are of one class; asked for in another they must not leave the host either.
+        let ours = question.query_class() == DNSClass::IN;
+        let kind = question.query_type();
+        Self {
+            v4: ours && matches!(kind, RecordType::A | RecordType::ANY),
+            v6: ours && ipv6 && matches!(kind, RecordType::AAAA | RecordType::ANY),
+        }
+    }
+
+    fn has(self, address: &IpAddr) -> bool {
+        if address.is_ipv4() { self.v4 } else { self.v6 }
+    }
+}
+
+/// What can be said without asking anybody.
+fn say(shared: &Shared, local: &Local, question: &Query, family: Family) -> Said {
     let Some(info) = local.info() else {
         return Said::Failed;
     };
     let name = question.name().to_ascii();
     let namespace = &info.own.namespace;
-    let of_internet = question.query_class() == DNSClass::IN;
-    let family = |address: &IpAddr| match question.query_type() {
-        // The mesh's names are of one class; asked for in another they must not leave the host either.
-        _ if !of_internet => false,
-        RecordType::A => address.is_ipv4(),
-        RecordType::AAAA => address.is_ipv6() && shared.config.ipv6,
-        RecordType::ANY => address.is_ipv4() || shared.config.ipv6,
-        _ => false,
-    };
     let (service, certain) = match read_name(&name, namespace, &shared.config.dns_search) {
         Named::Outside => return Said::Forward,
         Named::Localhost => {
@@ -236,23 +319,36 @@ async fn say(shared: &Shared, local: &Local, question: &Query) -> Said {
                 IpAddr::V4(Ipv4Addr::LOCALHOST),
                 IpAddr::V6(Ipv6Addr::LOCALHOST),
             ];
-            return Said::Addresses(own.into_iter().filter(family).collect());
+            return Said::Addresses(own.into_iter().filter(|ip| family.has(ip)).collect());
         }
         Named::Mesh(service) => (service, true),
         Named::Perhaps(service) => (service, false),
     };
     let asked = ResourceName::Service(service.clone());
-    let found = shared.destinations.find(shared, &asked).await;
-    match found.map(|entry| entry.answer()) {
-        Ok(Answer::Service(view)) => {
+    match shared.destinations.known(shared, &asked, Instant::now()) {
+        Some(entry) => means(shared, &service, certain, family, Some(entry.answer())),
+        None => Said::Ask(service, certain),
+    }
+}
+
+/// What an answer about a service, or none in time, means for its name.
+fn means(
+    shared: &Shared,
+    service: &ServiceName,
+    certain: bool,
+    family: Family,
+    answer: Option<Answer>,
+) -> Said {
+    match answer {
+        Some(Answer::Service(view)) => {
             // Who asks for a name is about to call it.
-            shared.clusters.prefetch(shared, &service);
-            let vips = view.service.vips.iter().copied().filter(family);
-            Said::Addresses(vips.collect())
+            shared.clusters.prefetch(shared, service);
+            let vips = view.service.vips.iter().copied();
+            Said::Addresses(vips.filter(|ip| family.has(ip)).collect())
         }
-        Ok(_) if certain => Said::NoSuchName,
-        Err(_) if certain || shared.has_namespace(&service.namespace) => Said::Failed,
-        Ok(_) | Err(_) => Said::Forward,
+        Some(_) if certain => Said::NoSuchName,
+        None if certain || shared.has_namespace(&service.namespace) => Said::Failed,
+        Some(_) | None => Said::Forward,
     }
 }
 
@@ -272,90 +368,6 @@ fn respond(query: &Message, code: ResponseCode, addresses: &[IpAddr]) -> Option<
         }
     }
     answer.to_vec().ok()
-}
-
-/// One more of something bounded, while it lives.
-struct Place<'c>(&'c Cell<usize>);
-
-impl<'c> Place<'c> {
-    fn take(cell: &'c Cell<usize>) -> Self {
-        cell.set(cell.get() + 1);
-        Self(cell)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-/// Asks the host's resolvers in order; SERVFAIL when none answers.
-async fn forward(shared: &Shared, message: &Message, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
-    let limits = &shared.config.limits;
-    if shared.dns_queries.get() >= limits.dns_queries {
-        limit(Limit::DnsQueries);
-        return respond(message, ResponseCode::ServFail, &[]);
-    }
-    let _place = Place::take(&shared.dns_queries);
-    let mark = shared.config.mark;
-    for upstream in &shared.config.dns_upstreams {
-        let asked = async {
-            if tcp {
-                ask_tcp(*upstream, mark, limits.dns_timeout, query).await
-            } else {
-                ask_udp(*upstream, mark, query).await
-            }
-        };
-        match timeout(limits.dns_timeout, asked).await {
-            Ok(Ok(answer)) => return Some(answer),
-            Ok(Err(error)) => tracing::debug!(%upstream, %error, "a DNS resolver failed"),
-            Err(_) => tracing::debug!(%upstream, "a DNS resolver did not answer in time"),
-        }
-    }
-    count(Counter::DnsFailures);
-    respond(message, ResponseCode::ServFail, &[])
-}
-
-/// From a port of its own for each query (RFC 5452 4.5); an answer that is to something else is not taken.
-async fn ask_udp(upstream: SocketAddr, mark: bool, query: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = leno_net::socket::datagram_socket(upstream.is_ipv6(), mark)?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    socket.connect(upstream).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0; LONGEST_UDP];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        let answer = buffer.get(..length).unwrap_or_default();
-        if answers(query, answer) {
-            return Ok(answer.to_vec());
-        }
-    }
-}
-
-async fn ask_tcp(
-    upstream: SocketAddr,
-    mark: bool,
-    limit: Duration,
-    query: &[u8],
-) -> io::Result<Vec<u8>> {
-    let mut stream = pool::dial(upstream, mark, limit).await?;
-    write_message(&mut stream, query).await?;
-    let answer = read_message(&mut stream).await?;
-    if answers(query, &answer) {
-        Ok(answer)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the answer is to another question",
-        ))
-    }
-}
-
-/// Whether `answer` is a response with the query's id.
-fn answers(query: &[u8], answer: &[u8]) -> bool {
-    let is_response = answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-    is_response && query.get(..2).is_some() && query.get(..2) == answer.get(..2)
 }
 
 #[cfg(test)]
@@ -382,14 +394,5 @@ mod tests {
         assert_eq!(read("www.example.com"), Named::Outside);
         assert_eq!(read("localhost."), Named::Localhost);
         assert_eq!(read("."), Named::Outside);
-    }
-
-    #[test]
-    fn an_answer_to_another_question_is_none() {
-        assert!(answers(&[1, 2, 0], &[1, 2, 0x80]));
-        for other in [&[1, 2, 0][..], &[1, 3, 0x80], &[1, 2], &[]] {
-            assert!(!answers(&[1, 2, 0], other));
-        }
-        assert!(!answers(&[], &[1, 2, 0x80]));
     }
 }

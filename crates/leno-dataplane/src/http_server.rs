@@ -6,9 +6,15 @@ use bytes::BytesMut;
 use leno_http::{Corked, Incoming, ServerError, server};
 use leno_runtime::Stop;
 use leno_telemetry::counters::Limit;
+use leno_types::Refusal;
 use tokio::net::TcpStream;
 
-use crate::{counters::limit, metadata, state::Shared};
+use crate::{
+    counters::{limit, refused},
+    metadata,
+    places::Places,
+    state::Shared,
+};
 
 /// By whom what is malformed is refused, and under which id.
 pub(crate) struct Label {
@@ -73,10 +79,12 @@ pub(crate) async fn reject(
     connection.reject().await
 }
 
-/// Serves an HTTP/2 connection in clear until it is over; after `stop` it drains.
+/// Serves an HTTP/2 connection in clear until it is over; after `stop` it drains. Each stream takes a place of its
+/// workload's; one that finds none is refused, and had no effect.
 pub(crate) async fn http2(
     shared: &Shared,
     stop: &Stop,
+    places: &Places,
     stream: TcpStream,
     prefix: BytesMut,
     task: &'static str,
@@ -101,8 +109,16 @@ pub(crate) async fn http2(
                 None => return Ok(()),
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 Some(Ok(incoming)) => {
+                    let Some(place) = places.take() else {
+                        refused(Refusal::Overflow);
+                        incoming.reply.refuse_stream();
+                        continue;
+                    };
                     let exchange = Rc::clone(&exchange);
-                    let work = async move { exchange(incoming).await };
+                    let work = async move {
+                        let _place = place;
+                        exchange(incoming).await;
+                    };
                     if shared.scope.spawn(task, work).is_err() {
                         // The request was dropped with its task: its stream is reset.
                         limit(Limit::Tasks);

@@ -22,6 +22,7 @@ mod inbound;
 mod metadata;
 mod outbound;
 mod outbox;
+mod places;
 mod pool;
 mod record;
 mod splice;

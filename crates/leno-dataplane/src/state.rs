@@ -20,7 +20,7 @@ use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertif
 use leno_types::{DnsLabel, Identity, WorkloadUid};
 
 use crate::{
-    WorkerConfig,
+    Limits, WorkerConfig,
     app::AppSide,
     clusters::Clusters,
     counters::count,
@@ -28,6 +28,7 @@ use crate::{
     ending::Ending,
     inbound::{Admission, Strangers},
     outbox::Outbox,
+    places::WorkloadPlaces,
     pool::Pool,
     record::Record,
 };
@@ -54,9 +55,6 @@ pub(crate) struct Shared {
     /// Connections from outside the mesh on which nothing was said yet.
     pub(crate) silent: Strangers,
     pub(crate) record: Record,
-    /// DNS queries being forwarded, and DNS connections.
-    pub(crate) dns_queries: Cell<usize>,
-    pub(crate) dns_connections: Cell<usize>,
 }
 
 /// A workload of this host. It may be known by its sockets or certificate before it is described.
@@ -68,6 +66,7 @@ pub(crate) struct Local {
     epoch: RefCell<Stop>,
     pub(crate) pool: Pool,
     pub(crate) app: AppSide,
+    pub(crate) places: WorkloadPlaces,
     admissions: RefCell<Vec<Weak<Admission>>>,
     /// Its listeners and connections drain.
     pub(crate) stop: Stop,
@@ -150,7 +149,7 @@ impl Described {
 }
 
 impl Local {
-    fn new(uid: WorkloadUid, stop: Stop) -> Self {
+    fn new(uid: WorkloadUid, stop: Stop, limits: &Limits) -> Self {
         Self {
             uid,
             info: RefCell::new(None),
@@ -158,6 +157,7 @@ impl Local {
             epoch: RefCell::new(stop.child()),
             pool: Pool::default(),
             app: AppSide::default(),
+            places: WorkloadPlaces::new(limits),
             admissions: RefCell::default(),
             stop,
             ending: Ending::default(),
@@ -246,7 +246,13 @@ impl Shared {
     /// The workload with this id, known from now on.
     pub(crate) fn local(&self, uid: WorkloadUid) -> Rc<Local> {
         let mut locals = self.locals.borrow_mut();
-        let make = || Rc::new(Local::new(uid, self.scope.stop().child()));
+        let make = || {
+            Rc::new(Local::new(
+                uid,
+                self.scope.stop().child(),
+                &self.config.limits,
+            ))
+        };
         Rc::clone(locals.entry(uid).or_insert_with(make))
     }
 

@@ -14,7 +14,7 @@ use std::{
 use leno_http::Corker;
 use leno_runtime::{Scope, Stop};
 use leno_telemetry::counters::{Counter, Gauge, Limit};
-use leno_types::WorkloadUid;
+use leno_types::{Refusal, WorkloadUid};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
@@ -24,11 +24,12 @@ use tokio::{
 use crate::{
     CaptureSockets, Event, ListenRole, Update, WorkerConfig,
     api::Command,
-    counters::{count, gauge, limit},
+    counters::{count, gauge, limit, refused},
     dns, inbound,
     inbound::Arrival,
     outbound,
     outbox::Outbox,
+    places::{Place, Places},
     record::Record,
     state::{Local, Shared},
 };
@@ -69,8 +70,6 @@ pub(crate) async fn run(
         handshakes: Default::default(),
         silent: Default::default(),
         record: Record::new(config.access_log, config.limits.refusals),
-        dns_queries: Cell::new(0),
-        dns_connections: Cell::new(0),
         config,
     });
     let worker = Worker {
@@ -290,35 +289,28 @@ impl Worker {
         self.listeners.entry(role).or_default().push(stop.clone());
         let shared = Rc::clone(&self.shared);
         match role {
-            ListenRole::Hbone => self.accept(
-                "accept-hbone",
-                "mesh-inbound",
-                stop,
-                listener,
-                move |stream, from| inbound::serve(Rc::clone(&shared), stream, from),
-            ),
+            ListenRole::Hbone => {
+                let names = ("accept-hbone", "mesh-inbound");
+                self.accept(names, stop, listener, None, move |stream, from, _| {
+                    inbound::serve(Rc::clone(&shared), stream, from)
+                });
+            }
             ListenRole::Published { uid, port } => {
                 let local = self.shared.local(uid);
-                self.accept(
-                    "accept-published",
-                    "published",
-                    stop,
-                    listener,
-                    move |stream, from| {
-                        let arrival = Arrival::Published(Rc::clone(&local), port);
-                        inbound::serve_plain(Rc::clone(&shared), arrival, stream, from)
-                    },
-                );
+                let places = Some(local.places.published.clone());
+                let names = ("accept-published", "published");
+                self.accept(names, stop, listener, places, move |stream, from, place| {
+                    let arrival = Arrival::Published(Rc::clone(&local), port);
+                    inbound::serve_plain(Rc::clone(&shared), arrival, stream, from, place)
+                });
             }
-            ListenRole::Inbound => self.accept(
-                "accept-inbound",
-                "inbound",
-                stop,
-                listener,
-                move |stream, from| {
-                    inbound::serve_plain(Rc::clone(&shared), Arrival::Captured, stream, from)
-                },
-            ),
+            ListenRole::Inbound => {
+                let names = ("accept-inbound", "inbound");
+                self.accept(names, stop, listener, None, move |stream, from, place| {
+                    let arrival = Arrival::Captured;
+                    inbound::serve_plain(Rc::clone(&shared), arrival, stream, from, place)
+                });
+            }
             ListenRole::Outbound { uid } => {
                 let local = self.shared.local(uid);
                 self.accept_outbound(&local, stop, listener);
@@ -328,25 +320,21 @@ impl Worker {
 
     fn accept_outbound(&self, local: &Rc<Local>, stop: Stop, listener: std::net::TcpListener) {
         let (shared, local) = (Rc::clone(&self.shared), Rc::clone(local));
-        self.accept(
-            "accept-outbound",
-            "outbound",
-            stop,
-            listener,
-            move |stream, from| {
-                outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from)
-            },
-        );
+        let places = Some(local.places.outbound.clone());
+        let names = ("accept-outbound", "outbound");
+        self.accept(names, stop, listener, places, move |stream, from, place| {
+            outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from, place)
+        });
     }
 
-    /// Accepts until the stop; each connection is a task of its own.
+    /// Accepts until the stop; each connection is a task of its own. One that there is no place for is reset.
     fn accept<Work: Future<Output = ()> + 'static>(
         &self,
-        name: &'static str,
-        task: &'static str,
+        (name, task): (&'static str, &'static str),
         stop: Stop,
         listener: std::net::TcpListener,
-        serve: impl Fn(TcpStream, SocketAddr) -> Work + 'static,
+        places: Option<Places>,
+        serve: impl Fn(TcpStream, SocketAddr, Option<Place>) -> Work + 'static,
     ) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
@@ -358,7 +346,14 @@ impl Worker {
                 match listener.accept().await {
                     Ok((stream, from)) => {
                         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-                        if shared.scope.spawn(task, serve(stream, from)).is_err() {
+                        let place = places.as_ref().map(Places::take);
+                        if matches!(place, Some(None)) {
+                            refused(Refusal::Overflow);
+                            outbound::reset(&stream);
+                            continue;
+                        }
+                        let work = serve(stream, from, place.flatten());
+                        if shared.scope.spawn(task, work).is_err() {
                             limit(Limit::Tasks);
                         }
                     }

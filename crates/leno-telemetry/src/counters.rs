@@ -92,6 +92,10 @@ closed_set! {
         Handshakes = "handshakes",
         /// Connections from outside the mesh on which nothing was said yet.
         SilentConnections = "silent_connections",
+        /// Captured connections of one workload, and streams on them.
+        OutboundConnections = "outbound_connections",
+        /// Connections to one workload from outside the mesh, and streams on them.
+        PublishedConnections = "published_connections",
         /// Mesh connections from one workload to another.
         ConnectionsPerPeer = "connections_per_peer",
         /// The age of a mesh connection.
@@ -108,9 +112,9 @@ closed_set! {
         Tries = "tries",
         /// The silence of a stream of bytes.
         StreamIdle = "stream_idle",
-        /// DNS queries being forwarded.
+        /// DNS queries of one workload that wait for an answer.
         DnsQueries = "dns_queries",
-        /// DNS connections over TCP.
+        /// DNS connections of one workload over TCP.
         DnsConnections = "dns_connections",
         /// Refusals remembered between two reports.
         Refusals = "refusals",

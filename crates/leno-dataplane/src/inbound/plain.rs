@@ -20,6 +20,7 @@ use crate::{
     http_server,
     metadata::To,
     outbound::{Denial, reset, tls_to_http},
+    places::Place,
     pool,
     record::{EdgeCache, Party},
     splice::{Carried, End, splice},
@@ -40,6 +41,7 @@ pub(crate) async fn serve(
     arrival: Arrival,
     stream: TcpStream,
     from: SocketAddr,
+    _place: Option<Place>,
 ) {
     count(Counter::InboundConnections);
     let _open = Open::new(Gauge::OpenConnections);
@@ -349,5 +351,7 @@ async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Resu
     let exchange =
         async move |incoming: Incoming<'static>| exchange(&conn_, &admitted, incoming).await;
     let (shared, stop, exchange) = (&conn.shared, &conn.local.stop, Rc::new(exchange));
-    http_server::http2(shared, stop, stream, prefix, "published-stream", exchange).await
+    let places = &conn.local.places.published;
+    let name = "published-stream";
+    http_server::http2(shared, stop, places, stream, prefix, name, exchange).await
 }

@@ -50,14 +50,7 @@ pub(super) async fn http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) 
     let exchange = Rc::new(async move |incoming: Incoming<'static>| {
         requests::exchange(&flow_, incoming).await
     });
-    let stop = &flow.local.stop;
-    http_server::http2(
-        &flow.shared,
-        stop,
-        stream,
-        prefix,
-        "outbound-stream",
-        exchange,
-    )
-    .await
+    let (stop, places) = (&flow.local.stop, &flow.local.places.outbound);
+    let name = "outbound-stream";
+    http_server::http2(&flow.shared, stop, places, stream, prefix, name, exchange).await
 }

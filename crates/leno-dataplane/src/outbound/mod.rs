@@ -32,6 +32,7 @@ use crate::{
     counters::{Open, count},
     destinations::{Answer, Entry, HostView, ServiceView},
     detect::{self, Spoken},
+    places::Place,
     record::{Party, Refused},
     state::{Local, Shared},
     target::{Direct, Target},
@@ -99,6 +100,7 @@ pub(crate) async fn serve(
     local: Rc<Local>,
     stream: TcpStream,
     from: SocketAddr,
+    _place: Option<Place>,
 ) {
     count(Counter::OutboundConnections);
     let _open = Open::new(Gauge::OpenConnections);

@@ -456,13 +456,18 @@ pub struct Captured {
 impl Captured {
     /// Connects as the program does: to `to`, which capture leads elsewhere.
     pub async fn connect(&self, to: SocketAddr) -> TcpStream {
+        self.try_connect(to).await.unwrap()
+    }
+
+    /// The same where it may be refused at once.
+    pub async fn try_connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(self.at.ip(), 0)).unwrap();
         let own = socket.local_addr().unwrap();
         ORIGINAL.lock().unwrap().insert(own, to);
-        let stream = socket.connect(self.at).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+        let stream = socket.connect(self.at).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 }
 

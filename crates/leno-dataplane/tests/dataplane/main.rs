@@ -13,6 +13,7 @@ mod declared;
 mod discovery;
 mod host;
 mod inbound;
+mod neighbours;
 mod requests;
 mod resilience;
 
