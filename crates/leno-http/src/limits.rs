@@ -30,7 +30,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// Streams a peer may reset before we take them up; more close the connection (rapid reset, CVE-2023-44487).
     pub pending_resets: usize,
-    /// Streams we remember after resetting them ourselves.
+    /// Streams we remember for a second after resetting them ourselves: four times those that may be open, as what was
+    /// on its way to one that is forgotten counts against the whole connection, and at 1,024 such frames ends it.
     pub reset_streams: usize,
     /// Interim (1xx) responses to one request.
     pub interim_responses: u32,
@@ -53,7 +54,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             replay_bytes: 64 * 1024,
             pending_resets: 32,
-            reset_streams: 64,
+            reset_streams: 1_024,
             interim_responses: 16,
             linger: Duration::from_secs(5),
         }
