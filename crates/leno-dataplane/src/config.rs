@@ -77,6 +77,9 @@ pub struct Limits {
     pub outbound_connections: usize,
     /// The same of connections from outside the mesh to one workload.
     pub published_connections: usize,
+    /// Names under which metrics tell the workloads of one caller's identity apart; further ones are shown by its
+    /// service account.
+    pub caller_names: usize,
     /// Mesh connections to one workload from one workload.
     pub connections_per_peer: usize,
     /// A mesh connection is replaced when it is so old.
@@ -136,6 +139,7 @@ impl Default for Limits {
             silent_connections: 1_024,
             outbound_connections: 16_384,
             published_connections: 16_384,
+            caller_names: 128,
             connections_per_peer: 16,
             connection_age: Duration::from_secs(3_600),
             connection_idle: Duration::from_secs(300),

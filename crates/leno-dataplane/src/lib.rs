@@ -9,6 +9,7 @@
 
 mod api;
 mod app;
+mod callers;
 mod clusters;
 mod config;
 mod counters;

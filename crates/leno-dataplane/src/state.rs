@@ -22,6 +22,7 @@ use leno_types::{DnsLabel, Identity, WorkloadUid};
 use crate::{
     Limits, WorkerConfig,
     app::AppSide,
+    callers::Callers,
     clusters::Clusters,
     counters::count,
     destinations::Destinations,
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     /// Connections from outside the mesh on which nothing was said yet.
     pub(crate) silent: Strangers,
     pub(crate) record: Record,
+    pub(crate) callers: Callers,
 }
 
 /// A workload of this host. It may be known by its sockets or certificate before it is described.

@@ -69,6 +69,7 @@ pub(crate) async fn run(
         acceptor: RefCell::default(),
         handshakes: Default::default(),
         silent: Default::default(),
+        callers: Default::default(),
         record: Record::new(config.access_log, config.limits.refusals),
         config,
     });

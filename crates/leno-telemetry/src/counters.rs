@@ -96,6 +96,8 @@ closed_set! {
         OutboundConnections = "outbound_connections",
         /// Connections to one workload from outside the mesh, and streams on them.
         PublishedConnections = "published_connections",
+        /// Names of the workloads of one caller's identity.
+        CallerNames = "caller_names",
         /// Mesh connections from one workload to another.
         ConnectionsPerPeer = "connections_per_peer",
         /// The age of a mesh connection.

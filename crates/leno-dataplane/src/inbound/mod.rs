@@ -20,7 +20,7 @@ use std::{
 
 use ::bytes::Bytes;
 use leno_http::{Corked, ReadAhead, server};
-use leno_ir::AccessRule;
+use leno_ir::{AccessRule, ServicePortRef};
 use leno_policy::Verdict;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_tls::{Accepted, Alpn, Peer, verify_failure_reason};
@@ -215,7 +215,12 @@ impl Conn {
     }
 
     /// Verifies a destination against connection and workload, and asks the policy.
-    fn verify(&self, info: &Described, to: To, from: Option<&Bytes>) -> Result<Verified, Denial> {
+    fn verify(
+        &self,
+        info: &Described,
+        mut to: To,
+        from: Option<&Bytes>,
+    ) -> Result<Verified, Denial> {
         let (ip, port) = (to.address.ip().to_canonical(), to.address.port());
         if ip != self.at.ip() && !info.own.addresses.contains(&ip) {
             return Err(forged(format!("{ip} is no address of {}", info.own.name)));
@@ -230,12 +235,22 @@ impl Conn {
             .ok_or_else(|| forged(format!("{} serves no port {port}", info.own.name)))?;
         let admission = Admission::ask(&self.local, info, self.caller(), port)?;
         let caller = match self.caller() {
-            Some(identity) => Party {
-                labels: metadata::caller_labels(from.map(|from| &**from), identity),
-                identity: Some(identity.clone()),
-            },
+            Some(identity) => {
+                let ceiling = self.shared.config.limits.caller_names;
+                let callers = &self.shared.callers;
+                let from = from.filter(|from| callers.has_room(identity, from, ceiling));
+                Party {
+                    labels: metadata::caller_labels(from.map(|from| &**from), identity),
+                    identity: Some(identity.clone()),
+                }
+            }
             None => Party::unknown(),
         };
+        // A name in metrics and log: one that the port does not have would be of the caller's making.
+        to.service = to.service.filter(|(service, port)| {
+            let has = |own: &ServicePortRef| own.service == *service && own.port == *port;
+            of.services.iter().any(has)
+        });
         Ok(Verified {
             to,
             protocol: of.protocol,

@@ -98,6 +98,52 @@ fn forged_destinations_are_refused_and_recorded() {
 }
 
 #[test]
+fn a_peer_makes_no_edges_by_inventing_names() {
+    run(async {
+        let world = World::new();
+        let two = Host::start_with(&world, |config| config.limits.caller_names = 3);
+        let (port, _) = http1(two.ip, |_| ok("cart"));
+        let cart = two.workload("cart", &[(80, port, None)]).await;
+        let mut send = stranger(&world, &cart, &[Alpn::Leno1]).await;
+        for number in 0..20 {
+            let service = if number == 0 { "cart" } else { "invented" };
+            let to = format!("1 {}:{port} shop/{service}{number}:80 a", two.ip);
+            let to = to.replace("cart0", "cart");
+            let from = format!("1 shop web-{number} v1 shop/web");
+            let request = http::Request::get("http://cart/")
+                .header("x-leno-to", to)
+                .header("x-leno-from", from)
+                .body(())
+                .unwrap();
+            let (response, _) = send.send_request(request, true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+        two.seen
+            .until("twenty requests", |seen| {
+                let totals = seen.totals.borrow();
+                let counted = totals.edges().flat_map(|(edge, _)| totals.requests(edge));
+                counted.map(|(_, requests)| requests.count).sum::<u64>() == 20
+            })
+            .await;
+        let totals = two.seen.totals.borrow();
+        let mut edges: Vec<_> = totals
+            .edges()
+            .map(|(edge, _)| {
+                let service = edge.destination_service.split('.').next().unwrap();
+                format!("{} {service}", edge.source_workload)
+            })
+            .collect();
+        edges.sort_unstable();
+        assert_eq!(
+            edges,
+            ["web cart", "web-0 cart", "web-1 cart", "web-2 cart"]
+        );
+        let counters = two.seen.counters.borrow();
+        assert_eq!(counters.get_limit(Limit::CallerNames), 17);
+    });
+}
+
+#[test]
 fn agents_people_and_the_control_plane_are_no_callers_of_workloads() {
     run(async {
         let world = World::new();
