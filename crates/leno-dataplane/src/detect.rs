@@ -16,6 +16,8 @@ const LONGEST: usize = 16 * 1024;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Room for the first read.
 const FIRST: usize = 4 * 1024;
+/// Room for what a server says first.
+const BANNER: usize = 512;
 
 /// What the caller speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +44,18 @@ pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io:
             Sniff::NeedMore if prefix.len() >= LONGEST => return Ok(no_http(prefix)),
             Sniff::NeedMore => {}
         }
+        // Memory is taken when there is something to put into it.
+        stream.readable().await?;
         prefix.reserve(FIRST);
-        if stream.read_buf(prefix).await? == 0 {
-            return Ok(no_http(prefix));
+        match stream.try_read_buf(prefix) {
+            Ok(0) => return Ok(no_http(prefix)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if prefix.is_empty() {
+                    *prefix = BytesMut::new();
+                }
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -84,7 +95,7 @@ pub(crate) async fn first<S: AsyncRead + Unpin>(
     prefix: &mut BytesMut,
     other: &mut S,
 ) -> io::Result<First> {
-    let mut said = BytesMut::with_capacity(FIRST);
+    let mut said = BytesMut::with_capacity(BANNER);
     tokio::select! {
         biased;
         spoken = caller(stream, prefix) => spoken.map(First::Caller),

@@ -196,7 +196,7 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
 /// What a query came to at once.
 enum Looked {
     Answer(Vec<u8>),
-    Wait(Waiting),
+    Wait(Box<Waiting>),
 }
 
 /// A question that the control plane or a resolver must be asked about, and its place among those of its workload.
@@ -241,13 +241,13 @@ fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
     let Some(place) = local.places.dns_queries.take() else {
         return respond(&message, ResponseCode::ServFail, &[]).map(Looked::Answer);
     };
-    Some(Looked::Wait(Waiting {
+    Some(Looked::Wait(Box::new(Waiting {
         query: query.to_vec(),
         service,
         family,
         message,
         _place: place,
-    }))
+    })))
 }
 
 impl Waiting {

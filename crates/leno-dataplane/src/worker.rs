@@ -433,3 +433,28 @@ fn rejected(what: &str, error: &io::Error) {
     count(Counter::ConfigRejections);
     tracing::error!(%error, "{what} that was handed over cannot be used");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of what such a function makes.
+    fn size<A, B, C, R>(_: fn(A, B, C, SocketAddr, Option<Place>) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    fn size_of_peers<A, B, R>(_: fn(A, B, SocketAddr) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_for_its_first_byte_is_small() {
+        for (what, bytes, most) in [
+            ("published", size(inbound::serve_plain), 3_072),
+            ("captured", size(outbound::serve), 4_096),
+            ("mesh", size_of_peers(inbound::serve), 6_144),
+        ] {
+            assert!(bytes <= most, "{what}: {bytes} bytes");
+        }
+    }
+}

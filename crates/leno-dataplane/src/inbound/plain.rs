@@ -162,9 +162,9 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
         Some(AppProtocol::Tcp | AppProtocol::Tls) => {
             let app = conn.local.dial_app(&conn.shared, verified.to.address);
             match app.await {
-                Ok((mut app, _dialled)) => {
+                Ok((app, _dialled)) => {
                     let said = BytesMut::new();
-                    raw::carry_plain(conn, &verified, &mut stream, &mut app, prefix, said).await;
+                    carry(conn, &verified, stream, app, prefix, said).await;
                 }
                 Err(error) => close(conn, &stream, &verified, &requests::denial(&error)),
             }
@@ -195,7 +195,7 @@ async fn declared_http(
         Spoken::Http1 => http1(conn, stream, prefix).await,
         Spoken::Http2 => http2(conn, stream, prefix).await,
         Spoken::Bytes => {
-            let error = http_server::reject(&conn.shared, stream, prefix, None).await;
+            let error = Box::pin(http_server::reject(&conn.shared, stream, prefix, None)).await;
             Err(malformed(conn, error))
         }
         Spoken::Tls => {
@@ -204,6 +204,29 @@ async fn declared_http(
         }
         Spoken::Nothing => Ok(()),
     }
+}
+
+// What follows the first word is in a place of its own: of connections there may be many that never say one.
+
+/// Carries bytes, what was read already first.
+async fn carry(
+    conn: &Conn,
+    verified: &Verified,
+    mut stream: TcpStream,
+    mut app: TcpStream,
+    prefix: BytesMut,
+    said: BytesMut,
+) {
+    let carried = raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said);
+    Box::pin(carried).await;
+}
+
+async fn http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    Box::pin(serve_http1(conn, stream, prefix)).await
+}
+
+async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    Box::pin(serve_http2(conn, stream, prefix)).await
 }
 
 /// Waits for the first word on a connection; `None` when newer ones needed its place.
@@ -262,12 +285,12 @@ async fn run_undeclared(
         }
         First::Caller(_) => {
             let said = BytesMut::new();
-            raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
+            carry(conn, verified, stream, app, prefix, said).await;
             Ok(())
         }
         First::Other(said) => {
             learned.server_said(port, &said);
-            raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said).await;
+            carry(conn, verified, stream, app, prefix, said).await;
             Ok(())
         }
     }
@@ -329,7 +352,7 @@ async fn exchange(
     }
 }
 
-async fn http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+async fn serve_http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let admitted = RefCell::default();
     let exchange = async |incoming: Incoming<'_>| exchange(conn, &admitted, incoming).await;
     let (shared, stop) = (&conn.shared, &conn.local.stop);
@@ -346,7 +369,7 @@ fn malformed(conn: &Conn, error: ServerError) -> io::Error {
     io::Error::other(error)
 }
 
-async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+async fn serve_http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let (conn_, admitted) = (Rc::clone(conn), RefCell::default());
     let exchange =
         async move |incoming: Incoming<'static>| exchange(&conn_, &admitted, incoming).await;

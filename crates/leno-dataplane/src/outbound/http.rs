@@ -9,8 +9,19 @@ use tokio::net::TcpStream;
 use super::{Denial, Flow, requests};
 use crate::http_server::{self, Label};
 
+// In places of their own: a connection that has not said its first word yet is small.
+
 /// Serves an HTTP/1 connection.
 pub(super) async fn http1(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    Box::pin(serve_http1(flow, stream, prefix)).await
+}
+
+/// Serves an HTTP/2 connection in clear.
+pub(super) async fn http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    Box::pin(serve_http2(flow, stream, prefix)).await
+}
+
+async fn serve_http1(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let begun = Instant::now();
     let label = label(flow);
     let id = label.id;
@@ -44,8 +55,7 @@ fn malformed(flow: &Flow, id: u64, begun: Instant, error: ServerError) -> io::Er
     io::Error::other(error)
 }
 
-/// Serves an HTTP/2 connection in clear.
-pub(super) async fn http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+async fn serve_http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let flow_ = Rc::clone(flow);
     let exchange = Rc::new(async move |incoming: Incoming<'static>| {
         requests::exchange(&flow_, incoming).await

@@ -90,8 +90,9 @@ fn a_flood_of_names_takes_nobodys_answers_away() {
     });
 }
 
-/// How long the slowest but one of a hundred requests took, each on a connection of its own, its name asked first.
-async fn slowest(captured: Captured, name: &str, to: SocketAddr) -> Duration {
+/// How long the middle and the slowest but one of a hundred requests took, each on a connection of its own, its name
+/// asked first.
+async fn took(captured: Captured, name: &str, to: SocketAddr) -> (Duration, Duration) {
     let mut took = Vec::new();
     for _ in 0..100 {
         let begun = Instant::now();
@@ -101,7 +102,7 @@ async fn slowest(captured: Captured, name: &str, to: SocketAddr) -> Duration {
         took.push(begun.elapsed());
     }
     took.sort_unstable();
-    took[98]
+    (took[50], took[98])
 }
 
 #[test]
@@ -117,7 +118,7 @@ fn the_neighbour_of_a_flood_is_served_as_before() {
         let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let (web, mail) = (one.capture(&web), one.capture(&mail));
-        let alone = slowest(mail, "cart.", vip).await;
+        let (alone, _) = took(mail, "cart.", vip).await;
 
         one.seen.silent.set(true);
         let flooding = Rc::new(Cell::new(true));
@@ -139,11 +140,13 @@ fn the_neighbour_of_a_flood_is_served_as_before() {
             }
             number
         });
-        let beside = slowest(mail, "cart.", vip).await;
+        let (median, slowest) = took(mail, "cart.", vip).await;
         flooding.set(false);
         assert!(flood.await.unwrap() > 1_000);
-        let fine = beside < Duration::from_millis(100) || beside < alone * 10;
-        assert!(fine, "alone {alone:?}, beside a flood {beside:?}");
+        // Who is starved waits for whole seconds; the flood and its neighbour share this test's thread as well.
+        let fine = median < Duration::from_millis(50) || median < alone * 10;
+        assert!(fine, "alone {alone:?}, beside a flood {median:?}");
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     });
 }
 
