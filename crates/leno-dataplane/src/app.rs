@@ -36,8 +36,8 @@ pub(crate) struct AppSide {
     arrived: Notify,
     ports: RefCell<HashMap<u16, Rc<AppPort>>>,
     learned: Rc<Learned>,
-    /// Local addresses of open connections made here: one that is accepted as a captured one is a loop.
-    dialled: RefCell<HashSet<SocketAddr>>,
+    /// Open connections made here: one that is accepted as a captured one is a loop.
+    dialled: RefCell<HashSet<Ends>>,
 }
 
 impl Default for AppSide {
@@ -89,31 +89,34 @@ pub(crate) enum AppError {
 /// The mark that a connection was made here; taken back when it is dropped.
 pub(crate) struct Dialled {
     local: Rc<Local>,
-    address: Option<SocketAddr>,
+    ends: Option<Ends>,
 }
+
+/// A connection's own address and its peer's. Both: the kernel gives one port to connections with different peers.
+type Ends = (SocketAddr, SocketAddr);
 
 impl Dialled {
     fn new(local: &Rc<Local>, stream: &TcpStream) -> Self {
-        let address = stream.local_addr().ok();
-        if let Some(address) = address {
-            local.app.dialled.borrow_mut().insert(address);
+        let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+        if let Some(ends) = ends {
+            local.app.dialled.borrow_mut().insert(ends);
         }
         Self {
             local: Rc::clone(local),
-            address,
+            ends,
         }
     }
 
     /// The connection's own address.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.address
+        self.ends.map(|(own, _)| own)
     }
 }
 
 impl Drop for Dialled {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            self.local.app.dialled.borrow_mut().remove(&address);
+        if let Some(ends) = self.ends {
+            self.local.app.dialled.borrow_mut().remove(&ends);
         }
     }
 }
@@ -151,9 +154,9 @@ impl AppSide {
         Rc::clone(&self.learned)
     }
 
-    /// Whether a captured connection from this address was made here.
-    pub(crate) fn made(&self, address: SocketAddr) -> bool {
-        self.dialled.borrow().contains(&address)
+    /// Whether a connection that was captured on its way was made here.
+    pub(crate) fn made(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.dialled.borrow().contains(&(from, to))
     }
 
     /// Closes what is kept for later requests, and says whether no connection to the program is left.

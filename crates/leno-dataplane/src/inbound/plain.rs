@@ -86,7 +86,7 @@ async fn connection(
             }
         }
     };
-    if local.app.made(from) {
+    if local.app.made(from, destination) {
         refused(Refusal::Loop);
         reset(&stream);
         return Ok(());

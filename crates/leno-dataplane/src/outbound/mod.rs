@@ -121,7 +121,7 @@ pub(crate) async fn serve(
         tracing::debug!(%from, %error, "a captured connection was gone at once");
         return;
     }
-    let meaning = if local.app.made(from) {
+    let meaning = if local.app.made(from, to) {
         let why = "this proxy made the connection itself: capture does not leave it alone";
         Meaning::Refused(Refusal::Loop, why.into())
     } else {
