@@ -7,7 +7,7 @@ use std::{
 
 use leno_types::{DnsLabel, ports};
 
-use crate::protocol::Start;
+use crate::{RunUser, protocol::Start};
 
 /// What an agent is told when it is started. Every port can be moved; 0 lets the kernel choose.
 #[derive(Clone, Debug)]
@@ -32,8 +32,8 @@ pub struct Config {
     pub dns_upstreams: Vec<SocketAddr>,
     /// The host's search domains (resolv.conf(5)).
     pub dns_search: Vec<String>,
-    /// Users who may run programs here, besides root and the agent's own.
-    pub run_users: Vec<u32>,
+    /// Users who may run programs here, and as whom, besides root and the agent's own.
+    pub run_users: Vec<RunUser>,
     /// Take the listeners over from the agent that runs here now.
     pub takeover: bool,
     /// Where the access log goes; none is written without it.

@@ -4,6 +4,7 @@
 //! certificate and its own description), told (its program may start).
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     time::Duration,
@@ -11,6 +12,7 @@ use std::{
 
 use leno_dataplane::{AppDial, CaptureSockets};
 use leno_ir::OwnWorkload;
+use leno_net::socket::{self, Expected, ForeignNetwork};
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
 use leno_types::{Identity, WorkloadUid, ports};
 use leno_wire::agent as wire;
@@ -54,12 +56,16 @@ pub(crate) struct Hosted {
     pub(crate) owed: [usize; 2],
     /// Of a program on the host's network.
     pub(crate) host: Option<HostCapture>,
+    /// Of a program of another user than root and the agent's own: the sockets that it is dialled with are made there.
+    pub(crate) foreign: Option<ForeignNetwork>,
 }
 
 /// What a program brings along, and what is opened for it.
 pub(crate) struct Sockets {
     pub(crate) capture: CaptureSockets,
     pub(crate) published: Vec<(u16, TcpListener)>,
+    /// Of a program of another user: where its sockets are made.
+    pub(crate) foreign: Option<ForeignNetwork>,
     /// Of a program on the host's network, until its workload has an id.
     pub(crate) host: Option<Prepared>,
 }
@@ -197,25 +203,38 @@ pub(crate) fn sockets(
     descriptors: Vec<OwnedFd>,
     host: &[std::net::IpAddr],
     app: AppDial,
+    owner: Owner,
     inherited: &mut Inherited,
 ) -> Result<Sockets, Unfit> {
-    let brought = brought(start, descriptors, app)?;
+    let (capture, foreign) = brought(start, descriptors, app, owner)?;
     let opened = opened(start, host, None, app, inherited)?;
     Ok(match start.network {
         Network::Host { .. } => opened,
         Network::Own => Sockets {
-            capture: brought,
+            capture,
+            foreign,
             ..opened
         },
     })
 }
 
-/// Takes the descriptors that a program attached for what it says they are.
+/// Whose the descriptors are that a program attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Root's or the agent's own user's: whoever can do the agent harm anyway.
+    Trusted,
+    /// Another's, who could make a socket of its block whoever uses it: none of them is used.
+    Foreign(u32),
+}
+
+/// Takes the descriptors that a program attached for what they should be. Of another user's program they show only
+/// where to listen.
 pub(crate) fn brought(
     start: &Start,
     descriptors: Vec<OwnedFd>,
     app: AppDial,
-) -> Result<CaptureSockets, Unfit> {
+    owner: Owner,
+) -> Result<(CaptureSockets, Option<ForeignNetwork>), Unfit> {
     if start.sockets.len() != descriptors.len() {
         let text = format!(
             "{} sockets were announced and {} came",
@@ -224,15 +243,64 @@ pub(crate) fn brought(
         );
         return Err(Unfit::new("invalid", text));
     }
+    let outbound = start.sockets.iter().position(|of| *of == Socket::Outbound);
+    let foreign = match (owner, &start.network) {
+        (Owner::Foreign(user), Network::Own) => {
+            let shown = outbound.and_then(|at| descriptors.get(at));
+            let shown = shown.ok_or_else(|| {
+                Unfit::new(
+                    "invalid",
+                    "a program in a network of its own brings listeners",
+                )
+            })?;
+            socket::check(shown, Expected::BoundStream)
+                .map_err(|error| Unfit::new("invalid", error.to_string()))?;
+            let network = ForeignNetwork::of(shown, user);
+            Some(network.map_err(|error| cannot_enter(user, &error))?)
+        }
+        (Owner::Foreign(_), Network::Host { .. }) | (Owner::Trusted, _) => None,
+    };
     let mut capture = captured_by_nobody(app);
     for (kind, descriptor) in start.sockets.iter().zip(descriptors) {
-        match kind {
-            Socket::Outbound => capture.outbound.push(descriptor.into()),
-            Socket::DnsUdp => capture.dns_udp.push(descriptor.into()),
-            Socket::DnsTcp => capture.dns_tcp.push(descriptor.into()),
+        take(&mut capture, *kind, descriptor, foreign.as_ref())
+            .map_err(|error| Unfit::new("invalid", error.to_string()))?;
+    }
+    Ok((capture, foreign))
+}
+
+fn take(
+    capture: &mut CaptureSockets,
+    kind: Socket,
+    theirs: OwnedFd,
+    foreign: Option<&ForeignNetwork>,
+) -> io::Result<()> {
+    let listens = |theirs: OwnedFd| match foreign {
+        Some(network) => {
+            socket::check(&theirs, Expected::BoundStream)?;
+            network.listener(&theirs, LISTEN_BACKLOG)
+        }
+        None => socket::check(&theirs, Expected::Listener).map(|()| theirs.into()),
+    };
+    match kind {
+        Socket::Outbound => capture.outbound.push(listens(theirs)?),
+        Socket::DnsTcp => capture.dns_tcp.push(listens(theirs)?),
+        Socket::DnsUdp => {
+            socket::check(&theirs, Expected::BoundDatagram)?;
+            capture.dns_udp.push(match foreign {
+                Some(network) => network.datagrams(&theirs)?,
+                None => theirs.into(),
+            });
         }
     }
-    Ok(capture)
+    Ok(())
+}
+
+fn cannot_enter(user: u32, error: &io::Error) -> Unfit {
+    let text = format!(
+        "the agent cannot use the network of user {user}'s program ({error}): only an agent of root serves other users \
+         than its own"
+    );
+    Unfit::new("forbidden", text)
 }
 
 /// Opens what a program needs on the host; what is in its own network is not there yet.
@@ -253,6 +321,7 @@ pub(crate) fn opened(
     Ok(Sockets {
         capture,
         published: published(start, host, inherited)?,
+        foreign: None,
         host: prepared,
     })
 }

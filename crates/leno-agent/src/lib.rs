@@ -20,6 +20,7 @@ mod local;
 mod membership;
 pub mod protocol;
 mod report;
+mod run_user;
 mod saved;
 mod sidecar;
 
@@ -28,6 +29,7 @@ pub use config::Config;
 pub use dial::DialError;
 pub use join::{JoinError, join};
 pub use membership::{Membership, MembershipError};
+pub use run_user::{RunUser, RunUserError};
 pub use saved::KEPT_FILES;
 
 /// Whether an agent with this run directory could listen: no other does.

@@ -199,3 +199,28 @@ fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
+
+/// An `ioctl` that answers with a new descriptor: `SIOCGSKNS` of a socket, `NS_GET_USERNS` of a namespace.
+#[expect(unsafe_code, reason = "neither std nor rustix has these")]
+pub(crate) fn related_descriptor(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<OwnedFd> {
+    // SAFETY: `fd` is open for the call, and these requests take no argument.
+    let number = unsafe { libc::ioctl(fd.as_raw_fd(), request) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for this call, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The user who owns a user namespace (`NS_GET_OWNER_UID`, ioctl_ns(2)).
+#[expect(unsafe_code, reason = "neither std nor rustix has it")]
+pub(crate) fn owner_of_user_namespace(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+    let mut uid: libc::uid_t = u32::MAX;
+    // SAFETY: `fd` is open for the call, and the kernel writes one `uid_t`.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_OWNER_UID, &raw mut uid) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(uid)
+}

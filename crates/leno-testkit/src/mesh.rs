@@ -448,6 +448,12 @@ impl Mesh {
         RunBuilder::new(host, run_dir(host).join("agent.sock"))
     }
 
+    /// Where programs speak to the agent of a host.
+    #[must_use]
+    pub fn agent_socket(&self, name: &str) -> PathBuf {
+        run_dir(&self.host(name)).join("agent.sock")
+    }
+
     /// An admin page of a host's proxy, as JSON.
     ///
     /// # Panics

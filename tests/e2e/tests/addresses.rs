@@ -11,7 +11,7 @@ use leno_testkit::{
     Answer, Capture, Member, Mesh, PAYLOAD, Wire, need, skip, suite, until, until_ok,
 };
 
-/// An ordinary user who may run programs on host b.
+/// An ordinary user who may run programs on host b: those of the accounts `mine` and `default`.
 const USER: u32 = 4321;
 
 /// `own` on a (published on 8088), `peer` on b, and a host outside of the mesh.
@@ -28,7 +28,7 @@ struct Fixture {
 fn start() -> Fixture {
     let mut mesh = Mesh::builder().services(&["own", "peer", "mine"]).start();
     mesh.join("a");
-    mesh.join_with("b", &[&format!("--allow-user={USER}")]);
+    mesh.join_with("b", &[&format!("--allow-user={USER}=mine,default")]);
     let (a, b) = (mesh.host("a"), mesh.host("b"));
     let own = mesh
         .run(&a)
@@ -82,6 +82,8 @@ suite!(
         other_datagrams_to_a_service_are_rejected_at_once,
         names_are_answered_over_both_transports_and_families,
         an_ordinary_user_joins_with_no_privilege,
+        a_user_runs_what_it_may_and_nothing_else,
+        sockets_of_another_user_stall_nobody,
         a_program_has_no_way_around_the_mesh,
     ]
 );
@@ -351,7 +353,8 @@ fn names_are_answered_over_both_transports_and_families(fixture: &mut Fixture) {
     );
 }
 
-fn an_ordinary_user_joins_with_no_privilege(fixture: &mut Fixture) {
+/// Skips where an ordinary user can make no namespaces.
+fn needs_user_namespaces(fixture: &Fixture) {
     let setpriv = need!("setpriv");
     let b = fixture.mesh.host("b");
     let probe = b.run(std::process::Command::new(setpriv).args([
@@ -368,6 +371,11 @@ fn an_ordinary_user_joins_with_no_privilege(fixture: &mut Fixture) {
             probe.stderr.trim()
         );
     }
+}
+
+fn an_ordinary_user_joins_with_no_privilege(fixture: &mut Fixture) {
+    needs_user_namespaces(fixture);
+    let b = fixture.mesh.host("b");
     let output = fixture
         .mesh
         .run(&b)
@@ -421,6 +429,132 @@ fn an_ordinary_user_joins_with_no_privilege(fixture: &mut Fixture) {
         .collect();
     let seen = || backend.seen().len();
     answered_once(&fixture.mesh, (&mine, "b"), "b", seen, &ways);
+}
+
+fn a_user_runs_what_it_may_and_nothing_else(fixture: &mut Fixture) {
+    needs_user_namespaces(fixture);
+    let b = fixture.mesh.host("b");
+    let run = || fixture.mesh.run(&b).user(USER).program(["true"]);
+    for (refused, what) in [
+        (run().service("own").port("80:8080"), "service own"),
+        (run().account("peer"), "service account peer"),
+        (
+            run().service("mine").port("80:8080").account("own"),
+            "service account own",
+        ),
+    ] {
+        let output = refused.to_end();
+        assert_eq!(output.code, 4, "{}", output.stderr);
+        let said = format!("user {USER} may not run {what} here, only default,mine");
+        assert!(output.stderr.contains(&said), "{}", output.stderr);
+        assert!(output.stderr.contains("--allow-user"), "{}", output.stderr);
+    }
+    run().to_end().good();
+    // Root may all.
+    let root = fixture.mesh.run(&b).account("peer").program(["true"]);
+    root.to_end().good();
+}
+
+/// A hostile `leno run`, in a network of its own. Without an argument it attaches what are no sockets; with one it
+/// joins, and then does all it can to make those that it shares with the agent block whoever uses them.
+const HOSTILE: &str = r#"
+import array, fcntl, json, os, socket, struct, subprocess, sys, threading, time
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+def listener(port):
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    made.listen(64)
+    return made
+agent = socket.socket(socket.AF_UNIX)
+agent.connect(os.environ["LENO_AGENT_SOCKET"])
+def hear():
+    length, = struct.unpack(">I", agent.recv(4, socket.MSG_WAITALL))
+    return json.loads(agent.recv(length, socket.MSG_WAITALL))
+def say(message, attached):
+    data = json.dumps(message).encode()
+    data = struct.pack(">I", len(data)) + data
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", attached))]
+    agent.sendmsg([data], rights)
+assert hear()["type"] == "host"
+start = {"type": "start", "program": "hostile", "sockets": ["outbound", "dns_udp", "dns_tcp"]}
+if len(sys.argv) == 1:
+    null = os.open("/dev/null", os.O_RDONLY)
+    say(start, [null, null, null])
+    print(json.dumps(hear()))
+    sys.exit()
+udp = socket.socket(type=socket.SOCK_DGRAM)
+udp.bind(("127.0.0.1", 15053))
+shared = [listener(15001), udp, listener(15053)]
+say(start, [of.fileno() for of in shared])
+started = hear()
+while started["type"] == "need_sockets":
+    started = hear()
+assert started["type"] == "started", started
+def block():
+    while True:
+        for of in shared:
+            flags = fcntl.fcntl(of, fcntl.F_GETFL)
+            fcntl.fcntl(of, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+threading.Thread(target=block, daemon=True).start()
+print("joined", file=sys.stderr, flush=True)
+while True:
+    for port in (15001, 15053):
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+        except OSError:
+            pass
+    udp_caller = socket.socket(type=socket.SOCK_DGRAM)
+    udp_caller.sendto(b"?", ("127.0.0.1", 15053))
+    time.sleep(0.01)
+"#;
+
+fn sockets_of_another_user_stall_nobody(fixture: &mut Fixture) {
+    needs_user_namespaces(fixture);
+    let setpriv = need!("setpriv");
+    // The first one found may be in somebody's own directory.
+    let system = std::path::PathBuf::from("/usr/bin/python3");
+    let python = if system.exists() {
+        system
+    } else {
+        need!("python3")
+    };
+    let b = fixture.mesh.host("b");
+    let hostile = |argument: &[&str]| {
+        let mut command = std::process::Command::new(&setpriv);
+        command
+            .args([&format!("--reuid={USER}"), &format!("--regid={USER}")])
+            .args(["--clear-groups", "unshare", "-Urn"])
+            .arg(&python)
+            .args(["-c", HOSTILE])
+            .args(argument)
+            .env("LENO_AGENT_SOCKET", fixture.mesh.agent_socket("b"));
+        command
+    };
+    let refused = b.run(&mut hostile(&[]));
+    if refused.stderr.contains("Permission denied") {
+        skip!("user {USER} may not run {}", python.display());
+    }
+    let answer = refused.good().text();
+    assert!(
+        answer.contains("\"invalid\"") && answer.contains("is not a TCP socket"),
+        "{answer}"
+    );
+    let mut joined = b.spawn(&mut hostile(&["join"]));
+    joined.says("joined", SOON);
+    // The other program of this host calls and is called all the while, on new connections.
+    let mut slowest = Duration::ZERO;
+    for _ in 0..200 {
+        let started = Instant::now();
+        for (from, name) in [(&fixture.peer, "own"), (&fixture.own, "peer")] {
+            let mut wire = from.try_connect(name, 80).expect("a connection");
+            let answer = wire.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            assert_eq!(answer.status(), 200);
+        }
+        slowest = slowest.max(started.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert_eq!(joined.ended(), None, "{}", joined.stderr());
 }
 
 fn a_program_has_no_way_around_the_mesh(fixture: &mut Fixture) {

@@ -15,6 +15,7 @@ use crate::{
     certificates::Renewal,
     hosted::{self, Hosted},
     link::{LinkEvent, OUTBOX, Outgoing},
+    local::Connection,
 };
 
 impl Agent {
@@ -163,7 +164,7 @@ impl Agent {
             return;
         };
         let (Ok(uid), Ok(identity)) = (
-            registered.uid.parse(),
+            registered.uid.parse::<WorkloadUid>(),
             registered.identity.parse::<Identity>(),
         ) else {
             return self.refuse(
@@ -172,11 +173,21 @@ impl Agent {
                 "the control plane gave an id that cannot be read".into(),
             );
         };
+        // Whose it is by default is the control plane's to say: a token may give an account to a service.
+        if asked.connection != Connection::SIDECAR
+            && let Err(unfit) = self.may(asked.run_user, |allowed| allowed.may_run_as(&identity))
+        {
+            self.say(agent_message::Message::Deregister(wire::Deregister {
+                uid: uid.to_string(),
+            }));
+            return self.refuse(asked.connection, unfit.code.into(), unfit.message);
+        }
         if let Some(caller) = self.callers.get_mut(&asked.connection) {
             caller.uid = Some(uid);
         }
         let mut sockets = asked.sockets;
         let host = sockets.host.take().map(|prepared| prepared.of(uid));
+        let foreign = sockets.foreign.take();
         let hosted = Hosted {
             uid,
             identity,
@@ -197,6 +208,7 @@ impl Agent {
             leaving: false,
             owed: [0; 2],
             host,
+            foreign,
         };
         // What was said of its health while it had no id reached nobody.
         if hosted.healthy {

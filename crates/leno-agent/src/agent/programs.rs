@@ -6,7 +6,11 @@ use std::{
 };
 
 use leno_dataplane::{AppDial, ListenRole, Update};
-use leno_net::{NetError, cgroup, fdpass::Peer};
+use leno_net::{
+    NetError, cgroup,
+    fdpass::Peer,
+    socket::{self, Expected},
+};
 use leno_types::WorkloadUid;
 use leno_wire::agent::{self as wire, agent_message};
 use tokio::sync::mpsc;
@@ -15,10 +19,14 @@ use super::{Agent, Asked, Caller};
 use crate::{
     handover::Handle,
     host_network::{self, HostCapture},
-    hosted::{self, Unfit},
+    hosted::{self, Owner, Unfit},
     local::{self, Connection, LocalEvent},
     protocol::{self, FromAgent, Network, Start, ToAgent},
+    run_user::Allowed,
 };
+
+/// Sockets made at once in the network of another user's program.
+const MOST_SOCKETS: usize = 256;
 
 impl Agent {
     pub(super) fn on_local(&mut self, event: LocalEvent) {
@@ -39,13 +47,7 @@ impl Agent {
                     }
                 }
                 ToAgent::Sockets { v6 } => {
-                    if let Some(uid) = self.callers.get(&connection).and_then(|caller| caller.uid) {
-                        self.worker.send(Update::AppSockets {
-                            uid,
-                            v6,
-                            sockets: descriptors,
-                        });
-                    }
+                    self.on_sockets(connection, v6, descriptors);
                 }
                 ToAgent::Health { healthy, detail } => self.on_health(connection, healthy, detail),
                 ToAgent::Leaving => self.on_leaving(connection),
@@ -62,14 +64,42 @@ impl Agent {
         }
     }
 
+    /// Sockets of a program's own network, to dial it with.
+    fn on_sockets(&mut self, connection: Connection, v6: bool, sockets: Vec<OwnedFd>) {
+        let Some(caller) = self.callers.get(&connection) else {
+            return;
+        };
+        // Those of another user are not used: the agent makes its own.
+        let trusted = self.owner(caller.user) == Owner::Trusted;
+        let Some(uid) = caller.uid.filter(|_| trusted) else {
+            return;
+        };
+        let fit = |socket: &OwnedFd| {
+            let checked = socket::check(socket, Expected::Unconnected { v6 });
+            checked
+                .inspect_err(|error| tracing::warn!(%uid, %error, "a socket is not used"))
+                .is_ok()
+        };
+        let sockets: Vec<OwnedFd> = sockets.into_iter().filter(fit).collect();
+        self.worker.send(Update::AppSockets { uid, v6, sockets });
+    }
+
+    /// Whose the descriptors of a user's program are.
+    fn owner(&self, user: u32) -> Owner {
+        if user == 0 || user == leno_net::process::user() {
+            Owner::Trusted
+        } else {
+            Owner::Foreign(user)
+        }
+    }
+
     pub(super) fn on_opened(
         &mut self,
         connection: Connection,
         peer: &Peer,
         out: mpsc::Sender<local::Outgoing>,
     ) {
-        let own = leno_net::process::user();
-        let allowed = peer.uid == 0 || peer.uid == own || self.config.run_users.contains(&peer.uid);
+        let allowed = self.allowed(peer.uid).is_some();
         self.callers.insert(
             connection,
             Caller {
@@ -79,11 +109,7 @@ impl Agent {
             },
         );
         if !allowed {
-            let text = format!(
-                "user {} may not run programs here: start the agent with --allow-user {}",
-                peer.uid, peer.uid
-            );
-            self.refuse(connection, "forbidden".into(), text);
+            self.refuse(connection, "forbidden".into(), nothing(peer.uid));
             self.callers.remove(&connection);
             return;
         }
@@ -115,12 +141,15 @@ impl Agent {
             return Err(Unfit::new("conflict", "one connection starts one program"));
         }
         hosted::check(&start)?;
+        self.may(run_user, |allowed| {
+            allowed.may_ask(&start.service, &start.service_account)
+        })?;
         if let Network::Host { cgroup } = &start.network {
             host_network::check(cgroup, run_user)?;
             self.routes.ensure();
             self.save_routes();
         }
-        if let Some(uid) = self.returning(&start, run_user) {
+        if let Some(uid) = self.returning(&start, run_user)? {
             return self.on_return(connection, uid, &start, descriptors);
         }
         let sockets = hosted::sockets(
@@ -128,6 +157,7 @@ impl Agent {
             descriptors,
             &self.config.addresses,
             app_dial(connection),
+            self.owner(run_user),
             &mut self.inherited,
         )?;
         self.next_request += 1;
@@ -154,14 +184,40 @@ impl Agent {
     }
 
     /// The workload that a program says it was before the agent's restart, if it may be that one.
-    pub(super) fn returning(&self, start: &Start, run_user: u32) -> Option<WorkloadUid> {
-        let uid = start.uid.as_deref()?.parse().ok()?;
-        let hosted = self.hosted.get(&uid)?;
-        let same = hosted.connection.is_none()
-            && hosted.run_user == run_user
-            && hosted.start.service == start.service
-            && hosted.start.network == start.network;
-        same.then_some(uid)
+    pub(super) fn returning(
+        &self,
+        start: &Start,
+        run_user: u32,
+    ) -> Result<Option<WorkloadUid>, Unfit> {
+        let uid = start.uid.as_deref().and_then(|uid| uid.parse().ok());
+        let hosted = uid.and_then(|uid| self.hosted.get(&uid));
+        let same = hosted.filter(|hosted| {
+            hosted.connection.is_none()
+                && hosted.run_user == run_user
+                && hosted.start.service == start.service
+                && hosted.start.network == start.network
+        });
+        let Some(hosted) = same else {
+            return Ok(None);
+        };
+        // What this agent allows may be less than what its predecessor did.
+        self.may(run_user, |allowed| allowed.may_run_as(&hosted.identity))?;
+        Ok(Some(hosted.uid))
+    }
+
+    fn allowed(&self, user: u32) -> Option<Allowed> {
+        Allowed::of(user, leno_net::process::user(), &self.config.run_users)
+    }
+
+    /// Whether a user may do something here.
+    pub(super) fn may(
+        &self,
+        user: u32,
+        what: impl FnOnce(&Allowed) -> Result<(), String>,
+    ) -> Result<(), Unfit> {
+        let allowed = self.allowed(user);
+        let outcome = allowed.as_ref().map_or_else(|| Err(nothing(user)), what);
+        outcome.map_err(|message| Unfit::new("forbidden", message))
     }
 
     pub(super) fn on_return(
@@ -171,10 +227,13 @@ impl Agent {
         start: &Start,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Unfit> {
+        let owner = self.callers.get(&connection).map(|caller| caller.user);
+        let owner = owner.map_or(Owner::Trusted, |user| self.owner(user));
         let Some(hosted) = self.hosted.get_mut(&uid) else {
             return Ok(());
         };
-        let brought = hosted::brought(start, descriptors, app_dial(connection))?;
+        let (brought, foreign) = hosted::brought(start, descriptors, app_dial(connection), owner)?;
+        hosted.foreign = foreign;
         hosted.connection = Some(connection);
         hosted.greeted = false;
         let owed = std::mem::take(&mut hosted.owed);
@@ -193,7 +252,7 @@ impl Agent {
         self.tell_if_ready(uid);
         for (v6, count) in [(false, owed[0]), (true, owed[1])] {
             if count > 0 {
-                self.tell(connection, FromAgent::NeedSockets { v6, count });
+                self.need_sockets(uid, v6, count);
             }
         }
         Ok(())
@@ -303,6 +362,15 @@ impl Agent {
         let Some(hosted) = self.hosted.get_mut(&uid) else {
             return;
         };
+        if let Some(network) = &hosted.foreign {
+            match network.streams(v6, count.min(MOST_SOCKETS)) {
+                Ok(sockets) => self.worker.send(Update::AppSockets { uid, v6, sockets }),
+                Err(error) => {
+                    tracing::warn!(workload = hosted.name, %error, "a program cannot be dialled");
+                }
+            }
+            return;
+        }
         match hosted.connection {
             Some(connection) => self.tell(connection, FromAgent::NeedSockets { v6, count }),
             None => hosted.owed[usize::from(v6)] = count,
@@ -445,6 +513,10 @@ impl Agent {
             self.callers.remove(&connection);
         }
     }
+}
+
+fn nothing(user: u32) -> String {
+    format!("user {user} may not run programs here: start the agent with --allow-user {user}")
 }
 
 /// How a program is dialled: it handed its sockets over, or shares the proxy's namespace.

@@ -141,5 +141,6 @@ fn read(workload: &SavedWorkload, domain: &leno_types::TrustDomain) -> Result<Ho
         leaving: false,
         owed: [0; 2],
         host: None,
+        foreign: None,
     })
 }

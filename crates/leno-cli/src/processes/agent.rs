@@ -46,9 +46,10 @@ pub(crate) struct AgentArgs {
     /// A resolver for names outside the mesh (default: those of /etc/resolv.conf)
     #[arg(long = "dns", value_name = "ADDRESS:PORT")]
     pub(crate) dns: Vec<SocketAddr>,
-    /// A user who may run programs here, besides root and the agent's own
-    #[arg(long = "allow-user", value_name = "UID")]
-    pub(crate) allow_users: Vec<u32>,
+    /// A user who may run programs here, and as which service accounts (default: all that the host may), besides root
+    /// and the agent's own; by name or uid
+    #[arg(long = "allow-user", value_name = "USER[=ACCOUNT,..]")]
+    pub(crate) allow_users: Vec<leno_agent::RunUser>,
     /// Take the listeners over from the agent that runs here now, which then ends
     #[arg(long)]
     pub(crate) takeover: bool,

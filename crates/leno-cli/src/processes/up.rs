@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use leno_agent::Membership;
+use leno_agent::{Membership, RunUser};
 use leno_controlplane::Bound;
 use leno_runtime::{Readiness, Scope, Stop, block_on_local, spawn_thread_local};
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
@@ -60,9 +60,10 @@ pub(crate) struct UpArgs {
     /// Life of a workload's certificate, at least 10s
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::duration)]
     workload_ttl: Duration,
-    /// A user who may run programs here, besides root and yourself
-    #[arg(long = "allow-user", value_name = "UID")]
-    allow_users: Vec<u32>,
+    /// A user who may run programs here, and as which service accounts (default: all), besides root and yourself; by
+    /// name or uid
+    #[arg(long = "allow-user", value_name = "USER[=ACCOUNT,..]")]
+    allow_users: Vec<RunUser>,
     /// Where agents and people reach the control plane (default: port 15012 on every address)
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<SocketAddr>,
@@ -111,7 +112,8 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
     start_log(args.log, args.verbose);
     let mut agent = agent_args(args, &data).config()?;
     let person = Person::behind_sudo();
-    agent.run_users.extend(person.as_ref().map(|of| of.uid));
+    let caller = person.as_ref().map(|of| RunUser::unlimited(of.uid));
+    agent.run_users.extend(caller);
     let control_plane = control_config(args, &data, &agent.addresses)?;
     let advertise = control_plane.advertise.clone();
     let note = Note {

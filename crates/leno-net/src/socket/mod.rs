@@ -1,5 +1,6 @@
 //! TCP and UDP sockets as a proxy needs them: original destinations, marks, owners.
 
+mod foreign;
 mod owner;
 
 use std::io;
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::net::TcpStream;
 
+pub use foreign::{Expected, ForeignNetwork, check};
 pub use owner::{OwnerQuery, SocketOwner, owner_of};
 
 use crate::{capture, sys};
