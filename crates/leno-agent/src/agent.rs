@@ -56,9 +56,9 @@ const TICK: Duration = Duration::from_millis(250);
 const RETURN_GRACE: Duration = Duration::from_secs(10);
 /// A program waits so long for the control plane before it is told that it is away.
 const START_PATIENCE: Duration = Duration::from_secs(10);
-/// What is open may finish for so long when the agent is asked to stop,
+/// What is open may finish for so long when the agent is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
-/// and for so long when a successor has taken over.
+/// What is open may finish for so long when a successor has taken over.
 const HANDOVER_DRAIN: Duration = Duration::from_secs(50);
 /// The control plane is given so long to hear the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);

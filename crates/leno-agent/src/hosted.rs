@@ -26,8 +26,8 @@ use crate::{
     saved::SavedWorkload,
 };
 
-/// So many ports one workload may have.
-const MAX_PORTS: usize = 64;
+/// So many ports one workload may have; the control plane takes no more.
+const MAX_PORTS: usize = 32;
 
 /// A workload that the control plane knows.
 pub(crate) struct Hosted {

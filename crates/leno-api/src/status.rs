@@ -63,7 +63,7 @@ impl ApiError {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "Unauthorized",
-            "Unauthorized: present a client certificate (leno login)",
+            "Unauthorized: present a client certificate; the context that leno up or leno control-plane wrote has one",
         )
     }
 

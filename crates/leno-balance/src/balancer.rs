@@ -27,6 +27,7 @@ pub const MAX_EJECTED_PERCENT: usize = 50;
 const NOISE: f64 = 2.0;
 /// How long an endpoint that refused a connection is passed over; doubles while it goes on.
 const UNREACHABLE: Duration = Duration::from_millis(500);
+/// It is never passed over for longer without being tried.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
 
 /// The endpoints of one service, as one worker sees them.

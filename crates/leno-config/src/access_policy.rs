@@ -12,9 +12,13 @@ use crate::{
     fields::{Findings, Object, number_of, text_of},
 };
 
+/// `targetRefs` of an AccessPolicy.
 const MAX_TARGETS: usize = 16;
+/// `rules` of an AccessPolicy.
 const MAX_RULES: usize = 64;
+/// Entries of `from` in one rule; as many of `to`.
 const MAX_SOURCES: usize = 64;
+/// Members of one list in such an entry: `principals`, `namespaces`, `serviceAccounts`, `ports`.
 const MAX_MEMBERS: usize = 256;
 
 /// Reads an AccessPolicy.

@@ -10,13 +10,23 @@ use crate::{
     fields::{Findings, Object, text_of},
 };
 
+// The Gateway API's own limits.
+
+/// `parentRefs` of an HTTPRoute.
 const MAX_PARENTS: usize = 32;
+/// `hostnames` of an HTTPRoute.
 const MAX_HOSTNAMES: usize = 16;
+/// `rules` of an HTTPRoute.
 const MAX_RULES: usize = 16;
+/// `matches` of one rule.
 const MAX_MATCHES: usize = 64;
+/// `matches` of all rules of an HTTPRoute together.
 const MAX_MATCHES_OF_ROUTE: usize = 128;
+/// `headers` of one match; as many `queryParams`.
 const MAX_FIELDS: usize = 16;
+/// `backendRefs` of one rule.
 const MAX_BACKENDS: usize = 16;
+/// `weight` of one backend.
 const MAX_WEIGHT: u64 = 1_000_000;
 
 const METHODS: &[&str] = &[

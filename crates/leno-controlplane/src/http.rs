@@ -35,7 +35,7 @@ use crate::{
 
 /// Largest body of a request here.
 const MAX_BODY: usize = 64 << 10;
-/// Longest live view of one request.
+/// Seconds that one live view (`?watch=1`) lasts at most.
 const MAX_WATCH: usize = 3_600;
 const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 
@@ -153,7 +153,7 @@ type Who = Option<Extension<Caller>>;
 
 fn may(who: &Who, mesh: &str, least: Access) -> Answer<MeshName> {
     let Some(Extension(caller)) = who else {
-        let message = "no client certificate: log in (leno login), or use the admin socket of the control plane's machine";
+        let message = "no client certificate: use a context of this mesh that has one, or the admin socket of the control plane's machine";
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
             "Unauthorized",

@@ -41,9 +41,9 @@ pub(crate) use strangers::Strangers;
 const BACKLOG: i32 = 4_096;
 /// How long the head of an HTTP/1 request may take.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// Streams of one connection of an agent or a person,
+/// Streams of one connection of an agent or a person.
 const STREAMS: u32 = 1_024;
-/// and of one that has shown no certificate.
+/// Streams of one connection that has shown no certificate.
 const STRANGER_STREAMS: u32 = 8;
 /// How long a connection without a certificate may last: many times what it takes to redeem a token.
 const STRANGER_TIME: Duration = Duration::from_secs(60);

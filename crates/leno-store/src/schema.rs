@@ -9,7 +9,7 @@ use std::{
 };
 
 use leno_types::DnsLabel;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use crate::{Change, Entry, Key, Options, StoreError, log::Logged};
 
@@ -137,6 +137,22 @@ pub(crate) fn meta(db: &Connection) -> Result<(u64, u128), StoreError> {
     Ok((revision, u128::from_be_bytes(incarnation)))
 }
 
+/// The entry of a key, if there is one.
+pub(crate) fn get(db: &Connection, key: &Key) -> rusqlite::Result<Option<Entry>> {
+    let columns = (
+        key.mesh.as_str(),
+        &*key.resource,
+        &*key.namespace,
+        &*key.name,
+    );
+    db.prepare_cached(
+        "SELECT mesh, resource, namespace, name, value, revision, created FROM entries \
+         WHERE mesh = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4",
+    )?
+    .query_row(columns, entry)
+    .optional()
+}
+
 /// A row of `mesh, resource, namespace, name, value, revision, created`.
 pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
@@ -169,12 +185,6 @@ pub(crate) fn load_log(
              FROM changes ORDER BY revision DESC LIMIT ?1",
         )
         .map_err(error)?;
-    let mut current = db
-        .prepare(
-            "SELECT mesh, resource, namespace, name, value, revision, created FROM entries \
-                  WHERE mesh = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4",
-        )
-        .map_err(error)?;
     let mut rows = statement
         .query([i64::try_from(max).unwrap_or(i64::MAX)])
         .map_err(error)?;
@@ -199,7 +209,11 @@ pub(crate) fn load_log(
         if revision != expected {
             break; // a gap, as after a restored backup: what lies before it is another history
         }
-        expected -= 1;
+        // Revision 0 is no change: a file that has one is damaged, and is read no further.
+        expected = match expected.checked_sub(1) {
+            Some(before) => before,
+            None => break,
+        };
         let before: Option<Arc<[u8]>> = row
             .get_ref(4)
             .and_then(|value| Ok(value.as_blob_or_null()?.map(Into::into)))
@@ -212,21 +226,7 @@ pub(crate) fn load_log(
         });
         let written = match after.insert(key.clone(), before) {
             Some(value) => value,
-            None => current
-                .query_row(
-                    (
-                        key.mesh.as_str(),
-                        &*key.resource,
-                        &*key.namespace,
-                        &*key.name,
-                    ),
-                    |row| Ok(Arc::from(row.get_ref(4)?.as_blob()?)),
-                )
-                .map(Some)
-                .or_else(|error| match error {
-                    rusqlite::Error::QueryReturnedNoRows => Ok(None),
-                    other => Err(StoreError::from_sqlite("read", &other)),
-                })?,
+            None => get(db, &key).map_err(error)?.map(|entry| entry.value),
         };
         let change = match (deleted, written, &previous) {
             (false, Some(value), _) => Change::Put(Entry {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use leno_types::DnsLabel;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -176,22 +176,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.read(|db| {
-            db.prepare_cached(
-                "SELECT mesh, resource, namespace, name, value, revision, created FROM entries \
-                 WHERE mesh = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4",
-            )?
-            .query_row(
-                (
-                    key.mesh.as_str(),
-                    &*key.resource,
-                    &*key.namespace,
-                    &*key.name,
-                ),
-                schema::entry,
-            )
-            .optional()
-        })
+        self.read(|db| schema::get(db, key))
     }
 
     fn list(

@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use rusqlite::{Connection, OptionalExtension, Savepoint, TransactionBehavior};
+use rusqlite::{Connection, Savepoint, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -209,24 +209,7 @@ fn apply(db: &Savepoint<'_>, mut head: u64, writes: &[Write]) -> Result<Vec<Logg
 }
 
 fn current(db: &Connection, key: &Key) -> Result<Option<Entry>, StoreError> {
-    db.prepare_cached(
-        "SELECT mesh, resource, namespace, name, value, revision, created FROM entries \
-         WHERE mesh = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4",
-    )
-    .and_then(|mut statement| {
-        statement
-            .query_row(
-                (
-                    key.mesh.as_str(),
-                    &*key.resource,
-                    &*key.namespace,
-                    &*key.name,
-                ),
-                schema::entry,
-            )
-            .optional()
-    })
-    .map_err(|error| StoreError::from_sqlite("written", &error))
+    schema::get(db, key).map_err(|error| StoreError::from_sqlite("written", &error))
 }
 
 /// Whether the write's condition holds.

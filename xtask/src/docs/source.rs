@@ -66,8 +66,12 @@ fn rows(head: &str, items: &[Item], row: impl Fn(&Item) -> String) -> String {
 /// `/// doc` lines, then `const NAME: TYPE = VALUE;`.
 fn constants(code: &str) -> Vec<Item> {
     documented(code, |line| {
-        let line = line.strip_prefix("pub ").unwrap_or(line);
-        let (name, rest) = line.strip_prefix("const ")?.split_once(':')?;
+        let visible = ["pub ", "pub(crate) ", "pub(super) "];
+        let bare = visible.iter().find_map(|word| line.strip_prefix(word));
+        let (name, rest) = bare
+            .unwrap_or(line)
+            .strip_prefix("const ")?
+            .split_once(':')?;
         let (_, value) = rest.split_once("= ")?;
         Some((name.to_owned(), shown(value.strip_suffix(';')?)))
     })
@@ -147,14 +151,17 @@ fn shown(value: &str) -> String {
         }
     }
     match product(value) {
-        Some(number) if value.contains("1024") => size(number),
+        Some(number) if value.contains("1024") || value.contains("<<") => size(number),
         Some(number) => number.to_string(),
         None => value.to_owned(),
     }
 }
 
-/// A number, or a product of numbers.
+/// A number, a product of numbers, or a number of binary units (`16 << 20`).
 fn product(text: &str) -> Option<u64> {
+    if let Some((number, shift)) = text.split_once(" << ") {
+        return product(number)?.checked_mul(1_u64.checked_shl(shift.parse().ok()?)?);
+    }
     text.split('*').try_fold(1_u64, |product, factor| {
         product.checked_mul(factor.trim().replace('_', "").parse().ok()?)
     })
@@ -236,6 +243,7 @@ mod tests {
             ("Duration::from_millis(250)", "250 ms"),
             ("16 * 1024 * 1024", "16 MiB"),
             ("65_536", "65536"),
+            ("64 << 10", "64 KiB"),
             ("u16::MAX", "u16::MAX"),
         ] {
             assert_eq!(shown(value), expected);
