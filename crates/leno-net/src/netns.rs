@@ -252,7 +252,7 @@ mod tests {
             return;
         }
         let inode = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        let thread = std::thread::spawn(move || {
+        let work = move || {
             unshare_net().unwrap();
             let (inner, inside) = (NetNs::current().unwrap(), inode());
             unshare_net().unwrap();
@@ -270,7 +270,11 @@ mod tests {
             }));
             assert!(panicked.is_err());
             assert_eq!(inode(), outside);
-        });
+        };
+        let thread = std::thread::Builder::new()
+            .name("namespaces".into())
+            .spawn(work)
+            .unwrap();
         thread.join().unwrap();
     }
 

@@ -32,6 +32,7 @@ struct Seen {
     frames: u64,
     found: HashMap<Vec<u8>, u64>,
     ports: HashMap<(IpAddr, u16), u64>,
+    dialled: HashMap<(IpAddr, u16), u64>,
 }
 
 /// A running capture.
@@ -113,6 +114,18 @@ impl Capture {
             .unwrap_or(0)
     }
 
+    /// How many connections were begun to an address and TCP port (SYN without ACK): frames of those that were there
+    /// before do not count.
+    #[must_use]
+    pub fn dialled(&self, address: impl Into<IpAddr>, port: u16) -> u64 {
+        self.settle();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.dialled
+            .get(&(address.into(), port))
+            .copied()
+            .unwrap_or(0)
+    }
+
     /// Panics when the text crossed in clear, or when nothing crossed at all.
     ///
     /// # Panics
@@ -159,8 +172,11 @@ fn look(socket: &OwnedFd, texts: &[Vec<u8>], seen: &Mutex<Seen>, stop: &AtomicBo
         let frame = frame.get(..length).unwrap_or_default();
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.frames += 1;
-        if let Some(to) = tcp_destination(frame) {
+        if let Some((to, begins)) = tcp_destination(frame) {
             *seen.ports.entry(to).or_default() += 1;
+            if begins {
+                *seen.dialled.entry(to).or_default() += 1;
+            }
         }
         for text in texts.iter().filter(|text| contains(frame, text)) {
             *seen.found.entry(text.clone()).or_default() += 1;
@@ -168,8 +184,13 @@ fn look(socket: &OwnedFd, texts: &[Vec<u8>], seen: &Mutex<Seen>, stop: &AtomicBo
     }
 }
 
-/// Where a TCP segment goes: Ethernet, then IPv4 or IPv6 without extension headers.
-fn tcp_destination(frame: &[u8]) -> Option<(IpAddr, u16)> {
+/// Where a segment's header has its flags, and two of them (RFC 9293, section 3.1).
+const TCP_FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// Where a TCP segment goes, and whether it begins a connection: Ethernet, then IPv4 or IPv6 without extension headers.
+fn tcp_destination(frame: &[u8]) -> Option<((IpAddr, u16), bool)> {
     let kind = frame.get(12..14)?;
     let packet = frame.get(14..)?;
     let (address, segment) = match kind {
@@ -185,7 +206,9 @@ fn tcp_destination(frame: &[u8]) -> Option<(IpAddr, u16)> {
         _ => return None,
     };
     let port: [u8; 2] = segment.get(2..4)?.try_into().ok()?;
-    Some((address, u16::from_be_bytes(port)))
+    let flags = *segment.get(TCP_FLAGS)?;
+    let begins = flags & (SYN | ACK) == SYN;
+    Some(((address, u16::from_be_bytes(port)), begins))
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

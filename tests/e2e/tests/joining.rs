@@ -120,8 +120,10 @@ fn an_altered_token_is_refused_before_anything_is_sent(fixture: &mut Fixture) {
     refused(fixture.join(&token[..token.len() - 4]), &["altered"]);
     refused(fixture.join("not a token"), &["leno_jt1_"]);
     refused(fixture.join(""), &["leno_jt1_"]);
-    assert_eq!(capture.to(fixture.mesh.host("cp").v4, 15012), 0);
+    let control_plane = fixture.mesh.host("cp").v4;
+    assert_eq!(capture.dialled(control_plane, 15012), 0);
     assert_eq!(fixture.join(&token).0, 0, "the token itself is good");
+    assert!(capture.dialled(control_plane, 15012) > 0);
 }
 
 fn a_token_of_another_mesh_is_refused(fixture: &mut Fixture) {
