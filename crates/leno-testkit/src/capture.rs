@@ -247,7 +247,8 @@ mod tests {
             0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
         ]);
         frame.extend([0x30, 0x39, 0x3a, 0xa0]);
-        assert_eq!(tcp_destination(&frame), Some(([10, 0, 0, 2].into(), 15008)));
+        let to = ([10, 0, 0, 2].into(), 15008);
+        assert_eq!(tcp_destination(&frame).map(|(to, _)| to), Some(to));
         assert_eq!(tcp_destination(&frame[..30]), None);
     }
 }
