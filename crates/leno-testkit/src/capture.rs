@@ -247,8 +247,13 @@ mod tests {
             0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
         ]);
         frame.extend([0x30, 0x39, 0x3a, 0xa0]);
+        frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50]);
         let to = ([10, 0, 0, 2].into(), 15008);
-        assert_eq!(tcp_destination(&frame).map(|(to, _)| to), Some(to));
+        let with_flags = |flags: u8| [frame.as_slice(), &[flags]].concat();
+        assert_eq!(tcp_destination(&with_flags(SYN)), Some((to, true)));
+        assert_eq!(tcp_destination(&with_flags(ACK)), Some((to, false)));
+        assert_eq!(tcp_destination(&with_flags(SYN | ACK)), Some((to, false)));
+        assert_eq!(tcp_destination(&frame), None);
         assert_eq!(tcp_destination(&frame[..30]), None);
     }
 }
