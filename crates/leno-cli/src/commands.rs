@@ -1,18 +1,21 @@
 //! Commands that speak to the API.
 
+mod access;
 mod apply;
 mod check;
+mod known;
 mod objects;
 mod proxy;
 mod shortcuts;
 mod status;
 mod token;
 
+pub(crate) use access::{AccessArgs, access};
 pub(crate) use apply::{ApplyArgs, apply};
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use objects::{DeleteArgs, GetArgs, delete, get};
 pub(crate) use proxy::{ProxyArgs, proxy};
-pub(crate) use shortcuts::{AccessArgs, SplitArgs, access, split};
+pub(crate) use shortcuts::{SplitArgs, split};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use token::{TokenArgs, token};
 

@@ -20,3 +20,4 @@ mod workload;
 pub use compiler::{Compilations, Compiler};
 pub use input::{Input, RegisteredPort, WorkloadRecord};
 pub use output::{Condition, EffectiveService, Key, Output};
+pub use workload::access_rules;

@@ -90,11 +90,13 @@ fn access(
     let policies = view.policies(services.chain(wider));
     policies
         .into_iter()
-        .flat_map(|policy| lower(policy, view.domain()))
+        .flat_map(|policy| access_rules(policy, view.domain()))
         .collect()
 }
 
-fn lower(policy: &AccessPolicy, domain: &TrustDomain) -> Vec<AccessRule> {
+/// What a policy says, as the proxies of the workloads that it protects are told.
+#[must_use]
+pub fn access_rules(policy: &AccessPolicy, domain: &TrustDomain) -> Vec<AccessRule> {
     let action = match policy.action {
         AccessAction::Allow => leno_ir::AccessAction::Allow,
         AccessAction::Deny => leno_ir::AccessAction::Deny,

@@ -171,7 +171,7 @@ fn a_route_or_a_policy_recompiles_what_it_names() {
         }
     );
     assert_eq!(changed, [Key::Destination(service(7))]);
-    let deny = access_policy(&label("nobody"), &service(7), AccessAction::Allow, &[]);
+    let deny = for_nobody();
     let (policy, changed) = cost(&mut compiler, object(Kind::AccessPolicy, deny));
     assert_eq!(
         policy,
@@ -182,6 +182,13 @@ fn a_route_or_a_policy_recompiles_what_it_names() {
     );
     let carriers = compiler.resources_from(Kind::AccessPolicy, &label("shop"), &label("nobody"));
     assert_eq!(carriers, changed);
+}
+
+/// An Allow policy without rules, which lets nobody in.
+fn for_nobody() -> serde_json::Value {
+    let mut policy = access_policy(&label("nobody"), &service(7), AccessAction::Allow, &[]);
+    *policy.pointer_mut("/spec/rules").unwrap() = serde_json::json!([]);
+    policy
 }
 
 #[test]
@@ -195,7 +202,7 @@ fn what_says_the_same_again_changes_nothing() {
 #[test]
 fn a_policy_protects_a_workload_that_the_applied_service_of_its_name_misses() {
     let mut compiler = mesh();
-    let deny = access_policy(&label("nobody"), &service(7), AccessAction::Allow, &[]);
+    let deny = for_nobody();
     let selector = BTreeMap::from([("app".to_owned(), "typo".to_owned())]);
     let applied = leno_config::service_template(&service(7), &selector, &[(80, 8080, None)]);
     compiler.apply(vec![

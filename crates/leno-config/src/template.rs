@@ -60,8 +60,8 @@ pub fn httproute_split(
     document(Kind::HttpRoute, service, spec)
 }
 
-/// An AccessPolicy for the workloads of one service about callers by service account; no caller with
-/// [`AccessAction::Allow`] allows nobody.
+/// An AccessPolicy for the workloads of one service about callers by service account. No caller means every one:
+/// [`AccessAction::Allow`] then lets in all who prove who they are, [`AccessAction::Deny`] nobody at all.
 #[must_use]
 pub fn access_policy(
     name: &DnsLabel,
@@ -73,9 +73,11 @@ pub fn access_policy(
         .iter()
         .map(|(namespace, account)| format!("{namespace}/{account}"))
         .collect();
-    let rules = match accounts.is_empty() {
-        true => json!([]),
-        false => json!([{"from": [{"serviceAccounts": accounts}]}]),
+    let rules = match (accounts.is_empty(), action) {
+        (true, AccessAction::Allow) => json!([{"from": [{"principals": ["*"]}]}]),
+        // An empty rule matches callers without identity, too.
+        (true, AccessAction::Deny) => json!([{}]),
+        (false, _) => json!([{"from": [{"serviceAccounts": accounts}]}]),
     };
     let spec = json!({
         "targetRefs": [{"kind": "Service", "name": target.name.as_str()}],

@@ -160,6 +160,7 @@ fn documents_that_commands_write_are_right() {
     let name = "cart-allow".parse().unwrap();
     for (action, callers) in [
         (AccessAction::Allow, vec![]),
+        (AccessAction::Deny, vec![]),
         (AccessAction::Allow, vec![caller.clone()]),
         (AccessAction::Deny, vec![caller]),
     ] {

@@ -122,6 +122,7 @@ suite!(
         a_route_with_a_timeout_ends_the_request,
         a_denied_caller_is_refused_with_a_reason_and_others_are_not,
         an_allowed_caller_is_the_only_one,
+        no_allow_overrides_a_deny_and_the_commands_say_so,
         a_denied_callers_open_streams_are_ended,
         replicas_share_the_load,
         no_get_fails_while_a_replica_dies,
@@ -255,6 +256,51 @@ fn an_allowed_caller_is_the_only_one(fixture: &mut Fixture) {
         .mesh
         .leno(&["delete", "accesspolicy", "allow-other-catalog"])
         .good();
+    fixture.wait_for(2);
+}
+
+fn no_allow_overrides_a_deny_and_the_commands_say_so(fixture: &mut Fixture) {
+    let mesh = &fixture.mesh;
+    let refused = || {
+        let seen = tally(&fixture.other, "catalog", "GET / HTTP/1.1\r\n", 5);
+        assert_eq!(seen.into_keys().collect::<Vec<_>>(), ["403 RBAC"]);
+    };
+    mesh.leno(&["deny", "*", "catalog"]).good();
+    refused();
+    let said = mesh.leno(&["allow", "other", "catalog"]);
+    assert_eq!(said.code, 6, "{}", said.stderr);
+    let words = "leno delete accesspolicy deny-all-catalog";
+    assert!(said.stderr.contains(words), "{}", said.stderr);
+    mesh.leno(&["allow", "other", "catalog", "--force"]).good();
+    refused();
+    for name in ["allow-other-catalog", "deny-all-catalog"] {
+        mesh.leno(&["delete", "accesspolicy", name]).good();
+    }
+    // The natural undo of a deny that the command wrote.
+    mesh.leno(&["deny", "other", "catalog"]).good();
+    refused();
+    let said = mesh.leno(&["allow", "other", "catalog"]).good();
+    let words = "deny-other-catalog, which leno deny wrote, is deleted";
+    assert!(said.stderr.contains(words), "{}", said.stderr);
+    until("it may call again", SOON, || {
+        let seen = tally(&fixture.other, "catalog", "GET / HTTP/1.1\r\n", 1);
+        seen.keys().all(|key| key.starts_with('v')).then_some(())
+    });
+    mesh.leno(&["delete", "accesspolicy", "allow-other-catalog"])
+        .good();
+    for (caller, service, near) in [
+        ("othr", "catalog", "did you mean other?"),
+        ("other", "catalgo", "did you mean catalog?"),
+    ] {
+        let said = mesh.leno(&["deny", caller, service]);
+        assert_eq!(said.code, 6, "{}", said.stderr);
+        assert!(said.stderr.contains(near), "{}", said.stderr);
+    }
+    let stored = mesh.leno(&["get", "accesspolicies", "-o", "name"]).text();
+    assert!(
+        !stored.contains("othr") && !stored.contains("catalgo"),
+        "{stored}"
+    );
     fixture.wait_for(2);
 }
 

@@ -1,15 +1,15 @@
-//! `leno split`, `allow` and `deny`: they write ordinary documents; `--dry-run -o yaml` shows them.
+//! `leno split`, and what it has in common with `allow` and `deny`: they write ordinary documents; `--dry-run -o yaml`
+//! shows them.
 
 use clap::Args;
-use leno_config::{AccessAction, Kind, SplitBackend, access_policy, httproute_split};
+use leno_config::{Kind, SplitBackend, httproute_split};
 use leno_types::{DnsLabel, ServiceName};
-use serde_json::Value;
 
 use super::{apply::apply_values, label, path_of};
 use crate::{
     client::Client,
     exit::{CommandError, Outcome},
-    output::{Format, items, text},
+    output::{Format, items},
 };
 
 /// Split a service's requests between its versions.
@@ -27,35 +27,24 @@ pub(crate) struct SplitArgs {
     common: Common,
 }
 
-/// Say who may, or may not, call a service.
 #[derive(Debug, Args)]
-pub(crate) struct AccessArgs {
-    /// Who calls: a service account, NAME or NAMESPACE/NAME; '*' is everybody
-    caller: String,
-    /// Whom: a service
-    service: String,
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     /// The namespace
     #[arg(long, short)]
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// Say what would happen, and change nothing; with -o yaml, show the document
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Do not wait until every proxy that it concerns runs it
     #[arg(long)]
-    no_wait: bool,
+    pub(super) no_wait: bool,
     /// How to print what happened
     #[arg(long, short, value_enum, default_value = "table")]
-    output: Format,
+    pub(super) output: Format,
 }
 
 impl Common {
-    fn namespace(&self, client: &Client) -> Result<DnsLabel, CommandError> {
+    pub(super) fn namespace(&self, client: &Client) -> Result<DnsLabel, CommandError> {
         label(self.namespace.as_deref().unwrap_or(client.namespace()))
     }
 }
@@ -123,88 +112,4 @@ async fn ports(client: &Client, service: &ServiceName) -> Result<Vec<u16>, Comma
         Err(crate::client::CallError::Refused(refusal)) if refusal.code == 404 => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Writes an AccessPolicy, after saying whom it cuts off.
-pub(crate) async fn access(client: &Client, action: AccessAction, args: &AccessArgs) -> Outcome {
-    let service = ServiceName::new(args.common.namespace(client)?, label(&args.service)?);
-    let (namespace, caller) = match args.caller.split_once('/') {
-        Some((namespace, caller)) => (label(namespace)?, caller),
-        None => (service.namespace.clone(), args.caller.as_str()),
-    };
-    let callers = match caller {
-        "*" => Vec::new(),
-        name => vec![(namespace, label(name)?)],
-    };
-    warn(client, action, &service, callers.first()).await?;
-    let verb = match action {
-        AccessAction::Allow => "allow",
-        AccessAction::Deny => "deny",
-    };
-    let who = if caller == "*" { "all" } else { caller };
-    let name = label(&format!("{verb}-{who}-{}", service.name))?;
-    let document = match (action, callers.is_empty()) {
-        (AccessAction::Allow, true) => everybody(&name, &service, action),
-        (AccessAction::Deny, true) => access_policy(&name, &service, AccessAction::Allow, &[]),
-        (_, false) => access_policy(&name, &service, action, &callers),
-    };
-    apply_values(
-        client,
-        &[document],
-        args.common.dry_run,
-        !args.common.no_wait,
-        args.common.output,
-    )
-    .await
-}
-
-/// A policy about every peer that proved who it is.
-fn everybody(name: &DnsLabel, service: &ServiceName, action: AccessAction) -> Value {
-    let mut document = access_policy(name, service, action, &[]);
-    if let Some(rules) = document.pointer_mut("/spec/rules") {
-        *rules = serde_json::json!([{"from": [{"principals": ["*"]}]}]);
-    }
-    document
-}
-
-/// Who calls the service today and will not be able to any more.
-async fn warn(
-    client: &Client,
-    action: AccessAction,
-    service: &ServiceName,
-    caller: Option<&(DnsLabel, DnsLabel)>,
-) -> Result<(), CommandError> {
-    let edges = client.get("/leno/v1/telemetry/edges?window=600s").await?;
-    let account = caller.map(|(namespace, name)| format!("/ns/{namespace}/sa/{name}"));
-    let called = |edge: &&Value| {
-        let destination = text(edge, "/destination");
-        let versioned = destination
-            .strip_prefix(service.name.as_str())
-            .is_some_and(|rest| rest.starts_with('-'));
-        destination == service.name.as_str() || versioned
-    };
-    let mut cut: Vec<&str> = Vec::new();
-    for edge in items(&edges, "/edges").filter(called) {
-        let is_caller = account
-            .as_ref()
-            .is_some_and(|account| text(edge, "/source_identity").ends_with(account.as_str()));
-        let off = match (action, caller) {
-            (AccessAction::Deny, Some(_)) => is_caller,
-            (AccessAction::Deny, None) => true,
-            (AccessAction::Allow, Some(_)) => !is_caller,
-            (AccessAction::Allow, None) => text(edge, "/source_identity").is_empty(),
-        };
-        let source = text(edge, "/source");
-        if off && !cut.contains(&source) {
-            cut.push(source);
-        }
-    }
-    if !cut.is_empty() {
-        eprintln!(
-            "cuts off, of those who called {} in the last ten minutes: {}",
-            service.name,
-            cut.join(", ")
-        );
-    }
-    Ok(())
 }

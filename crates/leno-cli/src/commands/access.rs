@@ -1,0 +1,276 @@
+//! `leno allow` and `leno deny`: an ordinary AccessPolicy, after saying whom it cuts off and what stands in its way.
+
+mod decision;
+
+use std::io::{BufRead, IsTerminal};
+
+use clap::Args;
+use leno_config::{AccessAction, Kind};
+use leno_controlplane::documents::{Edge, EdgeList, Proxy};
+use leno_types::{ServiceName, TrustDomain};
+use serde_json::Value;
+
+use self::decision::{Caller, Plan, Wish, plan};
+use super::{
+    apply::apply_values,
+    known::{self, Account, instead},
+    label, path_of,
+    shortcuts::Common,
+};
+use crate::{
+    client::Client,
+    exit::{CommandError, Outcome},
+    output::{Format, items, text},
+};
+
+/// Say who may, or may not, call a service.
+#[derive(Debug, Args)]
+pub(crate) struct AccessArgs {
+    /// Who calls: a service account, NAME or NAMESPACE/NAME; '*' is everybody
+    caller: String,
+    /// Whom: a service
+    service: String,
+    /// Also for a caller or a service that the mesh does not know yet, or where another policy still denies
+    #[arg(long)]
+    force: bool,
+    /// Do not ask before callers are cut off
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What the mesh is like before the policy is written.
+struct Mesh {
+    proxies: Vec<Proxy>,
+    edges: EdgeList,
+    policies: Vec<Value>,
+    domain: TrustDomain,
+}
+
+/// Writes an AccessPolicy, after saying whom it cuts off.
+pub(crate) async fn access(client: &Client, action: AccessAction, args: &AccessArgs) -> Outcome {
+    let service = ServiceName::new(args.common.namespace(client)?, label(&args.service)?);
+    let wish = Wish {
+        action,
+        caller: account(&args.caller, &service)?,
+        service: &service,
+    };
+    let mesh = mesh(client).await?;
+    let unknown = unknown(client, &mesh, &wish).await?;
+    let only_shown =
+        args.common.dry_run && matches!(args.common.output, Format::Yaml | Format::Json);
+    for what in unknown {
+        if !args.force && !only_shown {
+            let hint = "nothing was changed; --force writes the policy all the same";
+            return Err(CommandError::refused(what).hint(hint));
+        }
+        eprintln!("⚠ {what}");
+    }
+    let (ports, callers) = (ports(&mesh, &service), callers(&mesh, &service));
+    let plan = plan(&wish, &mesh.policies, &mesh.domain, &ports, &callers).ok_or_else(|| {
+        CommandError::refused("too many policies have the name that this one would get")
+            .hint("write the document yourself: the same with --dry-run -o yaml shows it")
+    })?;
+    still_denied(&plan, args, only_shown)?;
+    if !only_shown {
+        consent(&plan, args, &service)?;
+    }
+    write(client, args, &service, &plan).await
+}
+
+/// Writes the policy, then takes away those that it replaces: until then they deny, as before.
+async fn write(client: &Client, args: &AccessArgs, service: &ServiceName, plan: &Plan) -> Outcome {
+    let common = &args.common;
+    let wait = !common.no_wait;
+    let document = [plan.document.clone()];
+    let code = apply_values(client, &document, common.dry_run, wait, common.output).await?;
+    let namespace = service.namespace.as_str();
+    for name in &plan.lifted {
+        if common.dry_run {
+            eprintln!("accesspolicy/{name}, which leno deny wrote, would be deleted");
+            continue;
+        }
+        let path = path_of(Kind::AccessPolicy, Some(namespace), Some(name));
+        client.delete(&path).await?;
+        eprintln!("accesspolicy/{name}, which leno deny wrote, is deleted");
+    }
+    if !common.dry_run && common.output == Format::Table {
+        eprintln!(
+            "undo: {}",
+            delete(namespace, &plan.name, client.namespace())
+        );
+    }
+    Ok(code)
+}
+
+/// The command that deletes a policy.
+fn delete(namespace: &str, name: &str, usual: &str) -> String {
+    let option = if namespace == usual {
+        String::new()
+    } else {
+        format!(" -n {namespace}")
+    };
+    format!("leno delete accesspolicy {name}{option}")
+}
+
+/// The account that a word means; `None` is everybody.
+fn account(word: &str, service: &ServiceName) -> Result<Option<Account>, CommandError> {
+    match word.split_once('/') {
+        None if word == "*" => Ok(None),
+        None => Ok(Some((service.namespace.clone(), label(word)?))),
+        Some((_, "*")) => Err(CommandError {
+            code: 2,
+            what: format!("\"{word}\" is no service account"),
+            hint: "a whole namespace is a policy of its own: from: [{namespaces: [NAME]}]".into(),
+        }),
+        Some((namespace, name)) => Ok(Some((label(namespace)?, label(name)?))),
+    }
+}
+
+async fn mesh(client: &Client) -> Result<Mesh, CommandError> {
+    let status = client.get("/leno/v1/status").await?;
+    let domain = text(&status, "/trust_domain").parse();
+    let policies = client.get(&path_of(Kind::AccessPolicy, None, None)).await?;
+    Ok(Mesh {
+        proxies: known::proxies(client).await?,
+        edges: known::recent(client).await?,
+        policies: items(&policies, "/items").cloned().collect(),
+        domain: domain.map_err(CommandError::failed)?,
+    })
+}
+
+/// Names that nobody has.
+async fn unknown(
+    client: &Client,
+    mesh: &Mesh,
+    wish: &Wish<'_>,
+) -> Result<Vec<String>, CommandError> {
+    let mut found = Vec::new();
+    let (namespace, name) = (&wish.service.namespace, &wish.service.name);
+    let services = known::services(client).await?;
+    if !services.contains(wish.service) {
+        let there: Vec<_> = services
+            .iter()
+            .map(|of| (&of.namespace, &of.name))
+            .collect();
+        let instead = instead(name.as_str(), namespace, &there);
+        found.push(format!(
+            "there is no service {name} in namespace {namespace}; {instead}"
+        ));
+    }
+    if let Some((namespace, name)) = &wish.caller {
+        let accounts = known::accounts(client, &mesh.proxies, &mesh.edges).await;
+        if !accounts.contains(&(namespace.clone(), name.clone())) {
+            let there: Vec<_> = accounts.iter().map(|(of, name)| (of, name)).collect();
+            let instead = instead(name.as_str(), namespace, &there);
+            found.push(format!(
+                "no program runs as service account {namespace}/{name}, and none called of late; {instead}"
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// The programs' ports of a service; rules name those.
+fn ports(mesh: &Mesh, service: &ServiceName) -> Vec<u16> {
+    let named = service.to_string();
+    let workloads = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
+    let of = workloads.filter(|workload| workload.service.as_deref() == Some(named.as_str()));
+    let mut ports: Vec<u16> = of
+        .flat_map(|workload| &workload.ports)
+        .filter_map(|port| {
+            let port = port
+                .rsplit_once(':')
+                .map_or(port.as_str(), |(_, port)| port);
+            port.split('/').next()?.parse().ok()
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    if ports.is_empty() {
+        // Of an applied service, or one that does not run: what is for any port.
+        ports.push(0);
+    }
+    ports
+}
+
+/// Who called the service, in any version, in the last ten minutes.
+fn callers(mesh: &Mesh, service: &ServiceName) -> Vec<Caller> {
+    let named = service.to_string();
+    let workloads = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
+    let mut names: Vec<String> = workloads
+        .filter(|workload| workload.service.as_deref() == Some(named.as_str()))
+        .filter(|workload| !workload.version.is_empty())
+        .map(|workload| format!("{}-{}", service.name, workload.version))
+        .collect();
+    names.push(service.name.to_string());
+    let called = |edge: &&Edge| names.contains(&edge.destination) && edge.requests > edge.failures;
+    let caller = |edge: &Edge| Caller {
+        name: edge.source.clone(),
+        identity: edge
+            .source_identity
+            .as_deref()
+            .and_then(|text| text.parse().ok()),
+    };
+    mesh.edges.edges.iter().filter(called).map(caller).collect()
+}
+
+/// An allow that does nothing because something denies is no success.
+fn still_denied(plan: &Plan, args: &AccessArgs, only_shown: bool) -> Result<(), CommandError> {
+    if plan.denying.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = plan
+        .denying
+        .iter()
+        .map(|(namespace, name)| format!("{namespace}/{name}"))
+        .collect();
+    let who = if args.caller == "*" {
+        "everybody"
+    } else {
+        &args.caller
+    };
+    let what = format!(
+        "deny beats allow: {} still denies {who} at {}",
+        names.join(", "),
+        args.service
+    );
+    if args.force || only_shown {
+        eprintln!("⚠ {what}");
+        return Ok(());
+    }
+    let commands: Vec<String> = plan
+        .denying
+        .iter()
+        .map(|(namespace, name)| delete(namespace, name, ""))
+        .collect();
+    Err(CommandError::refused(what).hint(format!(
+        "nothing was changed; first {}, or write the allow for later with --force",
+        commands.join("; ")
+    )))
+}
+
+/// Says who is cut off; on a terminal, asks.
+fn consent(plan: &Plan, args: &AccessArgs, service: &ServiceName) -> Result<(), CommandError> {
+    if plan.cut_off.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = plan.cut_off.iter().map(String::as_str).collect();
+    eprintln!(
+        "cuts off, of those who called {} in the last ten minutes: {}",
+        service.name,
+        names.join(", ")
+    );
+    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if args.yes || args.common.dry_run || !asks {
+        return Ok(());
+    }
+    eprint!("go on? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(CommandError::failed("nothing was changed").hint("--yes does not ask"))
+}

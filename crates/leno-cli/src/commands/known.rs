@@ -1,0 +1,99 @@
+//! What the mesh has at this moment, for commands that refuse a name nobody has.
+
+use std::collections::BTreeSet;
+
+use leno_config::{Kind, nearest};
+use leno_controlplane::documents::{EdgeList, Proxy};
+use leno_types::{DnsLabel, Identity, ServiceName};
+use serde_json::Value;
+
+use super::path_of;
+use crate::{
+    client::{CallError, Client},
+    exit::CommandError,
+    output::{items, text},
+    top::{PROXIES, ask},
+};
+
+/// A service account, with its namespace.
+pub(super) type Account = (DnsLabel, DnsLabel);
+
+/// The services of the whole mesh, applied and derived.
+pub(super) async fn services(client: &Client) -> Result<BTreeSet<ServiceName>, CallError> {
+    let answer = client.get(&path_of(Kind::Service, None, None)).await?;
+    let name = |object: &Value| {
+        let namespace = text(object, "/metadata/namespace").parse().ok()?;
+        let name = text(object, "/metadata/name").parse().ok()?;
+        Some(ServiceName::new(namespace, name))
+    };
+    Ok(items(&answer, "/items").filter_map(name).collect())
+}
+
+/// Who called whom in the last ten minutes.
+pub(super) async fn recent(client: &Client) -> Result<EdgeList, CommandError> {
+    ask(client, "/leno/v1/telemetry/edges?window=600s").await
+}
+
+/// The proxies and their workloads.
+pub(super) async fn proxies(client: &Client) -> Result<Vec<Proxy>, CommandError> {
+    ask(client, PROXIES).await
+}
+
+/// Everybody who may call: who runs, who called of late, and whom a token lets in.
+pub(super) async fn accounts(
+    client: &Client,
+    proxies: &[Proxy],
+    edges: &EdgeList,
+) -> BTreeSet<Account> {
+    let workloads = proxies.iter().flat_map(|proxy| &proxy.workloads);
+    let identities = workloads.map(|workload| workload.identity.as_str());
+    let callers = edges.edges.iter();
+    let callers = callers.filter_map(|edge| edge.source_identity.as_deref());
+    let mut found: BTreeSet<Account> = identities.chain(callers).filter_map(account).collect();
+    // Who may not see the tokens does without.
+    let tokens = client.get("/leno/v1/tokens").await.unwrap_or(Value::Null);
+    for token in items(&tokens, "").filter(|token| text(token, "/state") != "expired") {
+        let Ok(namespace) = text(token, "/scope/namespace").parse::<DnsLabel>() else {
+            continue;
+        };
+        let services = items(token, "/scope/services").filter_map(Value::as_str);
+        let names = match text(token, "/scope/serviceAccount") {
+            "" => services.collect(),
+            account => vec![account],
+        };
+        let names = names.into_iter().filter_map(|name| name.parse().ok());
+        found.extend(names.map(|name| (namespace.clone(), name)));
+    }
+    found
+}
+
+fn account(identity: &str) -> Option<Account> {
+    let identity: Identity = identity.parse().ok()?;
+    let namespace = identity.namespace()?.parse().ok()?;
+    Some((namespace, identity.service_account()?.parse().ok()?))
+}
+
+/// `; did you mean cart?`, or what there is; for a name that nobody has.
+pub(super) fn instead(
+    name: &str,
+    namespace: &DnsLabel,
+    there: &[(&DnsLabel, &DnsLabel)],
+) -> String {
+    const SHOWN: usize = 12;
+    let here = there.iter().filter(|(of, _)| *of == namespace);
+    let names: Vec<&str> = here.map(|(_, name)| name.as_str()).collect();
+    if let Some(near) = nearest(name, &names) {
+        return format!("did you mean {near}?");
+    }
+    if let Some((namespace, name)) = there.iter().find(|(_, of)| of.as_str() == name) {
+        return format!("there is one in another namespace: {namespace}/{name}");
+    }
+    match names.len() {
+        0 => format!("namespace {namespace} has none"),
+        1..=SHOWN => format!("there are {}", names.join(", ")),
+        all => format!(
+            "there are {all} in namespace {namespace}, {}, ..",
+            names[..SHOWN].join(", ")
+        ),
+    }
+}
