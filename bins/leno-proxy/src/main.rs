@@ -108,8 +108,13 @@ async fn membership(settings: &Settings) -> Result<Membership, Failure> {
         source,
     })?;
     let token = text.trim().parse()?;
-    let membership =
-        leno_agent::join(&token, &settings.agent.host, &settings.agent.addresses).await?;
+    let membership = leno_agent::join(
+        &token,
+        &settings.agent.host,
+        &settings.agent.addresses,
+        None,
+    )
+    .await?;
     membership.save(dir)?;
     tracing::info!(mesh = %membership.mesh, host = %membership.agent, "joined");
     Ok(membership)

@@ -40,7 +40,7 @@ use crate::{
     dial,
     handover::{self, Handle, Handles, Inherited},
     host_network::Routes,
-    hosted::{Hosted, Sockets},
+    hosted::{self, Hosted, Sockets},
     link::{self, LinkEvent, Target},
     local::{self, Connection, LocalEvent},
     protocol::{FromAgent, Start},
@@ -265,6 +265,14 @@ struct Asked {
     healthy: bool,
 }
 
+impl Asked {
+    /// How it is registered; the same again after a reconnect.
+    fn registration(&self, request: u64) -> wire::Register {
+        let uid = self.start.uid.as_deref().unwrap_or_default();
+        hosted::registration(&self.start, request, uid, "", self.healthy)
+    }
+}
+
 /// A connection to the control plane that stands.
 struct Up {
     session: mpsc::Sender<AgentMessage>,
@@ -312,6 +320,8 @@ struct Agent {
     callers: HashMap<Connection, Caller>,
     asked: HashMap<u64, Asked>,
     hosted: HashMap<WorkloadUid, Hosted>,
+    /// Workloads that were named again on this connection, by request, until they are answered.
+    again: HashMap<u64, WorkloadUid>,
     agent_renewal: Renewal,
     reporter: Reporter,
     handles: Handles,
@@ -367,6 +377,7 @@ impl Agent {
             callers: HashMap::new(),
             asked: HashMap::new(),
             hosted: HashMap::new(),
+            again: HashMap::new(),
             agent_renewal,
             reporter,
             handles,

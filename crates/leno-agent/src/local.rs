@@ -134,6 +134,8 @@ async fn converse(
         return;
     };
     let (out, outgoing) = mpsc::channel(OUTBOX);
+    // Ends with the agent, and when the agent has let go of this connection.
+    let over = scope.stop().child();
     if events
         .send(LocalEvent::Opened {
             connection,
@@ -146,13 +148,18 @@ async fn converse(
         return;
     }
     if scope
-        .spawn("local writer", write(Rc::clone(&stream), outgoing))
+        .spawn("local writer", {
+            let (stream, over) = (Rc::clone(&stream), over.clone());
+            async move {
+                write(stream, outgoing).await;
+                over.trigger();
+            }
+        })
         .is_ok()
     {
         // At the end of this agent the program must look for the next one at once, and what is said to it still
         // arrives: the writer ends by itself.
-        let stop = scope.stop();
-        stop.run_until_stopped(read(connection, &stream, &events))
+        over.run_until_stopped(read(connection, &stream, &events))
             .await;
     }
     // Nobody is left to tell when the agent has gone first.

@@ -1,9 +1,11 @@
 //! What a running agent keeps on a tmpfs, so that its restart without a control plane serves on (CP3): the workloads
 //! it hosts with their keys and certificates, and the last good configuration. After a reboot it is gone.
 //!
-//! Files of mode 0600, replaced whole: the workloads as JSON, the configuration as protobuf, the routes as JSON.
+//! Files of mode 0600, replaced whole: the workloads as JSON, the configuration as protobuf, the routes as JSON, and
+//! whose they are.
+//! Invariant: an agent reads only what an agent of its name in its mesh has written.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{fs, io, net::IpAddr, path::Path};
 
 use leno_wire::discovery::DeltaDiscoveryResponse;
 use prost::Message;
@@ -16,6 +18,7 @@ pub const KEPT_FILES: [&str; 3] = [WORKLOADS, ROUTES, CONFIGURATION];
 const WORKLOADS: &str = "workloads.json";
 const ROUTES: &str = "routes.json";
 const CONFIGURATION: &str = "configuration.pb";
+const OWNER: &str = "owner";
 
 /// One hosted workload, as saved.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +36,28 @@ pub(crate) struct SavedWorkload {
     /// Of a program on the host's network.
     #[serde(default)]
     pub(crate) ports: Option<Ports>,
+}
+
+/// Takes the directory for an agent. What another left there, before this host joined anew as somebody else, is removed:
+/// its workloads are what comes back.
+pub(crate) fn claim(run_dir: &Path, mesh: &str, agent: &str) -> io::Result<Vec<SavedWorkload>> {
+    let (path, owner) = (run_dir.join(OWNER), format!("{mesh}/{agent}\n"));
+    let mut left = Vec::new();
+    match files::read_optional(&path)? {
+        Some(was) if was == owner.as_bytes() => return Ok(left),
+        None => {}
+        Some(_) => {
+            left = load_workloads(run_dir);
+            for file in [WORKLOADS, CONFIGURATION] {
+                match fs::remove_file(run_dir.join(file)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+    }
+    files::write_private(&path, owner.as_bytes())?;
+    Ok(left)
 }
 
 /// Writes the workloads.
@@ -92,4 +117,40 @@ pub(crate) fn load_configuration(run_dir: &Path) -> Vec<DeltaDiscoveryResponse> 
         messages.push(message);
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn an_agent_finds_its_own_state_and_none_of_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path();
+        assert!(claim(dir, "default", "b").unwrap().is_empty());
+        save_configuration(dir, &[DeltaDiscoveryResponse::default()]).unwrap();
+        let saved = SavedWorkload {
+            uid: "u".into(),
+            identity: "spiffe://default.leno/ns/default/sa/cart".into(),
+            name: "cart-1234".into(),
+            run_user: 0,
+            key: String::new(),
+            chain: String::new(),
+            bundle: String::new(),
+            start: serde_json::from_str(r#"{"program": "cart", "sockets": []}"#).unwrap(),
+            healthy: true,
+            ports: None,
+        };
+        save_workloads(dir, &[saved]).unwrap();
+        assert!(claim(dir, "default", "b").unwrap().is_empty());
+        assert_eq!(load_workloads(dir).len(), 1);
+        assert_eq!(load_configuration(dir).len(), 1);
+        for (mesh, agent) in [("default", "b-14d4"), ("other", "b-14d4")] {
+            let left = claim(dir, mesh, agent).unwrap();
+            assert_eq!(left.len(), usize::from(mesh == "default"));
+            assert!(load_workloads(dir).is_empty() && load_configuration(dir).is_empty());
+        }
+    }
 }

@@ -125,25 +125,32 @@ impl Core {
     /// Does what all events since the last time made due.
     fn flush(&mut self) {
         let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
-        let mut writes = Vec::new();
+        let (mut writes, mut agents) = (Vec::new(), Vec::new());
         for mesh in self.meshes.values_mut() {
             mesh.flush(uptime, wall, &mut writes);
+            agents.extend(mesh.upkeep_of_agents(uptime, wall));
         }
         if !writes.is_empty() {
-            self.write_behind(writes);
+            self.write_behind("virtual addresses were not written down", writes);
+        }
+        for write in agents {
+            self.write_behind(
+                "an agent's renewal or end was not written down",
+                vec![write],
+            );
         }
     }
 
     /// Writes what nobody waits for. A full store is said, and tried again with the next change.
-    fn write_behind(&mut self, writes: Vec<Write>) {
+    fn write_behind(&mut self, failed: &'static str, writes: Vec<Write>) {
         let commit = self.store.commit(writes);
         let started = self.scope.spawn("store-write", async move {
             if let Err(error) = commit.await {
-                tracing::error!(%error, "virtual addresses were not written down");
+                tracing::error!(%error, "{failed}");
             }
         });
         if let Err(error) = started {
-            tracing::error!(%error, "virtual addresses were not written down");
+            tracing::error!(%error, "{failed}");
         }
     }
 

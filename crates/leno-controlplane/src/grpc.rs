@@ -151,6 +151,7 @@ impl AgentService {
         mesh: &MeshName,
         request: &RedeemRequest,
         source: IpAddr,
+        was: Option<&Identity>,
     ) -> Result<RedeemResponse, SignError> {
         let mut last = StoreError::Closed;
         for attempt in 0..ATTEMPTS {
@@ -160,6 +161,7 @@ impl AgentService {
                 csr: Csr::from_der(&request.csr)?,
                 host: request.host.chars().take(253).collect(),
                 source,
+                was: was.cloned(),
                 attempt,
             };
             let name = mesh.clone();
@@ -180,11 +182,11 @@ impl AgentService {
             };
             // Answered only once it is on disk: a token is spent for good, and an agent known after a restart.
             match store.commit(writes).await {
-                Ok(_) => {
+                Ok(revision) => {
                     let name = mesh.clone();
                     let noted = self.handle.call(move |core| {
                         if let Some(mesh) = core.meshes.get_mut(&name) {
-                            mesh.note_agent(*agent);
+                            mesh.note_agent(*agent, revision);
                         }
                     });
                     noted.await.map_err(|_| StoreError::Closed)?;
@@ -211,6 +213,8 @@ impl Agent for AgentService {
         request: Request<RedeemRequest>,
     ) -> Result<Response<RedeemResponse>, Status> {
         let connection = request.extensions().get::<Connection>();
+        let was =
+            connection.and_then(|connection| Some(connection.peer.as_ref()?.identity.clone()));
         let source = connection.and_then(|connection| connection.source);
         let source =
             source.ok_or_else(|| Status::permission_denied("a token is redeemed over TLS only"))?;
@@ -222,7 +226,7 @@ impl Agent for AgentService {
             "this control plane serves no mesh",
         ));
         for mesh in &self.meshes {
-            match self.try_redeem(mesh, &request, source).await {
+            match self.try_redeem(mesh, &request, source, was.as_ref()).await {
                 Ok(answer) => {
                     tracing::info!(mesh = answer.mesh, agent = answer.agent, %source, token = request.token_id, "a host joined");
                     return Ok(Response::new(answer));

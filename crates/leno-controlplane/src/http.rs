@@ -346,7 +346,7 @@ async fn edges(
 }
 
 fn line(document: &impl Serialize) -> Bytes {
-    let mut text = serde_json::to_vec(document).unwrap_or_default();
+    let mut text = serde_json::to_vec(document).expect("texts and numbers are JSON");
     text.push(b'\n');
     text.into()
 }
@@ -448,9 +448,9 @@ async fn local_agent(
         made.map(|made| (made, mesh.settings.advertise.clone()))
     });
     let ((agent, answer, writes), addresses) = prepared.await??;
-    context.store.commit(writes).await?;
+    let revision = context.store.commit(writes).await?;
     context
-        .on_mesh(mesh, move |mesh, _| mesh.note_agent(agent))
+        .on_mesh(mesh, move |mesh, _| mesh.note_agent(agent, revision))
         .await?;
     let answer = LocalAgentResponse {
         mesh: answer.mesh,

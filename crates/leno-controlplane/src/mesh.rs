@@ -123,6 +123,9 @@ pub(crate) struct Mesh {
     pub(crate) revision: u64,
     pub(crate) states: BTreeMap<DnsLabel, ProxyState>,
     pub(crate) known_agents: BTreeMap<DnsLabel, AgentRecord>,
+    /// Of these the renewal is not written down yet.
+    renewed: BTreeSet<DnsLabel>,
+    agents_looked_at: Duration,
     pub(crate) objects: BTreeMap<ObjectKey, Arc<Resource>>,
     generation: u64,
     token_networks: BTreeMap<String, Prefix>,
@@ -170,6 +173,8 @@ impl Mesh {
             revision: 0,
             states: BTreeMap::new(),
             known_agents: BTreeMap::new(),
+            renewed: BTreeSet::new(),
+            agents_looked_at: now,
             objects: BTreeMap::new(),
             generation: 1,
             token_networks: BTreeMap::new(),

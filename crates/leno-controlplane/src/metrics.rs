@@ -188,7 +188,7 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
             header::CONTENT_TYPE,
             "text/plain; version=0.0.4; charset=utf-8",
         )],
-        out.0,
+        out.into_string(),
     )
 }
 
@@ -316,6 +316,11 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             registry.replaced,
         ),
         (
+            "leno_registry_superseded_total",
+            "Leases ended because the host came back as another agent.",
+            registry.superseded,
+        ),
+        (
             "leno_registry_refused_total",
             "Registrations refused.",
             registry.refused,
@@ -412,57 +417,94 @@ fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
     );
 }
 
-/// Prometheus text.
+/// Prometheus text: the lines of one metric stand together under its head, whatever order they come in.
 #[derive(Default)]
-struct Text(String);
+struct Text(Vec<Group>);
+
+struct Group {
+    name: String,
+    text: String,
+}
 
 impl Text {
-    fn head(&mut self, name: &str, help: &str, kind: &str) {
-        let line = format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        if !self.0.contains(&line) {
-            self.0.push_str(&line);
-        }
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let outcome = if labels.is_empty() {
-            writeln!(self.0, "{name} {value}")
-        } else {
-            writeln!(self.0, "{name}{{{labels}}} {value}")
-        };
-        outcome.expect("writing to a string cannot fail");
+    fn group(&mut self, name: &str, help: &str, kind: &str) -> &mut Group {
+        let at = self.0.iter().position(|group| group.name == name);
+        let at = at.unwrap_or_else(|| {
+            self.0.push(Group {
+                name: name.to_owned(),
+                text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"),
+            });
+            self.0.len() - 1
+        });
+        self.0.get_mut(at).expect("it was found, or is the last")
     }
 
     fn counter(&mut self, name: &str, help: &str, labels: &str, value: u64) {
-        self.head(name, help, "counter");
-        self.line(name, labels, value);
+        self.group(name, help, "counter").line("", labels, value);
     }
 
     fn gauge(&mut self, name: &str, help: &str, labels: &str, value: f64) {
-        self.head(name, help, "gauge");
-        self.line(name, labels, value);
+        self.group(name, help, "gauge").line("", labels, value);
     }
 
     fn histogram(&mut self, name: &str, help: &str, labels: &str, of: &LatencyHistogram, sum: f64) {
-        self.head(name, help, "histogram");
+        let group = self.group(name, help, "histogram");
         let comma = if labels.is_empty() { "" } else { "," };
         for bound in BOUNDS {
             let below = of
                 .buckets()
                 .filter(|(middle, _)| middle.as_secs_f64() <= bound);
             let count: u64 = below.map(|(_, count)| count).sum();
-            self.line(
-                &format!("{name}_bucket"),
-                &format!("{labels}{comma}le=\"{bound}\""),
-                count,
-            );
+            group.line("_bucket", &format!("{labels}{comma}le=\"{bound}\""), count);
         }
-        self.line(
-            &format!("{name}_bucket"),
+        group.line(
+            "_bucket",
             &format!("{labels}{comma}le=\"+Inf\""),
             of.count(),
         );
-        self.line(&format!("{name}_sum"), labels, sum);
-        self.line(&format!("{name}_count"), labels, of.count());
+        group.line("_sum", labels, sum);
+        group.line("_count", labels, of.count());
+    }
+
+    fn into_string(self) -> String {
+        self.0.into_iter().map(|group| group.text).collect()
+    }
+}
+
+impl Group {
+    fn line(&mut self, suffix: &str, labels: &str, value: impl std::fmt::Display) {
+        let Self { name, text } = self;
+        let outcome = if labels.is_empty() {
+            writeln!(text, "{name}{suffix} {value}")
+        } else {
+            writeln!(text, "{name}{suffix}{{{labels}}} {value}")
+        };
+        outcome.expect("writing to a string cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_one_metric_stand_together_for_all_meshes() {
+        let mut out = Text::default();
+        for mesh in ["mesh=\"a\"", "mesh=\"b\""] {
+            out.counter("leno_x_total", "X.", mesh, 1);
+            out.gauge("leno_y", "Y.", mesh, 2.0);
+            out.histogram("leno_z", "Z.", mesh, &LatencyHistogram::default(), 0.0);
+        }
+        let text = out.into_string();
+        let mut families: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .map(|name| name.trim_end_matches("_bucket"))
+            .map(|name| name.trim_end_matches("_sum").trim_end_matches("_count"))
+            .collect();
+        families.dedup();
+        assert_eq!(families, ["leno_x_total", "leno_y", "leno_z"], "{text}");
+        assert_eq!(text.matches("# TYPE leno_z histogram\n").count(), 1);
     }
 }

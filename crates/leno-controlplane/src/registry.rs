@@ -78,6 +78,8 @@ pub struct Counters {
     pub refused: u64,
     /// Addresses claimed and not proven.
     pub unproven: u64,
+    /// Leases that ended because the host came back as another agent.
+    pub superseded: u64,
 }
 
 /// A workload.
@@ -139,6 +141,8 @@ pub struct Agent {
     pub since: SystemTime,
     /// Its workloads.
     pub workloads: BTreeMap<WorkloadUid, Workload>,
+    /// What its machine is called, by its own word.
+    host: String,
     source: IpAddr,
     claimed: Vec<IpAddr>,
     proven: BTreeSet<IpAddr>,
@@ -338,6 +342,7 @@ impl Registry {
             since: wall,
             confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
             workloads,
+            host: hello.host.chars().take(253).collect(),
             source,
             claimed,
             proven,
@@ -349,10 +354,32 @@ impl Registry {
         agent.addresses = agent.effective();
         let unproven = agent.claimed.len().saturating_sub(agent.addresses.len());
         self.counters.unproven = self.counters.unproven.saturating_add(unproven as u64);
+        self.end_former(&agent, fx);
         self.sessions.insert(session, name.clone());
         self.agents.insert(name.clone(), agent);
         fx.members = true;
         Ok(())
+    }
+
+    /// A machine has one agent at an address and port. Where one comes under another name (the host joined anew, its old
+    /// certificate lost), the one that was there before and is silent is gone, and its workloads with it.
+    fn end_former(&mut self, comes: &Agent, fx: &mut Effects) {
+        let is_former = |other: &Agent| {
+            other.session.is_none()
+                && other.host == comes.host
+                && other.hbone_port == comes.hbone_port
+                && (other.addresses.iter()).any(|address| comes.addresses.contains(address))
+        };
+        let former: Vec<DnsLabel> = self
+            .agents
+            .iter()
+            .filter(|(_, other)| is_former(other))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in former {
+            self.counters.superseded = self.counters.superseded.saturating_add(1);
+            self.remove(&name, fx);
+        }
     }
 
     /// An agent has called, with its certificate, from an address: it is proven to be its own.

@@ -12,6 +12,7 @@ use leno_types::DnsLabel;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    authority::AGENT_TTL,
     documents::{Scope, TokenInfo, TokenRequest},
     registry::AgentScope,
     times::rfc3339,
@@ -27,6 +28,8 @@ pub const LONGEST_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const MOST_USES: u32 = 1_000;
 /// Most tokens of a mesh.
 pub const MAX_TOKENS: usize = 4_096;
+/// An agent's renewals are written down so often, seconds.
+const NOTED_EVERY: u64 = 12 * 3600;
 /// The collection of tokens in the store.
 pub const TOKENS: &str = "leno/tokens";
 /// The collection of agents in the store.
@@ -61,7 +64,8 @@ pub struct Redemption {
     pub agent: String,
     /// Seconds since 1970.
     pub at: u64,
-    /// The certificate that was answered.
+    /// The certificate that was answered, while it may be asked for again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub chain: String,
 }
 
@@ -76,9 +80,47 @@ pub struct AgentRecord {
     pub token: String,
     /// Seconds since 1970.
     pub created: u64,
+    /// When its certificate was last renewed, seconds since 1970; noted twice a day at most.
+    #[serde(default)]
+    pub renewed: u64,
     /// Whether its certificate counts no more.
     #[serde(default)]
     pub revoked: bool,
+    /// Of its entry in the store; none while it is on its way there.
+    #[serde(skip)]
+    pub revision: Option<u64>,
+}
+
+impl AgentRecord {
+    /// The record of an agent that joins now.
+    #[must_use]
+    pub fn new(name: &DnsLabel, scope: &AgentScope, token: String, now: u64) -> Self {
+        Self {
+            name: name.to_string(),
+            scope: scope.to_document(),
+            token,
+            created: now,
+            renewed: now,
+            revoked: false,
+            revision: None,
+        }
+    }
+
+    /// Notes that its certificate was renewed; whether that is worth writing down.
+    pub fn renew(&mut self, now: u64) -> bool {
+        let due = now >= self.renewed.saturating_add(NOTED_EVERY);
+        if due {
+            self.renewed = now;
+        }
+        due
+    }
+
+    /// Whether every certificate it was ever given has ended: it cannot come back but by a new token.
+    #[must_use]
+    pub fn is_over(&self, now: u64) -> bool {
+        let last = self.created.max(self.renewed).saturating_add(NOTED_EVERY);
+        now > last.saturating_add(AGENT_TTL.as_secs())
+    }
 }
 
 /// Why a token is not taken.
@@ -245,6 +287,16 @@ impl TokenRecord {
         Ok(Decision::Make(scope))
     }
 
+    /// Drops the certificates of answers that are not given again: of a token with many uses they would be megabytes,
+    /// written anew with each.
+    pub fn forget_answers(&mut self, now: u64) {
+        for made in &mut self.redemptions {
+            if now >= made.at.saturating_add(REPEAT) {
+                made.chain = String::new();
+            }
+        }
+    }
+
     /// For people; no secret and no hash.
     #[must_use]
     pub fn info(&self, now: u64) -> TokenInfo {
@@ -351,6 +403,27 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_kept_for_as_long_as_it_may_be_asked_for_again() {
+        let mut record = record();
+        record.uses = 2;
+        spend(&mut record, "key", 2_000);
+        record.forget_answers(2_599);
+        assert_eq!(record.redemptions[0].chain, "chain");
+        record.forget_answers(2_600);
+        assert_eq!(record.redemptions[0].chain, "");
+        // Who it made is still said, and counted.
+        let written = serde_json::to_string(&record).unwrap();
+        assert!(!written.contains("chain"), "{written}");
+        assert_eq!(
+            serde_json::from_str::<TokenRecord>(&written).unwrap(),
+            record
+        );
+        assert_eq!(record.info(2_600).redeemed_by, ["b"]);
+        spend(&mut record, "other", 2_600);
+        assert_eq!(record.info(2_600).state, "spent");
+    }
+
+    #[test]
     fn each_wrong_token_has_its_own_reason() {
         let record = record();
         let decide = |secret: [u8; 32], source: &str, at| {
@@ -371,6 +444,19 @@ mod tests {
             RedeemError::Network { .. }
         ));
         assert!(!format!("{record:?}").contains("7, 7"));
+    }
+
+    #[test]
+    fn an_agent_is_over_when_its_last_certificate_is() {
+        let month = AGENT_TTL.as_secs();
+        let scope = AgentScope::any("default".parse().unwrap());
+        let mut agent = AgentRecord::new(&"b".parse().unwrap(), &scope, String::new(), 1_000);
+        assert!(!agent.is_over(1_000 + month));
+        assert!(agent.is_over(1_000 + month + NOTED_EVERY + 1));
+        assert!(!agent.renew(1_000 + NOTED_EVERY - 1) && agent.renew(1_000 + NOTED_EVERY));
+        // It was renewed once more before that is worth noting: its certificate then ends later than the note says.
+        let unnoted = 1_000 + 2 * NOTED_EVERY - 1;
+        assert!(!agent.renew(unnoted) && !agent.is_over(unnoted + month));
     }
 
     #[test]

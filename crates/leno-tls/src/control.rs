@@ -124,13 +124,20 @@ impl ControlConnector {
     /// # Errors
     /// When there is no pin, or one is malformed.
     pub fn pinned(pins: &[String], alpn: &[Alpn]) -> Result<Self, TlsError> {
-        if let Some(bad) = pins.iter().find(|pin| !is_pin(pin)) {
-            return Err(TlsError::Pin(bad.clone()));
-        }
-        if pins.is_empty() {
-            return Err(TlsError::NobodyExpected);
-        }
-        Self::build(Demand::Pinned(pins.to_vec()), None, None, alpn)
+        Self::build(pinned(pins)?, None, None, alpn)
+    }
+
+    /// The same for a host that was let in before: shows the certificate it had then. Only worth trying where that is
+    /// of an authority with one of the pins; another refuses the handshake.
+    ///
+    /// # Errors
+    /// When there is no pin, or one is malformed.
+    pub fn pinned_as(
+        pins: &[String],
+        client: &WorkloadCertificate,
+        alpn: &[Alpn],
+    ) -> Result<Self, TlsError> {
+        Self::build(pinned(pins)?, Some(client), None, alpn)
     }
 
     /// Expects `spiffe://TD/leno/control-plane` of the bundle's trust domain; `client` is the certificate of an agent
@@ -194,4 +201,14 @@ impl ControlConnector {
         let name = self.server_name.as_deref();
         within(self.timeout, connect(&self.config, io, name)).await
     }
+}
+
+fn pinned(pins: &[String]) -> Result<Demand, TlsError> {
+    if let Some(bad) = pins.iter().find(|pin| !is_pin(pin)) {
+        return Err(TlsError::Pin(bad.clone()));
+    }
+    if pins.is_empty() {
+        return Err(TlsError::NobodyExpected);
+    }
+    Ok(Demand::Pinned(pins.to_vec()))
 }

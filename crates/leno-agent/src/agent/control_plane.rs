@@ -13,7 +13,7 @@ use super::{Agent, FEATURES, Up};
 use crate::{
     ads::Change,
     certificates::Renewal,
-    hosted::{self, Hosted},
+    hosted::Hosted,
     link::{LinkEvent, OUTBOX, Outgoing},
     local::Connection,
 };
@@ -76,15 +76,14 @@ impl Agent {
             features: FEATURES.iter().map(ToString::to_string).collect(),
             hbone_port: self.hbone_port.into(),
         }));
-        let registrations: Vec<wire::Register> = self
-            .hosted
-            .values()
-            .map(|hosted| hosted.registration(0))
+        self.again.clear();
+        let known: Vec<WorkloadUid> = self.hosted.keys().copied().collect();
+        known.into_iter().for_each(|uid| self.register_again(uid));
+        let asked = self.asked.iter();
+        let asked: Vec<_> = asked
+            .map(|(request, asked)| asked.registration(*request))
             .collect();
-        let asked = self.asked.iter().map(|(request, asked)| {
-            hosted::registration(&asked.start, *request, "", "", asked.healthy)
-        });
-        for register in registrations.into_iter().chain(asked.collect::<Vec<_>>()) {
+        for register in asked {
             self.say(agent_message::Message::Register(register));
         }
         let node = Node {
@@ -142,6 +141,7 @@ impl Agent {
                 self.on_registered(registered)
             }
             Some(control_message::Message::Refused(refused)) => {
+                self.again.remove(&refused.request);
                 match self.asked.remove(&refused.request) {
                     Some(asked) => self.refuse(asked.connection, refused.code, refused.message),
                     None => tracing::error!(
@@ -161,7 +161,7 @@ impl Agent {
 
     pub(super) fn on_registered(&mut self, registered: wire::Registered) {
         let Some(asked) = self.asked.remove(&registered.request) else {
-            return;
+            return self.on_registered_again(&registered);
         };
         let (Ok(uid), Ok(identity)) = (
             registered.uid.parse::<WorkloadUid>(),
@@ -269,8 +269,35 @@ impl Agent {
     }
 
     pub(super) fn register_again(&mut self, uid: WorkloadUid) {
-        if let Some(register) = self.hosted.get(&uid).map(|hosted| hosted.registration(0)) {
+        self.next_request += 1;
+        let request = self.next_request;
+        let hosted = self.hosted.get(&uid);
+        if let Some(register) = hosted.map(|hosted| hosted.registration(request)) {
+            self.again.insert(request, uid);
             self.say(agent_message::Message::Register(register));
+        }
+    }
+
+    /// A workload is called by one id everywhere: callers ask for it by that, and the data plane serves it by that. If
+    /// the control plane knows the old one no more, the program comes anew, and is served under what it gets then.
+    fn on_registered_again(&mut self, registered: &wire::Registered) {
+        let Some(old) = self.again.remove(&registered.request) else {
+            return;
+        };
+        if registered.uid == old.to_string() {
+            return;
+        }
+        tracing::warn!(old = %old, new = registered.uid, "the control plane gave a running workload another id; its program is taken in anew");
+        self.say(agent_message::Message::Deregister(wire::Deregister {
+            uid: registered.uid.clone(),
+        }));
+        let connection = self.hosted.get(&old).and_then(|hosted| hosted.connection);
+        self.forget(old);
+        match connection {
+            // Its listeners are this process's own: the next one has them anew.
+            Some(Connection::SIDECAR) => self.stop.trigger(),
+            Some(connection) => drop(self.callers.remove(&connection)),
+            None => {}
         }
     }
 }

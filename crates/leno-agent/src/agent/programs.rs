@@ -162,22 +162,15 @@ impl Agent {
         )?;
         self.next_request += 1;
         let request = self.next_request;
-        let healthy = start.ports.is_empty();
-        let register = hosted::registration(
-            &start,
-            request,
-            start.uid.as_deref().unwrap_or(""),
-            "",
-            healthy,
-        );
         let asked = Asked {
             connection,
             run_user,
+            healthy: start.ports.is_empty(),
             start,
             sockets,
             since: Instant::now(),
-            healthy,
         };
+        let register = asked.registration(request);
         self.asked.insert(request, asked);
         self.say(agent_message::Message::Register(register));
         Ok(())

@@ -17,6 +17,21 @@ use crate::{
 
 impl Agent {
     pub(super) fn restore(&mut self) {
+        // Another agent's workloads are not this one's to serve: they would be called by other ids.
+        let (mesh, agent) = {
+            let membership = self.membership.borrow();
+            (membership.mesh.to_string(), membership.agent.to_string())
+        };
+        match saved::claim(&self.config.run_dir, &mesh, &agent) {
+            Ok(left) => left.iter().for_each(|workload| {
+                tracing::info!(
+                    workload = workload.name,
+                    "a workload of this host's former membership is registered anew"
+                );
+                host_network::forget(&workload.uid);
+            }),
+            Err(error) => tracing::warn!(%error, "the run directory cannot be taken over"),
+        }
         let changes = self
             .ads
             .restore(saved::load_configuration(&self.config.run_dir));

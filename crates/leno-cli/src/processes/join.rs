@@ -38,7 +38,7 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
         .map_err(CommandError::refused)?;
     let config = args.agent.config()?;
     let failed = |error: leno_agent::MembershipError| CommandError::failed(chain(&error));
-    match Membership::load(&config.data_dir) {
+    let previous = match Membership::load(&config.data_dir) {
         Ok(Some(old)) if old.mesh != token.mesh => {
             let what = format!("this host is a member of mesh \"{}\" already", old.mesh);
             return Err(CommandError::refused(what).hint(format!(
@@ -46,7 +46,7 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
                 config.data_dir.display()
             )));
         }
-        Ok(_) => {}
+        Ok(previous) => previous,
         Err(error @ MembershipError::Io { .. }) => return Err(failed(error)),
         // Joining again is what these say to do.
         Err(error @ (MembershipError::Damaged { .. } | MembershipError::Certificate(_))) => {
@@ -54,8 +54,9 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
                 error = chain(&error),
                 "the membership of before is replaced"
             );
+            None
         }
-    }
+    };
     // While an agent runs here, another membership would only be in its way.
     if !args.no_agent {
         leno_agent::may_listen(&config).map_err(CommandError::failed)?;
@@ -63,7 +64,7 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     Membership::prepare(&config.data_dir).map_err(failed)?;
     let joined = block_on_local(
         "join",
-        leno_agent::join(&token, &config.host, &config.addresses),
+        leno_agent::join(&token, &config.host, &config.addresses, previous.as_ref()),
     );
     let membership = joined.map_err(refused)?;
     membership.save(&config.data_dir).map_err(failed)?;

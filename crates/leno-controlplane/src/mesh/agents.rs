@@ -24,6 +24,9 @@ use crate::{
 /// Messages that may wait to be sent on one session: more than an agent can have workloads.
 pub(crate) const SESSION_QUEUE: usize = 1_024;
 
+/// How often agents that are gone for good are looked for.
+const LOOK_AT_AGENTS: Duration = Duration::from_secs(3600);
+
 /// What came of a redemption.
 pub(crate) enum Redeemed {
     /// The answer that was given before.
@@ -63,6 +66,8 @@ pub(crate) struct Joining {
     pub(crate) csr: Csr,
     pub(crate) host: String,
     pub(crate) source: IpAddr,
+    /// Who it has proven to have been until now.
+    pub(crate) was: Option<Identity>,
     /// How often a name was taken meanwhile.
     pub(crate) attempt: u32,
 }
@@ -97,28 +102,29 @@ impl Mesh {
             }
             Decision::Make(scope) => scope,
         };
-        let name = self.free_name(store, &joining.host, joining.attempt)?;
+        let (name, known) = match self.joins_again(store, joining)? {
+            Some((name, revision)) => (name, Expect::Revision(revision)),
+            None => {
+                let name = self.free_name(store, &joining.host, joining.attempt)?;
+                (name, Expect::Absent)
+            }
+        };
         let chain = self
             .authority
             .sign_agent(&joining.csr, &name, now)?
             .chain_pem;
+        record.forget_answers(unix(now));
         record.redemptions.push(Redemption {
             key: key_id,
             agent: name.to_string(),
             at: unix(now),
             chain: chain.clone(),
         });
-        let agent = AgentRecord {
-            name: name.to_string(),
-            scope: scope.to_document(),
-            token: record.id.clone(),
-            created: unix(now),
-            revoked: false,
-        };
-        let value = serde_json::to_vec(&record).unwrap_or_default();
+        let agent = AgentRecord::new(&name, &scope, record.id.clone(), unix(now));
+        let value = serde_json::to_vec(&record).expect("texts and numbers are JSON");
         let writes = vec![
             Write::put(key, value, Expect::Revision(entry.revision)),
-            self.agent_write(&agent),
+            self.agent_write(&agent, known),
         ];
         Ok(Redeemed::Make {
             answer: Box::new(self.redeem_answer(name.as_str(), chain, now)),
@@ -139,20 +145,16 @@ impl Mesh {
         let name = self.free_name(store, host, attempt)?;
         let chain = self.authority.sign_agent(csr, &name, now)?.chain_pem;
         let namespace = "default".parse().expect("a legal name");
-        let agent = AgentRecord {
-            name: name.to_string(),
-            scope: AgentScope::any(namespace).to_document(),
-            token: String::new(),
-            created: unix(now),
-            revoked: false,
-        };
+        let scope = AgentScope::any(namespace);
+        let agent = AgentRecord::new(&name, &scope, String::new(), unix(now));
         let answer = self.redeem_answer(name.as_str(), chain, now);
-        let writes = vec![self.agent_write(&agent)];
+        let writes = vec![self.agent_write(&agent, Expect::Absent)];
         Ok((agent, answer, writes))
     }
 
-    /// Takes an agent in that has just been written.
-    pub(crate) fn note_agent(&mut self, agent: AgentRecord) {
+    /// Takes an agent in that has just been written, at `revision`.
+    pub(crate) fn note_agent(&mut self, mut agent: AgentRecord, revision: u64) {
+        agent.revision = Some(revision);
         if let Ok(name) = agent.name.parse::<DnsLabel>() {
             self.counters.redeemed = self.counters.redeemed.saturating_add(1);
             self.known_agents.insert(name, agent);
@@ -168,7 +170,37 @@ impl Mesh {
         now: SystemTime,
     ) -> Result<IssuedChain, SignError> {
         self.scope_of(agent)?;
-        Ok(self.authority.sign_agent(csr, agent, now)?)
+        let chain = self.authority.sign_agent(csr, agent, now)?;
+        let known = self.known_agents.get_mut(agent);
+        if known.is_some_and(|record| record.renew(unix(now))) {
+            self.renewed.insert(agent.clone());
+        }
+        Ok(chain)
+    }
+
+    /// What is to be written of agents, each by itself: renewals, and that those are gone whose certificates ended and
+    /// who hold no lease. Whoever changed a record meanwhile has the last word.
+    pub(crate) fn upkeep_of_agents(&mut self, now: Duration, wall: SystemTime) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for name in std::mem::take(&mut self.renewed) {
+            if let Some(record) = self.known_agents.get(&name)
+                && let Some(revision) = record.revision
+            {
+                writes.push(self.agent_write(record, Expect::Revision(revision)));
+            }
+        }
+        if now < self.agents_looked_at.saturating_add(LOOK_AT_AGENTS) {
+            return writes;
+        }
+        self.agents_looked_at = now;
+        let over = self.known_agents.iter().filter(|(name, record)| {
+            record.is_over(unix(wall)) && self.registry.agent(name).is_none()
+        });
+        writes.extend(over.filter_map(|(name, record)| {
+            let expect = Expect::Revision(record.revision?);
+            Some(Write::delete(self.agent_key(name.as_str()), expect))
+        }));
+        writes
     }
 
     /// A certificate for a workload of `agent`.
@@ -410,6 +442,30 @@ impl Mesh {
         }
     }
 
+    /// The agent that a host was until now, by its certificate, and still is: one program must not become two because
+    /// its host joined again. Not one that is revoked; nor one that is connected, for then this is a copy of its disk.
+    fn joins_again(
+        &self,
+        store: &dyn Store,
+        joining: &Joining,
+    ) -> Result<Option<(DnsLabel, u64)>, StoreError> {
+        let ours = |identity: &&Identity| identity.domain_str() == self.domain().as_str();
+        let was = joining.was.as_ref().filter(ours);
+        let Some(name) = was.and_then(|identity| identity.agent_name()?.parse::<DnsLabel>().ok())
+        else {
+            return Ok(None);
+        };
+        let agent = self.registry.agent(&name);
+        if agent.is_some_and(|agent| agent.session.is_some()) {
+            return Ok(None);
+        }
+        let entry = store.get(&self.agent_key(name.as_str()))?;
+        let known = entry.filter(|entry| {
+            serde_json::from_slice::<AgentRecord>(&entry.value).is_ok_and(|record| !record.revoked)
+        });
+        Ok(known.map(|entry| (name, entry.revision)))
+    }
+
     fn free_name(
         &self,
         store: &dyn Store,
@@ -431,9 +487,9 @@ impl Mesh {
         StoreKey::new(self.settings.name.clone(), AGENTS, "", name)
     }
 
-    fn agent_write(&self, agent: &AgentRecord) -> Write {
-        let value = serde_json::to_vec(agent).unwrap_or_default();
-        Write::put(self.agent_key(&agent.name), value, Expect::Absent)
+    fn agent_write(&self, agent: &AgentRecord, known: Expect) -> Write {
+        let value = serde_json::to_vec(agent).expect("texts and numbers are JSON");
+        Write::put(self.agent_key(&agent.name), value, known)
     }
 }
 

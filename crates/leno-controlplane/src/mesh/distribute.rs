@@ -203,7 +203,8 @@ impl Mesh {
         let (namespace, service) = (name.namespace.as_str(), name.name.as_str());
         let key = StoreKey::new(self.settings.name.clone(), VIPS, namespace, service);
         let record = self.vips().record(name);
-        if let Some(value) = record.and_then(|record| serde_json::to_vec(&record).ok()) {
+        if let Some(record) = record {
+            let value = serde_json::to_vec(&record).expect("numbers are JSON");
             writes.push(Write::put(key, value, Expect::Any));
         }
     }

@@ -143,10 +143,11 @@ impl Mesh {
     }
 
     fn put_agent(&mut self, entry: &Entry) {
-        let Ok(record) = serde_json::from_slice::<AgentRecord>(&entry.value) else {
+        let Ok(mut record) = serde_json::from_slice::<AgentRecord>(&entry.value) else {
             tracing::error!(key = %entry.key, "a stored agent cannot be read");
             return;
         };
+        record.revision = Some(entry.revision);
         if let Ok(name) = record.name.parse::<DnsLabel>() {
             let revoked = record.revoked;
             self.known_agents.insert(name.clone(), record);

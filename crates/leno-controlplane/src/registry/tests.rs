@@ -34,17 +34,22 @@ impl World {
     }
 
     fn open(&mut self, agent: &str, source: &str, claimed: &[&str]) -> SessionId {
-        self.sessions += 1;
         let hello = wire::Hello {
+            host: agent.into(),
             addresses: claimed.iter().map(ToString::to_string).collect(),
             ..wire::Hello::default()
         };
+        self.open_as(agent, source, &hello)
+    }
+
+    fn open_as(&mut self, agent: &str, source: &str, hello: &wire::Hello) -> SessionId {
+        self.sessions += 1;
         let opening = Opening {
             session: self.sessions,
             agent: &label(agent),
             scope: scope(&["cart"]),
             source: source.parse().unwrap(),
-            hello: &hello,
+            hello,
             wall: SystemTime::UNIX_EPOCH,
         };
         let mut fx = Effects::default();
@@ -307,6 +312,39 @@ fn an_address_counts_once_it_is_proven() {
         .registry
         .prove(&label("a"), "10.0.0.9".parse().unwrap(), &mut fx);
     assert_eq!(addresses(&world), [v4, v6]);
+}
+
+#[test]
+fn a_host_that_comes_back_as_another_agent_leaves_no_ghost() {
+    let hello = |host: &str, port: u32| wire::Hello {
+        host: host.into(),
+        hbone_port: port,
+        ..wire::Hello::default()
+    };
+    let mut world = World::new();
+    let old = world.open_as("b", "10.0.0.2", &hello("b", 0));
+    let dead = world.register(old, 8080, "").unwrap().uid;
+    // While the old one is connected it is another: two agents of one machine do not end each other.
+    world.open_as("b-1111", "10.0.0.2", &hello("b", 0));
+    assert!(world.registry.workload(&dead).is_some());
+    world.registry.closed(old);
+    // Neither does another machine, nor another agent beside it, end it.
+    for (name, source, host, port) in [
+        ("c", "10.0.0.3", "b", 0),
+        ("d", "10.0.0.2", "d", 0),
+        ("e", "10.0.0.2", "b", 15_108),
+    ] {
+        world.open_as(name, source, &hello(host, port));
+        assert!(world.registry.workload(&dead).is_some(), "{name}");
+    }
+    // It comes back under another name within the six seconds that it has to come back in.
+    let session = world.open_as("b-2222", "10.0.0.2", &hello("b", 0));
+    assert!(world.registry.workload(&dead).is_none());
+    assert_eq!(world.registry.counters().superseded, 1);
+    // Its program brings the id along that it had, which is not this agent's: it is one workload, under a new one.
+    let alive = world.register(session, 8080, &dead.to_string()).unwrap();
+    assert_ne!(alive.uid, dead);
+    assert_eq!(world.registry.len(), 1);
 }
 
 #[test]

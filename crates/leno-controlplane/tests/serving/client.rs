@@ -186,6 +186,16 @@ pub async fn redeem(
     host: &str,
 ) -> Result<RedeemResponse, Status> {
     let connector = ControlConnector::pinned(&token.pins, &[Alpn::H2]).unwrap();
+    redeem_by(control, token, key, host, connector).await
+}
+
+async fn redeem_by(
+    control: &ControlPlane,
+    token: &JoinToken,
+    key: &PrivateKey,
+    host: &str,
+    connector: ControlConnector,
+) -> Result<RedeemResponse, Status> {
     let mut client = AgentClient::new(channel(control.address, connector).await);
     let request = RedeemRequest {
         token_id: token.id.clone(),
@@ -211,6 +221,16 @@ impl Membership {
         let key = PrivateKey::generate();
         let answer = redeem(control, &token, &key, host).await.unwrap();
         Self::of(&answer, &key)
+    }
+
+    /// Spends another token as the host that this one is.
+    pub async fn join_again(&self, control: &ControlPlane, scope: Value) -> Self {
+        let token = control.token(scope).await;
+        let key = PrivateKey::generate();
+        let connector =
+            ControlConnector::pinned_as(&token.pins, &self.certificate, &[Alpn::H2]).unwrap();
+        let answer = redeem_by(control, &token, &key, &self.name, connector).await;
+        Self::of(&answer.unwrap(), &key)
     }
 
     /// Somebody with a person's certificate.

@@ -67,6 +67,42 @@ fn a_host_joins_hosts_a_service_and_gets_its_certificate() {
 }
 
 #[test]
+fn a_host_that_joins_again_stays_itself_with_what_its_new_token_allows() {
+    test("again", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let first = Membership::join(&control, "b", cart()).await;
+        let mut agent = first.connect(&control).await;
+        let was = agent.register("cart", 8080, "").await;
+        agent
+            .say(agent_message::Message::Goodbye(Goodbye { handover: false }))
+            .await;
+        drop(agent);
+        let nobody = |list: &Value| list["items"].as_array().is_some_and(Vec::is_empty);
+        let workloads = "/meshes/default/apis/leno.dev/v1alpha1/workloads";
+        control.await_document(workloads, nobody).await;
+        let wider = json!({"namespace": "default", "services": ["cart", "pay"]});
+        let again = first.join_again(&control, wider).await;
+        assert_eq!(again.name, "b");
+        let mut agent = again.connect(&control).await;
+        let is = agent.register("cart", 8080, &was.uid).await;
+        assert_eq!((is.uid, is.name), (was.uid, was.name));
+        agent.register("pay", 8081, "").await;
+        let list = control
+            .await_document(workloads, |list| {
+                list["items"].as_array().is_some_and(|all| all.len() == 2)
+            })
+            .await;
+        assert!(list["items"][0]["metadata"]["name"].is_string(), "{list}");
+        // A copy of a disk whose host is connected is another host; so is one that has nothing to show.
+        let copy = again.join_again(&control, cart()).await;
+        let other = Membership::join(&control, "b", cart()).await;
+        assert_ne!(copy.name, "b");
+        assert!(other.name != "b" && other.name != copy.name);
+        control.stop().await;
+    });
+}
+
+#[test]
 fn a_certificate_is_given_for_ones_own_workloads_only() {
     test("own", async |directory| {
         let control = ControlPlane::start(directory.path()).await;

@@ -1,0 +1,116 @@
+//! Hosts that join again, and services whose instances come and go: one program is one workload, and a name stays.
+
+use std::fs;
+
+use leno_e2e::{Backend, Load, SOON, response};
+use leno_testkit::{Member, Mesh, Signal, suite, until, until_ok};
+use serde_json::Value;
+
+/// `cart` runs on host b; it is called from a.
+struct Fixture {
+    mesh: Mesh,
+    caller: Member,
+    _cart: Member,
+    _backend: Backend,
+}
+
+fn start() -> Fixture {
+    let mesh = Mesh::with(&["a", "b"], &["cart", "gone"]);
+    let (a, b) = (mesh.host("a"), mesh.host("b"));
+    let cart = mesh.run(&b).service("cart").port("80:8080").start();
+    let backend = Backend::http(cart.listen(8080), |_| response(200, "", "cart"));
+    let caller = mesh.run(&a).start();
+    let fixture = Fixture {
+        mesh,
+        caller,
+        _cart: cart,
+        _backend: backend,
+    };
+    until_ok("cart answers", SOON, || fixture.call("cart"));
+    fixture
+}
+
+suite!(
+    start,
+    [
+        a_host_that_joins_again_with_a_running_program_is_served_as_itself,
+        a_host_that_lost_its_membership_leaves_no_ghost,
+    ]
+);
+
+impl Fixture {
+    /// The body of what `name` answers, or what else came.
+    fn call(&self, name: &str) -> Result<String, String> {
+        let mut wire = self
+            .caller
+            .try_connect(name, 80)
+            .map_err(|error| format!("connect: {error}"))?;
+        let asked = format!("GET / HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+        let answer = wire.try_send(asked).and_then(|()| wire.try_message());
+        let answer = answer.map_err(|error| error.to_string())?;
+        match answer.status() {
+            200 => Ok(String::from_utf8_lossy(&answer.body).into_owned()),
+            _ => Err(answer.head),
+        }
+    }
+
+    /// Uid and host of every workload of a service.
+    fn workloads(&self, service: &str) -> Vec<(String, String)> {
+        let list = self.mesh.leno(&["get", "workloads", "-o", "json"]).good();
+        let list: Value = serde_json::from_str(&list.text()).expect("JSON");
+        let items = list["items"].as_array().expect("items");
+        let of = |item: &&Value| item["spec"]["service"] == service;
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        items
+            .iter()
+            .filter(of)
+            .map(|item| (text(&item["metadata"]["uid"]), text(&item["spec"]["host"])))
+            .collect()
+    }
+
+    /// Ends b's agent as Ctrl-C does.
+    fn end_agent(&mut self) {
+        let agent = self.mesh.agent("b");
+        agent.signal(Signal::INT);
+        assert_eq!(agent.wait(SOON), 0);
+    }
+}
+
+fn a_host_that_joins_again_with_a_running_program_is_served_as_itself(fixture: &mut Fixture) {
+    let before = fixture.workloads("cart");
+    assert_eq!(before.len(), 1, "{before:?}");
+    fixture.end_agent();
+    let b = fixture.mesh.host("b");
+    fixture.mesh.join_existing(&b);
+    until_ok("cart answers again", SOON, || fixture.call("cart"));
+    until("it is the workload that it was", SOON, || {
+        (fixture.workloads("cart") == before).then_some(())
+    });
+    // It stays so: what was registered beside it would be called in turn.
+    let load = Load::start(&fixture.caller, "cart", 1);
+    load.more(100);
+    let tally = load.stop();
+    assert_eq!(tally.bad, Vec::<String>::new());
+    assert_eq!(fixture.workloads("cart"), before);
+}
+
+fn a_host_that_lost_its_membership_leaves_no_ghost(fixture: &mut Fixture) {
+    let before = fixture.workloads("cart");
+    // Not a goodbye: its lease still runs when the host comes back as somebody else.
+    fixture.mesh.kill_agent("b");
+    let b = fixture.mesh.host("b");
+    fs::remove_file(b.disk().join("data/membership.json")).expect("a membership");
+    fixture.mesh.join_existing(&b);
+    let (uid, host) = until("one workload, under a new id", SOON, || {
+        let now = fixture.workloads("cart");
+        let [one] = now.as_slice() else { return None };
+        (!before.contains(one)).then(|| one.clone())
+    });
+    assert!(host.starts_with("b-"), "{uid} is {host}'s");
+    until_ok("cart answers again", SOON, || fixture.call("cart"));
+    let load = Load::start(&fixture.caller, "cart", 1);
+    load.more(100);
+    let tally = load.stop();
+    assert_eq!(tally.bad, Vec::<String>::new());
+    assert_eq!(fixture.workloads("cart"), [(uid, host)]);
+}
