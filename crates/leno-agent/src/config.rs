@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use leno_types::{DnsLabel, ports};
@@ -75,6 +75,11 @@ impl Config {
     /// Where `leno run` finds the agent.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.run_dir.join("agent.sock")
+        socket(&self.run_dir)
     }
+}
+
+/// Where the socket of a run directory is.
+pub(crate) fn socket(run_dir: &Path) -> PathBuf {
+    run_dir.join("agent.sock")
 }

@@ -32,13 +32,10 @@ pub use membership::{Membership, MembershipError};
 pub use run_user::{RunUser, RunUserError};
 pub use saved::KEPT_FILES;
 
-/// Whether an agent with this run directory could listen: no other does.
+/// That no agent lives in this run directory.
 ///
 /// # Errors
 /// Which other does, and what to do.
-pub fn may_listen(config: &Config) -> std::io::Result<()> {
-    if config.takeover {
-        return Ok(());
-    }
-    local::nobody_listens(&config.socket())
+pub fn nobody_listens(run_dir: &std::path::Path) -> std::io::Result<()> {
+    local::nobody_listens(&config::socket(run_dir))
 }

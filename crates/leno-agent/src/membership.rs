@@ -1,7 +1,11 @@
 //! A host's membership in a mesh, as kept on its disk (CP3): which mesh, where its control plane is, the agent's key
 //! and certificate, the bundle. 0600 in a directory of 0700; a rebooted host comes back with it by itself.
 
-use std::{io, path::Path, time::SystemTime};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use leno_tls::{PrivateKey, TlsError, TrustBundle, WorkloadCertificate};
 use leno_types::{DnsLabel, HostPort, MeshName, TrustDomain};
@@ -122,6 +126,12 @@ impl Membership {
             key,
             certificate,
         }))
+    }
+
+    /// Where it is kept below a directory.
+    #[must_use]
+    pub fn file(data_dir: &Path) -> PathBuf {
+        data_dir.join(FILE)
     }
 
     /// Makes sure that there is a place to write it to: a token that was spent for nothing cannot be had back.

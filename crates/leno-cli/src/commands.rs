@@ -5,6 +5,7 @@ mod apply;
 mod check;
 mod known;
 mod objects;
+mod person;
 mod proxy;
 mod shortcuts;
 mod status;
@@ -14,37 +15,21 @@ pub(crate) use access::{AccessArgs, access};
 pub(crate) use apply::{ApplyArgs, apply};
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use objects::{DeleteArgs, GetArgs, delete, get};
+pub(crate) use person::{ContextArgs, UserArgs, certified, contexts, user};
 pub(crate) use proxy::{ProxyArgs, proxy};
 pub(crate) use shortcuts::{SplitArgs, split};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use token::{TokenArgs, token};
 
-use std::io::Read;
-
 use leno_config::Kind;
 use leno_types::DnsLabel;
 
-use crate::{
-    client::Client,
-    context,
-    exit::{CommandError, Outcome},
-};
+use crate::{client::Client, context, exit::CommandError};
 
 /// The client of the context that a command line names.
 pub(crate) fn client(name: Option<&str>) -> Result<Client, CommandError> {
     Ok(Client::new(context::load(name)?))
 }
-
-/// Writes the context that standard input holds.
-pub(crate) fn import_context() -> Outcome {
-    let text = std::io::read_to_string(std::io::stdin().lock().take(MAX_CONTEXT));
-    let text = text.map_err(|error| CommandError::failed(format!("standard input: {error}")))?;
-    context::import(&text)?;
-    Ok(0)
-}
-
-/// A context is shorter.
-const MAX_CONTEXT: u64 = 256 * 1024;
 
 /// The path of a kind's objects, below the mesh.
 pub(crate) fn path_of(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> String {

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{exit::CommandError, places};
+use crate::{exit::CommandError, joined::Joined, places};
 
 /// Each try waits for another process that ended in between.
 const MAX_LOCK_TRIES: usize = 64;
@@ -184,8 +184,7 @@ fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError>
             .join(", ")
     };
     let missing = || match file.contexts.as_slice() {
-        [] => CommandError::unreachable("no mesh is known here")
-            .hint("start one with leno up, or see one with leno demo"),
+        [] => unknown(Joined::here().as_ref()),
         contexts => {
             let names: Vec<&str> = contexts
                 .iter()
@@ -246,6 +245,17 @@ fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError>
     })
 }
 
+/// What to say where there is no context at all.
+fn unknown(joined: Option<&Joined>) -> CommandError {
+    let none = CommandError::unreachable("no mesh is known here");
+    match joined {
+        None => none.hint("start one with leno up, or see one with leno demo"),
+        Some(joined) => none.hint(format!(
+            "{joined}: look at it there, or have a context\n  made for you there:  leno user create NAME > FILE\n  and take it here:    leno context import -f FILE"
+        )),
+    }
+}
+
 /// A context as the text of a file that has no other.
 pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
     let mut file = File::default();
@@ -256,11 +266,36 @@ pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
 }
 
 /// Writes the context of such a text, and makes it current.
-pub(crate) fn import(text: &str) -> Result<PathBuf, CommandError> {
+pub(crate) fn import(text: &str) -> Result<String, CommandError> {
     let file: File = serde_saphyr::from_str(text)
         .map_err(|error| CommandError::failed(format!("this is no context: {error}")))?;
     let name = file.current_context.clone();
-    save(&select(&file, &name, Path::new("the input"))?, true)
+    save(&select(&file, &name, Path::new("the input"))?, true)?;
+    Ok(name)
+}
+
+/// Every context: its name, its server, and whether it is the current one.
+pub(crate) fn list() -> Result<Vec<(String, String, bool)>, CommandError> {
+    let file = read(&places::config_file())?;
+    let one = |context: &Named<ContextEntry>| {
+        let name = context.name.clone();
+        let server = server_of(&file, &name).map(|server| server.text());
+        let current = name == file.current_context;
+        (name, server.unwrap_or_default(), current)
+    };
+    Ok(file.contexts.iter().map(one).collect())
+}
+
+/// Makes one of them current.
+pub(crate) fn make_current(name: &str) -> Result<(), CommandError> {
+    load(Some(name))?;
+    change(|file| file.current_context = name.into()).map(drop)
+}
+
+/// Removes one.
+pub(crate) fn delete(name: &str) -> Result<(), CommandError> {
+    load(Some(name))?;
+    change(|file| take_away(file, name)).map(drop)
 }
 
 /// Writes a context, in place of one of the same name; `make_current` also where another is.

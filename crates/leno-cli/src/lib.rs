@@ -8,6 +8,7 @@ mod commands;
 mod context;
 mod demo;
 mod exit;
+mod joined;
 mod output;
 mod places;
 mod processes;
@@ -48,6 +49,7 @@ enum Command {
     Up(processes::UpArgs),
     Down(processes::DownArgs),
     Join(processes::JoinArgs),
+    Leave(processes::LeaveArgs),
     Run(run::RunArgs),
     ControlPlane(processes::ControlPlaneArgs),
     Agent(processes::AgentArgs),
@@ -64,9 +66,8 @@ enum Command {
     Status(commands::StatusArgs),
     Top(top::TopArgs),
     Proxy(commands::ProxyArgs),
-    /// Write the context that standard input holds: how leno up gives one to the person behind sudo
-    #[command(hide = true)]
-    ImportContext,
+    User(commands::UserArgs),
+    Context(commands::ContextArgs),
 }
 
 /// Runs the command that `args` names (the program's own name first). Must be called while the process has one
@@ -97,6 +98,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::DemoArena(args) => demo::arena(&args),
         Command::Up(args) => processes::up(&args),
         Command::Down(args) => processes::down(&args),
+        Command::Leave(args) => processes::leave(&args),
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
         Command::ControlPlane(args) => processes::control_plane(&args),
@@ -129,7 +131,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Proxy(args) => {
             with_client(context, async |client| commands::proxy(client, &args).await)
         }
-        Command::ImportContext => commands::import_context(),
+        Command::User(args) => {
+            with_client(context, async |client| commands::user(client, &args).await)
+        }
+        Command::Context(args) => commands::contexts(&args),
         Command::Check(args) => block_on_local("check", commands::check(context, &args)),
     }
 }

@@ -1,15 +1,17 @@
-//! The processes of a mesh: `control-plane`, `agent`, `up` (both) and `down`, `join`.
+//! The processes of a mesh: `control-plane`, `agent`, `up` (both) and `down`, `join` and `leave`.
 
 mod agent;
 mod control_plane;
 mod down;
 mod join;
+mod leave;
 mod up;
 
 pub(crate) use agent::{AgentArgs, agent};
 pub(crate) use control_plane::{ControlPlaneArgs, control_plane};
 pub(crate) use down::{DownArgs, down};
 pub(crate) use join::{JoinArgs, join};
+pub(crate) use leave::{LeaveArgs, leave};
 pub(crate) use up::{UpArgs, up};
 
 use std::{io::IsTerminal, time::Duration};

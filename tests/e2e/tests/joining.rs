@@ -42,7 +42,7 @@ suite!(
         two_programs_under_one_agent_have_an_identity_each,
         a_second_agent_on_a_host_names_the_first,
         a_host_comes_back_after_a_reboot_with_its_token_spent,
-        a_host_may_join_again_while_no_agent_runs,
+        a_host_joins_again_only_after_it_left,
         a_damaged_membership_is_mended_by_joining_again,
         a_disk_without_space_does_not_cost_the_token,
         another_user_may_not_run_programs,
@@ -493,30 +493,44 @@ fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) 
     });
 }
 
-fn a_host_may_join_again_while_no_agent_runs(fixture: &mut Fixture) {
+fn a_host_joins_again_only_after_it_left(fixture: &mut Fixture) {
     let name = fixture.new_name();
     let host = fixture.mesh.network.add(&name);
-    for _ in 0..2 {
-        let token = fixture.mesh.token(&["--service", "cart"]);
-        let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
-        assert_eq!(process.wait(SOON), 0, "{}", process.stderr());
-        // The second time with another ending: a name belongs to a key.
-        let said = process.stderr();
-        assert!(said.contains(&format!("as host {name}")), "{said}");
-    }
+    let token = || fixture.mesh.token(&["--service", "cart"]);
+    let (first, second) = (token(), token());
+    let join = |token: &str, more: &[&str]| {
+        let mut process = fixture.mesh.spawn_join(&host, token, more);
+        (process.wait(SOON), process.stderr())
+    };
+    let leave = || {
+        let mut command = Command::new(leno_testkit::leno_binary());
+        let place = |name: &str| host.disk().join(name).display().to_string();
+        command
+            .arg("leave")
+            .arg(format!("--data-dir={}", place("data")))
+            .arg(format!("--run-dir={}", place("run")));
+        host.run(&mut command)
+    };
+    assert_eq!(join(&first, &["--no-agent"]).0, 0);
+    let already = format!("{name} of mesh \"default\"");
+    refused(join(&second, &["--no-agent"]), &[&already, "leno leave"]);
+    assert!(leave().good().stderr.contains("membership.json"));
+    assert!(leave().good().stderr.contains("no mesh"));
+    assert_eq!(join(&second, &["--no-agent"]).0, 0, "it was not spent");
     fixture.mesh.start_agent(&name);
-    let token = fixture.mesh.token(&["--service", "cart"]);
-    let mut again = fixture.mesh.spawn_join(&host, &token, &[]);
+    let pid = fixture.mesh.agent(&name).pid();
+    let third = fixture.mesh.token(&["--service", "cart"]);
+    let mut again = fixture.mesh.spawn_join(&host, &third, &[]);
     assert_eq!(again.wait(SOON), 1);
     let said = again.stderr();
-    let pid = fixture.mesh.agent(&name).pid();
     assert!(
         said.contains(&format!("another agent (pid {pid})")),
         "{said}"
     );
-    // So the token was not spent for it.
-    let (code, said) = fixture.join(&token);
-    assert_eq!(code, 0, "{said}");
+    let output = leave();
+    refused((output.code, output.stderr), &["another agent"]);
+    let (code, said) = fixture.join(&third);
+    assert_eq!(code, 0, "it was not spent: {said}");
 }
 
 fn a_damaged_membership_is_mended_by_joining_again(fixture: &mut Fixture) {

@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     context,
     exit::Outcome,
+    joined::Joined,
     output::{Format, items, print, print_value, text},
 };
 
@@ -55,12 +56,15 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
             findings.push(well("api", format!("context \"{}\"", context.name)));
             mesh(&Client::new(context), &mut findings).await;
         }
-        Err(error) => findings.push(ill(
-            "api",
-            "a context is there",
-            error.what,
-            "leno up starts a mesh and writes one",
-        )),
+        Err(error) => findings.push(match Joined::here() {
+            Some(joined) => well("api", format!("{joined}; there is no context here")),
+            None => ill(
+                "api",
+                "a context is there",
+                error.what,
+                "leno up starts a mesh and writes one",
+            ),
+        }),
     }
     let failed = findings
         .iter()
@@ -131,12 +135,18 @@ fn this_host() -> Vec<Finding> {
             "this host",
             format!("the agent answers at {}", path.display()),
         ),
-        None => ill(
-            "this host",
-            "an agent answers",
-            "none does",
-            "leno up starts a mesh here, leno join --token-file FILE joins one",
-        ),
+        None => match Joined::here() {
+            Some(joined) => ill(
+                "this host",
+                "its agent answers",
+                joined.to_string(),
+                "leno agent starts it",
+            ),
+            None => well(
+                "this host",
+                "no agent runs here: programs here are in no mesh",
+            ),
+        },
     });
     findings
 }

@@ -4,17 +4,21 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{self, BufRead, IsTerminal, Read},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
-use leno_agent::{DialError, JoinError, Membership, MembershipError};
+use leno_agent::{Config, DialError, JoinError, Membership, MembershipError};
 use leno_runtime::block_on_local;
 use leno_types::JoinToken;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::{agent, start_log};
-use crate::exit::{CommandError, Outcome, chain};
+use crate::{
+    exit::{CommandError, Outcome, chain},
+    joined::Joined,
+};
 
 /// Join a mesh with a token from `leno token create`.
 #[derive(Debug, Args)]
@@ -32,35 +36,14 @@ pub(crate) struct JoinArgs {
 /// Joins, and runs the agent until a signal.
 pub(crate) fn join(args: &JoinArgs) -> Outcome {
     start_log(args.agent.log, args.agent.verbose);
+    let config = args.agent.config()?;
+    let failed = |error: MembershipError| CommandError::failed(chain(&error));
+    leno_agent::nobody_listens(&config.run_dir).map_err(CommandError::failed)?;
     let token: JoinToken = read(&args.token_file)?
         .trim()
         .parse()
         .map_err(CommandError::refused)?;
-    let config = args.agent.config()?;
-    let failed = |error: leno_agent::MembershipError| CommandError::failed(chain(&error));
-    let previous = match Membership::load(&config.data_dir) {
-        Ok(Some(old)) if old.mesh != token.mesh => {
-            let what = format!("this host is a member of mesh \"{}\" already", old.mesh);
-            return Err(CommandError::refused(what).hint(format!(
-                "leave it first: end its agent, and remove {}",
-                config.data_dir.display()
-            )));
-        }
-        Ok(previous) => previous,
-        Err(error @ MembershipError::Io { .. }) => return Err(failed(error)),
-        // Joining again is what these say to do.
-        Err(error @ (MembershipError::Damaged { .. } | MembershipError::Certificate(_))) => {
-            tracing::warn!(
-                error = chain(&error),
-                "the membership of before is replaced"
-            );
-            None
-        }
-    };
-    // While an agent runs here, another membership would only be in its way.
-    if !args.no_agent {
-        leno_agent::may_listen(&config).map_err(CommandError::failed)?;
-    }
+    let previous = may_join(&config, &token)?;
     Membership::prepare(&config.data_dir).map_err(failed)?;
     let joined = block_on_local(
         "join",
@@ -78,6 +61,28 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     agent::run(config, membership)
 }
 
+/// Before the token is spent: a host is in one mesh. Who joins that mesh again stays who it was, by the membership
+/// that this gives.
+fn may_join(config: &Config, token: &JoinToken) -> Result<Option<Membership>, CommandError> {
+    match Membership::load(&config.data_dir) {
+        Ok(Some(old)) if old.mesh != token.mesh => {
+            let what = format!("{} already", Joined::of(&old));
+            Err(CommandError::refused(what)
+                .hint("leave that mesh first: leno leave; the token is not spent"))
+        }
+        Ok(previous) => Ok(previous),
+        Err(error @ MembershipError::Io { .. }) => Err(CommandError::failed(chain(&error))),
+        // Joining again is what these say to do.
+        Err(error @ (MembershipError::Damaged { .. } | MembershipError::Certificate(_))) => {
+            tracing::warn!(
+                error = chain(&error),
+                "the membership of before is replaced"
+            );
+            Ok(None)
+        }
+    }
+}
+
 fn refused(error: JoinError) -> CommandError {
     match error {
         JoinError::Dial(error @ (DialError::Unreachable { .. } | DialError::Transport { .. })) => {
@@ -92,13 +97,12 @@ const MAX_TOKEN: u64 = 64 * 1024;
 
 fn read(path: &Path) -> Result<String, CommandError> {
     let mut text = String::new();
-    let done = if path == Path::new("-") {
-        std::io::stdin()
-            .lock()
-            .take(MAX_TOKEN)
-            .read_to_string(&mut text)
-    } else {
+    let done = if path != Path::new("-") {
         fs::File::open(path).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text))
+    } else if io::stdin().is_terminal() {
+        ask(&mut text)
+    } else {
+        io::stdin().lock().take(MAX_TOKEN).read_to_string(&mut text)
     };
     done.map_err(|error| {
         CommandError::failed(format!(
@@ -107,4 +111,19 @@ fn read(path: &Path) -> Result<String, CommandError> {
         ))
     })?;
     Ok(text)
+}
+
+/// Reads one line from the terminal, which shows none of it: a token is a secret.
+fn ask(text: &mut String) -> io::Result<usize> {
+    let input = io::stdin();
+    eprint!("Paste the token and press Enter: ");
+    let before = tcgetattr(&input)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    // A line of the terminal's own editing ends at 4095 bytes (termios(3)), which no token reaches.
+    tcsetattr(&input, OptionalActions::Flush, &silent)?;
+    let read = input.lock().take(MAX_TOKEN).read_line(text);
+    tcsetattr(&input, OptionalActions::Now, &before)?;
+    eprintln!();
+    read
 }

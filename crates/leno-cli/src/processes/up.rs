@@ -28,6 +28,7 @@ use crate::{
     client::Client,
     context::{self, Context, Server},
     exit::{CommandError, Outcome, chain},
+    joined::Joined,
 };
 
 /// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
@@ -110,6 +111,11 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         rustix::process::setsid().map_err(CommandError::failed)?;
     }
     start_log(args.log, args.verbose);
+    if let Some(joined) = Joined::below(&data) {
+        return Err(CommandError::refused(joined).hint(
+            "leno agent starts its agent; for a mesh of its own, leave that one first: leno leave",
+        ));
+    }
     let mut agent = agent_args(args, &data).config()?;
     let person = Person::behind_sudo();
     let caller = person.as_ref().map(|of| RunUser::unlimited(of.uid));

@@ -18,7 +18,7 @@ use leno_net::{
 use tokio::net::UnixStream;
 
 use super::{host::HostPlace, namespace::Namespace};
-use crate::{exit::CommandError, places};
+use crate::{exit::CommandError, joined::Joined, places};
 
 /// An agent that does not answer so long is none.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -49,8 +49,11 @@ impl AgentSocket {
         let (path, error) =
             last.unwrap_or_else(|| (PathBuf::new(), io::ErrorKind::NotFound.into()));
         let what = format!("no agent answers at {}: {error}", path.display());
-        Err(CommandError::unreachable(what)
-            .hint("start a mesh here with leno up, or join one with leno join --token-file FILE"))
+        Err(CommandError::unreachable(what).hint(match Joined::here() {
+            Some(joined) => format!("{joined}: leno agent starts its agent"),
+            None => "start a mesh here with leno up, or join one with leno join --token-file FILE"
+                .into(),
+        }))
     }
 
     /// What the agent says of the host.

@@ -13,15 +13,11 @@ use std::{
     time::Duration,
 };
 
-use base64::Engine;
-use leno_tls::PrivateKey;
-use serde_json::{Value, json};
-
 use crate::{
     client::Client,
-    context::{self, Context, Credentials, Server},
-    exit::{CommandError, chain},
-    output::text,
+    commands::certified,
+    context::{self, Context},
+    exit::CommandError,
 };
 
 /// A user's certificate lasts 12 hours; it is made anew long before.
@@ -53,37 +49,19 @@ impl Person {
         local: &Context,
         address: SocketAddr,
     ) -> Result<(), CommandError> {
-        let key = PrivateKey::generate();
-        let csr = key
-            .csr()
-            .map_err(|error| CommandError::failed(chain(&error)))?;
-        let csr = base64::engine::general_purpose::STANDARD.encode(csr);
         // A user's name need not be a label, its number is.
-        let request = json!({"name": format!("uid-{}", self.uid), "csr": csr});
+        let name = format!("uid-{}", self.uid)
+            .parse()
+            .map_err(CommandError::failed)?;
         let client = Client::new(local.clone());
-        let answer: Value = client.post("/leno/v1/local-user", &request).await?;
-        let credentials = Credentials {
-            trust_domain: text(&answer, "/trust_domain").into(),
-            bundle: text(&answer, "/trust_bundle").into(),
-            certificate: text(&answer, "/chain").into(),
-            key: key.to_pem().expose().to_owned(),
-        };
-        let server = Server::Https {
-            host: address.ip().to_string(),
-            port: address.port(),
-            path: format!("/meshes/{}", client.mesh()),
-        };
-        self.save(&context::export(&Context {
-            server,
-            credentials: Some(credentials),
-            ..local.clone()
-        })?)
+        let context = certified(&client, &name, Some(address.into())).await?;
+        self.save(&context::export(&context)?)
     }
 
     fn save(&self, document: &str) -> Result<(), CommandError> {
         let saved = || -> io::Result<String> {
             let mut child = Command::new("/proc/self/exe")
-                .arg("import-context")
+                .args(["context", "import", "-f", "-"])
                 .uid(self.uid)
                 .gid(self.gid)
                 .env_clear()

@@ -1,0 +1,153 @@
+//! `leno user create` and `leno context`: how a person on another machine comes to speak to a mesh.
+
+use std::{io::Read, path::PathBuf};
+
+use base64::Engine;
+use clap::{Args, Subcommand};
+use leno_tls::PrivateKey;
+use leno_types::{DnsLabel, HostPort};
+use serde_json::{Value, json};
+
+use crate::{
+    client::Client,
+    context::{self, Context, Credentials, Server},
+    exit::{CommandError, Outcome, chain},
+    output::{items, print, print_table, text},
+};
+
+/// People who may speak to the control plane.
+#[derive(Debug, Args)]
+pub(crate) struct UserArgs {
+    #[command(subcommand)]
+    command: UserCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Print a context with a certificate of 12 hours, for leno context import on another machine; keep it secret
+    Create {
+        /// Who
+        name: DnsLabel,
+    },
+}
+
+/// Which meshes commands can speak to.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    #[command(subcommand)]
+    command: Option<ContextCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ContextCommand {
+    /// Show them; the current one has a star
+    List,
+    /// Make one current
+    Use {
+        /// Which
+        name: String,
+    },
+    /// Add the one of a file that leno user create made, and make it current
+    Import {
+        /// The file; - reads standard input
+        #[arg(long = "filename", short = 'f', value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Remove one
+    Delete {
+        /// Which
+        name: String,
+    },
+}
+
+/// A context is shorter.
+const MAX_CONTEXT: u64 = 256 * 1024;
+
+/// Runs the command.
+pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
+    let UserCommand::Create { name } = &args.command;
+    let context = certified(client, name, None).await?;
+    print(context::export(&context)?.trim_end());
+    eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
+    Ok(0)
+}
+
+/// Runs the command.
+pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
+    match args.command.as_ref().unwrap_or(&ContextCommand::List) {
+        ContextCommand::List => {
+            let rows: Vec<Vec<String>> = context::list()?
+                .into_iter()
+                .map(|(name, server, current)| {
+                    let star = if current { "*" } else { "" };
+                    vec![star.into(), name, server]
+                })
+                .collect();
+            if rows.is_empty() {
+                eprintln!(
+                    "there are none: leno up makes one, leno context import -f FILE adds one"
+                );
+            } else {
+                print_table(&["", "NAME", "SERVER"], &rows);
+            }
+        }
+        ContextCommand::Use { name } => context::make_current(name)?,
+        ContextCommand::Delete { name } => context::delete(name)?,
+        ContextCommand::Import { file } => {
+            let unreadable = |error: std::io::Error| {
+                CommandError::failed(format!("{} cannot be read: {error}", file.display()))
+            };
+            let mut document = String::new();
+            if file.as_os_str() == "-" {
+                std::io::stdin()
+                    .lock()
+                    .take(MAX_CONTEXT)
+                    .read_to_string(&mut document)
+            } else {
+                std::fs::File::open(file)
+                    .and_then(|file| file.take(MAX_CONTEXT).read_to_string(&mut document))
+            }
+            .map_err(unreadable)?;
+            eprintln!("✔ context \"{}\" written", context::import(&document)?);
+        }
+    }
+    Ok(0)
+}
+
+/// A context of the same mesh for whoever is called so, with a new certificate, over TLS: at `server`, or where the
+/// control plane says that it is.
+pub(crate) async fn certified(
+    client: &Client,
+    name: &DnsLabel,
+    server: Option<HostPort>,
+) -> Result<Context, CommandError> {
+    let key = PrivateKey::generate();
+    let csr = key
+        .csr()
+        .map_err(|error| CommandError::failed(chain(&error)))?;
+    let csr = base64::engine::general_purpose::STANDARD.encode(csr);
+    let request = json!({"name": name.as_str(), "csr": csr});
+    let answer: Value = client.post("/leno/v1/local-user", &request).await?;
+    let told = items(&answer, "/addresses")
+        .filter_map(Value::as_str)
+        .find_map(|address| address.parse().ok());
+    let server = server.or(told).ok_or_else(|| {
+        CommandError::failed("the control plane knows no address at which others reach it")
+            .hint("give it one: leno control-plane --advertise HOST:PORT")
+    })?;
+    Ok(Context {
+        name: client.mesh().to_owned(),
+        server: Server::Https {
+            host: server.host().to_owned(),
+            port: server.port(),
+            path: format!("/meshes/{}", client.mesh()),
+        },
+        namespace: client.namespace().to_owned(),
+        credentials: Some(Credentials {
+            trust_domain: text(&answer, "/trust_domain").into(),
+            bundle: text(&answer, "/trust_bundle").into(),
+            certificate: text(&answer, "/chain").into(),
+            key: key.to_pem().expose().to_owned(),
+        }),
+    })
+}
