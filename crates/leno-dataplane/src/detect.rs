@@ -24,6 +24,8 @@ const BANNER: usize = 512;
 pub(crate) enum Spoken {
     /// HTTP/1.
     Http1,
+    /// HTTP/1 that asks for a way to elsewhere: what follows is bytes, and the program is somebody's forward proxy.
+    Connect,
     /// HTTP/2 in clear.
     Http2,
     /// TLS, or what begins like it.
@@ -38,6 +40,7 @@ pub(crate) enum Spoken {
 pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io::Result<Spoken> {
     loop {
         match sniff(prefix) {
+            Sniff::Http1 if prefix.starts_with(b"CONNECT ") => return Ok(Spoken::Connect),
             Sniff::Http1 => return Ok(Spoken::Http1),
             Sniff::Http2 => return Ok(Spoken::Http2),
             Sniff::Tls(_) | Sniff::Other => return Ok(no_http(prefix)),

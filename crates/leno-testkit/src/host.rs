@@ -33,7 +33,16 @@ pub struct Host {
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
     pub v6: Ipv6Addr,
+    /// Which of the two it has.
+    families: Families,
     namespace: NetNs,
+}
+
+/// Which addresses a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Families {
+    Both,
+    V6Only,
 }
 
 impl Network {
@@ -79,12 +88,17 @@ impl Network {
     pub fn add(&mut self, name: &str) -> Rc<Host> {
         let number = self.next;
         self.next += 1;
-        self.make(
-            name,
-            number,
-            Ipv4Addr::new(10, 77, 0, number),
-            Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()),
-        )
+        self.make(name, inside(number), Families::Both)
+    }
+
+    /// A new host inside the mesh's network that has an IPv6 address only: its IPv4 address is nobody's.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn add_ipv6_only(&mut self, name: &str) -> Rc<Host> {
+        let number = self.next;
+        self.next += 1;
+        self.make(name, inside(number), Families::V6Only)
     }
 
     /// A new host outside of every network of the mesh.
@@ -94,12 +108,9 @@ impl Network {
     pub fn add_outside(&mut self, name: &str) -> Rc<Host> {
         let number = self.next;
         self.next += 1;
-        self.make(
-            name,
-            number,
-            Ipv4Addr::new(198, 51, 100, number),
-            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()),
-        )
+        let v4 = Ipv4Addr::new(198, 51, 100, number);
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into());
+        self.make(name, (v4, v6), Families::Both)
     }
 
     /// A host that is there.
@@ -123,11 +134,10 @@ impl Network {
     /// # Panics
     /// When it cannot be made.
     pub fn add_again(&mut self, name: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Rc<Host> {
-        let [.., number] = v4.octets();
-        self.make(name, number, v4, v6)
+        self.make(name, (v4, v6), Families::Both)
     }
 
-    fn make(&mut self, name: &str, number: u8, v4: Ipv4Addr, v6: Ipv6Addr) -> Rc<Host> {
+    fn make(&mut self, name: &str, (v4, v6): (Ipv4Addr, Ipv6Addr), families: Families) -> Rc<Host> {
         let namespace = std::thread::spawn(|| {
             netns::unshare_net().expect("a network namespace");
             link::loopback_up().expect("lo up");
@@ -142,7 +152,9 @@ impl Network {
             // Nobody else has these addresses: no second is lost to asking.
             fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/accept_dad"), "0")?;
             link::up(LINK)?;
-            link::add_address(LINK, v4.into(), 24)?;
+            if families == Families::Both {
+                link::add_address(LINK, v4.into(), 24)?;
+            }
             link::add_address(LINK, v6.into(), 64)?;
             for other in [
                 (IpAddr::from([10, 77, 0, 0]), 24),
@@ -150,6 +162,9 @@ impl Network {
                 (Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0).into(), 64),
                 (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0).into(), 64),
             ] {
+                if other.0.is_ipv4() && families == Families::V6Only {
+                    continue;
+                }
                 match link::add_route(other, None, Some(LINK)) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                         return Err(error);
@@ -164,15 +179,30 @@ impl Network {
             name: name.to_owned(),
             v4,
             v6,
+            families,
             namespace,
         });
-        assert!(number > 1, "addresses begin with 2");
         self.hosts.insert(name.to_owned(), Rc::clone(&host));
         host
     }
 }
 
+/// The addresses of a host of this number in the mesh's network.
+fn inside(number: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into());
+    (Ipv4Addr::new(10, 77, 0, number), v6)
+}
+
 impl Host {
+    /// Its addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        match self.families {
+            Families::Both => vec![self.v4.into(), self.v6.into()],
+            Families::V6Only => vec![self.v6.into()],
+        }
+    }
+
     /// A directory of its own, which outlives a reboot.
     ///
     /// # Panics

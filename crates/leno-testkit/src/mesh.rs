@@ -309,6 +309,17 @@ impl Mesh {
         host
     }
 
+    /// The same for a new host that has IPv6 only.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[track_caller]
+    pub fn join_ipv6_only(&mut self, name: &str) -> Rc<Host> {
+        let host = self.network.add_ipv6_only(name);
+        self.join_host(&host, &[]);
+        host
+    }
+
     /// The same on a host that is there.
     ///
     /// # Panics
@@ -549,8 +560,11 @@ fn agent_arguments<'a>(command: &'a mut Command, host: &Host) -> &'a mut Command
         .arg(format!("--data-dir={}", host.disk().join("data").display()))
         .arg(format!("--run-dir={}", run_dir(host).display()))
         .arg(format!("--host={}", host.name))
-        .arg(format!("--address={}", host.v4))
-        .arg(format!("--address={}", host.v6))
+        .args(
+            host.addresses()
+                .iter()
+                .map(|address| format!("--address={address}")),
+        )
         .arg(format!("--access-log={}", access_log.display()))
         // Nobody answers there: no test asks for names of the world.
         .arg("--dns=127.0.0.1:9")

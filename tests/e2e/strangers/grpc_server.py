@@ -63,7 +63,7 @@ handlers = grpc.method_handlers_generic_handler(
 )
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=64))
 server.add_generic_rpc_handlers((handlers,))
-server.add_insecure_port("0.0.0.0:" + sys.argv[1])
+server.add_insecure_port("[::]:" + sys.argv[1])
 server.start()
 say("ready")
 server.wait_for_termination()

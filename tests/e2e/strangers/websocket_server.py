@@ -11,7 +11,7 @@ async def echo(socket):
 
 
 async def main():
-    async with serve(echo, "0.0.0.0", int(sys.argv[1]), max_size=None):
+    async with serve(echo, None, int(sys.argv[1]), max_size=None):
         print("ready", flush=True)
         await asyncio.get_running_loop().create_future()
 

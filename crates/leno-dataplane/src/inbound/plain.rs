@@ -192,7 +192,7 @@ async fn declared_http(
     spoken: Spoken,
 ) -> io::Result<()> {
     match spoken {
-        Spoken::Http1 => http1(conn, stream, prefix).await,
+        Spoken::Http1 | Spoken::Connect => http1(conn, stream, prefix).await,
         Spoken::Http2 => http2(conn, stream, prefix).await,
         Spoken::Bytes => {
             let error = Box::pin(http_server::reject(&conn.shared, stream, prefix, None)).await;
@@ -257,7 +257,7 @@ async fn run_undeclared(
             Some(Spoken::Http1) => return http1(conn, stream, prefix).await,
             Some(Spoken::Http2) => return http2(conn, stream, prefix).await,
             Some(Spoken::Nothing) => return Ok(()),
-            Some(Spoken::Tls | Spoken::Bytes) | None => {}
+            Some(Spoken::Connect | Spoken::Tls | Spoken::Bytes) | None => {}
         }
     }
     let dialled = conn.local.dial_app(&conn.shared, verified.to.address).await;
@@ -306,7 +306,7 @@ async fn refuse(
     let wait = conn.shared.config.limits.refusal_wait;
     match detect::caller_within(&mut stream, &mut prefix, wait).await? {
         // Each request is asked about anew, so the refusal is the same, or has become history.
-        Some(Spoken::Http1) => http1(conn, stream, prefix).await,
+        Some(Spoken::Http1 | Spoken::Connect) => http1(conn, stream, prefix).await,
         Some(Spoken::Http2) => http2(conn, stream, prefix).await,
         _ => {
             raw::refused(conn, None, &denial);

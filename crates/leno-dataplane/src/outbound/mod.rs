@@ -231,7 +231,7 @@ impl Flow {
             Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
                 match detect::caller(&mut stream, &mut prefix).await? {
                     Spoken::Http2 => http::http2(self, stream, prefix).await,
-                    Spoken::Http1 => http::http1(self, stream, prefix).await,
+                    Spoken::Http1 | Spoken::Connect => http::http1(self, stream, prefix).await,
                     // Declared is declared: nothing gets past the rules of HTTP by not being HTTP.
                     Spoken::Bytes => http::reject(self, stream, prefix).await,
                     Spoken::Tls => {
@@ -264,7 +264,7 @@ impl Flow {
                     Some(Spoken::Http1) => return http::http1(self, stream, prefix).await,
                     Some(Spoken::Http2) => return http::http2(self, stream, prefix).await,
                     Some(Spoken::Nothing) => return Ok(()),
-                    Some(Spoken::Tls | Spoken::Bytes) | None => {}
+                    Some(Spoken::Connect | Spoken::Tls | Spoken::Bytes) | None => {}
                 }
             }
             None => {}
@@ -302,14 +302,14 @@ impl Flow {
     ) -> io::Result<()> {
         let wait = self.shared.config.limits.refusal_wait;
         let spoken = detect::caller_within(&mut stream, &mut prefix, wait).await?;
-        if matches!(spoken, Some(Spoken::Http1 | Spoken::Http2)) {
+        if let Some(spoken @ (Spoken::Http1 | Spoken::Connect | Spoken::Http2)) = spoken {
             self.meaning
                 .replace(Meaning::Refused(denial.reason, denial.detail.into()));
             self.looked.set(Instant::now());
-            return if spoken == Some(Spoken::Http1) {
-                http::http1(self, stream, prefix).await
-            } else {
+            return if spoken == Spoken::Http2 {
                 http::http2(self, stream, prefix).await
+            } else {
+                http::http1(self, stream, prefix).await
             };
         }
         tcp::refuse(self, &stream, &denial, None);
