@@ -94,18 +94,23 @@ fn proxy(pod: &Host, more: &[(&str, &str)]) -> Command {
         .env("LENO_ADDRESSES", format!("{},{}", pod.v4, pod.v6))
         .env("LENO_CAPTURE", "namespace")
         .env("LENO_SERVICE", "cart")
-        .env("LENO_PORTS", "80:8080/http")
+        .env("LENO_PORTS", "80:8080/http,25:2525,443:8443/tls")
         .envs(more.iter().copied());
     command
 }
 
 /// A program that answers every request with the payload.
 fn serve(pod: &Host) {
-    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
-    let listener: TcpListener = pod.listen(any).expect("the program listens");
+    each_connection(pod, 8080, answer);
+}
+
+/// A program that does this with each connection to a port, in both families.
+fn each_connection(host: &Host, port: u16, serve: fn(TcpStream)) {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let listener: TcpListener = host.listen(any).expect("the program listens");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream));
+            std::thread::spawn(move || serve(stream));
         }
     });
 }
@@ -158,11 +163,117 @@ fn an_address_of_the_mesh_that_nobody_has_is_refused_not_called(fixture: &mut Fi
     );
 }
 
+/// A server that speaks first, and then says once more what it is told.
+fn speak_first(mut stream: TcpStream) {
+    let mut said = [0; 4];
+    // A caller that has gone is the caller's affair.
+    drop(
+        stream
+            .write_all(b"220 \r\n")
+            .and_then(|()| stream.read_exact(&mut said))
+            .and_then(|()| stream.write_all(&said)),
+    );
+}
+
 fn callers_from_outside_are_let_in(fixture: &mut Fixture) {
     need!("curl");
-    let url = format!("http://{}:8080/", fixture.pod.v4);
-    let output = fixture.outside.exec(&["curl", "-sS", "-m", "5", &url]);
-    answered(output).expect("an answer");
+    each_connection(&fixture.pod, 2525, speak_first);
+    // Registered by nobody: none of the mesh's business.
+    each_connection(&fixture.pod, 9999, speak_first);
+    let counted = |host: &str| {
+        fixture
+            .mesh
+            .metric(host, "leno_connections_inbound_total", &[])
+    };
+    let before = counted("pod");
+    for address in [IpAddr::from(fixture.pod.v4), fixture.pod.v6.into()] {
+        let url = format!("http://{}/", SocketAddr::new(address, 8080));
+        for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
+            let words = ["curl", "-sS", "-m", "5", version, &url];
+            answered(fixture.outside.exec(&words)).expect("an answer");
+        }
+        for port in [2525, 9999] {
+            let stream = fixture.outside.connect(SocketAddr::new(address, port));
+            let mut stream = stream.expect("a connection");
+            let mut said = [0; 6];
+            stream.read_exact(&mut said).expect("it speaks first");
+            assert_eq!(&said, b"220 \r\n", "{address}:{port}");
+            stream.write_all(b"NOOP").expect("bytes are sent");
+            stream.read_exact(&mut said[..4]).expect("an answer");
+            assert_eq!(&said[..4], b"NOOP", "{address}:{port}");
+        }
+    }
+    until("all of them came by the proxy", SOON, || {
+        (counted("pod") - before >= 10.0).then_some(())
+    });
+}
+
+fn tls_from_outside_reaches_the_program_as_it_came(fixture: &mut Fixture) {
+    let openssl = need!("openssl");
+    let path = |name: &str| fixture.pod.disk().join(name).display().to_string();
+    let (key, chain) = (path("own.key"), path("own.pem"));
+    let subject = ["-nodes", "-days", "1", "-subj", "/CN=own.test"];
+    let made = ["openssl", "req", "-x509", "-newkey", "rsa:2048"];
+    let files = ["-keyout", &key, "-out", &chain];
+    fixture
+        .pod
+        .exec(&[&made[..], &subject, &files].concat())
+        .good();
+    let mut server = Command::new(&openssl);
+    server.args(["s_server", "-accept", "8443", "-www"]);
+    let _server = fixture
+        .pod
+        .spawn(server.args(["-key", &key, "-cert", &chain]));
+    for address in [IpAddr::from(fixture.pod.v4), fixture.pod.v6.into()] {
+        let to = SocketAddr::new(address, 8443).to_string();
+        // Offers of another mesh's are the program's to answer.
+        for alpn in ["h2", "istio,istio-peer-exchange,h2"] {
+            until_ok("the program's own certificate is shown", SOON, || {
+                let mut client = Command::new(&openssl);
+                client.args(["s_client", "-connect", &to, "-alpn", alpn]);
+                let output = fixture.outside.run(&mut client);
+                if output.text().replace(' ', "").contains("CN=own.test") {
+                    Ok(())
+                } else {
+                    Err(output)
+                }
+            });
+        }
+    }
+}
+
+fn a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn(fixture: &mut Fixture) {
+    let (_curl, _nft) = (need!("curl"), need!("nft"));
+    let looped = || {
+        let labels = ["reason=\"LOOP\""];
+        fixture.mesh.metric("pod", "leno_refused_total", &labels)
+    };
+    for listener in [15001, 15006] {
+        answered(fixture.caller.curl(&["http://cart/"])).expect("an answer");
+        let before = looped();
+        // Somebody's rules that take the proxy's own connections to the program back to it, mark or no mark.
+        let rules = format!(
+            "table inet somebodys {{\nchain output {{\ntype nat hook output priority -90\n\
+             tcp dport 8080 redirect to :{listener}\n}}\n}}"
+        );
+        fixture.pod.exec(&["nft", &rules]).good();
+        let since = std::time::Instant::now();
+        let output = fixture.caller.curl(&["-i", "http://cart/"]);
+        let took = since.elapsed();
+        fixture
+            .pod
+            .exec(&["nft", "delete table inet somebodys"])
+            .good();
+        let text = output.text();
+        assert!(!text.contains(PAYLOAD), "{listener}: {text}");
+        assert!(took < Duration::from_secs(5), "{listener}: {took:?}");
+        until("it is counted", SOON, || (looped() > before).then_some(()));
+        let turns = looped() - before;
+        assert_eq!(turns, 1.0, "{listener}: {text}");
+        until_ok("without them it is called again", SOON, || {
+            answered(fixture.caller.curl(&["http://cart/"]))
+        });
+    }
 }
 
 fn rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over(fixture: &mut Fixture) {
@@ -242,6 +353,8 @@ suite!(
         a_container_calls_by_name_itself_included,
         an_address_of_the_mesh_that_nobody_has_is_refused_not_called,
         callers_from_outside_are_let_in,
+        tls_from_outside_reaches_the_program_as_it_came,
+        a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,
         a_wrong_environment_is_told_whole_before_anything_is_touched,

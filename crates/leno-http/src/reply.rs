@@ -180,7 +180,8 @@ impl<'c> Reply<'c> {
         text: &str,
     ) -> Result<(), ReplyError> {
         if let To::H1 { state, .. } = &self.to
-            && state.large_body.get()
+            // The proxy at the other end of a loop would keep a connection that leads nowhere.
+            && (state.large_body.get() || reason == Refusal::Loop)
         {
             state.keep_alive.set(false);
         }

@@ -325,7 +325,6 @@ impl Fixture {
             });
             attacked.push(meanwhile);
         }
-        eprintln!("{quiet:?} {attacked:?}");
         let (quiet, attacked) = (median(quiet), median(attacked));
         assert!(
             attacked < quiet * 2 || attacked < UNNOTICED,

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-use leno_e2e::{Backend, SOON, response, run_script};
+use leno_e2e::{Backend, SOON, response, run_script, shown};
 use leno_testkit::{
     Answer, Capture, Host, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until,
 };
@@ -367,6 +367,7 @@ fn a_forged_destination_is_refused_in_either_protocol(fixture: &mut Fixture) {
             .metric("a", "leno_refused_total", &["reason=\"FD\""]);
         (now - before >= 16.0).then_some(())
     });
+    told_to_the_caller(fixture, &forged[0]);
     // The true one is served: so it was the address that was refused.
     let metadata = format!("x-leno-to=1 {a}:8080 default/web:80 a");
     let fields = [GET.as_slice(), &[&metadata]].concat();
@@ -381,6 +382,32 @@ fn a_forged_destination_is_refused_in_either_protocol(fixture: &mut Fixture) {
         said.contains("alpn leno/1") && said.contains("status 200") && said.contains(PAYLOAD),
         "{said}"
     );
+}
+
+/// A caller in the mesh is told the reason in either protocol, and the log has it under the same id.
+fn told_to_the_caller(fixture: &Fixture, to: &str) {
+    if leno_testkit::module_of_python("hpack").is_none() {
+        // The fields of an answer cannot be read without it; the rest was shown.
+        return;
+    }
+    let (metadata, authority) = (
+        format!("x-leno-to=1 {to} default/web:80 a"),
+        format!(":authority={to}"),
+    );
+    let asked = [GET.as_slice(), &[&metadata]].concat();
+    let tunnel = [":method=CONNECT", &authority];
+    for (alpn, fields) in [("leno/1", &asked[..]), ("h2", &tunnel[..])] {
+        let said = raw(fixture, alpn, Some(&fixture.own), &fixture.web_uid, fields);
+        let mut lines = said.lines();
+        let told = lines.find_map(|line| line.strip_prefix("field x-leno-refused "));
+        let told = told.unwrap_or_else(|| panic!("{alpn}: no reason in {said}"));
+        let head = format!("HTTP/1.1 403 Said\r\nx-leno-refused: {told}");
+        let answer = Answer {
+            head,
+            body: Vec::new(),
+        };
+        shown(&fixture.mesh, &answer, "a", "FD");
+    }
 }
 
 fn what_is_no_http_2_harms_nobody(fixture: &mut Fixture) {
@@ -453,6 +480,7 @@ fn a_server_with_anothers_certificate_is_refused_and_told_nothing(fixture: &mut 
         reason.starts_with("PI;").then_some(answer)
     });
     assert_eq!(answer.status(), 503);
+    shown(&fixture.mesh, &answer, "b", "PI");
     assert_eq!(server.stdout(), "", "nothing was said to it");
     assert_eq!(server.ended(), None);
     capture.assert_no_cleartext(b"GET /secret");

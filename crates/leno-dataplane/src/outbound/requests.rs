@@ -86,7 +86,8 @@ fn prepare(flow: &Flow, head: &mut RequestHead) -> Option<Denial> {
     }
     metadata::strip(&mut head.fields);
     if head.method == http::Method::CONNECT && head.protocol.is_none() {
-        let why = "the mesh is no forward proxy: connect to the destination itself";
+        let why = "the mesh is no forward proxy: connect to the destination itself (a program that is one has a \
+                   port declared as tcp, or as nothing)";
         return Some(Denial::new(Refusal::ClientProtocol, why));
     }
     if head.authority.is_none() {
