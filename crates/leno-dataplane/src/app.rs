@@ -385,10 +385,7 @@ impl Local {
 impl AppPort {
     fn usable(&self) -> Option<client::H2> {
         let shared = self.shared.borrow();
-        shared
-            .iter()
-            .find(|h2| !h2.is_closing() && h2.has_capacity())
-            .cloned()
+        shared.iter().find(|h2| h2.has_capacity()).cloned()
     }
 
     /// A place among the connections that may be open; waits in a bounded queue.

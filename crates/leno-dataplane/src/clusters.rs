@@ -211,8 +211,8 @@ impl Clusters {
         &self,
         shared: &Shared,
         service: &ServiceName,
+        now: Instant,
     ) -> Result<Rc<Cluster>, Refusal> {
-        let now = Instant::now();
         let deadline = now + shared.config.limits.discovery_timeout;
         loop {
             let mapped = self.by_service.borrow().get(service).cloned();

@@ -53,7 +53,7 @@ pub(crate) async fn tunnel(
     let reason = head.fields.get(metadata::REFUSED);
     Err(TunnelError::Refused {
         status: head.status,
-        reason: reason.and_then(|value| metadata::read_refused(value)),
+        reason: reason.and_then(metadata::read_refused),
     })
 }
 

@@ -255,8 +255,8 @@ mod tests {
         assert!(fields.push("X-Forwarded-Client-Cert", "By=spiffe://d/ns/shop/sa/web"));
         let mut kept = fields.clone();
         strip(&mut fields);
-        let names: Vec<_> = fields.iter().map(|(name, _)| name.clone()).collect();
-        assert_eq!(names, ["A", "x-len", "b"]);
+        let names: Vec<_> = fields.iter().map(|(name, _)| name.to_vec()).collect();
+        assert_eq!(names, [&b"A"[..], b"x-len", b"b"]);
         assert!(kept.push("x-leno-CASE", "v"));
         let mut cased = kept.clone();
         strip_but_refused(&mut kept);

@@ -222,8 +222,8 @@ impl Peer {
         self: &Rc<Self>,
         shared: &Rc<Shared>,
         local: &Rc<Local>,
+        now: Instant,
     ) -> Result<Rc<Connection>, PoolError> {
-        let now = Instant::now();
         self.used.set(now);
         let held = local.certificate(now).ok_or(PoolError::NoCertificate)?;
         if let Some(connection) = self.usable(held.generation(), now) {
@@ -238,7 +238,6 @@ impl Peer {
             connection.generation == generation
                 && now < connection.expires
                 && !connection.retired.get()
-                && !connection.h2.is_closing()
                 && connection.h2.has_capacity()
         })?;
         usable.used.set(now);

@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use leno_http::{Ended, Relayed, RequestHead, Side};
@@ -135,9 +135,9 @@ impl LogHead {
             method: head.method.clone(),
             path: head.path.clone(),
             authority: head.authority.clone(),
-            user_agent: head.fields.get("user-agent").cloned(),
-            request_id: head.fields.get("x-request-id").cloned(),
-            trace: TraceId::of_request(|name| head.fields.get(name).map(|value| &**value)),
+            user_agent: head.fields.get_shared("user-agent"),
+            request_id: head.fields.get_shared("x-request-id"),
+            trace: TraceId::of_request(|name| head.fields.get(name)),
             started: SystemTime::now(),
         }
     }
@@ -340,7 +340,7 @@ pub(crate) fn protocol_of(head: &RequestHead) -> Protocol {
 /// The outcome of a relayed exchange, as metrics want it.
 pub(crate) fn outcome_of(
     relayed: &Relayed,
-    begun: Instant,
+    duration: Duration,
     told: Option<Refusal>,
 ) -> RequestOutcome {
     /// nginx's "client closed request": no failure of anybody's.
@@ -361,7 +361,7 @@ pub(crate) fn outcome_of(
         response_code: status,
         grpc_status: relayed.grpc_status,
         refusal,
-        duration: begun.elapsed(),
+        duration,
         first_byte: relayed.first_byte,
         request_bytes: relayed.request_bytes,
         response_bytes: relayed.response_bytes,

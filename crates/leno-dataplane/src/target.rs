@@ -139,13 +139,18 @@ impl Chosen {
     }
 
     /// Tells the balancer how the try ended.
-    pub(crate) fn finish(mut self, outcome: Outcome, latency: Option<Duration>) {
-        self.tell(outcome, latency);
+    pub(crate) fn finish(self, outcome: Outcome, latency: Option<Duration>) {
+        self.finish_at(Instant::now(), outcome, latency);
     }
 
-    fn tell(&mut self, outcome: Outcome, latency: Option<Duration>) {
+    /// Tells the balancer how the try ended just now.
+    pub(crate) fn finish_at(mut self, now: Instant, outcome: Outcome, latency: Option<Duration>) {
+        self.tell(now, outcome, latency);
+    }
+
+    fn tell(&mut self, now: Instant, outcome: Outcome, latency: Option<Duration>) {
         if let Some(cluster) = self.cluster.as_ref().filter(|_| !self.told) {
-            cluster.finished(self.endpoint.uid, Instant::now(), outcome, latency);
+            cluster.finished(self.endpoint.uid, now, outcome, latency);
             self.told = true;
         }
     }
@@ -154,6 +159,8 @@ impl Chosen {
 impl Drop for Chosen {
     fn drop(&mut self) {
         // The caller went away: nothing can be concluded.
-        self.tell(Outcome::Cancelled, None);
+        if !self.told {
+            self.tell(Instant::now(), Outcome::Cancelled, None);
+        }
     }
 }

@@ -17,11 +17,17 @@ use crate::{BodyError, Fields, convert::fields_from_h2, h1::Reader};
 pub struct Body<'c> {
     source: Source<'c>,
     declared: Option<u64>,
+    seldom: Option<Box<Seldom>>,
+    /// Bytes given out and not released yet.
+    held: usize,
+}
+
+/// What few bodies have.
+#[derive(Debug, Default)]
+struct Seldom {
     /// Pieces to be given again: a request that an endpoint proved not to have seen. Released before.
     again: VecDeque<Bytes>,
     trailers: Option<Fields>,
-    /// Bytes given out and not released yet.
-    held: usize,
 }
 
 #[derive(Debug)]
@@ -42,8 +48,7 @@ impl<'c> Body<'c> {
         Self {
             source,
             declared,
-            again: VecDeque::new(),
-            trailers: None,
+            seldom: None,
             held: 0,
         }
     }
@@ -66,7 +71,8 @@ impl<'c> Body<'c> {
     /// Whether nothing more comes, trailers included.
     #[must_use]
     pub fn is_end(&self) -> bool {
-        self.again.is_empty()
+        let again = self.seldom.as_ref().map(|seldom| &seldom.again);
+        again.is_none_or(VecDeque::is_empty)
             && match &self.source {
                 Source::Empty => true,
                 Source::H1(reader) => reader.is_body_done(),
@@ -86,7 +92,7 @@ impl<'c> Body<'c> {
         match &mut self.source {
             Source::Empty => None,
             Source::H1(reader) => reader.take_trailers(),
-            Source::H2(_) => self.trailers.take(),
+            Source::H2(_) => self.seldom.as_mut()?.trailers.take(),
         }
     }
 
@@ -94,7 +100,8 @@ impl<'c> Body<'c> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Some(piece) = self.again.pop_front() {
+        let again = self.seldom.as_mut().map(|seldom| &mut seldom.again);
+        if let Some(piece) = again.and_then(VecDeque::pop_front) {
             return Poll::Ready(Some(Ok(piece)));
         }
         match &mut self.source {
@@ -111,7 +118,10 @@ impl<'c> Body<'c> {
                 }
                 match ready!(stream.poll_trailers(cx)) {
                     Ok(trailers) => {
-                        self.trailers = trailers.as_ref().map(fields_from_h2);
+                        if let Some(trailers) = trailers {
+                            let seldom = self.seldom.get_or_insert_default();
+                            seldom.trailers = Some(fields_from_h2(&trailers));
+                        }
                         Poll::Ready(None)
                     }
                     Err(error) => Poll::Ready(Some(Err(BodyError::Http2(error)))),
@@ -135,8 +145,9 @@ impl<'c> Body<'c> {
     /// Puts pieces back that were given out, in order, before everything else.
     pub(crate) fn give_again(&mut self, pieces: VecDeque<Bytes>) {
         self.release();
-        let rest = std::mem::replace(&mut self.again, pieces);
-        self.again.extend(rest);
+        let seldom = self.seldom.get_or_insert_default();
+        let rest = std::mem::replace(&mut seldom.again, pieces);
+        seldom.again.extend(rest);
     }
 
     /// Watches the sender while nothing is expected of it; an error when its connection failed.

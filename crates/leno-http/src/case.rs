@@ -1,8 +1,9 @@
 //! Keeps the case of HTTP/1 field names over an HTTP/2 hop, where names are lower case (RFC 9113 8.2.1).
 //!
-//! Names are written `Title-Case` after an HTTP/2 hop, with the few customary exceptions of [`IRREGULAR`]. A head in
+//! Names are written `Title-Case` after an HTTP/2 hop, with the few customary exceptions of [`irregular_of`]. A head in
 //! which that would change a name says so in [`CASE_FIELD`]: an optional leading `-` (lower case is the rule here),
-//! then the names that follow neither, one for every occurrence, the last standing for all that follow.
+//! then the names that follow neither, one for every occurrence, the last standing for all that follow. Fields of the
+//! mesh's own do not count: no application sees them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -12,28 +13,40 @@ use crate::Fields;
 /// application strips it from what comes from there.
 pub const CASE_FIELD: &str = "x-leno-case";
 
+/// How the names of the mesh's own fields begin.
+const PRIVATE: &[u8] = b"x-leno-";
+
 /// More than this is not carried: names are case-insensitive, nobody needs it.
 const MAX: usize = 2 * 1024;
 
-/// Names that are customarily not in Title-Case.
-const IRREGULAR: [&str; 9] = [
-    "ETag",
-    "WWW-Authenticate",
-    "DNT",
-    "TE",
-    "X-XSS-Protection",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Version",
-    "Sec-WebSocket-Accept",
-    "Sec-WebSocket-Protocol",
-];
+/// Names that are customarily not in Title-Case, of so many bytes.
+const fn irregular_of(length: usize) -> &'static [&'static str] {
+    match length {
+        2 => &["TE", "b3"],
+        3 => &["DNT"],
+        4 => &["ETag"],
+        // W3C Trace Context 3.2.1: senders should use lower case.
+        7 => &["baggage"],
+        10 => &["tracestate"],
+        11 => &["traceparent"],
+        16 => &["WWW-Authenticate", "X-XSS-Protection"],
+        17 => &["Sec-WebSocket-Key"],
+        20 => &["Sec-WebSocket-Accept"],
+        21 => &["Sec-WebSocket-Version"],
+        22 => &["Sec-WebSocket-Protocol"],
+        _ => &[],
+    }
+}
 
 /// The field's value for an HTTP/1 head; `None` for the usual head, which is as it will be restored anyway.
 pub(crate) fn describe(fields: &Fields) -> Option<Bytes> {
+    if names(fields).all(is_title) {
+        return None;
+    }
     let mut odd = 0_usize;
     let mut lower = 0_usize;
     let mut title = 0_usize;
-    for (name, _) in fields.iter() {
+    for name in names(fields) {
         match (is_lower(name), is_title(name)) {
             (true, true) => {}
             (true, false) => lower += 1,
@@ -56,13 +69,13 @@ pub(crate) fn describe(fields: &Fields) -> Option<Bytes> {
     if lower_rules {
         value.put_u8(b'-');
     }
-    let mut named: Vec<&Bytes> = Vec::new();
-    for (name, _) in fields.iter() {
+    let mut named: Vec<&[u8]> = Vec::new();
+    for name in names(fields) {
         if regular(name) || named.iter().any(|other| other.eq_ignore_ascii_case(name)) {
             continue;
         }
         named.push(name);
-        let mut same: Vec<&Bytes> = fields
+        let mut same: Vec<&[u8]> = fields
             .iter()
             .map(|(other, _)| other)
             .filter(|other| other.eq_ignore_ascii_case(name))
@@ -85,6 +98,16 @@ pub(crate) fn describe(fields: &Fields) -> Option<Bytes> {
     Some(value.freeze())
 }
 
+/// The names of which an application sees the case.
+fn names(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    let is_private = |name: &[u8]| {
+        let start = name.get(..PRIVATE.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(PRIVATE))
+    };
+    let all = fields.iter().map(|(name, _)| name);
+    all.filter(move |name| !is_private(name))
+}
+
 /// Gives the names of a head that came over HTTP/2 their HTTP/1 case.
 #[derive(Debug, Default)]
 pub(crate) struct Restore<'v> {
@@ -95,13 +118,13 @@ pub(crate) struct Restore<'v> {
 
 impl<'v> Restore<'v> {
     /// Reads the field's value, which a peer wrote: what is no token list is ignored.
-    pub(crate) fn new(value: Option<&'v Bytes>) -> Self {
+    pub(crate) fn new(value: Option<&'v [u8]>) -> Self {
         let Some(value) = value.filter(|value| value.len() <= MAX) else {
             return Self::default();
         };
         let (lower, list) = match value.strip_prefix(b"-") {
             Some(list) => (true, list),
-            None => (false, value.as_ref()),
+            None => (false, value),
         };
         let names = list
             .split(|byte| *byte == b',')
@@ -131,9 +154,8 @@ impl<'v> Restore<'v> {
 }
 
 fn irregular(name: &[u8]) -> Option<&'static str> {
-    IRREGULAR
-        .into_iter()
-        .find(|own| own.len() == name.len() && own.as_bytes().eq_ignore_ascii_case(name))
+    let mut those = irregular_of(name.len()).iter().copied();
+    those.find(|own| own.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn write_title(name: &[u8], out: &mut BytesMut) {

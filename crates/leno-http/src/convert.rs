@@ -2,7 +2,7 @@
 //!
 //! Invariant: what leaves here for HTTP/2 has no connection-specific field (RFC 9113 8.2.2), and one authority.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     uri::{Authority, PathAndQuery, Scheme},
@@ -98,7 +98,7 @@ pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: b
         }
         if let (Ok(name), Ok(mut value)) = (
             HeaderName::from_bytes(name),
-            HeaderValue::from_maybe_shared(value.clone()),
+            HeaderValue::from_maybe_shared(fields.share(value)),
         ) {
             // Never the same twice: in the table of HPACK it would only push out what is (RFC 7541 7.1.3).
             value.set_sensitive(is_unique(&name));
@@ -186,41 +186,25 @@ pub(crate) fn response_from_h2<B>(
 /// (RFC 9113 8.2.3).
 pub(crate) fn fields_from_h2(map: &HeaderMap) -> Fields {
     let crumbs = map.get_all(http::header::COOKIE).iter().nth(1).is_some();
-    let total: usize = map
+    let total = map
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 2)
         .sum();
-    let mut buffer = BytesMut::with_capacity(total);
+    let mut fields = Fields::with_capacity(map.len(), total);
     let mut cookies_done = false;
-    let mut spans = Vec::with_capacity(map.len());
     for (name, value) in map {
-        if is_made_anew(name.as_str().as_bytes()) {
+        let text = name.as_str().as_bytes();
+        if is_made_anew(text) {
             continue;
         }
-        let is_cookie = crumbs && *name == http::header::COOKIE;
-        if is_cookie && std::mem::replace(&mut cookies_done, true) {
-            continue;
+        if !crumbs || *name != http::header::COOKIE {
+            fields.push_legal(text, &[value.as_bytes()]);
+        } else if !std::mem::replace(&mut cookies_done, true) {
+            let all = map.get_all(http::header::COOKIE).iter();
+            let pieces = all.flat_map(|crumb| [&b"; "[..], crumb.as_bytes()]);
+            let pieces: Vec<&[u8]> = pieces.skip(1).collect();
+            fields.push_legal(text, &pieces);
         }
-        buffer.put_slice(name.as_str().as_bytes());
-        let name_end = buffer.len();
-        if is_cookie {
-            for (index, crumb) in map.get_all(http::header::COOKIE).iter().enumerate() {
-                buffer.put_slice(if index == 0 { b"" } else { b"; " });
-                buffer.put_slice(crumb.as_bytes());
-            }
-        } else {
-            buffer.put_slice(value.as_bytes());
-        }
-        spans.push((name_end, buffer.len()));
-    }
-    let mut rest = buffer.freeze();
-    let mut start = 0;
-    let mut fields = Fields::with_capacity(spans.len() + 4);
-    for (name_end, value_end) in spans {
-        let name = rest.split_to(name_end - start);
-        let value = rest.split_to(value_end - name_end);
-        fields.push_parsed(name, value);
-        start = value_end;
     }
     fields
 }

@@ -44,6 +44,8 @@ trait Flush {
 struct Inner<IO> {
     io: IO,
     buffer: BytesMut,
+    /// What the last flush wrote: as much room is made for the next one at once.
+    usual: usize,
     /// The task that drives the stream, as of its last write or flush.
     owner: Option<Waker>,
     on_list: bool,
@@ -136,6 +138,7 @@ impl<IO: AsyncWrite + Unpin> Flush for RefCell<Inner<IO>> {
     fn flush(&self) {
         let mut inner = self.borrow_mut();
         inner.on_list = false;
+        inner.usual = inner.buffer.len().clamp(512, BYPASS);
         let owner = inner.owner.clone();
         // What cannot be written now wakes the owner, which flushes itself: see `poll_flush`.
         let waker = owner.as_ref().unwrap_or(Waker::noop());
@@ -219,6 +222,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Corked<IO> {
             inner: Rc::new(RefCell::new(Inner {
                 io,
                 buffer: BytesMut::new(),
+                usual: 512,
                 owner: None,
                 on_list: false,
                 failed: None,
@@ -270,7 +274,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
         inner.remember(cx)?;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if !self.list.ended.get() && total < BYPASS && inner.buffer.len() < BYPASS {
-            inner.buffer.reserve(total.max(512));
+            if inner.buffer.is_empty() {
+                let usual = inner.usual;
+                inner.buffer.reserve(total.max(usual));
+            }
             slices
                 .iter()
                 .for_each(|slice| inner.buffer.extend_from_slice(slice));

@@ -25,8 +25,8 @@ use crate::{
 /// One request from a client, of either version. HTTP/2's is `Incoming<'static>`.
 #[derive(Debug)]
 pub struct Incoming<'c> {
-    /// What was asked.
-    pub head: RequestHead,
+    /// What was asked. In one place for as long as it lives: a request goes from hand to hand.
+    pub head: Box<RequestHead>,
     /// Its body.
     pub body: Body<'c>,
     /// Where the answer goes.
@@ -76,10 +76,16 @@ struct About {
     version: Version,
     /// Extended CONNECT counts as the GET it is in HTTP/1.
     method: Method,
-    protocol: Option<Bytes>,
-    websocket_key: Option<Bytes>,
+    switch: Option<Box<Switch>>,
     grpc: bool,
     interim: u32,
+}
+
+/// The protocol a request asks to switch to.
+#[derive(Debug)]
+struct Switch {
+    protocol: Bytes,
+    websocket_key: Option<Bytes>,
 }
 
 /// What an HTTP/1 connection from a client must know after an exchange.
@@ -115,11 +121,12 @@ impl About {
             } else {
                 head.method.clone()
             },
-            protocol: head.protocol.clone(),
-            websocket_key: head
-                .protocol
-                .as_ref()
-                .and_then(|_| head.fields.get("sec-websocket-key").cloned()),
+            switch: head.protocol.clone().map(|protocol| {
+                Box::new(Switch {
+                    protocol,
+                    websocket_key: head.fields.get_shared("sec-websocket-key"),
+                })
+            }),
             grpc: head.is_grpc(),
             interim: 0,
         }
@@ -204,7 +211,7 @@ impl<'c> Reply<'c> {
             label.write(reason, &mut head.fields);
         }
         for (name, value) in extra {
-            head.fields.push(name.to_string(), value.to_string());
+            head.fields.push(name, value);
         }
         self.respond(head, body).await
     }
@@ -388,10 +395,11 @@ impl<'c> Reply<'c> {
                 Ok(Sink::H2(send))
             }
             To::H1 { writer, state } => {
-                if self.about.protocol.is_some() {
+                let switch = self.about.switch.as_deref();
+                if let Some(switch) = switch {
                     head.status = 101;
                     head.reason = None;
-                    if let Some(key) = &self.about.websocket_key
+                    if let Some(key) = &switch.websocket_key
                         && !head.fields.contains("sec-websocket-accept")
                     {
                         head.fields
@@ -404,7 +412,7 @@ impl<'c> Reply<'c> {
                     OutFraming::Switch,
                     true,
                     self.about.version,
-                    self.about.protocol.as_ref(),
+                    switch.map(|switch| &switch.protocol),
                     writer.head(),
                 );
                 Ok(Sink::H1 {

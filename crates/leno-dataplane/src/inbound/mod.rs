@@ -165,7 +165,7 @@ pub(crate) struct Conn {
 }
 
 /// `x-leno-to` and `x-leno-from` as they came, and what they mean here.
-type Known = (Bytes, Option<Bytes>, Rc<Verified>);
+type Known = (Box<[u8]>, Option<Box<[u8]>>, Rc<Verified>);
 
 /// A destination on this connection that was verified and admitted.
 pub(crate) struct Verified {
@@ -185,14 +185,14 @@ impl Conn {
     }
 
     /// The destination that the private fields name, verified and admitted; remembered for the next request.
-    fn verified(&self, to: &Bytes, from: Option<&Bytes>) -> Result<Rc<Verified>, Denial> {
+    fn verified(&self, to: &[u8], from: Option<&[u8]>) -> Result<Rc<Verified>, Denial> {
         /// So many destinations of one connection are remembered.
         const CEILING: usize = 32;
         let info = self.info()?;
         let mut known = self.known.borrow_mut();
         let found = known.iter().find(|(known_to, known_from, verified)| {
-            known_to == to
-                && known_from.as_ref() == from
+            **known_to == *to
+                && known_from.as_deref() == from
                 && verified.generation == info.generation
                 && !verified.admission.revoked.get()
         });
@@ -210,7 +210,7 @@ impl Conn {
         if known.len() >= CEILING {
             known.clear();
         }
-        known.push((to.clone(), from.cloned(), Rc::clone(&verified)));
+        known.push((to.into(), from.map(Into::into), Rc::clone(&verified)));
         Ok(verified)
     }
 
@@ -219,7 +219,7 @@ impl Conn {
         &self,
         info: &Described,
         mut to: To,
-        from: Option<&Bytes>,
+        from: Option<&[u8]>,
     ) -> Result<Verified, Denial> {
         let (ip, port) = (to.address.ip().to_canonical(), to.address.port());
         if ip != self.at.ip() && !info.own.addresses.contains(&ip) {
@@ -240,7 +240,7 @@ impl Conn {
                 let callers = &self.shared.callers;
                 let from = from.filter(|from| callers.has_room(identity, from, ceiling));
                 Party {
-                    labels: metadata::caller_labels(from.map(|from| &**from), identity),
+                    labels: metadata::caller_labels(from, identity),
                     identity: Some(identity.clone()),
                 }
             }

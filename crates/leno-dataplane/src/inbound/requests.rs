@@ -309,7 +309,7 @@ pub(super) fn edge(conn: &Conn, verified: Option<&Verified>, protocol: Protocol)
 }
 
 fn finished(conn: &Conn, verified: &Verified, request: Request, relayed: &Relayed, counted: bool) {
-    let outcome = record::outcome_of(relayed, request.begun, None);
+    let outcome = record::outcome_of(relayed, request.begun.elapsed(), None);
     let ended = outcome
         .refusal
         .filter(|reason| *reason == Refusal::StreamEnded);
@@ -331,9 +331,10 @@ fn tell(
     refusal_id: Option<u64>,
     rule: Option<&str>,
 ) {
-    let identity = conn.local.identity().filter(|_| conn.peer.is_some());
     let to: Option<&To> = verified.map(|verified| &verified.to);
     // For the log alone.
+    let logged = request.log.as_ref().and(conn.peer.as_ref());
+    let identity = logged.and_then(|_| conn.local.identity());
     let service = request
         .log
         .as_ref()

@@ -24,7 +24,7 @@ use std::{
 use bytes::BytesMut;
 use leno_ir::ResourceName;
 use leno_telemetry::counters::{Counter, Gauge};
-use leno_types::{AppProtocol, Refusal, ports};
+use leno_types::{AppProtocol, Refusal, ServiceName, ports};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -349,11 +349,11 @@ impl Flow {
     }
 
     /// The service as it is known now.
-    fn service(&self) -> Result<Rc<ServiceView>, Denial> {
+    fn service(&self, now: Instant) -> Result<Rc<ServiceView>, Denial> {
         let current = self.meaning.borrow().clone();
         match current {
             Meaning::Service(entry) => {
-                entry.touch(Instant::now());
+                entry.touch(now);
                 match entry.answer() {
                     Answer::Service(view) => Ok(view),
                     _ => Err(self.vanished()),
@@ -375,33 +375,34 @@ impl Flow {
         if let Meaning::Direct(direct) = &*self.meaning.borrow() {
             return Ok(Target::Direct(Rc::clone(direct)));
         }
-        let view = self.service()?;
-        self.own_target(&view).await
-    }
-
-    /// The service's own endpoints.
-    async fn own_target(&self, view: &ServiceView) -> Result<Target, Denial> {
-        let known = view.own.borrow().clone();
-        let cluster = match known {
-            Some(cluster) if !cluster.is_gone() && cluster.exists() => {
-                cluster.touch(Instant::now());
-                cluster
-            }
-            _ => {
-                let cluster = self.cluster(&view.service.name).await?;
-                view.own.replace(Some(Rc::clone(&cluster)));
-                cluster
-            }
-        };
+        let now = Instant::now();
+        let view = self.service(now)?;
         Ok(Target::Service {
-            cluster,
+            cluster: self.cluster(&view, &view.service.name, now).await?,
             port: self.to.port(),
         })
     }
 
-    async fn cluster(&self, service: &leno_types::ServiceName) -> Result<Rc<Cluster>, Denial> {
-        let found = self.shared.clusters.find(&self.shared, service).await;
-        found.map_err(|reason| Denial::new(reason, format!("{service}: {}", reason.text())))
+    /// The endpoints of `service`; those of the service that was called, which it mostly is, are kept at hand.
+    async fn cluster(
+        &self,
+        view: &ServiceView,
+        service: &ServiceName,
+        now: Instant,
+    ) -> Result<Rc<Cluster>, Denial> {
+        let own = *service == view.service.name;
+        let known = view.own.borrow().clone().filter(|_| own);
+        if let Some(cluster) = known.filter(|known| !known.is_gone() && known.exists()) {
+            cluster.touch(now);
+            return Ok(cluster);
+        }
+        let found = self.shared.clusters.find(&self.shared, service, now).await;
+        let cluster =
+            found.map_err(|reason| Denial::new(reason, format!("{service}: {}", reason.text())))?;
+        if own {
+            view.own.replace(Some(Rc::clone(&cluster)));
+        }
+        Ok(cluster)
     }
 
     /// Notes a refusal under the id that the caller is told.

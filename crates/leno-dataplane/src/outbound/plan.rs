@@ -1,7 +1,7 @@
 //! Where one request of a program goes: the route it takes, the backend's endpoints, the time it may take; and what the
 //! balancer learns from its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leno_balance::Outcome;
 use leno_http::{Ended, Relayed, RequestHead, Side};
@@ -10,7 +10,7 @@ use leno_policy::{Headers, RequestView};
 use leno_types::Refusal;
 
 use super::{Denial, Flow};
-use crate::target::Target;
+use crate::{destinations::ServiceView, target::Target};
 
 /// Where one request goes and how long it may take.
 pub(super) struct Plan {
@@ -31,21 +31,20 @@ impl Headers for View<'_> {
         if lower_name == "host" {
             return self.0.authority.as_deref();
         }
-        self.0.fields.get(lower_name).map(|value| &**value)
+        self.0.fields.get(lower_name)
     }
 }
 
-/// The route of a request, and its backend's endpoints.
-pub(super) async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial> {
+/// The route of a request that begins `now`, and its backend's endpoints.
+pub(super) async fn plan(flow: &Flow, head: &RequestHead, now: Instant) -> Result<Plan, Denial> {
     flow.look_again().await;
     let direct = matches!(&*flow.meaning.borrow(), super::Meaning::Direct(_));
     if !direct {
-        let view = flow.service()?;
-        let routes = &view.service.routes;
+        let view = flow.service(now)?;
         let port = flow.to.port();
         let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);
-        if routes.iter().any(routed) {
-            return by_route(flow, head, routes).await;
+        if view.service.routes.iter().any(routed) {
+            return by_route(flow, head, &view, now).await;
         }
     }
     Ok(Plan {
@@ -56,14 +55,19 @@ pub(super) async fn plan(flow: &Flow, head: &RequestHead) -> Result<Plan, Denial
     })
 }
 
-async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<Plan, Denial> {
+async fn by_route(
+    flow: &Flow,
+    head: &RequestHead,
+    service: &ServiceView,
+    now: Instant,
+) -> Result<Plan, Denial> {
     let path = String::from_utf8_lossy(&head.path);
     let view = RequestView {
         method: head.method.as_str(),
         path: &path,
         headers: &View(head),
     };
-    let route = leno_policy::route(routes, flow.to.port(), &view)
+    let route = leno_policy::route(&service.service.routes, flow.to.port(), &view)
         .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
     let denied = |detail: String, field: &str| Denial {
         reason: Refusal::NoRoute,
@@ -77,7 +81,7 @@ async fn by_route(flow: &Flow, head: &RequestHead, routes: &[Route]) -> Result<P
         return Err(denied(invalid.clone(), &backend.field_path));
     }
     let cluster = flow
-        .cluster(&backend.service)
+        .cluster(service, &backend.service, now)
         .await
         .map_err(|denial| Denial {
             rule: rule_name(&route.provenance, &backend.field_path),

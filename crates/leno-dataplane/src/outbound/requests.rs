@@ -68,7 +68,7 @@ pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
     if let Some(denial) = denied {
         return refuse(flow, incoming, request, None, denial).await;
     }
-    match plan(flow, &incoming.head).await {
+    match plan(flow, &incoming.head, request.begun).await {
         Ok(plan) => carry(flow, plan, request, &mut Some(incoming)).await,
         Err(denial) => Box::pin(refuse(flow, incoming, request, None, denial)).await,
     }
@@ -134,7 +134,7 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
             let denial = tries.last.take().unwrap_or_else(|| none_left(&plan));
             return refuse_slot(flow, slot, request, &plan, denial).await;
         };
-        let failed = match send(flow, &plan, &request, chosen, slot, &tries).await {
+        let failed = match send(flow, &plan, &request, chosen, slot, &tries, now).await {
             Ok((relayed, end)) => return end.finish(flow, &plan, request, relayed),
             Err(failed) => failed,
         };
@@ -255,6 +255,7 @@ async fn send(
     chosen: Chosen,
     slot: &mut Option<Incoming<'_>>,
     tries: &Tries,
+    now: Instant,
 ) -> Result<(Relayed, End), Failed> {
     let uid = chosen.endpoint.uid;
     let peer = flow.local.pool.peer(&chosen.endpoint);
@@ -262,7 +263,7 @@ async fn send(
     if left.is_some_and(|left| left.is_zero()) {
         return Err(Failed::Timeout);
     }
-    let connection = match within(left, peer.connection(&flow.shared, &flow.local)).await {
+    let connection = match within(left, peer.connection(&flow.shared, &flow.local, now)).await {
         Some(Ok(connection)) => connection,
         Some(Err(error)) => {
             let outcome = match &error {
@@ -426,7 +427,7 @@ fn seen(head: &mut ResponseHead, http2: bool) -> Option<Refusal> {
     let told = head
         .fields
         .get(metadata::REFUSED)
-        .and_then(|value| metadata::read_refused(value));
+        .and_then(metadata::read_refused);
     metadata::strip_but_refused(&mut head.fields);
     if http2 {
         head.fields.remove(CASE_FIELD);
@@ -458,15 +459,16 @@ impl End {
             let denial = Denial::new(reason, reason.text());
             flow.note(request.id, &denial, Some(&plan.target));
         }
-        let identity = flow.local.identity();
         // For the log alone.
+        let identity = request.log.as_ref().and_then(|_| flow.local.identity());
         let service = request.log.as_ref().and(plan.target.service());
         let service = service.map(|(service, _)| service.to_string());
+        let now = Instant::now();
         flow.shared.record.finished(&Finished {
             reporter: Reporter::Source,
             edge: self.edge,
             protocol: request.protocol,
-            outcome: record::outcome_of(&relayed, request.begun, self.told),
+            outcome: record::outcome_of(&relayed, now - request.begun, self.told),
             counted: self.counted,
             head: request.log,
             from: Some(flow.from),
@@ -480,7 +482,7 @@ impl End {
             refusal_id: relayed.refused.map(|_| request.id),
             rule: None,
         });
-        self.chosen.finish(outcome, relayed.first_byte);
+        self.chosen.finish_at(now, outcome, relayed.first_byte);
     }
 }
 

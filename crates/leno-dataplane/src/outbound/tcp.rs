@@ -127,7 +127,7 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
 async fn try_one(flow: &Flow, target: &Target, chosen: Chosen) -> Result<Opened, Option<Denial>> {
     let begun = Instant::now();
     let peer = flow.local.pool.peer(&chosen.endpoint);
-    let connection = match peer.connection(&flow.shared, &flow.local).await {
+    let connection = match peer.connection(&flow.shared, &flow.local, begun).await {
         Ok(connection) => connection,
         Err(error) => {
             chosen.finish(Outcome::ConnectFailure, None);

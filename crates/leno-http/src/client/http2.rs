@@ -187,20 +187,20 @@ impl H2 {
             .is_some_and(SendRequest::is_extended_connect_protocol_enabled)
     }
 
-    /// Opens a stream. [`ClientError::Refused`]: nothing was sent.
+    /// Opens a stream. [`ClientError::Refused`]: nothing was sent. The h2 crate says itself when it is going away.
     pub(crate) fn send(
         &self,
         head: &RequestHead,
         declared: Option<u64>,
         end: bool,
     ) -> Result<Opened, ClientError> {
-        if !self.has_capacity() {
+        let mut send = self.0.send.borrow_mut();
+        let send = send.as_mut().ok_or(ClientError::Refused)?;
+        if self.0.open.get() >= send.current_max_send_streams() {
             return Err(ClientError::Refused);
         }
         let request = request_to_h2(head, declared, self.0.carry_case.get())
             .map_err(ClientError::Unsupported)?;
-        let mut send = self.0.send.borrow_mut();
-        let send = send.as_mut().ok_or(ClientError::Refused)?;
         let (response, send) = send
             .send_request(request, end)
             .map_err(|_| ClientError::Refused)?;

@@ -25,6 +25,9 @@ pub(crate) enum OutFraming {
     Switch,
 }
 
+/// A body up to this size gets its room behind the head at once.
+const COPY: u64 = super::writer::COPY as u64;
+
 /// What a request target may consist of: no controls, no space, no fragment.
 pub(crate) fn is_target(bytes: &[u8]) -> bool {
     !bytes.is_empty()
@@ -100,6 +103,9 @@ pub(crate) fn encode_response(
     switch_to: Option<&Bytes>,
     out: &mut BytesMut,
 ) {
+    if let OutFraming::Length(length @ ..=COPY) = framing {
+        out.reserve(256 + head.fields.len() * 48 + usize::try_from(length).unwrap_or(0));
+    }
     encode_status(head, out);
     encode_fields(&head.fields, head.version, out);
     if let Some(protocol) = switch_to {

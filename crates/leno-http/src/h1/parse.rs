@@ -365,7 +365,10 @@ enum Coding {
 
 impl Collected {
     fn parse(head: &Bytes, lines: Lines<'_>, limits: &Limits) -> Result<Self, ParseError> {
-        let mut own = Self::default();
+        let mut own = Self {
+            fields: Fields::of(head),
+            ..Self::default()
+        };
         for (count, line) in lines.enumerate() {
             if count >= limits.head_fields {
                 return Err(ParseError::TooLarge);
@@ -382,15 +385,7 @@ impl Collected {
                 return Err(ParseError::Malformed("a field value"));
             }
             if !own.take(head, name, value)? {
-                if own.fields.is_empty() {
-                    own.fields = Fields::with_capacity(16);
-                }
-                let value = if value.is_empty() {
-                    Bytes::new()
-                } else {
-                    head.slice_ref(value)
-                };
-                own.fields.push_parsed(head.slice_ref(name), value);
+                own.fields.push_parsed(name, value);
             }
         }
         Ok(own)
@@ -514,8 +509,7 @@ impl Collected {
             self.fields.retain(|own, _| !own.eq_ignore_ascii_case(name));
         }
         if self.te_trailers {
-            self.fields
-                .push_parsed(Bytes::from_static(b"TE"), Bytes::from_static(b"trailers"));
+            self.fields.push_legal(b"TE", &[b"trailers"]);
         }
         self.fields
     }

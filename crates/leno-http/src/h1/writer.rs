@@ -15,7 +15,7 @@ use super::{encode::encode_fields, stream::WriteHalf};
 use crate::{Fields, Version};
 
 /// Pieces up to this size are copied behind what waits.
-const COPY: usize = 4 * 1024;
+pub(super) const COPY: usize = 4 * 1024;
 /// What may wait before it must be flushed.
 const FULL: usize = 64 * 1024;
 const SLICES: usize = 16;

@@ -25,7 +25,7 @@ use crate::{
 
 /// One exchange under way.
 pub(super) struct Exchange<'c> {
-    head: RequestHead,
+    head: Box<RequestHead>,
     body: Body<'c>,
     /// Until it is answered.
     reply: Option<Reply<'c>>,
@@ -352,7 +352,7 @@ impl<'c> Exchange<'c> {
         (options.on_response)(&mut response);
         let version = response.version;
         let grpc_status = response.fields.get("grpc-status");
-        self.relayed.grpc_status = grpc_status.and_then(|value| parse_grpc_status(value));
+        self.relayed.grpc_status = grpc_status.and_then(parse_grpc_status);
         let reply = self.reply.take()?;
         // RFC 9110 10.1.1: answered without 100, the client may never send its body, or may yet: it cannot be told
         // from a next request, so that the connection ends here.

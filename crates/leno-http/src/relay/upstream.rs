@@ -138,7 +138,9 @@ fn poll_h2<'u>(
             return Poll::Ready(answer.map(|(head, ..)| Answer::Interim(head)));
         }
         Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(no_answer(&error))),
-        Poll::Ready(None) | Poll::Pending => {}
+        Poll::Ready(None) => {}
+        // Neither is there the final one: interim answers come before it.
+        Poll::Pending => return Poll::Pending,
     }
     let response = match ready!(std::pin::Pin::new(response).poll(cx)) {
         Ok(response) => response,

@@ -173,6 +173,7 @@ impl H1 {
     }
 
     async fn read_head(&mut self) -> Result<Option<ParsedRequest>, ServerError> {
+        let mut incomplete = false;
         loop {
             let head = match self.reader.take_head(true) {
                 Ok(head) => head,
@@ -185,6 +186,10 @@ impl H1 {
             if !begun && self.draining {
                 return Ok(self.close().await);
             }
+            if begun && !std::mem::replace(&mut incomplete, true) {
+                // Asked only where a head comes in pieces.
+                self.since = Instant::now();
+            }
             let patience = if begun {
                 self.limits.header_timeout
             } else {
@@ -195,7 +200,6 @@ impl H1 {
             match self.timer.within(self.since + patience, fill).await {
                 Some(Ok(0)) if begun => return Err(ServerError::Truncated),
                 Some(Ok(0)) => return Ok(None),
-                Some(Ok(_)) if !begun => self.since = Instant::now(),
                 Some(Ok(_)) => {}
                 Some(Err(error)) if begun => return Err(error.into()),
                 // A reset between requests is how many clients close.
@@ -242,7 +246,7 @@ impl H1 {
         Incoming {
             reply: Reply::h1(&head, &mut self.writer, &self.state),
             body: Body::h1(&mut self.reader, declared),
-            head,
+            head: Box::new(head),
         }
     }
 

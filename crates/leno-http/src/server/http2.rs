@@ -150,7 +150,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
                 return Some(Incoming {
                     reply: Reply::h2(&head, respond, self.carry_case, self.timers.clone()),
                     body: Body::h2(stream, declared),
-                    head,
+                    head: Box::new(head),
                 });
             }
             Ok(_) => {
