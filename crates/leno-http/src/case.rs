@@ -165,12 +165,11 @@ fn write_title(name: &[u8], out: &mut BytesMut) {
     let begun = out.len();
     out.put_slice(name);
     let mut start = true;
+    // The rest is lower case: it came over HTTP/2.
     for byte in out.get_mut(begun..).unwrap_or_default() {
-        *byte = if start {
-            byte.to_ascii_uppercase()
-        } else {
-            byte.to_ascii_lowercase()
-        };
+        if start {
+            byte.make_ascii_uppercase();
+        }
         start = *byte == b'-';
     }
 }

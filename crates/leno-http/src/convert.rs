@@ -78,6 +78,21 @@ pub(crate) fn response_to_h2(
     response
 }
 
+/// Names beside the standard's that nearly every request of the mesh carries: not made anew for each.
+static FREQUENT: [HeaderName; 3] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("x-leno-to"),
+    HeaderName::from_static("x-leno-from"),
+];
+
+fn header_name(name: &[u8]) -> Option<HeaderName> {
+    let mut frequent = FREQUENT.iter();
+    match frequent.find(|known| known.as_str().as_bytes() == name) {
+        Some(known) => Some(known.clone()),
+        None => HeaderName::from_bytes(name).ok(),
+    }
+}
+
 /// Whether a field's value is of one request alone.
 fn is_unique(name: &HeaderName) -> bool {
     matches!(name.as_str(), "traceparent" | "x-request-id" | "b3")
@@ -96,8 +111,8 @@ pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: b
         if is_made_anew(name) || stale_case {
             continue;
         }
-        if let (Ok(name), Ok(mut value)) = (
-            HeaderName::from_bytes(name),
+        if let (Some(name), Ok(mut value)) = (
+            header_name(name),
             HeaderValue::from_maybe_shared(fields.share(value)),
         ) {
             // Never the same twice: in the table of HPACK it would only push out what is (RFC 7541 7.1.3).

@@ -224,6 +224,12 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && all(bytes, |byte| TCHAR[usize::from(byte)])
 }
 
+/// How many bytes from the start could be a token.
+pub(crate) fn token_length(bytes: &[u8]) -> usize {
+    let end = bytes.iter().position(|byte| !TCHAR[usize::from(*byte)]);
+    end.unwrap_or(bytes.len())
+}
+
 /// Whether every byte is `legal`. Looks at all of them whatever it finds: without an early end it takes many at once,
 /// and what is read is legal nearly always.
 fn all(bytes: &[u8], legal: impl Fn(u8) -> bool) -> bool {

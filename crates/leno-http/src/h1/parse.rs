@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::{
     Fields, Limits, RequestHead, ResponseHead, Version,
-    fields::{is_token, is_value},
+    fields::{is_token, is_value, token_length},
 };
 
 /// Why bytes are no HTTP/1 message.
@@ -373,14 +373,8 @@ impl Collected {
             if count >= limits.head_fields {
                 return Err(ParseError::TooLarge);
             }
-            let colon =
-                find_byte(b':', line).ok_or(ParseError::Malformed("a field without a colon"))?;
-            let (name, value) = line.split_at_checked(colon).ok_or(TRUNCATED)?;
-            let value = trim(value.get(1..).unwrap_or_default());
-            // A space before the colon, a folded line and an empty name all are no token.
-            if !is_token(name) {
-                return Err(ParseError::Malformed("a field name"));
-            }
+            let (name, value) = split_field(line)?;
+            let value = trim(value);
             if !is_value(value) {
                 return Err(ParseError::Malformed("a field value"));
             }
@@ -512,6 +506,16 @@ impl Collected {
             self.fields.push_legal(b"TE", &[b"trailers"]);
         }
         self.fields
+    }
+}
+
+/// A line's name, which is a token, and what follows its colon.
+fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), ParseError> {
+    match line.split_at_checked(token_length(line)) {
+        Some((name @ [_, ..], [b':', value @ ..])) => Ok((name, value)),
+        // A space before the colon, a folded line and an empty name all are no token.
+        _ if line.contains(&b':') => Err(ParseError::Malformed("a field name")),
+        _ => Err(ParseError::Malformed("a field without a colon")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -72,26 +72,29 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     /// The next request; drives the connection, so it must be polled while requests are served elsewhere. `None` when
     /// the connection is over. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Incoming<'static>, ServerError>> {
-        loop {
-            if self.over {
-                return None;
-            }
-            let accepted = std::future::poll_fn(|cx| self.poll_accept(cx)).await;
-            let (request, respond) = match accepted {
-                Some(Ok(accepted)) => accepted,
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// A request is taken apart where it is found: whole, it would be moved through each future around this.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Incoming<'static>, ServerError>>> {
+        while !self.over {
+            match ready!(self.poll_accept(cx)) {
+                Some(Ok((request, respond))) => {
+                    if let Some(incoming) = self.begin(request, respond) {
+                        return Poll::Ready(Some(Ok(incoming)));
+                    }
+                }
                 Some(Err(error)) => {
                     self.over = true;
-                    return Some(Err(failed(error)));
+                    return Poll::Ready(Some(Err(failed(error))));
                 }
-                None => {
-                    self.over = true;
-                    return None;
-                }
-            };
-            if let Some(incoming) = self.begin(request, respond) {
-                return Some(Ok(incoming));
+                None => self.over = true,
             }
         }
+        Poll::Ready(None)
     }
 
     /// Tells the client to open no further streams: GOAWAY twice, as RFC 9113 6.8 advises; `next` gives `None` once
