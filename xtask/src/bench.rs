@@ -31,6 +31,7 @@ const USAGE: &str = "cargo xtask bench [OPTIONS]
   --rounds N       how often each system has its turn (default 5)
   --seconds N      how long a turn lasts (default 5)
   -o json FILE     writes the result as JSON
+  -o markdown FILE writes the table into a page, such as docs/benchmarks.md, between its two marks
   --leno FILE      measures this binary instead of building one (profile dist); repeated, it compares several";
 
 /// Set within the namespaces: the directory of the run.
@@ -44,6 +45,7 @@ struct Options {
     shapes: Vec<&'static Shape>,
     systems: Vec<String>,
     json: Option<PathBuf>,
+    markdown: Option<PathBuf>,
     leno: Vec<PathBuf>,
 }
 
@@ -67,6 +69,7 @@ fn parse(args: &[&str]) -> Result<Options, Failure> {
         shapes: Vec::new(),
         systems: Vec::new(),
         json: None,
+        markdown: None,
         leno: Vec::new(),
     };
     let number = |text: &str| {
@@ -101,6 +104,10 @@ fn parse(args: &[&str]) -> Result<Options, Failure> {
             }
             ["-o", "json", file, rest @ ..] => {
                 options.json = Some(file.into());
+                rest
+            }
+            ["-o", "markdown", file, rest @ ..] => {
+                options.markdown = Some(file.into());
                 rest
             }
             ["--leno", file, rest @ ..] => {
@@ -192,14 +199,23 @@ fn inside(options: &Options, dir: &Path) -> Result<(), Failure> {
     let lacking = missing.len();
     let report = report::Report {
         rows,
+        versions: systems.iter().map(System::version).collect(),
         missing,
         rounds: options.rounds,
         seconds: options.seconds,
     };
-    report.print();
+    println!("{}", report.text());
     if let Some(file) = &options.json {
         let text = format!("{:#}\n", report.json());
         fs::write(file, text).map_err(|error| Failure::Io(file.clone(), error))?;
+    }
+    if let Some(file) = &options.markdown {
+        let failed = |error| Failure::Io(file.clone(), error);
+        let page = fs::read_to_string(file).map_err(failed)?;
+        let page = report.fill(&page).ok_or_else(|| {
+            Failure::Found(format!("{} lacks the marks of a table", file.display()))
+        })?;
+        fs::write(file, page).map_err(failed)?;
     }
     match lacking {
         0 => Ok(()),

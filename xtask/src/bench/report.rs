@@ -104,9 +104,22 @@ fn cost(turn: &Outcome) -> f64 {
     turn.cpu.per_request(turn.load.requests)
 }
 
+const HEADING: &str = "CPU is user and system time of both proxies together; memory is one proxy's. Ratios compare \
+turns of the same round: median (least to most).
+
+| shape | system | CPU µs/request | of it user | CPU to HAProxy | CPU to Envoy | syscalls/request | p50 ms | p99 ms | PSS MB | RssAnon MB | requests | failures |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+";
+
+/// Where the table stands in a page.
+const MARK: &str = "<!-- measured -->\n";
+const END: &str = "<!-- end of what was measured -->\n";
+
 /// The whole.
 pub(super) struct Report {
     pub(super) rows: Vec<Row>,
+    /// Of each system: name and number.
+    pub(super) versions: Vec<String>,
     pub(super) missing: Vec<String>,
     pub(super) rounds: usize,
     pub(super) seconds: u64,
@@ -122,60 +135,68 @@ impl Report {
     }
 
     /// The table, as `docs/benchmarks.md` holds it.
-    pub(super) fn print(&self) {
+    pub(super) fn text(&self) -> String {
         let machine = machine();
         let say = |field: &str| match machine.get(field) {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
             None => String::new(),
         };
-        println!(
-            "{} x {}, kernel {}; commit {}; {} rounds of {} s, one after the other in turn",
+        let mut text = format!(
+            "{} processors ({}), {} MB of memory, Linux {}. Commit {}; {}. {} rounds of {} s, one after the other in turn.\n\n",
             say("processors"),
             say("cpu"),
+            say("memory_mb"),
             say("kernel"),
             commit(),
+            self.versions.join(", "),
             self.rounds,
             self.seconds
         );
-        println!(
-            "CPU is both proxies' together, memory is one proxy's; ratios of the same round: median (min to max)\n"
-        );
-        println!(
-            "| shape | system | CPU µs/request | of it user | CPU to HAProxy | CPU to Envoy | syscalls/request | p50 ms | p99 ms | PSS MB | RssAnon MB | requests | failures |"
-        );
-        println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+        text.push_str(HEADING);
         for row in &self.rows {
-            let range = |range: Option<Range>, digits: usize| match range {
-                Some(Range { min, median, max }) => {
-                    format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
-                }
-                None => "-".into(),
-            };
-            let number = |number: Option<f64>, digits: usize| match number {
-                Some(number) => format!("{number:.digits$}"),
-                None => "-".into(),
-            };
-            println!(
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {} | {} |",
-                row.shape,
-                row.system,
-                range(row.cpu(), 1),
-                number(row.user(), 1),
-                range(self.ratio(row, "haproxy"), 2),
-                range(self.ratio(row, "envoy"), 2),
-                number(row.syscalls, 1),
-                number(row.median(|turn| turn.load.p50_ms), 2),
-                number(row.median(|turn| turn.load.p99_ms), 2),
-                row.memory.pss_mb,
-                row.memory.rss_anon_mb,
-                row.sum(|load| load.requests),
-                row.sum(Load::failures),
-            );
+            text.push_str(&self.line(row));
         }
         for reason in &self.missing {
-            println!("\n{reason}");
+            text.push_str(&format!("\n{reason}\n"));
         }
+        text
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let range = |range: Option<Range>, digits: usize| match range {
+            Some(Range { min, median, max }) => {
+                format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
+            }
+            None => "-".into(),
+        };
+        let number = |number: Option<f64>, digits: usize| match number {
+            Some(number) => format!("{number:.digits$}"),
+            None => "-".into(),
+        };
+        format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} | {:.1} | {} | {} |\n",
+            row.shape,
+            row.system,
+            range(row.cpu(), 1),
+            number(row.user(), 1),
+            range(self.ratio(row, "haproxy"), 2),
+            range(self.ratio(row, "envoy"), 2),
+            number(row.syscalls, 1),
+            number(row.median(|turn| turn.load.p50_ms), 2),
+            number(row.median(|turn| turn.load.p99_ms), 2),
+            row.memory.pss_mb,
+            row.memory.rss_anon_mb,
+            row.sum(|load| load.requests),
+            row.sum(Load::failures),
+        )
+    }
+
+    /// A page with the table between its two marks; `None` when it lacks them.
+    pub(super) fn fill(&self, page: &str) -> Option<String> {
+        let (before, rest) = page.split_once(MARK)?;
+        let (_, after) = rest.split_once(END)?;
+        Some(format!("{before}{MARK}\n{}\n{END}{after}", self.text()))
     }
 
     /// The document of `-o json`.
@@ -201,6 +222,7 @@ impl Report {
         json!({
             "machine": machine(),
             "commit": commit(),
+            "versions": self.versions,
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
             "not_measured": self.missing,
         })
@@ -225,7 +247,8 @@ fn machine() -> Value {
         "cpu": model,
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "memory_mb": kilobytes / 1_024,
-        "kernel": kernel.trim(),
+        // The release without what a distributor adds.
+        "kernel": kernel.trim().split('-').next(),
     })
 }
 
@@ -265,6 +288,24 @@ mod tests {
         assert_eq!(Range::of([9.0, 1.0, 2.0]), Some(range));
         assert_eq!(Range::of([4.0, 2.0]).map(|range| range.median), Some(3.0));
         assert_eq!(Range::of([]), None);
+    }
+
+    #[test]
+    fn a_page_keeps_all_but_the_table_between_its_marks() {
+        let report = Report {
+            rows: vec![Row::new("h1-16", "leno")],
+            versions: vec!["leno 1.2".into()],
+            missing: Vec::new(),
+            rounds: 5,
+            seconds: 5,
+        };
+        let page = format!("before\n{MARK}old\n{END}after\n");
+        let filled = report.fill(&page).unwrap_or_default();
+        assert!(filled.starts_with(&format!("before\n{MARK}")));
+        assert!(filled.ends_with(&format!("\n{END}after\n")));
+        assert!(filled.contains("| h1-16 | leno |") && filled.contains("leno 1.2"));
+        assert!(!filled.contains("old"));
+        assert_eq!(report.fill("no marks"), None);
     }
 
     #[test]

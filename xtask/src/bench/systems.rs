@@ -22,6 +22,7 @@ pub(super) struct System<'a> {
     pub(super) name: String,
     /// Proxies whose memory is counted.
     pub(super) instances: usize,
+    program: PathBuf,
     arena: &'a Arena,
     url: String,
     session: Session,
@@ -50,6 +51,26 @@ impl System<'_> {
         let scripts = self.arena.dir.join("bench");
         self.session
             .load(shape, &self.url, turn, &scripts.to_string_lossy())
+    }
+
+    /// Its name and the number of its version, as it says itself.
+    pub(super) fn version(&self) -> String {
+        let short = ["haproxy", "nginx"].contains(&self.name.as_str());
+        let ask = if short { "-v" } else { "--version" };
+        let output = Command::new(&self.program).arg(ask).output();
+        let said = output.map_or_else(
+            |_| String::new(),
+            |output| {
+                let [one, other] = [&output.stdout, &output.stderr];
+                format!(
+                    "{}{}",
+                    String::from_utf8_lossy(one),
+                    String::from_utf8_lossy(other)
+                )
+            },
+        );
+        let number = version_number(&said);
+        format!("{} {}", self.name, number.unwrap_or("of unknown version"))
     }
 
     /// Waits until the pair answers.
@@ -197,6 +218,7 @@ impl<'a> Plan<'a> {
         let mut system = System {
             name: name.into(),
             instances: 2,
+            program: program.into(),
             arena: self.arena,
             url: format!("http://127.0.0.1:{port}"),
             session: Session::start(self.arena.command(Host::A, false, Path::new("sh")))?,
@@ -206,6 +228,13 @@ impl<'a> Plan<'a> {
         system.wait()?;
         Ok(system)
     }
+}
+
+/// The first number with points in a text.
+fn version_number(said: &str) -> Option<&str> {
+    let numbers = said.split(|c: char| !c.is_ascii_digit() && c != '.');
+    let mut numbers = numbers.map(|number| number.trim_matches('.'));
+    numbers.find(|number| number.contains('.'))
 }
 
 /// A certification authority and a certificate for each host, for the peers; Leno brings its own.
@@ -310,4 +339,25 @@ fn read(path: &Path) -> Result<String, Failure> {
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     fs::write(path, text).map_err(|error| Failure::Io(path.into(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        for (said, number) in [
+            (
+                "HAProxy version 2.6.12-1 2026/10/17 - https://haproxy.org/",
+                "2.6.12",
+            ),
+            ("nginx version: nginx/1.22.1", "1.22.1"),
+            ("envoy  version: 9e55809337/1.40.0/Clean/RELEASE", "1.40.0"),
+            ("leno 0.1.0", "0.1.0"),
+        ] {
+            assert_eq!(version_number(said), Some(number));
+        }
+        assert_eq!(version_number("no number, 1 or 2."), None);
+    }
 }

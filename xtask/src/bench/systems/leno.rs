@@ -51,6 +51,7 @@ impl<'a> Plan<'a> {
         let mut system = System {
             name: name.into(),
             instances: proxies.len(),
+            program: binary.clone(),
             arena: self.arena,
             url: "http://web".into(),
             session,
