@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{files, host_network::Ports, protocol::Start};
 
-/// What is in the run directory while no agent runs: secrets of programs, and the last good configuration.
-pub const KEPT_FILES: [&str; 3] = [WORKLOADS, ROUTES, CONFIGURATION];
+/// What is in the run directory while no agent runs: secrets of programs, the last good configuration, and whose they
+/// are.
+pub const KEPT_FILES: [&str; 4] = [WORKLOADS, ROUTES, CONFIGURATION, OWNER];
 const WORKLOADS: &str = "workloads.json";
 const ROUTES: &str = "routes.json";
 const CONFIGURATION: &str = "configuration.pb";

@@ -42,7 +42,7 @@ suite!(
         two_programs_under_one_agent_have_an_identity_each,
         a_second_agent_on_a_host_names_the_first,
         a_host_comes_back_after_a_reboot_with_its_token_spent,
-        a_host_joins_again_only_after_it_left,
+        a_host_is_of_one_mesh_until_it_left_and_its_name_stays,
         a_damaged_membership_is_mended_by_joining_again,
         a_disk_without_space_does_not_cost_the_token,
         another_user_may_not_run_programs,
@@ -493,7 +493,7 @@ fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) 
     });
 }
 
-fn a_host_joins_again_only_after_it_left(fixture: &mut Fixture) {
+fn a_host_is_of_one_mesh_until_it_left_and_its_name_stays(fixture: &mut Fixture) {
     let name = fixture.new_name();
     let host = fixture.mesh.network.add(&name);
     let token = || fixture.mesh.token(&["--service", "cart"]);
@@ -513,10 +513,19 @@ fn a_host_joins_again_only_after_it_left(fixture: &mut Fixture) {
     };
     assert_eq!(join(&first, &["--no-agent"]).0, 0);
     let already = format!("{name} of mesh \"default\"");
-    refused(join(&second, &["--no-agent"]), &[&already, "leno leave"]);
+    let mut elsewhere: JoinToken = second.parse().expect("a token");
+    elsewhere.mesh = "other".parse().expect("a name");
+    refused(
+        join(&elsewhere.encode(), &["--no-agent"]),
+        &[&already, "leno leave"],
+    );
+    let (code, said) = join(&second, &["--no-agent"]);
+    assert_eq!(code, 0, "it was not spent: {said}");
+    assert!(said.contains(&format!("as host {name}\n")), "{said}");
     assert!(leave().good().stderr.contains("membership.json"));
     assert!(leave().good().stderr.contains("no mesh"));
-    assert_eq!(join(&second, &["--no-agent"]).0, 0, "it was not spent");
+    let after = fixture.mesh.token(&["--service", "cart"]);
+    assert_eq!(join(&after, &["--no-agent"]).0, 0);
     fixture.mesh.start_agent(&name);
     let pid = fixture.mesh.agent(&name).pid();
     let third = fixture.mesh.token(&["--service", "cart"]);
