@@ -1,7 +1,7 @@
 //! `leno demo`: a shop on ten hosts, in a mesh made of nothing but the product's own commands.
 //!
 //! This process stays in front: it makes the arena (namespaces that end with it, however it ends), waits until traffic
-//! flows, and shows it. The hosts, the control plane and the programs are the arena's ([`arena`]); what they are is in
+//! flows, and shows it. The hosts, the control plane and the programs are the arena's ([`mod@arena`]); what they are is in
 //! [`plan`].
 
 mod arena;

@@ -52,10 +52,10 @@ pub(crate) struct RunArgs {
     /// Its version: labels the workload, and makes a service NAME-VERSION beside NAME
     #[arg(long, value_name = "VERSION", default_value = "")]
     version: String,
-    /// A port: SERVICE[:PROGRAM][/PROTOCOL], such as 80:8080/http; protocols: http, http2, grpc, tls, tcp
+    /// A port: `SERVICE[:PROGRAM][/PROTOCOL]`, such as 80:8080/http; protocols: http, http2, grpc, tls, tcp
     #[arg(long = "port", value_name = "PORT", value_parser = parse_port)]
     ports: Vec<Port>,
-    /// A port for callers from outside the mesh: HOST[:PROGRAM], such as 8080 or 80:8080
+    /// A port for callers from outside the mesh: `HOST[:PROGRAM]`, such as 8080 or 80:8080
     #[arg(long, value_name = "PORT", value_parser = parse_publish)]
     publish: Vec<(u16, u16)>,
     /// When it is ready: tcp (its port accepts; the default), http:/PATH (that answers 2xx or 3xx) or none

@@ -1,4 +1,4 @@
-//! The data path's HTTP: own HTTP/1 codec, HTTP/2 on the h2 crate, upgrade, limits, corked writes, and [`relay`],
+//! The data path's HTTP: own HTTP/1 codec, HTTP/2 on the h2 crate, upgrade, limits, corked writes, and [`relay`](mod@relay),
 //! which carries one exchange from an incoming request to an upstream whichever versions both are.
 //!
 //! Owns framing: hop-by-hop and framing fields are taken out where a message is parsed and made anew where it is

@@ -42,7 +42,7 @@ macro_rules! need_python {
     };
 }
 
-/// Writes down that the current test is skipped. See [`skip!`](crate::skip).
+/// Writes down that the current test is skipped. See [`skip!`](macro@crate::skip).
 pub fn skipped(reason: &str) {
     let reason = reason.replace(['\n', '\t'], " ");
     eprintln!("skipped: {}: {reason}", current_test());

@@ -90,7 +90,7 @@ impl Wanted {
     }
 }
 
-/// Runs the tests that the command line names. See [`suite!`](crate::suite).
+/// Runs the tests that the command line names. See [`suite!`](macro@crate::suite).
 pub fn run_suite<F>(start: impl FnOnce() -> F, tests: &[Test<F>]) -> ExitCode {
     let wanted = Wanted::parse(env::args().skip(1));
     let tests: Vec<&Test<F>> = tests

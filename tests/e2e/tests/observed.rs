@@ -87,9 +87,99 @@ fn with<'s>(samples: &'s [Sample], labels: &[(&str, &str)]) -> impl Iterator<Ite
     })
 }
 
+const REQUESTS: f64 = 7.0;
+const CONNECTIONS: f64 = 3.0;
+
+type Series = (
+    &'static str,
+    &'static str,
+    Vec<(&'static str, &'static str)>,
+    f64,
+);
+
+/// What one of both sides counts of the requests of four bytes, and of the connections that bring five and take six.
+fn expected(reporter: &'static str) -> [Series; 8] {
+    let common = [
+        ("reporter", reporter),
+        (
+            "source_principal",
+            "spiffe://default.leno/ns/default/sa/shop",
+        ),
+        ("source_workload_namespace", "default"),
+        ("destination_workload_namespace", "default"),
+        ("destination_service_namespace", "default"),
+        ("connection_security_policy", "mutual_tls"),
+        ("response_flags", "-"),
+    ];
+    let web = [
+        (
+            "destination_principal",
+            "spiffe://default.leno/ns/default/sa/web",
+        ),
+        ("destination_service", "web.default.svc.cluster.local"),
+        ("destination_service_name", "web"),
+        ("destination_version", "v1"),
+        ("destination_canonical_revision", "v1"),
+        ("request_protocol", "http"),
+        ("response_code", "200"),
+    ];
+    let db = [
+        (
+            "destination_principal",
+            "spiffe://default.leno/ns/default/sa/db",
+        ),
+        ("destination_service_name", "db"),
+        ("request_protocol", "tcp"),
+    ];
+    let (web, db) = ([&common[..], &web].concat(), [&common[..], &db].concat());
+    [
+        ("istio_requests_total", "counter", web.clone(), REQUESTS),
+        (
+            "istio_request_duration_milliseconds_count",
+            "histogram",
+            web.clone(),
+            REQUESTS,
+        ),
+        (
+            "istio_request_bytes_sum",
+            "histogram",
+            web.clone(),
+            REQUESTS * 4.0,
+        ),
+        (
+            "istio_response_bytes_sum",
+            "histogram",
+            web.clone(),
+            REQUESTS * 10.0,
+        ),
+        (
+            "istio_tcp_connections_opened_total",
+            "counter",
+            db.clone(),
+            CONNECTIONS,
+        ),
+        (
+            "istio_tcp_connections_closed_total",
+            "counter",
+            db.clone(),
+            CONNECTIONS,
+        ),
+        (
+            "istio_tcp_sent_bytes_total",
+            "counter",
+            db.clone(),
+            CONNECTIONS * 6.0,
+        ),
+        (
+            "istio_tcp_received_bytes_total",
+            "counter",
+            db.clone(),
+            CONNECTIONS * 5.0,
+        ),
+    ]
+}
+
 fn prometheus_reads_istios_names_labels_and_numbers(fixture: &mut Fixture) {
-    const REQUESTS: f64 = 7.0;
-    const CONNECTIONS: f64 = 3.0;
     let python = need_python!("prometheus_client");
     let _web = Backend::http(fixture.web.listen(8080), |_| {
         response(200, "", "0123456789")
@@ -108,82 +198,10 @@ fn prometheus_reads_istios_names_labels_and_numbers(fixture: &mut Fixture) {
         assert_eq!(wire.try_rest().expect("an answer"), b"answer");
     }
     for (host, reporter) in [("b", "source"), ("a", "destination")] {
-        let common = [
-            ("reporter", reporter),
-            (
-                "source_principal",
-                "spiffe://default.leno/ns/default/sa/shop",
-            ),
-            ("source_workload_namespace", "default"),
-            ("destination_workload_namespace", "default"),
-            ("destination_service_namespace", "default"),
-            ("connection_security_policy", "mutual_tls"),
-            ("response_flags", "-"),
-        ];
-        let web = [
-            (
-                "destination_principal",
-                "spiffe://default.leno/ns/default/sa/web",
-            ),
-            ("destination_service", "web.default.svc.cluster.local"),
-            ("destination_service_name", "web"),
-            ("destination_version", "v1"),
-            ("destination_canonical_revision", "v1"),
-            ("request_protocol", "http"),
-            ("response_code", "200"),
-        ];
-        let db = [
-            (
-                "destination_principal",
-                "spiffe://default.leno/ns/default/sa/db",
-            ),
-            ("destination_service_name", "db"),
-            ("request_protocol", "tcp"),
-        ];
-        let (web, db) = ([&common[..], &web].concat(), [&common[..], &db].concat());
-        let expected = [
-            ("istio_requests_total", "counter", &web, REQUESTS),
-            (
-                "istio_request_duration_milliseconds_count",
-                "histogram",
-                &web,
-                REQUESTS,
-            ),
-            ("istio_request_bytes_sum", "histogram", &web, REQUESTS * 4.0),
-            (
-                "istio_response_bytes_sum",
-                "histogram",
-                &web,
-                REQUESTS * 10.0,
-            ),
-            (
-                "istio_tcp_connections_opened_total",
-                "counter",
-                &db,
-                CONNECTIONS,
-            ),
-            (
-                "istio_tcp_connections_closed_total",
-                "counter",
-                &db,
-                CONNECTIONS,
-            ),
-            (
-                "istio_tcp_sent_bytes_total",
-                "counter",
-                &db,
-                CONNECTIONS * 6.0,
-            ),
-            (
-                "istio_tcp_received_bytes_total",
-                "counter",
-                &db,
-                CONNECTIONS * 5.0,
-            ),
-        ];
+        let expected = expected(reporter);
         let scraped = until("all of it is counted", SOON, || {
             let scraped = fixture.scrape(&python, host);
-            let counted = |(name, _, labels, value): &(&str, &str, &Vec<_>, f64)| {
+            let counted = |(name, _, labels, value): &Series| {
                 let of = scraped.get(*name)?;
                 Some(with(of, labels).map(|sample| sample.value).sum::<f64>() >= *value)
             };
@@ -191,7 +209,7 @@ fn prometheus_reads_istios_names_labels_and_numbers(fixture: &mut Fixture) {
             all.then_some(scraped)
         });
         for (name, kind, labels, value) in expected {
-            let found: Vec<&Sample> = with(&scraped[name], labels).collect();
+            let found: Vec<&Sample> = with(&scraped[name], &labels).collect();
             let [one] = found.as_slice() else {
                 panic!("{name}: {} samples", found.len());
             };

@@ -129,7 +129,7 @@ pub struct Subscriber {
     opened: Duration,
     sequence: u64,
     types: BTreeMap<Type, TypeState>,
-    /// Names refused because of [`MAX_NAMES`] or [`MAX_NAME`].
+    /// Names refused because of `MAX_NAMES` or `MAX_NAME`.
     pub over_limit: u64,
     /// Resources refused by the proxy.
     pub nacks: u64,

@@ -9,7 +9,7 @@ use crate::{
     h1::{Reader, Writer, split},
 };
 
-/// An HTTP/1 connection to an application, used by one exchange at a time. [`crate::relay`] gives it back when a
+/// An HTTP/1 connection to an application, used by one exchange at a time. [`crate::relay`](mod@crate::relay) gives it back when a
 /// further exchange may use it.
 #[derive(Debug)]
 pub struct H1(

@@ -56,7 +56,7 @@ impl Writer {
         }
     }
 
-    /// The place to encode a head into; [`Writer::flush`] sends it.
+    /// The place to encode a head into; `flush` sends it.
     pub(crate) fn head(&mut self) -> &mut BytesMut {
         &mut self.small
     }
