@@ -368,6 +368,7 @@ impl Peer {
             Ok(Err(error)) => return Err(handshake(&error)),
             Err(_) => return Err(handshake(&"HTTP/2 did not begin in time")),
         };
+        h2.keep_alive(true);
         let now = Instant::now();
         let connection = Rc::new(Connection {
             h2,

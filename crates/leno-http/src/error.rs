@@ -21,6 +21,9 @@ pub enum ServerError {
     /// HTTP/2 broken by the client.
     #[error("the client broke HTTP/2")]
     Http2(#[source] h2::Error),
+    /// Nothing came any more, and no answer to a PING.
+    #[error("the client is silent, and answers no ping")]
+    Dead,
     /// The transport failed.
     #[error("the client's connection failed")]
     Io(#[from] io::Error),
@@ -34,7 +37,7 @@ impl ServerError {
             Self::Malformed(why) => Some(why.status()),
             Self::HeadTimeout => Some(408),
             Self::Truncated => Some(400),
-            Self::Http2(_) | Self::Io(_) => None,
+            Self::Http2(_) | Self::Dead | Self::Io(_) => None,
         }
     }
 
@@ -43,7 +46,9 @@ impl ServerError {
     pub fn told(&self) -> String {
         match self {
             Self::Malformed(why) => format!("the client's request: {why}"),
-            Self::HeadTimeout | Self::Truncated | Self::Http2(_) | Self::Io(_) => self.to_string(),
+            Self::HeadTimeout | Self::Truncated | Self::Http2(_) | Self::Dead | Self::Io(_) => {
+                self.to_string()
+            }
         }
     }
 
@@ -55,7 +60,7 @@ impl ServerError {
             Self::Malformed(_) | Self::HeadTimeout | Self::Truncated => {
                 Some(Refusal::ClientProtocol)
             }
-            Self::Http2(_) | Self::Io(_) => None,
+            Self::Http2(_) | Self::Dead | Self::Io(_) => None,
         }
     }
 }

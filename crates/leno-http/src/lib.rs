@@ -6,6 +6,7 @@
 //! nothing here is `Send`, and no socket, clock or name is looked up on its own account.
 
 mod ahead;
+mod alive;
 mod body;
 mod cancel;
 mod case;

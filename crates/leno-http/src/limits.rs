@@ -26,6 +26,10 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// A connection without a request is closed after this (HTTP/2: by GOAWAY).
     pub idle_timeout: Duration,
+    /// Between proxies: a peer from which nothing came for so long, while streams are open, is sent a PING.
+    pub ping_after: Duration,
+    /// What stays silent so long after that is broken: its streams end.
+    pub ping_timeout: Duration,
     /// Bytes of a request kept to be sent once more when an endpoint proves not to have seen them.
     pub replay_bytes: usize,
     /// Streams a peer may reset before we take them up; more close the connection (rapid reset, CVE-2023-44487).
@@ -52,6 +56,8 @@ impl Default for Limits {
             send_buffer: 64 * 1024,
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(300),
+            ping_after: Duration::from_secs(4),
+            ping_timeout: Duration::from_secs(5),
             replay_bytes: 64 * 1024,
             pending_resets: 32,
             reset_streams: 1_024,
@@ -114,6 +120,8 @@ counters! {
     h2_protocol_errors,
     /// HTTP/2 connections closed for abuse (ENHANCE_YOUR_CALM): rapid resets, floods.
     h2_abuse,
+    /// HTTP/2 connections to or from a proxy that answered no PING.
+    h2_dead_peers,
     /// Interim responses above the limit.
     interim_overflows,
     /// Requests an endpoint proved not to have seen, too large to have been kept for another.

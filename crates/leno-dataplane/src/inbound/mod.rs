@@ -364,19 +364,20 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         known: RefCell::default(),
     });
     let io = Corked::new(stream, &shared.corker);
-    let http = Rc::clone(&shared.http);
-    let h2 = server::H2::handshake(io, http, Bytes::new())
-        .await
-        .map_err(io::Error::other)?;
-    streams(&conn, h2, end).await
+    // In a place of its own: a handshake that goes on for long holds little.
+    Box::pin(streams(&conn, io, end)).await
 }
 
 /// Serves the streams of a connection until it is over. It drains when its certificates are renewed or at their end,
 /// and is cut off after the grace of streams.
-async fn streams<IO>(conn: &Rc<Conn>, mut h2: server::H2<IO>, end: Instant) -> io::Result<()>
+async fn streams<IO>(conn: &Rc<Conn>, io: IO, end: Instant) -> io::Result<()>
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
+    let http = Rc::clone(&conn.shared.http);
+    let handshake = server::H2::handshake(io, http, Bytes::new());
+    let mut h2 = handshake.await.map_err(io::Error::other)?;
+    h2.keep_alive();
     let epoch = conn.local.epoch();
     let mut over = pin!(epoch.cancelled());
     let mut timer = pin!(sleep_until(end.into()));

@@ -5,7 +5,10 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
     rc::{Rc, Weak},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -15,7 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::http1::nobody;
 use crate::{
     ClientError, Limits, RequestHead, ResponseHead, Tunnel,
+    alive::{Silence, Watched},
     convert::{request_to_h2, response_from_h2},
+    limits::count,
 };
 
 /// A cheap handle on a multiplexed connection; clones are the same connection. The connection ends when the last
@@ -32,6 +37,7 @@ struct Shared {
     settled: Cell<bool>,
     open: Cell<usize>,
     carry_case: Cell<bool>,
+    keep_alive: Cell<bool>,
     limits: Rc<Limits>,
 }
 
@@ -52,6 +58,29 @@ pub(crate) struct Opened {
     pub(crate) open: OpenStream,
 }
 
+impl Shared {
+    /// Whether the peer has been silent for too long.
+    fn is_dead(
+        &self,
+        cx: &mut Context<'_>,
+        silence: &mut Option<Silence>,
+        heard: &Rc<Cell<bool>>,
+    ) -> bool {
+        if !self.keep_alive.get() {
+            return false;
+        }
+        let silence = silence.get_or_insert_with(|| Silence::new(Rc::clone(heard), &self.limits));
+        silence.poll(cx, self.open.get() > 0, |ask| {
+            // Whoever holds it has a ping on its way.
+            if let Ok(mut ping) = self.ping.try_lock()
+                && let Some(ping) = &mut *ping
+            {
+                ask(ping);
+            }
+        })
+    }
+}
+
 impl H2 {
     /// Sends our preface. The second value drives the connection: its owner spawns it.
     ///
@@ -61,6 +90,7 @@ impl H2 {
         io: IO,
         limits: Rc<Limits>,
     ) -> Result<(Self, impl Future<Output = ()> + 'static), ClientError> {
+        let (io, heard) = Watched::new(io);
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.effective_connection_window())
@@ -77,13 +107,29 @@ impl H2 {
             settled: Cell::new(false),
             open: Cell::new(0),
             carry_case: Cell::new(true),
+            keep_alive: Cell::new(false),
             limits,
         });
         // Weak: the connection sees when nobody can open a stream any more, and ends.
         let weak: Weak<Shared> = Rc::downgrade(&shared);
         let driver = async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP/2 connection failed");
+            let mut silence = None;
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                    return Poll::Ready(Some(ended));
+                }
+                match weak.upgrade() {
+                    Some(shared) if shared.is_dead(cx, &mut silence, &heard) => Poll::Ready(None),
+                    _ => Poll::Pending,
+                }
+            });
+            match ended.await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!(%error, "an HTTP/2 connection failed"),
+                None => {
+                    count(|counters| &counters.h2_dead_peers);
+                    tracing::debug!("the other end of an HTTP/2 connection answers no ping");
+                }
             }
             if let Some(shared) = weak.upgrade() {
                 shared.send.replace(None);
@@ -153,6 +199,12 @@ impl H2 {
         self.0.carry_case.set(carry);
     }
 
+    /// Whether a peer that is silent while streams are open is asked whether it is there (default: no, as programs
+    /// may take it amiss). To be said before the connection is driven.
+    pub fn keep_alive(&self, keep: bool) {
+        self.0.keep_alive.set(keep);
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -167,7 +219,10 @@ impl H2 {
         if let Some(ping) = &mut *ping
             && !self.0.settled.get()
         {
-            ping.ping(h2::Ping::opaque())
+            if let Err(error) = ping.send_ping(h2::Ping::opaque()) {
+                tracing::trace!(%error, "what answers the ping on its way says as much");
+            }
+            poll_fn(|cx| ping.poll_pong(cx))
                 .await
                 .map_err(|_| ClientError::Refused)?;
             self.0.settled.set(true);

@@ -262,7 +262,10 @@ impl H1 {
                 count(|counters| &counters.malformed_requests);
             }
             ServerError::HeadTimeout => count(|counters| &counters.head_timeouts),
-            ServerError::Truncated | ServerError::Http2(_) | ServerError::Io(_) => {}
+            ServerError::Truncated
+            | ServerError::Http2(_)
+            | ServerError::Dead
+            | ServerError::Io(_) => {}
         }
         let Some(status) = error.status() else {
             return;

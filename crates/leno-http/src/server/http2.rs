@@ -4,6 +4,7 @@
 //! sizes and resets are bounded by [`Limits`]; a client that goes beyond is closed with ENHANCE_YOUR_CALM and counted.
 
 use std::{
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
@@ -18,6 +19,7 @@ use tokio::{
 
 use crate::{
     Body, Incoming, Limits, Reply, ServerError,
+    alive::{Silence, Watched},
     convert::request_from_h2,
     limits::count,
     timer::{Timer, Timers},
@@ -25,7 +27,7 @@ use crate::{
 
 /// An HTTP/2 connection from a client.
 pub struct H2<IO> {
-    connection: h2::server::Connection<Prefixed<IO>, Bytes>,
+    connection: h2::server::Connection<Prefixed<Watched<IO>>, Bytes>,
     limits: Rc<Limits>,
     carry_case: bool,
     over: bool,
@@ -33,6 +35,9 @@ pub struct H2<IO> {
     /// Of its exchanges.
     timers: Timers,
     idle_since: Option<Instant>,
+    heard: Rc<Cell<bool>>,
+    /// Where the client is asked whether it is there.
+    asked: Option<Box<(Silence, Option<h2::PingPong>)>>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
@@ -41,6 +46,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     /// # Errors
     /// [`ServerError`] when the client breaks the protocol or is too slow.
     pub async fn handshake(io: IO, limits: Rc<Limits>, prefix: Bytes) -> Result<Self, ServerError> {
+        let (io, heard) = Watched::new(io);
         let handshake = h2::server::Builder::new()
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.effective_connection_window())
@@ -60,6 +66,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
                 timer: Timer::default(),
                 timers: Timers::default(),
                 idle_since: None,
+                heard,
+                asked: None,
             }),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => {
@@ -81,7 +89,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Incoming<'static>, ServerError>>> {
         while !self.over {
-            match ready!(self.poll_accept(cx)) {
+            let accepted = self.poll_accept(cx);
+            if accepted.is_pending() && self.is_dead(cx) {
+                self.over = true;
+                count(|counters| &counters.h2_dead_peers);
+                return Poll::Ready(Some(Err(ServerError::Dead)));
+            }
+            match ready!(accepted) {
                 Some(Ok((request, respond))) => {
                     if let Some(incoming) = self.begin(request, respond) {
                         return Poll::Ready(Some(Ok(incoming)));
@@ -106,6 +120,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     /// Whether names keep their HTTP/1 case on this hop by means of [`crate::CASE_FIELD`] (default: yes).
     pub fn carry_case(&mut self, carry: bool) {
         self.carry_case = carry;
+    }
+
+    /// From now on a client that is silent while streams are open is asked whether it is there.
+    pub fn keep_alive(&mut self) {
+        let silence = Silence::new(Rc::clone(&self.heard), &self.limits);
+        self.asked = Some(Box::new((silence, self.connection.ping_pong())));
+    }
+
+    fn is_dead(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(asked) = &mut self.asked else {
+            return false;
+        };
+        let (silence, ping) = &mut **asked;
+        silence.poll(cx, self.connection.has_streams(), |ask| {
+            if let Some(ping) = ping {
+                ask(ping);
+            }
+        })
     }
 
     #[expect(clippy::type_complexity, reason = "it is the h2 crate's")]
