@@ -205,6 +205,11 @@ impl Balancer {
             .map(|entry| &entry.endpoint)
     }
 
+    /// All of them, fit or not.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.entries.iter().map(|entry| &entry.endpoint)
+    }
+
     /// How many endpoints there are, fit or not.
     #[must_use]
     pub fn len(&self) -> usize {

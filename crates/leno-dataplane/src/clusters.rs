@@ -5,12 +5,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use leno_balance::{Balancer, Outcome, Pick, RetryBudget};
-use leno_ir::{Endpoint, Endpoints};
+use leno_ir::{Endpoint, Endpoints, Health};
 use leno_telemetry::counters::{Counter, Limit};
 use leno_types::{Refusal, ServiceName, WorkloadUid};
 use tokio::{sync::Notify, time::timeout_at};
@@ -123,6 +124,21 @@ impl Cluster {
         self.balancer.borrow().len()
     }
 
+    /// Where those are that are fit to be called, each address once, in no order.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let balancer = self.balancer.borrow();
+        let fit = balancer
+            .endpoints()
+            .filter(|endpoint| endpoint.health != Health::Unhealthy);
+        let mut addresses: Vec<IpAddr> = fit
+            .flat_map(|endpoint| endpoint.addresses.iter().copied())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        fastrand::shuffle(&mut addresses);
+        addresses
+    }
+
     /// Chooses an endpoint that serves this port of the service.
     pub(crate) fn pick(&self, port: u16, now: Instant, avoid: &[WorkloadUid]) -> Option<Pick> {
         let usable = |endpoint: &Endpoint| endpoint.port_of_service(port).is_some();
@@ -215,34 +231,46 @@ impl Clusters {
     ) -> Result<Rc<Cluster>, Refusal> {
         let deadline = now + shared.config.limits.discovery_timeout;
         loop {
-            let mapped = self.by_service.borrow().get(service).cloned();
-            match mapped {
-                Some(cluster) if cluster.state.get() != State::Pending => {
-                    cluster.touch(now);
-                    Self::subscribe(shared, &cluster);
-                    return if cluster.exists() {
-                        Ok(cluster)
-                    } else {
-                        Err(Refusal::ServiceGone)
-                    };
-                }
-                _ if !shared.connected.get() => return Err(Refusal::DiscoveryTimeout),
-                mapped => {
-                    let cluster = mapped
-                        .or_else(|| self.ask(shared, service, now))
-                        .ok_or(Refusal::DiscoveryTimeout)?;
-                    // One thread: nothing can change between the look and the wait.
-                    let changed = cluster.changed.notified();
-                    if Box::pin(timeout_at(deadline.into(), changed))
-                        .await
-                        .is_err()
-                    {
-                        count(Counter::DiscoveryTimeouts);
-                        return Err(Refusal::DiscoveryTimeout);
-                    }
-                }
+            if let Some(cluster) = self.known(shared, service, now) {
+                return if cluster.exists() {
+                    Ok(cluster)
+                } else {
+                    Err(Refusal::ServiceGone)
+                };
+            }
+            if !shared.connected.get() {
+                return Err(Refusal::DiscoveryTimeout);
+            }
+            let pending = self.by_service.borrow().get(service).cloned();
+            let cluster = pending
+                .or_else(|| self.ask(shared, service, now))
+                .ok_or(Refusal::DiscoveryTimeout)?;
+            // One thread: nothing can change between the look and the wait.
+            let changed = cluster.changed.notified();
+            if Box::pin(timeout_at(deadline.into(), changed))
+                .await
+                .is_err()
+            {
+                count(Counter::DiscoveryTimeouts);
+                return Err(Refusal::DiscoveryTimeout);
             }
         }
+    }
+
+    /// What is known of `service` without waiting, which is a use of it.
+    pub(crate) fn known(
+        &self,
+        shared: &Shared,
+        service: &ServiceName,
+        now: Instant,
+    ) -> Option<Rc<Cluster>> {
+        let cluster = self.by_service.borrow().get(service).cloned()?;
+        if cluster.state.get() == State::Pending {
+            return None;
+        }
+        cluster.touch(now);
+        Self::subscribe(shared, &cluster);
+        Some(cluster)
     }
 
     /// Asks for endpoints ahead of their use (a DNS query does that).

@@ -41,6 +41,9 @@ use crate::{
 
 /// Seconds an address of the mesh may be kept: a virtual address rests for an hour after its service's end.
 const TTL: u32 = 10;
+/// Addresses in the answer about a headless service, chosen at random among more: all of them fit into 512 bytes
+/// (RFC 1035 4.2.1), whatever the client can read.
+const MAX_ENDPOINTS: usize = 8;
 /// After an error of `accept`, such as too many open files, nothing is accepted for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The longest answer over UDP that is taken from upstream.
@@ -257,7 +260,16 @@ impl Waiting {
             let asked = ResourceName::Service(service.clone());
             let found = shared.destinations.find(shared, &asked).await;
             let answer = found.as_ref().map(|entry| entry.answer());
-            let said = means(shared, &service, certain, self.family, answer.ok());
+            let mut said = means(shared, &service, certain, self.family, answer.ok());
+            if let Said::Ask(..) = said
+                && shared
+                    .clusters
+                    .find(shared, &service, Instant::now())
+                    .await
+                    .is_ok()
+            {
+                said = headless(shared, &service, certain, self.family);
+            }
             if !matches!(said, Said::Forward) {
                 return reply(&self.message, said);
             }
@@ -341,6 +353,9 @@ fn means(
 ) -> Said {
     match answer {
         Some(Answer::Service(view)) => {
+            if view.service.vips.is_empty() {
+                return headless(shared, service, certain, family);
+            }
             // Who asks for a name is about to call it.
             shared.clusters.prefetch(shared, service);
             let vips = view.service.vips.iter().copied();
@@ -349,6 +364,18 @@ fn means(
         Some(_) if certain => Said::NoSuchName,
         None if certain || shared.has_namespace(&service.namespace) => Said::Failed,
         Some(_) | None => Said::Forward,
+    }
+}
+
+/// A service without virtual addresses stands for its endpoints: whoever calls chooses among theirs.
+fn headless(shared: &Shared, service: &ServiceName, certain: bool, family: Family) -> Said {
+    match shared.clusters.known(shared, service, Instant::now()) {
+        Some(cluster) => {
+            let fit = cluster.addresses().into_iter();
+            let some = fit.filter(|ip| family.has(ip)).take(MAX_ENDPOINTS);
+            Said::Addresses(some.collect())
+        }
+        None => Said::Ask(service.clone(), certain),
     }
 }
 

@@ -81,6 +81,7 @@ suite!(
         lenos_own_ports_lead_nowhere,
         other_datagrams_to_a_service_are_rejected_at_once,
         names_are_answered_over_both_transports_and_families,
+        a_headless_service_is_the_addresses_of_its_programs_over_mutual_tls,
         an_ordinary_user_joins_with_no_privilege,
         a_user_runs_what_it_may_and_nothing_else,
         sockets_of_another_user_stall_nobody,
@@ -350,6 +351,54 @@ fn names_are_answered_over_both_transports_and_families(fixture: &mut Fixture) {
         output.text().contains("NOERROR") && output.text().contains("ANSWER: 0"),
         "{}",
         output.text()
+    );
+}
+
+fn a_headless_service_is_the_addresses_of_its_programs_over_mutual_tls(fixture: &mut Fixture) {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: each}\nspec:\n  clusterIP: None\n  selector: {app: peer}\n  ports: [{port: 8080}]\n";
+    fixture.mesh.apply(service, &[]).good();
+    let b = fixture.mesh.host("b");
+    let mut expected: Vec<IpAddr> = vec![b.v4.into(), b.v6.into()];
+    expected.sort_unstable();
+    until("the name means the host of its program", SOON, || {
+        let mut found: Vec<IpAddr> = fixture
+            .own
+            .look_up("each")
+            .ok()?
+            .iter()
+            .map(SocketAddr::ip)
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        (found == expected).then_some(())
+    });
+    for (number, address) in expected.into_iter().enumerate() {
+        let path = format!("/each/{number}");
+        let to = SocketAddr::new(address, 8080);
+        let stream = fixture.own.within(|| TcpStream::connect_timeout(&to, SOON));
+        let answer = Wire::new(stream.expect("a connection"))
+            .ask(format!("GET {path} HTTP/1.1\r\nhost: each\r\n\r\n"));
+        assert_eq!(answer.status(), 200, "{address}: {}", answer.head);
+        let line = until("the called side has logged it", SOON, || {
+            let mut lines = fixture.mesh.access_log("b").into_iter();
+            lines.find(|line| line["reporter"] == "destination" && line["path"] == *path)
+        });
+        assert_eq!(line["connection_security_policy"], "mutual_tls", "{line}");
+    }
+    // One without a program that is fit is a name without addresses, not a name that there is not.
+    let nobody = service
+        .replace("name: each", "name: none")
+        .replace("app: peer", "app: nobody");
+    fixture.mesh.apply(&nobody, &[]).good();
+    need!("dig");
+    let name = "none.default.svc.cluster.local";
+    let output = fixture
+        .own
+        .exec(&["dig", "@192.0.2.53", "+time=3", "+tries=1", name, "A"]);
+    let text = output.text();
+    assert!(
+        text.contains("NOERROR") && text.contains("ANSWER: 0"),
+        "{text}"
     );
 }
 
