@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::SocketAddr,
     os::fd::OwnedFd,
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
@@ -76,6 +77,8 @@ pub enum Update {
         /// `None`: there is no such service.
         answer: Option<Endpoints>,
     },
+    /// The version of the configuration that all of these updates come to, for the log (decision CP9).
+    ConfigVersion(Arc<str>),
     /// Whether questions are answered at present. A worker begins without.
     ControlPlane {
         /// Whether the agent has a stream to one.
@@ -292,6 +295,7 @@ impl fmt::Debug for Update {
                 let count = answer.as_ref().map(|answer| answer.endpoints.len());
                 write!(f, "Endpoints({service}, {count:?})")
             }
+            Self::ConfigVersion(version) => write!(f, "ConfigVersion({version})"),
             Self::ControlPlane { connected } => write!(f, "ControlPlane({connected})"),
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Record {
     recorder: RefCell<Recorder>,
     log: RefCell<access_log::Buffer>,
     logs: bool,
+    /// The version of the configuration in use; empty before the first.
+    config_version: RefCell<Arc<str>>,
     refusals: RefCell<VecDeque<RefusalRecord>>,
     refusals_kept: usize,
 }
@@ -184,9 +186,15 @@ impl Record {
             recorder: RefCell::default(),
             log: RefCell::default(),
             logs,
+            config_version: RefCell::new("".into()),
             refusals: RefCell::default(),
             refusals_kept,
         }
+    }
+
+    /// What is told from now on happens with this version of the configuration.
+    pub(crate) fn use_config(&self, version: Arc<str>) {
+        self.config_version.replace(version);
     }
 
     /// The id of an edge.
@@ -284,6 +292,7 @@ impl Record {
     fn write_line(&self, it: &Finished<'_>) {
         let head = it.head.as_ref();
         let id = it.refusal_id.map(|id| format!("{id:016x}"));
+        let version = self.config_version.borrow();
         let outcome = &it.outcome;
         self.log.borrow_mut().push(&access_log::Entry {
             start_time: head
@@ -301,6 +310,7 @@ impl Record {
             refusal: outcome.refusal,
             refusal_id: id.as_deref(),
             rule: it.rule,
+            config_version: Some(&**version).filter(|version| !version.is_empty()),
             bytes_received: outcome.request_bytes,
             bytes_sent: outcome.response_bytes,
             duration: outcome.duration,

@@ -193,6 +193,7 @@ impl Worker {
             Update::Endpoints { service, answer } => {
                 shared.clusters.answer(&service, answer.as_ref());
             }
+            Update::ConfigVersion(version) => shared.record.use_config(version),
             Update::ControlPlane { connected } => {
                 shared.connected.set(connected);
                 if !connected {

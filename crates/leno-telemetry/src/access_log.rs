@@ -51,6 +51,8 @@ pub struct Entry<'a> {
     pub refusal_id: Option<&'a str>,
     /// The rule that decided, as `object field`.
     pub rule: Option<&'a str>,
+    /// The version of the configuration by which it was decided, as `leno proxy status` shows it.
+    pub config_version: Option<&'a str>,
     /// Bytes received from the caller.
     pub bytes_received: u64,
     /// Bytes sent to the caller.
@@ -95,6 +97,7 @@ impl Entry<'_> {
             refusal,
             refusal_id,
             rule,
+            config_version,
             bytes_received,
             bytes_sent,
             duration,
@@ -127,6 +130,7 @@ impl Entry<'_> {
         );
         line.text("refusal_id", refusal_id.map(str::as_bytes));
         line.text("rule", rule.map(str::as_bytes));
+        line.text("config_version", config_version.map(str::as_bytes));
         line.number("bytes_received", *bytes_received);
         line.number("bytes_sent", *bytes_sent);
         line.number("duration", duration.as_millis());

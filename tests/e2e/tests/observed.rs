@@ -283,6 +283,8 @@ fn each_side_logs_a_request_as_json_with_istios_names(fixture: &mut Fixture) {
             line["duration"].is_u64() && line["upstream_service_time"].is_u64(),
             "{line}"
         );
+        let version = line["config_version"].as_str().unwrap_or_default();
+        assert!(version.parse::<u64>().is_ok_and(|it| it > 0), "{line}");
         let began = line["start_time"].as_str().unwrap_or_default();
         assert!(began.len() == 24 && began.ends_with('Z'), "{line}");
         let address = |name: &str| -> IpAddr {

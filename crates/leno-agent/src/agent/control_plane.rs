@@ -35,6 +35,7 @@ impl Agent {
                 for change in changes {
                     self.on_change(change);
                 }
+                self.tell_version();
                 self.ask(answer);
             }
             LinkEvent::Down { reason } => {
@@ -266,6 +267,12 @@ impl Agent {
                 self.worker.send(Update::Endpoints { service, answer })
             }
         }
+    }
+
+    /// The lines of the log say by which configuration they came to be.
+    pub(super) fn tell_version(&self) {
+        let version = self.ads.version().into();
+        self.worker.send(Update::ConfigVersion(version));
     }
 
     pub(super) fn register_again(&mut self, uid: WorkloadUid) {

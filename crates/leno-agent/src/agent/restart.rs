@@ -54,6 +54,7 @@ impl Agent {
         for change in changes {
             self.on_change(change);
         }
+        self.tell_version();
     }
 
     /// A workload that a predecessor hosted, its program expected back.
