@@ -49,6 +49,19 @@ pub trait Derived: Send + Sync {
     /// The status of a stored object, computed when it is read (CP12).
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value>;
 
+    /// The write by which an object that nobody stored is forgotten, or why it is not; `None`: there is no such
+    /// object.
+    fn delete(
+        &self,
+        mesh: &DnsLabel,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Result<leno_store::Write, String>> {
+        let _ = (mesh, kind, namespace, name);
+        None
+    }
+
     /// The last word on a write: may refuse it, or add to the object what only the control plane can give (the
     /// addresses of a Service). Also called for writes that then do not happen (a dry run, a conflict): what it gives
     /// is taken only once the object is in the store.

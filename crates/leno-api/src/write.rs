@@ -137,9 +137,9 @@ pub(crate) async fn delete(
     let dry_run = parameters.dry_run || options.dry_run;
     let target = Target::new(call, kind, namespace, name);
     for _ in 0..TRIES {
-        let entry = target
-            .entry()?
-            .ok_or_else(|| ApiError::not_found(kind, name))?;
+        let Some(entry) = target.entry()? else {
+            return target.forget(dry_run).await;
+        };
         let current = object::stored(&entry)?;
         let uid = object::meta_text(&current, "uid");
         if let Some(expected) = options.uid.as_deref().filter(|expected| *expected != uid) {
@@ -162,20 +162,24 @@ pub(crate) async fn delete(
                 Err(error) => return Err(target.error(&error)),
             }
         }
-        let mut details = json!({"name": name, "kind": kind.plural(), "uid": uid});
-        if let (false, Some(details)) = (kind.group().is_empty(), details.as_object_mut()) {
-            details.insert("group".into(), kind.group().into());
-        }
-        let status = json!({
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Success",
-            "details": details,
-        });
-        return Ok(json_response(StatusCode::OK, &status));
+        return Ok(deleted(kind, name, uid));
     }
     Err(ApiError::modified(kind, name))
+}
+
+fn deleted(kind: Kind, name: &str, uid: &str) -> Response {
+    let mut details = json!({"name": name, "kind": kind.plural(), "uid": uid});
+    if let (false, Some(details)) = (kind.group().is_empty(), details.as_object_mut()) {
+        details.insert("group".into(), kind.group().into());
+    }
+    let status = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": details,
+    });
+    json_response(StatusCode::OK, &status)
 }
 
 /// One object that is to be written.
@@ -205,6 +209,24 @@ impl<'a> Target<'a> {
         store
             .get(&self.key())
             .map_err(|error| ApiError::store(&error))
+    }
+
+    /// Deletes what nobody stored, where that can be: a derived service that nobody serves.
+    async fn forget(&self, dry_run: bool) -> Result<Response, ApiError> {
+        let (kind, name) = (self.kind, self.name);
+        let derived = &self.call.server.api.derived;
+        let write = derived
+            .delete(self.call.mesh, kind, self.namespace, name)
+            .ok_or_else(|| ApiError::not_found(kind, name))?
+            .map_err(|why| ApiError::conflict(kind, name, &why))?;
+        if !dry_run {
+            match self.call.server.api.store.commit(vec![write]).await {
+                Ok(revision) => self.audit("deleted", "", revision),
+                Err(StoreError::NotFound { .. }) => return Err(ApiError::not_found(kind, name)),
+                Err(error) => return Err(self.error(&error)),
+            }
+        }
+        Ok(deleted(kind, name, ""))
     }
 
     fn error(&self, error: &StoreError) -> ApiError {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use leno_config::{Kind, Resource};
-use leno_ir::{Health, Mesh};
+use leno_ir::{Health, Mesh, ServicePort};
 use leno_types::{AppProtocol, DnsLabel, ServiceName, WorkloadUid};
 
 /// One change of what is known. `None` means that it is gone.
@@ -13,10 +13,23 @@ pub enum Input {
     Object(Kind, DnsLabel, DnsLabel, Option<Arc<Resource>>),
     /// A registered workload.
     Workload(WorkloadUid, Option<Arc<WorkloadRecord>>),
+    /// A service that workloads were registered for, kept for when none is; `None`: forgotten.
+    Remembered(ServiceName, Option<Arc<Remembered>>),
     /// The virtual addresses of a service; none when it has none (any more).
     Vips(ServiceName, Vec<IpAddr>),
     /// The mesh.
     Mesh(Arc<Mesh>),
+}
+
+/// What stays of a derived service when its last workload is gone: its name goes on, and nobody answers (503, reason
+/// UH). A name that came and went with its programs would be kept as unknown by whoever asked in between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// Whether workloads were registered for it, not only for a version of another service: then no version's name
+    /// may take its place.
+    pub own: bool,
 }
 
 /// A registered workload, as the registry authorised it (CP5).
@@ -34,6 +47,8 @@ pub struct WorkloadRecord {
     pub service: Option<ServiceName>,
     /// Its version; empty when it has none.
     pub version: String,
+    /// Whether its version makes a service `SERVICE-VERSION`; not where that name was promised to others.
+    pub versioned: bool,
     /// Labels beside those that [`WorkloadRecord::all_labels`] adds. Selectors believe them, so that only what the
     /// registry authorised may stand here.
     pub labels: BTreeMap<String, String>,
@@ -73,6 +88,18 @@ impl RegisteredPort {
     }
 }
 
+/// The service for a version of another alone, `cart-v2`; `None` where that is no name.
+#[must_use]
+pub fn version_service(
+    namespace: &DnsLabel,
+    service: &DnsLabel,
+    version: &str,
+) -> Option<ServiceName> {
+    let version = version.to_ascii_lowercase().replace(['.', '_'], "-");
+    let name = format!("{service}-{version}").parse().ok()?;
+    Some(ServiceName::new(namespace.clone(), name))
+}
+
 impl WorkloadRecord {
     /// The labels that selectors see: its own, and `app`, `version`, `leno.dev/service` and
     /// `leno.dev/service-account` as registered, whatever its own labels say.
@@ -100,12 +127,10 @@ impl WorkloadRecord {
     #[must_use]
     pub fn version_service(&self) -> Option<ServiceName> {
         let service = self.service.as_ref()?;
-        if self.version.is_empty() {
+        if self.version.is_empty() || !self.versioned {
             return None;
         }
-        let version = self.version.to_ascii_lowercase().replace(['.', '_'], "-");
-        let name = format!("{}-{version}", service.name).parse().ok()?;
-        Some(ServiceName::new(service.namespace.clone(), name))
+        version_service(&service.namespace, &service.name, &self.version)
     }
 
     /// The services it is registered for: its own and its version's.
@@ -122,6 +147,7 @@ impl WorkloadRecord {
             && self.service_account == other.service_account
             && self.service == other.service
             && self.version == other.version
+            && self.versioned == other.versioned
             && self.labels == other.labels
             && self.ports == other.ports
     }

@@ -13,7 +13,7 @@ use leno_config::{AccessPolicy, AccessTarget, HttpRoute, Kind, Resource, Service
 use leno_ir::Mesh;
 use leno_types::{DnsLabel, ServiceName, TrustDomain, WorkloadUid};
 
-use crate::{Input, Key, WorkloadRecord, view::Read};
+use crate::{Input, Key, Remembered, WorkloadRecord, view::Read};
 
 /// Namespace and name of an object of any kind.
 pub(crate) type ObjectName = ServiceName;
@@ -54,6 +54,7 @@ pub(crate) struct Known {
     routes: BTreeMap<ObjectName, Arc<Resource>>,
     policies: BTreeMap<ObjectName, Arc<Resource>>,
     workloads: BTreeMap<WorkloadUid, Member>,
+    remembered: BTreeMap<ServiceName, Arc<Remembered>>,
     vips: BTreeMap<ServiceName, Vec<IpAddr>>,
     mesh: Option<Arc<Mesh>>,
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
@@ -117,6 +118,7 @@ impl Known {
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             vips: BTreeMap::new(),
             mesh: None,
             routes_of: BTreeMap::new(),
@@ -148,6 +150,10 @@ impl Known {
             let input = Input::Workload(*uid, Some(member.record.clone()));
             known.set(input, &mut touched);
         }
+        for (name, remembered) in &self.remembered {
+            let input = Input::Remembered(name.clone(), Some(remembered.clone()));
+            known.set(input, &mut touched);
+        }
         for (name, vips) in &self.vips {
             known.set(Input::Vips(name.clone(), vips.clone()), &mut touched);
         }
@@ -172,6 +178,7 @@ impl Known {
                 }
             }
             Input::Workload(uid, record) => self.set_workload(uid, record, touched),
+            Input::Remembered(name, remembered) => self.remember(name, remembered, touched),
             Input::Vips(name, vips) => {
                 let before = match vips.is_empty() {
                     true => self.vips.remove(&name),
@@ -187,6 +194,29 @@ impl Known {
                 touched.keys.insert(Key::Mesh);
             }
         }
+    }
+
+    fn remember(
+        &mut self,
+        name: ServiceName,
+        remembered: Option<Arc<Remembered>>,
+        touched: &mut Touched,
+    ) {
+        let was_taken = self.is_taken(&name);
+        let before = match remembered {
+            Some(remembered) => self.remembered.insert(name.clone(), remembered),
+            None => self.remembered.remove(&name),
+        };
+        if before.as_ref() == self.remembered.get(&name) {
+            return;
+        }
+        if self.is_taken(&name) != was_taken {
+            touched.reads.insert(Read::Registered(name.clone()));
+            let versions = members(&self.versions, &name).copied();
+            touched.reads.extend(versions.map(Read::Memberships));
+        }
+        touched.reads.insert(Read::Remembered(name.clone()));
+        touched.services.insert(name);
     }
 
     fn set_service(
@@ -313,7 +343,7 @@ impl Known {
         let own: BTreeSet<ServiceName> = own.collect();
         let taken = |known: &Self| {
             own.iter()
-                .map(|name| known.is_registered(name))
+                .map(|name| known.is_taken(name))
                 .collect::<Vec<_>>()
         };
         let taken_before = taken(self);
@@ -412,16 +442,22 @@ impl Known {
     /// The workloads registered for a service, or else those of which it is the version's service. A service of its
     /// own takes no members from versions: a token for `pay` allows no part in a service `pay-api`.
     pub(crate) fn registered(&self, service: &ServiceName) -> impl Iterator<Item = &Member> {
-        let index = match self.is_registered(service) {
+        let index = match self.is_taken(service) {
             true => &self.registered,
             false => &self.versions,
         };
         members(index, service).filter_map(|uid| self.workload(*uid))
     }
 
-    /// Whether a workload is registered for a service of this name, not only for a version.
-    pub(crate) fn is_registered(&self, service: &ServiceName) -> bool {
-        self.registered.contains_key(service)
+    /// Whether a workload is or was registered for a service of this name, not only for a version.
+    pub(crate) fn is_taken(&self, service: &ServiceName) -> bool {
+        let remembered = || self.remembered.get(service);
+        self.registered.contains_key(service) || remembered().is_some_and(|of| of.own)
+    }
+
+    /// What is remembered of a derived service.
+    pub(crate) fn remembered(&self, service: &ServiceName) -> Option<&Remembered> {
+        self.remembered.get(service).map(|of| &**of)
     }
 
     /// The workloads of a namespace.

@@ -18,6 +18,6 @@ mod view;
 mod workload;
 
 pub use compiler::{Compilations, Compiler};
-pub use input::{Input, RegisteredPort, WorkloadRecord};
-pub use output::{Condition, EffectiveService, Key, Output};
+pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
+pub use output::{Condition, EffectiveService, Key, Origin, Output};
 pub use workload::access_rules;

@@ -33,6 +33,19 @@ pub enum Output {
     Mesh(leno_ir::Mesh),
 }
 
+/// Why a service exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody wrote it.
+    Applied,
+    /// Workloads are registered for it.
+    Registered,
+    /// Workloads are registered for a version of another.
+    Version,
+    /// Workloads were.
+    Remembered,
+}
+
 /// A service that exists: applied, or derived from registrations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EffectiveService {
@@ -40,8 +53,8 @@ pub struct EffectiveService {
     pub name: ServiceName,
     /// Its ports.
     pub ports: Vec<leno_ir::ServicePort>,
-    /// Whether nobody applied it.
-    pub derived: bool,
+    /// Why it exists.
+    pub origin: Origin,
     /// `clusterIP: None`: it is given no address.
     pub headless: bool,
 }

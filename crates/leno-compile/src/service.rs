@@ -4,9 +4,9 @@ use leno_config::{Service, TargetPort};
 use leno_ir::{Endpoint, EndpointPort, Endpoints, Health, ServicePort};
 use leno_types::{Identity, ServiceName};
 
-use crate::{EffectiveService, RegisteredPort, WorkloadRecord, view::View};
+use crate::{EffectiveService, Origin, RegisteredPort, WorkloadRecord, view::View};
 
-/// The service of a name: as applied, otherwise derived from who is registered for it.
+/// The service of a name: as applied, otherwise derived from who is registered for it, or was.
 pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<EffectiveService> {
     if let Some(applied) = view.applied(name) {
         let port = |port: &leno_config::ServicePort| ServicePort {
@@ -17,13 +17,19 @@ pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<Effective
         return Some(EffectiveService {
             name: name.clone(),
             ports: applied.ports.iter().map(port).collect(),
-            derived: false,
+            origin: Origin::Applied,
             headless: applied.headless,
         });
     }
     let registered = view.registered(name);
     if registered.is_empty() {
-        return None;
+        let remembered = view.remembered(name)?;
+        return Some(EffectiveService {
+            name: name.clone(),
+            ports: remembered.ports.clone(),
+            origin: Origin::Remembered,
+            headless: false,
+        });
     }
     // Where two registrations disagree about a port, the one with the lower id is believed.
     let mut ports: Vec<ServicePort> = Vec::new();
@@ -37,10 +43,16 @@ pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<Effective
         }
     }
     ports.sort_by_key(|port| port.port);
+    let own = (registered.iter()).any(|record| record.service.as_ref() == Some(name));
+    let origin = if own {
+        Origin::Registered
+    } else {
+        Origin::Version
+    };
     Some(EffectiveService {
         name: name.clone(),
         ports,
-        derived: true,
+        origin,
         headless: false,
     })
 }
@@ -86,7 +98,7 @@ pub(crate) fn endpoints(view: &View<'_>, name: &ServiceName) -> Option<Endpoints
         Some(service) if !service.selector.is_empty() => view.selected(service),
         Some(_) | None => view.registered(name),
     };
-    if applied.is_none() && members.is_empty() {
+    if applied.is_none() && members.is_empty() && view.remembered(name).is_none() {
         return None;
     }
     let mut endpoints = Vec::new();

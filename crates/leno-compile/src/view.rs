@@ -14,7 +14,7 @@ use leno_ir::Mesh;
 use leno_types::{ServiceName, TrustDomain, WorkloadUid};
 
 use crate::{
-    EffectiveService, WorkloadRecord,
+    EffectiveService, Remembered, WorkloadRecord,
     known::{Known, ObjectName},
     service,
 };
@@ -28,6 +28,8 @@ pub(crate) enum Read {
     Effective(ServiceName),
     /// The range of workloads registered for a service: which they are and what shape they have.
     Registered(ServiceName),
+    /// What is remembered of a derived service.
+    Remembered(ServiceName),
     /// The range of workloads that an applied service selects.
     Selected(ServiceName),
     /// The range of services that a workload belongs to.
@@ -114,6 +116,12 @@ impl<'a> View<'a> {
         records.collect()
     }
 
+    /// See [`Read::Remembered`].
+    pub(crate) fn remembered(&self, name: &ServiceName) -> Option<&'a Remembered> {
+        self.record(Read::Remembered(name.clone()));
+        self.known.remembered(name)
+    }
+
     /// See [`Read::Selected`].
     pub(crate) fn selected(&self, service: &Service) -> Vec<&'a WorkloadRecord> {
         self.record(Read::Selected(service.name()));
@@ -136,7 +144,7 @@ impl<'a> View<'a> {
             })
             .map(Service::name);
         let of_version = record.version_service();
-        let of_version = of_version.filter(|name| !self.known.is_registered(name));
+        let of_version = of_version.filter(|name| !self.known.is_taken(name));
         // An applied service with a selector wins over what was registered.
         let registered = record.service.clone().into_iter().chain(of_version);
         let registered = registered.filter(|name| {

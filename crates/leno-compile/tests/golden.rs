@@ -48,6 +48,7 @@ fn workload(words: &[&str]) -> Input {
         service_account: "default".parse().unwrap(),
         service: None,
         version: String::new(),
+        versioned: true,
         labels: BTreeMap::new(),
         addresses: Vec::new(),
         hbone_port: 15008,

@@ -29,6 +29,7 @@ fn workload(number: u16, of: u16) -> WorkloadRecord {
         service_account: label("default"),
         service: Some(service(of)),
         version: String::new(),
+        versioned: true,
         labels: BTreeMap::new(),
         addresses: vec![[10, 0, high, low].into()],
         hbone_port: 15008,

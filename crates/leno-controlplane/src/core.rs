@@ -125,10 +125,11 @@ impl Core {
     /// Does what all events since the last time made due.
     fn flush(&mut self) {
         let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
-        let (mut writes, mut agents) = (Vec::new(), Vec::new());
+        let (mut writes, mut agents, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
         for mesh in self.meshes.values_mut() {
             mesh.flush(uptime, wall, &mut writes);
             agents.extend(mesh.upkeep_of_agents(uptime, wall));
+            forgotten.append(&mut mesh.take_forgotten());
         }
         if !writes.is_empty() {
             self.write_behind("virtual addresses were not written down", writes);
@@ -136,6 +137,12 @@ impl Core {
         for write in agents {
             self.write_behind(
                 "an agent's renewal or end was not written down",
+                vec![write],
+            );
+        }
+        for write in forgotten {
+            self.write_behind(
+                "that a service is forgotten was not written down",
                 vec![write],
             );
         }

@@ -15,15 +15,16 @@ use std::{
 };
 
 use leno_api::Derived;
-use leno_compile::{Condition, EffectiveService, Key, Output};
+use leno_compile::{Condition, EffectiveService, Key, Origin, Output};
 use leno_config::{Finding, Kind, ParentRef};
+use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
     distribution::Programmed,
-    mesh::{Mesh, locked, resource_of},
+    mesh::{Mesh, locked, remembered_key, resource_of},
     times::{rfc3339_of, unix},
     vips::{Vip, Vips},
 };
@@ -179,7 +180,7 @@ impl Derived for DerivedMeshes {
                 let derived = published
                     .services
                     .iter()
-                    .filter(|(service, _)| service.derived);
+                    .filter(|(service, _)| service.origin != Origin::Applied);
                 derived
                     .map(|(service, addresses)| derived_service(service, addresses))
                     .collect()
@@ -200,6 +201,29 @@ impl Derived for DerivedMeshes {
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
         self.meshes.get(mesh)?.read().statuses.get(&key).cloned()
+    }
+
+    fn delete(
+        &self,
+        mesh: &DnsLabel,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Result<Write, String>> {
+        let shared = self.meshes.get(mesh).filter(|_| kind == Kind::Service)?;
+        let name = ServiceName::new(namespace.parse().ok()?, name.parse().ok()?);
+        let published = shared.read();
+        let (service, _) = (published.services.iter()).find(|(of, _)| of.name == name)?;
+        match service.origin {
+            Origin::Applied => None,
+            Origin::Registered | Origin::Version => Some(Err(
+                "workloads serve it, and it is there as long as they are: stop them first (leno get workloads shows them)".into(),
+            )),
+            Origin::Remembered => {
+                let key = remembered_key(&shared.name, &name);
+                Some(Ok(Write::delete(key, Expect::Any)))
+            }
+        }
     }
 
     fn admit_write(

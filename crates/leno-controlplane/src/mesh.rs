@@ -6,6 +6,8 @@
 mod agents;
 mod distribute;
 mod names;
+mod promised;
+mod remembered;
 mod sources;
 mod view;
 
@@ -32,8 +34,11 @@ use tonic::Status;
 
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
 pub(crate) use distribute::{ADS_QUEUE, resource_of};
+pub(crate) use remembered::remembered_key;
 
 use names::WorkloadNames;
+use promised::Promised;
+use remembered::RememberedServices;
 
 use crate::{
     authority::{Authority, server_names},
@@ -139,6 +144,10 @@ pub(crate) struct Mesh {
     own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
     names: WorkloadNames,
     addressed: BTreeMap<leno_types::ServiceName, Vec<IpAddr>>,
+    remembered: RememberedServices,
+    promised: Promised,
+    /// What is to be written of services that are forgotten.
+    forgotten: Vec<Write>,
     ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
     ready: BTreeSet<StreamId>,
@@ -187,6 +196,9 @@ impl Mesh {
             own_by_agent: BTreeMap::new(),
             names: WorkloadNames::default(),
             addressed: BTreeMap::new(),
+            remembered: RememberedServices::default(),
+            promised: Promised::default(),
+            forgotten: Vec::new(),
             ads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -236,6 +248,7 @@ impl Mesh {
         self.registry.tick(now, &mut fx);
         self.follow(fx);
         self.end_grace(now);
+        self.services_due |= self.remembered.is_due(now);
         let hold = self.hold(now);
         for (id, _, subscriber) in self.hub.streams() {
             if subscriber.wake_at(hold).is_some() {
@@ -267,6 +280,8 @@ impl Mesh {
         }
         if now >= until || (complete && now >= since.saturating_add(SETTLE)) {
             self.grace = None;
+            // Who serves what is known now: names that nobody came back for have begun to be empty.
+            self.services_due = true;
         }
     }
 

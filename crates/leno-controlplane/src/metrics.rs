@@ -341,6 +341,11 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             mesh.telemetry.malformed,
         ),
         (
+            "leno_services_forgotten_total",
+            "Services that nobody serves, forgotten before their time because there are too many.",
+            mesh.services_forgotten(),
+        ),
+        (
             "leno_telemetry_foreign_total",
             "Edges of workloads that the reporting agent does not host.",
             counters.foreign_edges,

@@ -7,6 +7,7 @@
 //! Invariant: a workload is here exactly while its agent holds a lease, and an agent has at most one session.
 
 mod leases;
+mod opening;
 mod registration;
 mod scope;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use leno_types::{DnsLabel, Identity, TrustDomain, WorkloadUid};
 use leno_wire::agent as wire;
 
 use crate::uids::UidMint;
+pub use opening::Opening;
 use registration::Registration;
 pub use registration::{Port, Refused};
 pub use scope::{AgentScope, OutOfScope};
@@ -186,23 +188,6 @@ impl Agent {
     }
 }
 
-/// A connection's opening.
-#[derive(Clone, Debug)]
-pub struct Opening<'a> {
-    /// Which stream.
-    pub session: SessionId,
-    /// Whose, by its certificate.
-    pub agent: &'a DnsLabel,
-    /// What that agent may host.
-    pub scope: AgentScope,
-    /// Where the stream comes from.
-    pub source: IpAddr,
-    /// What it says.
-    pub hello: &'a wire::Hello,
-    /// The wall clock.
-    pub wall: SystemTime,
-}
-
 /// Who is in a mesh.
 #[derive(Debug)]
 pub struct Registry {
@@ -267,147 +252,6 @@ impl Registry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty()
-    }
-
-    /// A stream opens: the agent's lease begins, or goes on.
-    ///
-    /// # Errors
-    /// When it comes from where its token does not allow, or a ceiling is reached.
-    pub fn open(
-        &mut self,
-        opening: Opening<'_>,
-        now: Duration,
-        fx: &mut Effects,
-    ) -> Result<(), Refused> {
-        let Opening {
-            session,
-            agent: name,
-            scope,
-            source,
-            hello,
-            wall,
-        } = opening;
-        if !scope.allows_address(source) {
-            return Err(Refused::Invalid {
-                field: "addresses",
-                reason: format!("this host calls from {source}, and its join token is for {scope}"),
-            });
-        }
-        if hello.addresses.len() > MAX_ADDRESSES {
-            return Err(Refused::Limit(format!(
-                "an agent has at most {MAX_ADDRESSES} addresses"
-            )));
-        }
-        if !self.agents.contains_key(name) && self.agents.len() >= MAX_AGENTS {
-            return Err(Refused::Limit(format!(
-                "a mesh has at most {MAX_AGENTS} agents at once"
-            )));
-        }
-        let claimed = parse_addresses(&hello.addresses)?;
-        let hbone_port = match hello.hbone_port {
-            0 => leno_types::ports::HBONE,
-            port => u16::try_from(port).map_err(|_| Refused::Invalid {
-                field: "hbone_port",
-                reason: format!("{port} is no port"),
-            })?,
-        };
-        let previous = self.agents.remove(name);
-        if let Some(old) = previous.as_ref().and_then(|agent| agent.session) {
-            self.sessions.remove(&old);
-            self.counters.replaced = self.counters.replaced.saturating_add(1);
-            fx.end
-                .push((old, "a newer session of this agent took over"));
-        }
-        let mut proven = BTreeSet::from([source]);
-        let mut workloads = BTreeMap::new();
-        if let Some(previous) = previous {
-            proven.extend(
-                previous
-                    .proven
-                    .intersection(&claimed.iter().copied().collect()),
-            );
-            workloads = previous.workloads;
-        }
-        for workload in workloads.values_mut() {
-            workload.confirmed = false;
-            fx.changed.insert(workload.uid);
-        }
-        let mut agent = Agent {
-            scope,
-            session: Some(session),
-            addresses: Vec::new(),
-            hbone_port,
-            version: hello.version.chars().take(64).collect(),
-            features: short_texts(&hello.features),
-            since: wall,
-            confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
-            workloads,
-            host: hello.host.chars().take(253).collect(),
-            source,
-            claimed,
-            proven,
-            heard: now,
-            pinged: now,
-            sequence: 0,
-            lease: Lease::Live,
-        };
-        agent.addresses = agent.effective();
-        let unproven = agent.claimed.len().saturating_sub(agent.addresses.len());
-        self.counters.unproven = self.counters.unproven.saturating_add(unproven as u64);
-        self.end_former(&agent, fx);
-        self.sessions.insert(session, name.clone());
-        self.agents.insert(name.clone(), agent);
-        fx.members = true;
-        Ok(())
-    }
-
-    /// A machine has one agent at an address and port. Where one comes under another name (the host joined anew, its old
-    /// certificate lost), the one that was there before and is silent is gone, and its workloads with it.
-    fn end_former(&mut self, comes: &Agent, fx: &mut Effects) {
-        let is_former = |other: &Agent| {
-            other.session.is_none()
-                && other.host == comes.host
-                && other.hbone_port == comes.hbone_port
-                && (other.addresses.iter()).any(|address| comes.addresses.contains(address))
-        };
-        let former: Vec<DnsLabel> = self
-            .agents
-            .iter()
-            .filter(|(_, other)| is_former(other))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in former {
-            self.counters.superseded = self.counters.superseded.saturating_add(1);
-            self.remove(&name, fx);
-        }
-    }
-
-    /// An agent has called, with its certificate, from an address: it is proven to be its own.
-    pub fn prove(&mut self, name: &DnsLabel, address: IpAddr, fx: &mut Effects) {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        if agent.proven.len() >= MAX_ADDRESSES || !agent.proven.insert(address) {
-            return;
-        }
-        let addresses = agent.effective();
-        if addresses != agent.addresses {
-            agent.addresses = addresses;
-            fx.changed.extend(agent.workloads.keys());
-            fx.members = true;
-        }
-    }
-
-    /// What an agent claims as its address and has not proven.
-    #[must_use]
-    pub fn unproven(&self, name: &DnsLabel) -> Vec<IpAddr> {
-        let Some(agent) = self.agents.get(name).filter(|agent| !agent.scope.any) else {
-            return Vec::new();
-        };
-        let open = |address: &&IpAddr| {
-            !agent.proven.contains(*address) && agent.scope.allows_address(**address)
-        };
-        agent.claimed.iter().filter(open).copied().collect()
     }
 
     /// Takes a workload in.
@@ -588,34 +432,4 @@ impl Registry {
 /// Two programs cannot be published on one port of their host. Where they listen is in a network namespace of each.
 fn needs_the_same(one: &Port, other: &Port) -> bool {
     one.published.is_some() && one.published == other.published
-}
-
-/// At most 64 texts of at most 64 characters: what one agent may have us keep.
-fn short_texts(texts: &[String]) -> Vec<String> {
-    let cut = |text: &String| text.chars().take(64).collect();
-    texts.iter().take(64).map(cut).collect()
-}
-
-fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {
-    let mut addresses = Vec::new();
-    for text in texts {
-        let address: IpAddr = text.parse().map_err(|_| Refused::Invalid {
-            field: "addresses",
-            reason: format!(
-                "\"{}\" is no address",
-                text.chars().take(64).collect::<String>()
-            ),
-        })?;
-        let address = address.to_canonical();
-        if address.is_unspecified() || address.is_multicast() {
-            return Err(Refused::Invalid {
-                field: "addresses",
-                reason: format!("{address} is nobody's"),
-            });
-        }
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    Ok(addresses)
 }

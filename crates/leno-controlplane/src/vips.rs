@@ -160,6 +160,15 @@ impl Vips {
         namespaces
     }
 
+    /// The services that hold a pair.
+    #[must_use]
+    pub fn held(&self) -> Vec<ServiceName> {
+        let held = |(service, (_, hold)): (&ServiceName, &(u16, Hold))| {
+            (*hold == Hold::Held).then(|| service.clone())
+        };
+        self.by_service.iter().filter_map(held).collect()
+    }
+
     /// The pair of a service that exists.
     #[must_use]
     pub fn get(&self, service: &ServiceName) -> Option<Vip> {

@@ -21,6 +21,8 @@ pub struct Resource {
     pub version: Arc<str>,
     /// The message.
     pub body: Bytes,
+    /// Whether it says that nobody answers, which is not believed at once after a restart.
+    pub nobody: bool,
 }
 
 impl Resource {
@@ -33,6 +35,7 @@ impl Resource {
             name: name.into(),
             version: version.into(),
             body: body.into(),
+            nobody: false,
         }
     }
 }
@@ -79,6 +82,15 @@ impl Catalog {
             None => self.resources.remove(&key).is_some(),
         };
         if changed || moved { asked } else { Vec::new() }
+    }
+
+    /// Sets the endpoints of a service that has none; otherwise as [`Catalog::set`].
+    pub fn set_nobody(&mut self, name: &str, body: Vec<u8>) -> Vec<Arc<str>> {
+        let names = self.set(Type::Endpoints, name, Some(body), &[]);
+        if let Some(resource) = self.resources.get_mut(&(Type::Endpoints, name.into())) {
+            Arc::make_mut(resource).nobody = true;
+        }
+        names
     }
 
     /// Notes a service's virtual addresses; adds those that came or went, or are its own, to `asked`.

@@ -28,6 +28,9 @@ const ANSWER_BYTES: usize = 512 << 10;
 const ANSWER_RESOURCES: usize = 512;
 /// How long absence is not believed after the control plane's start.
 const ABSENCE_HELD: Duration = Duration::from_secs(1);
+/// How long after the control plane's start it is not believed that nobody serves a service: shorter than the proxy of
+/// a caller waits (CP7), so that its refusal then says why.
+const EMPTY_HELD: Duration = Duration::from_millis(1_500);
 /// How long after its opening a stream's own workloads are not taken from it: its agent names them again.
 const OWN_HELD: Duration = Duration::from_secs(15);
 

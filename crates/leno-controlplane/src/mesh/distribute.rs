@@ -68,6 +68,8 @@ impl Mesh {
         }
         self.apply_pending();
         if std::mem::take(&mut self.services_due) {
+            self.remember_services(unix(wall), writes);
+            self.apply_pending();
             self.address_services(unix(wall), writes);
             let namespaces = self.vips().namespaces();
             if namespaces != self.namespaces {
@@ -110,7 +112,11 @@ impl Mesh {
                 destination.to_wire().encode_to_vec()
             }
         });
-        let asked = self.catalog.set(kind, &name, body, &addresses);
+        let nobody = matches!(output, Some(Output::Endpoints(of)) if of.endpoints.is_empty());
+        let asked = match nobody {
+            true => self.catalog.set_nobody(&name, body.unwrap_or_default()),
+            false => self.catalog.set(kind, &name, body, &addresses),
+        };
         if asked.is_empty() {
             return;
         }
@@ -131,12 +137,13 @@ impl Mesh {
     fn address_services(&mut self, now: u64, writes: &mut Vec<Write>) {
         let services = self.compiler.services();
         let there: BTreeSet<&ServiceName> = services.iter().map(|service| &service.name).collect();
-        let gone: Vec<ServiceName> = self
-            .addressed
-            .keys()
-            .filter(|name| !there.contains(name))
-            .cloned()
-            .collect();
+        // After a restart some are held for services that nobody came back for.
+        let held = match self.grace {
+            None => self.vips().held(),
+            Some(_) => Vec::new(),
+        };
+        let known = self.addressed.keys().cloned().chain(held);
+        let gone: BTreeSet<ServiceName> = known.filter(|name| !there.contains(name)).collect();
         for name in gone {
             self.addressed.remove(&name);
             self.vips().release(&name, now);

@@ -9,7 +9,7 @@ use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
 
-use super::{MAX_SINGLE_MEMBERS, Mesh, ObjectKey, RESTART_GRACE};
+use super::{MAX_SINGLE_MEMBERS, Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
 use crate::{
     registry::{Agent, Effects, Workload},
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
@@ -45,6 +45,9 @@ impl Mesh {
         for entry in store.list(&self.settings.name, VIPS, None)?.0 {
             self.put_vip(&entry);
         }
+        for entry in store.list(&self.settings.name, SERVICES, None)?.0 {
+            self.put_remembered(&entry);
+        }
         self.known_agents.clear();
         for entry in store.list(&self.settings.name, AGENTS, None)?.0 {
             self.put_agent(&entry);
@@ -78,14 +81,17 @@ impl Mesh {
             (Change::Delete { .. }, None, AGENTS) => {
                 if let Ok(name) = key.name.parse::<DnsLabel>() {
                     self.known_agents.remove(&name);
+                    self.promise_agent(&name, None);
                     self.end_agent(&name, "this agent was removed from the mesh");
                 }
             }
             (Change::Put(entry), None, TOKENS) => self.put_token(entry),
             (Change::Delete { .. }, None, TOKENS) => {
                 self.token_networks.remove(&*key.name);
+                self.promise_token(&key.name, None);
                 self.mesh_due = true;
             }
+            (Change::Delete { .. }, None, SERVICES) => self.delete_remembered(key),
             (_, None, _) => {}
         }
     }
@@ -150,6 +156,8 @@ impl Mesh {
         record.revision = Some(entry.revision);
         if let Ok(name) = record.name.parse::<DnsLabel>() {
             let revoked = record.revoked;
+            let scope = record.scope.clone();
+            self.promise_agent(&name, (!revoked).then_some(&scope));
             self.known_agents.insert(name.clone(), record);
             self.mesh_due = true;
             if revoked {
@@ -163,6 +171,7 @@ impl Mesh {
             tracing::error!(key = %entry.key, "a stored token cannot be read");
             return;
         };
+        self.promise_token(&record.id, Some(&record.scope));
         let network = record
             .scope
             .cidr
@@ -188,7 +197,7 @@ impl Mesh {
         self.mesh_due |= fx.members;
     }
 
-    fn workload_changed(&mut self, uid: WorkloadUid) {
+    pub(super) fn workload_changed(&mut self, uid: WorkloadUid) {
         self.services_due = true;
         self.publish_due = true;
         let Some((agent_name, agent, workload)) = self.registry.workload(&uid) else {
@@ -208,7 +217,8 @@ impl Mesh {
             self.forget_names();
             return;
         };
-        let record = record_of(agent_name, agent, workload);
+        let mut record = record_of(agent_name, agent, workload);
+        record.versioned = self.promised_to_others(agent, workload).is_none();
         let shown = display_name(workload);
         let agent_name = agent_name.clone();
         self.names
@@ -322,6 +332,7 @@ fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> Workl
             .as_ref()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        versioned: true,
         labels: std::collections::BTreeMap::new(),
         addresses: agent.addresses.clone(),
         hbone_port: agent.hbone_port,

@@ -171,6 +171,12 @@ impl Mesh {
                 *workloads
                     .entry(health(agent, workload).to_owned())
                     .or_default() += 1;
+                if let Some(service) = self.promised_to_others(agent, workload) {
+                    findings.push(format!(
+                        "the version of {} makes no service {service}: a join token promises that name to others; choose another version",
+                        workload.name
+                    ));
+                }
             }
             if agent.session.is_some() {
                 connected += 1;

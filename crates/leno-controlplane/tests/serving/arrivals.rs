@@ -111,6 +111,11 @@ fn a_service_that_returns_is_told_to_who_asked_for_its_address() {
         caller.ask(DESTINATION, &[NAME]).await;
         let vips = addresses(&mut caller).await;
         host.deregister(&registered.uid).await;
+        // Its name outlives it, until somebody says otherwise.
+        let path = "/meshes/default/api/v1/namespaces/default/services/cart";
+        while control.admin("DELETE", path, None).await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(caller.answer().await.removed_resources, [NAME]);
         // Asked by address while there is none: absent, and told when it is there again, with the same address.
         let aliases: Vec<String> = vips.iter().map(|vip| format!("ip/{vip}")).collect();

@@ -10,8 +10,8 @@ use leno_ir::ResourceName;
 use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::{
-    ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, Held, Hold, MAX_NAME, MAX_NAMES,
-    OWN_HELD, State, TypeState, View,
+    ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, EMPTY_HELD, Held, Hold, MAX_NAME,
+    MAX_NAMES, OWN_HELD, State, TypeState, View,
 };
 use crate::distribution::{Resource, Type};
 
@@ -216,6 +216,11 @@ impl TypeState {
         // What lists endpoints is incomplete while agents are still coming back.
         let lists = kind == Type::Endpoints || resource.name.starts_with("host/");
         if !same && held.is_some_and(|held| held.resumed) && lists && hold.in_grace() {
+            return false;
+        }
+        // Who serves it may be on the way back: a caller that waits a moment is served, not refused.
+        let young = (asked.due).is_some_and(|since| hold.now < since.saturating_add(EMPTY_HELD));
+        if !same && resource.nobody && young && hold.in_grace() {
             return false;
         }
         // A proxy that came back has the resource and the name it asked by.

@@ -1,0 +1,146 @@
+//! Names of services that join tokens, and the agents they made, may serve: no version's label may make one of them.
+//!
+//! A workload of service `pay` with version `api` makes the service `pay-api` beside `pay`. Where that is a name which
+//! somebody's token allows, it would be a service made by who was never allowed to serve it (CP5); so it is not made,
+//! unless the same agent may serve both. Whoever registers for the name itself has it in any case.
+//! Invariant: a name is promised exactly while a token or an agent whose scope lists it is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+
+use super::Mesh;
+use crate::{
+    documents::Scope,
+    registry::{Agent, AgentScope, Workload},
+};
+
+/// Names and how many hold a promise of each.
+#[derive(Debug, Default)]
+pub(super) struct Promised {
+    by_holder: BTreeMap<String, BTreeSet<ServiceName>>,
+    holders: BTreeMap<ServiceName, usize>,
+}
+
+impl Promised {
+    /// What a token or an agent may serve now; `None`: it is gone. Tells which names came or went.
+    fn set(&mut self, holder: String, scope: Option<&Scope>) -> BTreeSet<ServiceName> {
+        let scope = scope.and_then(|scope| AgentScope::from_document(scope).ok());
+        let new: BTreeSet<ServiceName> = scope
+            .into_iter()
+            .flat_map(|scope| {
+                let of = move |name| ServiceName::new(scope.namespace.clone(), name);
+                scope.services.into_iter().map(of)
+            })
+            .collect();
+        let mut changed = BTreeSet::new();
+        for name in &new {
+            let holders = self.holders.entry(name.clone()).or_default();
+            *holders += 1;
+            if *holders == 1 {
+                changed.insert(name.clone());
+            }
+        }
+        let old = match new.is_empty() {
+            true => self.by_holder.remove(&holder),
+            false => self.by_holder.insert(holder, new),
+        };
+        for name in old.into_iter().flatten() {
+            let left = self.holders.get(&name).map_or(0, |count| count - 1);
+            if left > 0 {
+                self.holders.insert(name, left);
+            } else {
+                self.holders.remove(&name);
+                changed.insert(name);
+            }
+        }
+        changed
+    }
+
+    /// Whether somebody's scope lists it.
+    fn has(&self, name: &ServiceName) -> bool {
+        self.holders.contains_key(name)
+    }
+}
+
+impl Mesh {
+    /// An agent's scope, or its end.
+    pub(super) fn promise_agent(&mut self, agent: &DnsLabel, scope: Option<&Scope>) {
+        self.promise(format!("agent/{agent}"), scope);
+    }
+
+    /// A token's scope, or its end.
+    pub(super) fn promise_token(&mut self, id: &str, scope: Option<&Scope>) {
+        self.promise(format!("token/{id}"), scope);
+    }
+
+    fn promise(&mut self, holder: String, scope: Option<&Scope>) {
+        let changed = self.promised.set(holder, scope);
+        if changed.is_empty() {
+            return;
+        }
+        let versions = self.registry.agents().flat_map(|(_, agent)| {
+            let concerned = |workload: &&Workload| {
+                version_service(workload).is_some_and(|name| changed.contains(&name))
+            };
+            agent.workloads.values().filter(concerned)
+        });
+        let concerned: Vec<WorkloadUid> = versions.map(|workload| workload.uid).collect();
+        for uid in concerned {
+            self.workload_changed(uid);
+        }
+    }
+
+    /// The service that a workload's version would make, where that name is promised to others.
+    pub(super) fn promised_to_others(
+        &self,
+        agent: &Agent,
+        workload: &Workload,
+    ) -> Option<ServiceName> {
+        let name = version_service(workload).filter(|name| self.promised.has(name))?;
+        let own = agent.scope.any
+            || (agent.scope.namespace == name.namespace
+                && agent.scope.services.contains(&name.name));
+        (!own).then_some(name)
+    }
+}
+
+fn version_service(workload: &Workload) -> Option<ServiceName> {
+    let (service, version) = (workload.service.as_ref()?, workload.version.as_ref()?);
+    leno_compile::version_service(&workload.namespace, service, version.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn scope(services: &[&str]) -> Scope {
+        AgentScope {
+            any: false,
+            namespace: "shop".parse().unwrap(),
+            account: None,
+            services: services.iter().map(|name| name.parse().unwrap()).collect(),
+            cidr: None,
+        }
+        .to_document()
+    }
+
+    #[test]
+    fn a_name_is_promised_as_long_as_somebody_may_serve_it() {
+        let mut promised = Promised::default();
+        let name: ServiceName = "shop/pay-api".parse().unwrap();
+        let both = scope(&["pay-api", "cart"]);
+        assert_eq!(promised.set("token/1".into(), Some(&both)).len(), 2);
+        let changed = promised.set("agent/a".into(), Some(&scope(&["pay-api"])));
+        assert!(changed.is_empty() && promised.has(&name));
+        // The same again changes nothing.
+        assert!(promised.set("token/1".into(), Some(&both)).is_empty());
+        assert_eq!(promised.set("token/1".into(), None).len(), 1);
+        assert!(promised.has(&name));
+        let changed = promised.set("agent/a".into(), None);
+        assert_eq!(changed, BTreeSet::from([name.clone()]));
+        assert!(!promised.has(&name) && promised.holders.is_empty());
+    }
+}
