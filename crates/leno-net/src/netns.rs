@@ -248,8 +248,7 @@ mod tests {
     #[test]
     fn within_returns_after_an_error_and_after_a_panic() {
         if !has_admin_capability() {
-            eprintln!("skipped: making a network namespace needs CAP_SYS_ADMIN");
-            return;
+            return leno_testkit::skipped("making a network namespace needs CAP_SYS_ADMIN");
         }
         let inode = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         let work = move || {

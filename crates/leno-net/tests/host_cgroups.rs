@@ -18,15 +18,15 @@ use tokio::net::TcpStream;
 struct Group(PathBuf, Cgroup);
 
 impl Group {
-    /// `None`, with the reason printed, where there is no cgroup v2 to write to.
+    /// `None`, with the reason noted, where there is no cgroup v2 to write to.
     fn new(name: &str) -> Option<Self> {
         let made = cgroup::root().and_then(|root| {
             let path = root.join(format!("leno-test-{}-{name}", std::process::id()));
             let identity = cgroup::create(&path)?;
             Ok(Self(path, identity))
         });
-        made.inspect_err(|error| eprintln!("skipped: no cgroup can be made: {error}"))
-            .ok()
+        let tell = |error: &_| leno_testkit::skipped(&format!("no cgroup can be made: {error}"));
+        made.inspect_err(tell).ok()
     }
 }
 

@@ -76,15 +76,17 @@ fn tests() {
         .filter(|argument| !argument.starts_with('-'))
         .unwrap_or_default();
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&wanted)) {
-        test();
-        println!("test {name} ... ok");
+        match leno_testkit::noting_skips(name, test) {
+            None => println!("test {name} ... ok"),
+            Some(reason) => println!("test {name} ... skipped: {reason}"),
+        }
     }
 }
 
 fn root() -> bool {
     let root = netns::has_admin_capability();
     if !root {
-        eprintln!("skipped: needs root");
+        leno_testkit::skipped("needs root");
     }
     root
 }
@@ -132,10 +134,10 @@ fn ordinary_user_captures() {
         command.uid(NOBODY).gid(NOBODY);
     }
     let text = succeed(&mut command);
-    assert!(
-        text.contains("captured") || text.contains("skipped"),
-        "{text}"
-    );
+    if let Some(reason) = text.strip_prefix("skipped: ") {
+        return leno_testkit::skipped(reason.trim_end());
+    }
+    assert!(text.contains("captured"), "{text}");
     print!("{text}");
 }
 
@@ -382,10 +384,9 @@ fn arena_dies_with_its_parent(as_user: bool) {
     let mut lines = BufReader::new(parent.stdout.take().unwrap());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    if line.starts_with("skipped") {
-        print!("{line}");
+    if let Some(reason) = line.strip_prefix("skipped: ") {
         parent.wait().unwrap();
-        return;
+        return leno_testkit::skipped(reason.trim_end());
     }
     assert_eq!(line, "init is 1, root true, links 1, daemon started\n");
     parent.kill().unwrap();

@@ -14,19 +14,6 @@ fn key(name: &str) -> Key {
     Key::new("default".parse().unwrap(), "services", "shop", name)
 }
 
-/// Tells `cargo xtask test` that a test could not run, and why.
-fn skip(test: &str, reason: &str) {
-    println!("skipped {test}: {reason}");
-    if let Some(file) = std::env::var_os("LENO_SKIPPED") {
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(file)
-            .unwrap();
-        writeln!(file, "{test}\t{reason}").unwrap();
-    }
-}
-
 /// Gives this thread, and those it starts, a mount namespace with a tmpfs of 8 MiB at `path`; it ends with them.
 fn mount_small(path: &Path) -> Result<(), Errno> {
     // A thread that shares no file table with another may leave its mount namespace; this flag does not touch that table.
@@ -109,15 +96,17 @@ fn a_full_disk_is_said_and_survived_without_a_restart() {
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path().to_owned();
     let test = std::thread::spawn(move || match mount_small(&path) {
-        Err(error @ (Errno::PERM | Errno::ACCESS)) => skip(
-            "a_full_disk_is_said_and_survived_without_a_restart",
-            &format!("mounting a small tmpfs needs CAP_SYS_ADMIN: {error}"),
-        ),
+        Err(error @ (Errno::PERM | Errno::ACCESS)) => Some(format!(
+            "mounting a small tmpfs needs CAP_SYS_ADMIN: {error}"
+        )),
         Err(error) => panic!("{error}"),
-        Ok(()) => tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(fill_and_free(&path)),
+        Ok(()) => {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            { runtime }.build().unwrap().block_on(fill_and_free(&path));
+            None
+        }
     });
-    test.join().unwrap();
+    if let Some(reason) = test.join().unwrap() {
+        leno_testkit::skipped(&reason);
+    }
 }

@@ -22,7 +22,7 @@ pub use mesh::{Mesh, MeshBuilder, leno_binary};
 pub use process::{Output, Process, Signal, many_open_files, show_logs};
 pub use raw::{Answer, Wire};
 pub use run::{Connector, Member, RunBuilder};
-pub use skip::{current_test, skipped};
+pub use skip::{current_test, noting_skips, skipped};
 pub use strangers::{module_of_python, program, python};
 pub use suite::{Test, run_suite};
 pub use wait::{holds_for, until, until_ok};

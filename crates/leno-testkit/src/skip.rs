@@ -76,6 +76,13 @@ pub(crate) fn begin(name: &str) {
     *lock() = Some((name.to_owned(), None));
 }
 
+/// Runs one test of a binary with a harness of its own; why it was skipped, if it was.
+pub fn noting_skips(name: &str, test: impl FnOnce()) -> Option<String> {
+    begin(name);
+    test();
+    end()
+}
+
 /// Ends a test; why it was skipped, if it was.
 pub(crate) fn end() -> Option<String> {
     lock().take().and_then(|(_, skip)| skip)

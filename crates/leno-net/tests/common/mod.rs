@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use leno_net::{link, netns, socket};
+use leno_net::{arena, link, netns, socket};
 use tokio::net::{TcpListener, UdpSocket};
 
 /// The namespace's own addresses.
@@ -16,19 +17,40 @@ pub(crate) const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 2);
 /// Longer than anything here takes; reached only by a failure.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// Runs `f` on a thread in a new network namespace, or says why that cannot be.
+/// Runs `f` on a thread in a new network namespace. An ordinary user's test runs again as root of namespaces of its
+/// own; where there are none, it is skipped.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(f: impl FnOnce() -> F + Send + 'static) {
     if !netns::has_admin_capability() {
-        eprintln!("skipped: making a network namespace needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
-        return;
+        return again_as_root_of_an_arena();
     }
-    let thread = std::thread::spawn(move || {
+    let in_an_arena = std::env::var_os(arena::LIFELINE_VARIABLE).is_some();
+    if in_an_arena && let Ok(lifeline) = arena::lifeline() {
+        std::thread::spawn(move || {
+            arena::wait_for_end(&lifeline);
+            std::process::exit(1);
+        });
+    }
+    // Whatever is skipped in it is known by the test's own name.
+    let thread = std::thread::Builder::new().name(leno_testkit::current_test());
+    let thread = thread.spawn(move || {
         netns::unshare_net().expect("a network namespace");
         link::loopback_up().expect("lo up");
         run(f());
     });
-    if let Err(panic) = thread.join() {
+    if let Err(panic) = thread.expect("a thread").join() {
         std::panic::resume_unwind(panic);
+    }
+}
+
+fn again_as_root_of_an_arena() {
+    let test = leno_testkit::current_test();
+    let program = std::env::current_exe().expect("this program");
+    let mut line = vec![program.into_os_string()];
+    line.extend(["--exact", &test, "--nocapture"].map(OsString::from));
+    let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    match arena::spawn_init(&line, &variables, true) {
+        Ok(arena) => assert_eq!(arena.wait().expect("our child"), 0, "{test} in an arena"),
+        Err(error) => leno_testkit::skipped(&format!("no namespaces can be made here: {error}")),
     }
 }
 
@@ -99,7 +121,7 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<(bool, String)
             ))
         }
         Err(_) => {
-            eprintln!("skipped in part: {program} is not installed");
+            leno_testkit::skipped(&format!("in part: {program} is not installed"));
             None
         }
     }
