@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod check;
+mod failing;
 mod known;
 mod objects;
 mod person;

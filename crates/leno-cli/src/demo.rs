@@ -300,8 +300,7 @@ impl Front<'_> {
 
 /// Every edge since the start.
 async fn edges(client: &Client) -> Result<Vec<leno_controlplane::documents::Edge>, CommandError> {
-    let mut totals: EdgeList = top::ask(client, top::TOTALS).await?;
-    report::name_legacy(&mut totals.edges);
+    let totals: EdgeList = top::ask(client, top::TOTALS).await?;
     Ok(totals.edges)
 }
 

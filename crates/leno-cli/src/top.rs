@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     client::Client,
+    commands::path_of,
     exit::{CommandError, Outcome},
-    output::print,
+    output::{items, print, text},
     processes,
     view::{self, Key, Page, Row, Screen},
 };
@@ -54,6 +55,9 @@ pub(crate) async fn top(client: &Client, args: &TopArgs) -> Outcome {
         None
     };
     let mut signals = Signals::new().map_err(failed)?;
+    if let Some(service) = &args.service {
+        known(client, service).await?;
+    }
     if let Some(screen) = screen {
         return on_screen(client, args, screen, &mut signals).await;
     }
@@ -74,7 +78,11 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
     let mut window: EdgeList = ask(client, &window_path(args.window)).await?;
     if args.output == TopFormat::Table {
         let rows = of_service(view::rows(&[], &window), args);
-        print(&view::table(&rows));
+        if rows.is_empty() {
+            print(&quiet(args));
+        } else {
+            print(&view::table(&rows));
+        }
         return Ok(());
     }
     if let Some(service) = &args.service {
@@ -104,6 +112,9 @@ async fn on_screen(
         }
         let mut page = picture(client, args.window).await?;
         page.rows = of_service(page.rows, args);
+        if page.rows.is_empty() {
+            page.notes = vec![quiet(args)];
+        }
         page.title = format!(
             "mesh {}   last {} s",
             client.mesh(),
@@ -115,6 +126,50 @@ async fn on_screen(
             CommandError::failed(format!("the terminal cannot be written to: {error}"))
         })?;
     }
+}
+
+/// What is said where there is nothing to show.
+fn quiet(args: &TopArgs) -> String {
+    let whom = match &args.service {
+        Some(service) => format!("calls to or from {service}"),
+        None => "calls".into(),
+    };
+    let seconds = args.window.as_secs().max(1);
+    format!("no {whom} in the last {seconds} s; a call is seen about two seconds after it")
+}
+
+/// A service or program that nobody has and nobody called is a typo.
+async fn known(client: &Client, name: &str) -> Result<(), CommandError> {
+    let totals: EdgeList = ask(client, TOTALS).await?;
+    if totals.edges.iter().any(|edge| view::is_of(edge, name)) {
+        return Ok(());
+    }
+    let proxies: Vec<Proxy> = ask(client, PROXIES).await?;
+    let mut names: Vec<String> = view::replicas(&proxies)
+        .into_iter()
+        .map(|replicas| replicas.name)
+        .collect();
+    let services = client
+        .get(&path_of(leno_config::Kind::Service, None, None))
+        .await?;
+    let applied = items(&services, "/items").map(|service| text(service, "/metadata/name"));
+    names.extend(applied.map(str::to_owned));
+    if names.iter().any(|of| view::is_version_of(of, name)) {
+        return Ok(());
+    }
+    names.sort_unstable();
+    names.dedup();
+    let there: Vec<&str> = names.iter().map(String::as_str).collect();
+    let hint = match (leno_config::nearest(name, &there), there.as_slice()) {
+        (Some(near), _) => format!("did you mean {near}?"),
+        (None, []) => "nothing runs in it yet".into(),
+        (None, names) if names.len() <= 12 => format!("there are {}", names.join(", ")),
+        (None, _) => "leno status shows what there is".into(),
+    };
+    Err(CommandError::refused(format!(
+        "there is no service or program {name} in this mesh"
+    ))
+    .hint(hint))
 }
 
 /// What the control plane knows now, as a picture without words around it.

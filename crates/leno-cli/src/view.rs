@@ -3,6 +3,7 @@
 //! Owns how numbers are written and what counts as failing. Never asks anybody: the control plane's answers are given
 //! to it, so that a picture depends on nothing else.
 
+mod columns;
 mod screen;
 mod terminal;
 mod text;
@@ -13,6 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use leno_controlplane::documents::{Edge, EdgeList, Proxy};
+use leno_types::Refusal;
 
 pub(crate) use screen::{Page, Try, draw};
 pub(crate) use terminal::{Key, Screen};
@@ -29,6 +31,8 @@ pub(crate) struct Row {
     pub(crate) p50: String,
     pub(crate) p99: String,
     pub(crate) identity: String,
+    /// Why some failed; empty when none did.
+    pub(crate) reason: String,
     pub(crate) state: State,
 }
 
@@ -54,11 +58,13 @@ pub(crate) struct Replicas {
 }
 
 /// The names of the columns.
-pub(crate) const HEADER: [&str; 8] = ["FROM", "TO", "PROTO", "RPS", "OK", "P50", "P99", "IDENTITY"];
+pub(crate) const HEADER: [&str; 9] = [
+    "FROM", "TO", "PROTO", "RPS", "OK", "P50", "P99", "IDENTITY", "REASON",
+];
 
 impl Row {
     /// The cells, in the order of [`HEADER`].
-    pub(crate) fn cells(&self) -> [&str; 8] {
+    pub(crate) fn cells(&self) -> [&str; 9] {
         let Self {
             from,
             to,
@@ -68,9 +74,10 @@ impl Row {
             p50,
             p99,
             identity,
+            reason,
             state: _,
         } = self;
-        [from, to, protocol, rps, ok, p50, p99, identity]
+        [from, to, protocol, rps, ok, p50, p99, identity, reason]
     }
 }
 
@@ -103,7 +110,8 @@ pub(crate) fn is_of(edge: &Edge, service: &str) -> bool {
     is_version_of(&edge.source, service) || is_version_of(&edge.destination, service)
 }
 
-fn is_version_of(name: &str, service: &str) -> bool {
+/// Whether a name is that of a service, in any version.
+pub(crate) fn is_version_of(name: &str, service: &str) -> bool {
     name.strip_prefix(service)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
@@ -117,15 +125,19 @@ fn row(edge: &Edge, current: bool) -> Row {
         (true, 0, true) => State::Fine,
     };
     let number = |text: String| if active { text } else { "–".into() };
+    // How fast something was refused is not how fast anything is.
+    let latency = |ms| millis(ms).filter(|_| edge.failures < edge.requests);
+    let latency = |ms| number(latency(ms).unwrap_or_else(|| "–".into()));
     Row {
         from: edge.source.clone(),
         to: edge.destination.clone(),
         protocol: edge.protocol.clone(),
         rps: number(rate(edge.rps)),
         ok: number(share(edge.requests, edge.failures)),
-        p50: number(millis(edge.p50_ms)),
-        p99: number(millis(edge.p99_ms)),
+        p50: latency(edge.p50_ms),
+        p99: latency(edge.p99_ms),
         identity: identity(edge),
+        reason: if active { reason(edge) } else { String::new() },
         state,
     }
 }
@@ -150,32 +162,54 @@ fn share(requests: u64, failures: u64) -> String {
     format!("{:.1}%", tenths / 10.0)
 }
 
-fn millis(value: Option<f64>) -> String {
-    match value {
-        None => "–".into(),
-        Some(ms) if ms < 0.95 => format!("{ms:.1}ms"),
-        Some(ms) if ms < 999.5 => format!("{ms:.0}ms"),
-        Some(ms) => format!("{:.1}s", ms / 1_000.0),
+fn millis(value: Option<f64>) -> Option<String> {
+    value.map(|ms| match ms {
+        ms if ms < 0.95 => format!("{ms:.1}ms"),
+        ms if ms < 999.5 => format!("{ms:.0}ms"),
+        ms => format!("{:.1}s", ms / 1_000.0),
+    })
+}
+
+/// Why some failed, the most frequent two: `403 RBAC 98%`. What is no refusal of the mesh the program answered itself.
+pub(crate) fn reason(edge: &Edge) -> String {
+    let http = matches!(edge.protocol.as_str(), "http/1.1" | "http/2" | "websocket");
+    let status = |code: &str| match code.parse::<Refusal>() {
+        Ok(refusal) if http => format!("{} {code}", refusal.status()),
+        _ => code.to_owned(),
+    };
+    let refusals = edge.refusals.iter();
+    let mut found: Vec<(u64, String)> = refusals.map(|(code, n)| (*n, status(code))).collect();
+    let refused = edge.refusals.values().sum();
+    let own = if http { "5xx" } else { "its own" };
+    found.push((edge.failures.saturating_sub(refused), own.into()));
+    found.retain(|(count, _)| *count > 0);
+    found.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    let text = |(count, why): &(u64, String)| format!("{why} {}", percent(*count, edge.requests));
+    let texts: Vec<String> = found.iter().take(2).map(text).collect();
+    texts.join(", ")
+}
+
+/// A share in whole percent, and never 0 of something.
+fn percent(count: u64, of: u64) -> String {
+    match count.saturating_mul(100) / of.max(1) {
+        0 => "<1%".into(),
+        whole => format!("{}%", whole.min(100)),
     }
 }
 
 /// Who the two ends proved to be.
 fn identity(edge: &Edge) -> String {
-    let short = |identity: &Option<String>| {
-        let text = identity.as_deref().unwrap_or("?");
-        text.rfind("/sa/")
-            .and_then(|at| text.get(at + 1..))
-            .unwrap_or(text)
-            .to_owned()
+    let short = |identity: &str| {
+        let service_account = identity.rfind("/sa/").and_then(|at| identity.get(at + 1..));
+        service_account.unwrap_or(identity).to_owned()
     };
-    if edge.mtls {
-        format!(
-            "✔ {} → {}",
-            short(&edge.source_identity),
-            short(&edge.destination_identity)
-        )
-    } else {
-        "⚠ plaintext".into()
+    let source = edge.source_identity.as_deref().map(short);
+    let source = source.unwrap_or_else(|| "somebody".into());
+    match edge.destination_identity.as_deref().map(short) {
+        _ if !edge.mtls => "⚠ plaintext".into(),
+        Some(destination) => format!("✔ {source} → {destination}"),
+        // Nobody was there who could have proved anything.
+        None => format!("✘ {source} → nobody reached"),
     }
 }
 

@@ -91,7 +91,7 @@ pub struct EdgeList {
 /// Who calls whom.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Edge {
-    /// The caller's service or program, with its version.
+    /// The caller's service or program, with its version; `legacy` for one without a proxy.
     pub source: String,
     /// Whom it calls, with its version.
     pub destination: String,
@@ -115,6 +115,9 @@ pub struct Edge {
     pub source_identity: Option<String>,
     /// From the certificate the called really presented.
     pub destination_identity: Option<String>,
+    /// How many of the failures are the mesh's refusals, by code; the others are the program's own. Not there without.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// One of `GET /meshes/M/leno/v1/proxies`.

@@ -2,7 +2,8 @@
 //!
 //! Owns a ring of 1 s slots for a minute and of 10 s slots for ten, and totals since the start. The source's report
 //! counts; the destination's only where the caller has no proxy, so that nothing counts twice.
-//! Invariant: at most [`MAX_SERIES`] series and 122 slots, whatever agents send; what is beyond is counted.
+//! Invariant: at most [`MAX_SERIES`] series and 122 slots, and in each of a series as many reasons as there are
+//! refusals, whatever agents send; what is beyond is counted.
 
 #[cfg(test)]
 mod tests;
@@ -13,12 +14,15 @@ use std::{
 };
 
 use leno_telemetry::LatencyHistogram;
+use leno_types::Refusal;
 use leno_wire::agent::EdgeDelta;
 
 use crate::documents::Edge;
 
 /// Series of one mesh.
 pub const MAX_SERIES: usize = 4_096;
+/// What people call a caller that has no proxy: nobody proved who it is.
+pub const LEGACY: &str = "legacy";
 /// Edges of one report.
 pub const MAX_EDGES: usize = 2_048;
 /// Longest name or identity that is kept.
@@ -48,6 +52,8 @@ struct Sample {
     requests: u64,
     failures: u64,
     latency: LatencyHistogram,
+    /// Why the mesh refused; a closed set, and mostly empty.
+    refusals: Vec<(Refusal, u64)>,
 }
 
 impl Sample {
@@ -55,6 +61,16 @@ impl Sample {
         self.requests = self.requests.saturating_add(other.requests);
         self.failures = self.failures.saturating_add(other.failures);
         self.latency.merge(&other.latency);
+        for (refusal, count) in &other.refusals {
+            self.refused(*refusal, *count);
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal, count: u64) {
+        match self.refusals.iter_mut().find(|held| held.0 == refusal) {
+            Some(held) => held.1 = held.1.saturating_add(count),
+            None => self.refusals.push((refusal, count)),
+        }
     }
 }
 
@@ -100,11 +116,7 @@ impl Telemetry {
                 self.malformed = self.malformed.saturating_add(1);
                 continue;
             };
-            let sample = Sample {
-                requests: edge.requests,
-                failures: edge.failures.min(edge.requests),
-                latency,
-            };
+            let sample = sample(edge, latency);
             if sample.requests == 0 && sample.latency.is_empty() {
                 continue;
             }
@@ -260,6 +272,25 @@ impl Telemetry {
     }
 }
 
+/// What a report says of an edge. A code that is not known here, of a newer agent, is a failure without a reason.
+fn sample(edge: &EdgeDelta, latency: LatencyHistogram) -> Sample {
+    let mut sample = Sample {
+        requests: edge.requests,
+        failures: edge.failures.min(edge.requests),
+        latency,
+        refusals: Vec::new(),
+    };
+    for (code, count) in &edge.refusals {
+        // A client that went away is no failure of anybody's.
+        if let Ok(refusal) = code.parse::<Refusal>()
+            && refusal != Refusal::ClientGone
+        {
+            sample.refused(refusal, (*count).min(sample.failures));
+        }
+    }
+    sample
+}
+
 #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
 fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
     let rate = (sum.requests > 0)
@@ -267,7 +298,8 @@ fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
     let millis = |q: f64| {
         sum.latency
             .quantile(q)
-            .map(|latency| latency.as_secs_f64() * 1e3)
+            // Whole microseconds: what is finer the histogram does not know.
+            .map(|latency| latency.as_micros() as f64 / 1e3)
     };
     Edge {
         requests: sum.requests,
@@ -276,6 +308,11 @@ fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
         rps: sum.requests as f64 / seconds,
         p50_ms: millis(0.5),
         p99_ms: millis(0.99),
+        refusals: sum
+            .refusals
+            .iter()
+            .map(|(refusal, count)| (refusal.code().to_owned(), *count))
+            .collect(),
         ..edge
     }
 }
@@ -310,7 +347,7 @@ fn protocol(text: &str) -> &'static str {
 
 fn source_name(edge: &EdgeDelta, names: &impl Names) -> String {
     match edge.source_workload.as_str() {
-        "" => "unknown".into(),
+        "" | "unknown" => LEGACY.into(),
         workload => names
             .display(workload)
             .unwrap_or_else(|| base_name(workload)),

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
+use super::failing::failing;
 use crate::{
     client::Client,
     exit::Outcome,
@@ -43,26 +44,7 @@ pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
         number("/services"),
         text(&status, "/intermediate_not_after"),
     ));
-    let mut rows = Vec::new();
-    for proxy in items(&proxies, "") {
-        for workload in items(proxy, "/workloads") {
-            let of = |pointer: &str| text(workload, pointer).to_owned();
-            let service = if of("/service").is_empty() {
-                "-".into()
-            } else {
-                of("/service")
-            };
-            let host = text(proxy, "/host").to_owned();
-            rows.push(vec![
-                of("/name"),
-                of("/namespace"),
-                service,
-                host,
-                of("/health"),
-                of("/identity"),
-            ]);
-        }
-    }
+    let rows: Vec<Vec<String>> = items(&proxies, "").flat_map(rows).collect();
     if !rows.is_empty() {
         print("");
         print_table(
@@ -70,6 +52,7 @@ pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
                 "WORKLOAD",
                 "NAMESPACE",
                 "SERVICE",
+                "VERSION",
                 "HOST",
                 "HEALTH",
                 "IDENTITY",
@@ -80,5 +63,52 @@ pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
     for finding in items(&status, "/findings").filter_map(Value::as_str) {
         print(&format!("⚠ {finding}"));
     }
+    for of in failing(client).await? {
+        print(&format!("⚠ {}: {}", of.edge, of.what));
+    }
     Ok(0)
+}
+
+/// A line for each workload of a proxy.
+fn rows(proxy: &Value) -> impl Iterator<Item = Vec<String>> {
+    let away = proxy.get("connected").and_then(Value::as_bool) != Some(true);
+    items(proxy, "/workloads").map(move |workload| {
+        let of = |pointer: &str| match text(workload, pointer) {
+            "" => "-".to_owned(),
+            text => text.to_owned(),
+        };
+        let health = match text(workload, "/health") {
+            // What was known of it before its host went away.
+            known if away => format!("away (was {known})"),
+            known => known.to_owned(),
+        };
+        vec![
+            of("/name"),
+            of("/namespace"),
+            of("/service"),
+            of("/version"),
+            text(proxy, "/host").to_owned(),
+            health,
+            of("/identity"),
+        ]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_workload_of_an_away_host_is_not_called_healthy() {
+        let workload = json!({"name": "cart-11aa", "namespace": "default", "service": null, "version": "v2",
+            "health": "healthy", "identity": "spiffe://d/ns/default/sa/cart"});
+        let proxy = |connected| json!({"host": "b", "connected": connected, "workloads": [workload.clone()]});
+        let shown = |connected| rows(&proxy(connected)).next().unwrap();
+        assert_eq!(shown(true)[2..6], ["-", "v2", "b", "healthy"]);
+        assert_eq!(shown(false)[5], "away (was healthy)");
+    }
 }

@@ -111,9 +111,8 @@ pub(super) const SPLIT: (&str, u16, [(&str, u32); 2]) = ("catalog", 80, [("v1", 
 
 /// The host whose published port the outside caller uses, and the port.
 pub(super) const PUBLISHED: (&str, u16) = ("web", 8080);
-/// The outside caller. What the mesh calls it: nobody proved who it is.
-pub(super) const LEGACY: &str = "legacy";
-pub(super) const UNKNOWN: &str = "unknown";
+/// The outside caller, as the mesh calls it: nobody proved who it is.
+pub(super) use leno_controlplane::telemetry::LEGACY;
 
 /// An edge that carries traffic in a shop that works.
 #[derive(Debug, PartialEq, Eq)]

@@ -32,9 +32,13 @@ impl Report {
         mesh: &str,
         trust_domain: String,
         ready_ms: u64,
-        edges: Vec<Edge>,
+        mut edges: Vec<Edge>,
         proxies: Vec<Proxy>,
     ) -> Self {
+        // The document's shape is promised, and has no reasons.
+        for edge in &mut edges {
+            edge.refusals.clear();
+        }
         let proxy = |proxy: Proxy| ProxyReport {
             host: proxy.host,
             workloads: proxy
@@ -54,13 +58,6 @@ impl Report {
             edges,
             proxies: proxies.into_iter().map(proxy).collect(),
         }
-    }
-}
-
-/// In the demo only one caller has no proxy, so that its name is known.
-pub(super) fn name_legacy(edges: &mut [Edge]) {
-    for edge in edges.iter_mut().filter(|edge| edge.source == plan::UNKNOWN) {
-        edge.source = plan::LEGACY.into();
     }
 }
 
@@ -107,11 +104,7 @@ mod tests {
 
     fn edges() -> Vec<Edge> {
         let edge = |of: &Expected| Edge {
-            source: if of.mtls {
-                of.source.into()
-            } else {
-                plan::UNKNOWN.into()
-            },
+            source: of.source.into(),
             destination: of.destination.into(),
             protocol: of.protocol.into(),
             mtls: of.mtls,
@@ -126,8 +119,7 @@ mod tests {
 
     #[test]
     fn an_edge_counts_only_as_it_was_expected() {
-        let mut edges = edges();
-        name_legacy(&mut edges);
+        let edges = edges();
         assert!(missing(&edges).is_empty());
         for change in [
             |edge: &mut Edge| edge.failures = edge.requests,

@@ -9,7 +9,7 @@ use std::{
 
 use leno_runtime::Signals;
 
-use super::{NewsLines, news::News, place, plan};
+use super::{NewsLines, news::News, place};
 use crate::{
     client::Client,
     exit::CommandError,
@@ -91,9 +91,6 @@ impl Show<'_> {
     }
 
     fn finish(&self, page: &mut Page, notes: &[String]) {
-        for row in page.rows.iter_mut().filter(|row| row.from == plan::UNKNOWN) {
-            row.from = plan::LEGACY.into();
-        }
         page.title.clone_from(&self.title);
         page.notes = notes.to_vec();
         page.tries.clone_from(&self.tries);

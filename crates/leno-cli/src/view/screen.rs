@@ -8,7 +8,7 @@ use ratatui::{
     widgets::{Cell, Paragraph, Row as TableRow, Table, Wrap},
 };
 
-use super::{HEADER, Replicas, Row, State};
+use super::{Replicas, Row, State, columns};
 
 /// Something to try, and what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,26 +93,21 @@ pub(crate) fn draw(frame: &mut Frame<'_>, page: &Page) {
 }
 
 fn table(frame: &mut Frame<'_>, area: Rect, rows: &[Row]) {
-    let mut widths = HEADER.map(|name| size(name.chars().count()));
-    for row in rows {
-        for (widest, cell) in widths.iter_mut().zip(row.cells()) {
-            *widest = (*widest).max(size(cell.chars().count()));
-        }
-    }
-    let header = TableRow::new(HEADER).style(FAINT);
-    let body = rows.iter().map(|row| {
-        let (line, end) = styles(row.state);
-        let cells = row.cells();
-        let last = cells.len() - 1;
-        let cell = |(index, text)| Cell::new(text).style(if index == last { end } else { line });
-        TableRow::new(cells.into_iter().enumerate().map(cell))
+    let columns = columns::fit(rows, area.width.into());
+    let mut lines = columns.cells.into_iter();
+    let header = TableRow::new(lines.next().unwrap_or_default()).style(FAINT);
+    let body = rows.iter().zip(lines).map(|(row, cells)| {
+        let (line, proof) = styles(row.state);
+        let cell = |(text, column): (String, &usize)| {
+            let of_identity = *column == columns::IDENTITY;
+            Cell::new(text).style(if of_identity { proof } else { line })
+        };
+        TableRow::new(cells.into_iter().zip(&columns.shown).map(cell))
     });
-    let mut columns = widths.map(Constraint::Length);
-    if let Some(last) = columns.last_mut() {
-        // On a narrow terminal identities give way, not numbers.
-        *last = Constraint::Fill(1);
-    }
-    let table = Table::new(body, columns).header(header).column_spacing(2);
+    let widths = columns.widths.iter().map(|width| size(*width));
+    let table = Table::new(body, widths.map(Constraint::Length))
+        .header(header)
+        .column_spacing(size(columns.gap));
     frame.render_widget(table, area);
 }
 

@@ -20,6 +20,7 @@ fn edge(source: &str, destination: &str, protocol: &str, rps: f64) -> Edge {
         mtls: true,
         source_identity: identity(source),
         destination_identity: identity(destination.trim_end_matches("-v1")),
+        refusals: BTreeMap::new(),
     }
 }
 
@@ -30,6 +31,7 @@ fn sample() -> Vec<Row> {
     };
     let failing = Edge {
         failures: 1,
+        refusals: [("UF".to_owned(), 1)].into(),
         ..edge("storefront", "cart", "grpc", 13.0)
     };
     let quiet = edge("storefront", "prices", "websocket", 0.2);
@@ -49,19 +51,55 @@ fn numbers_are_short_and_never_better_than_true() {
     assert_eq!([0.2, 9.94, 40.2].map(rate), ["0.2", "9.9", "40"]);
     assert_eq!(share(100_000, 1), "99.9%");
     assert_eq!((share(0, 0), share(3, 9)), ("100%".into(), "0.0%".into()));
-    let millis = [None, Some(0.42), Some(4.4), Some(1_200.0)].map(millis);
-    assert_eq!(millis, ["–", "0.4ms", "4ms", "1.2s"]);
+    let millis = [0.42, 4.4, 1_200.0].map(|ms| millis(Some(ms)).unwrap());
+    assert_eq!(millis, ["0.4ms", "4ms", "1.2s"]);
+    assert_eq!(
+        (percent(1, 1_000), percent(979, 1_000)),
+        ("<1%".into(), "97%".into())
+    );
 }
 
 #[test]
 fn a_table_as_text() {
     let expected = "\
-FROM        TO          PROTO      RPS  OK     P50  P99  IDENTITY
+FROM        TO          PROTO      RPS  OK     P50  P99  IDENTITY                      REASON
 legacy      storefront  http/1.1   2.0  100%   1ms  4ms  ⚠ plaintext
-storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/storefront → sa/cart
+storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/storefront → sa/cart     UF <1%
 storefront  catalog-v1  http/1.1   40   100%   1ms  4ms  ✔ sa/storefront → sa/catalog
 storefront  prices      websocket  –    –      –    –    ✔ sa/storefront → sa/prices";
     assert_eq!(table(&sample()), expected);
+}
+
+#[test]
+fn a_failure_has_its_reason_and_a_refusal_no_latency() {
+    let refused = |protocol: &str, refusals: &[(&str, u64)]| Edge {
+        failures: 120,
+        refusals: refusals
+            .iter()
+            .map(|(code, n)| ((*code).to_owned(), *n))
+            .collect(),
+        ..edge("front", "cart", protocol, 9.0)
+    };
+    for (edge, reason) in [
+        (refused("http/1.1", &[("RBAC", 120)]), "403 RBAC 100%"),
+        (
+            refused("http/2", &[("UF", 20), ("UH", 60)]),
+            "503 UH 50%, 5xx 33%",
+        ),
+        (refused("grpc", &[("UF", 119)]), "UF 99%, its own <1%"),
+        (refused("tcp", &[("NEWER", 120)]), "NEWER 100%"),
+    ] {
+        let shown = row(&edge, true);
+        assert_eq!((shown.reason.as_str(), shown.p50.as_str()), (reason, "–"));
+        assert_eq!(
+            row(&edge, false).reason,
+            "",
+            "of what was before the window"
+        );
+    }
+    let mut nobody = refused("http/1.1", &[("UH", 120)]);
+    nobody.destination_identity = None;
+    assert_eq!(row(&nobody, true).identity, "✘ sa/front → nobody reached");
 }
 
 #[test]
@@ -145,9 +183,9 @@ fn the_live_picture() {
     let expected = "\
 ✔ 10 hosts, 10 programs, mTLS on   3.1 s
 
-FROM        TO          PROTO      RPS  OK     P50  P99  IDENTITY
+FROM        TO          PROTO      RPS  OK     P50  P99  IDENTITY                      REASON
 legacy      storefront  http/1.1   2.0  100%   1ms  4ms  ⚠ plaintext
-storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/storefront → sa/cart
+storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/storefront → sa/cart     UF <1%
 storefront  catalog-v1  http/1.1   40   100%   1ms  4ms  ✔ sa/storefront → sa/catalog
 storefront  prices      websocket  –    –      –    –    ✔ sa/storefront → sa/prices
 
@@ -185,7 +223,7 @@ fn colours_tell_fine_from_plaintext_failing_and_quiet() {
 }
 
 #[test]
-fn a_small_terminal_keeps_the_numbers() {
+fn a_small_terminal_keeps_identities_and_reasons() {
     let page = Page {
         rows: sample(),
         tries: vec![Try {
@@ -195,14 +233,16 @@ fn a_small_terminal_keeps_the_numbers() {
         footer: "q ends it".into(),
         ..Page::default()
     };
+    let at_80 = "storefront cart       grpc      13  99.1% 1ms 4ms ✔ storefront → cart    UF <1%";
+    assert_eq!(drawn(&page, 80, 9)[4], at_80);
     let expected = [
         "",
         "",
-        "FROM        TO          PROTO      RPS  OK     P50  P99  IDENT",
-        "legacy      storefront  http/1.1   2.0  100%   1ms  4ms  ⚠ pla",
-        "storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/",
-        "storefront  catalog-v1  http/1.1   40   100%   1ms  4ms  ✔ sa/",
-        "storefront  prices      websocket  –    –      –    –    ✔ sa/",
+        "FROM       TO         RPS OK    IDENTITY               REASON",
+        "legacy     storefront 2.0 100%  ⚠ plaintext",
+        "storefront cart       13  99.1% ✔ storefront → cart    UF <1%",
+        "storefront catalog-v1 40  100%  ✔ storefront → catalog",
+        "storefront prices     –   –     ✔ storefront → prices",
         "",
         "q ends it",
     ];

@@ -70,9 +70,34 @@ fn a_caller_without_a_proxy_is_seen_by_its_destination() {
     };
     assert_eq!(
         (edge.source.as_str(), edge.mtls, edge.requests),
-        ("unknown", false, 3)
+        (LEGACY, false, 3)
     );
     assert_eq!((edge.p50_ms, &edge.source_identity), (None, &None));
+}
+
+#[test]
+fn reasons_are_those_of_failures_and_of_a_closed_set() {
+    let mut telemetry = Telemetry::default();
+    let refused = |code: &str, count| EdgeDelta {
+        refusals: [(code.to_owned(), count)].into(),
+        failures: 60,
+        ..edge(0, "storefront-b7f2", 100)
+    };
+    for made_up in 0..1_000 {
+        telemetry.record(&[refused(&format!("X{made_up}"), 1)], &Known, second(1));
+    }
+    // Whose client went away did not fail, and nothing fails more often than it was asked.
+    let more = [refused("DC", 4), refused("UF", 9), refused("RBAC", 7_000)];
+    telemetry.record(&more, &Known, second(1));
+    telemetry.record(&[refused("UF", 1)], &Known, second(2));
+    let expected = [("RBAC".to_owned(), 60), ("UF".to_owned(), 10)].into();
+    for edges in [
+        telemetry.window(second(10), second(3)).1,
+        telemetry.window(second(300), second(11)).1,
+        telemetry.totals(second(3)).1,
+    ] {
+        assert_eq!(edges[0].refusals, expected);
+    }
 }
 
 #[test]

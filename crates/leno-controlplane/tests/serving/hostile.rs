@@ -78,10 +78,10 @@ fn an_agent_is_believed_about_its_own_workloads_only() {
             .iter()
             .map(|edge| (&edge["source"], &edge["destination"], &edge["requests"]))
             .collect();
-        let (program, unknown, one) = (json!("program"), json!("unknown"), json!(1));
+        let (program, legacy, one) = (json!("program"), json!("legacy"), json!(1));
         assert_eq!(
             seen,
-            [(&program, &json!("cart"), &one), (&unknown, &program, &one)],
+            [(&legacy, &program, &one), (&program, &json!("cart"), &one)],
             "{totals:#}"
         );
         let text = control.scrape().await;
