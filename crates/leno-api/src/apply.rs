@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use axum::{body::Body, response::Response};
 use http::StatusCode;
-use leno_config::{Finding, Kind, nearest};
+use leno_config::{Finding, Kind, Resource, nearest};
 use leno_store::{Entry, Expect, Key, StoreError, Write};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use crate::{
     media, object,
     plan::{self, Outcome, Planned},
     status::{ApiError, Invalid, json_response},
-    store_key,
+    store_key, warnings,
     write::{Audit, TRIES, audit, json_only},
 };
 
@@ -27,6 +27,7 @@ struct Document {
     kind: Kind,
     key: Key,
     value: Value,
+    resource: Resource,
     /// The revision it was read at, where it says so: it replaces that one and no other.
     revision: Option<String>,
 }
@@ -161,6 +162,7 @@ fn document(call: &Call<'_>, item: usize, value: Value) -> Result<Document, Vec<
         kind,
         key,
         value,
+        resource,
         revision,
     })
 }
@@ -221,6 +223,9 @@ fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'
         }
     }
     if invalid.is_empty() {
+        let resources: Vec<&Resource> = documents.iter().map(|of| &of.resource).collect();
+        let mut planned: Vec<&mut Planned> = all.iter_mut().map(|of| &mut of.planned).collect();
+        plan::warn(api, call.mesh, &resources, &mut planned);
         Ok(all)
     } else {
         Err(ApiError::invalid_batch(&invalid))
@@ -284,6 +289,7 @@ fn answer(ready: &[Ready<'_>], first: Option<u64>, dry_run: bool) -> Response {
                 "generation": one.planned.value.pointer("/metadata/generation"),
                 "resourceVersion": revision.map(|revision| revision.to_string()),
                 "result": one.planned.outcome.as_str(),
+                "warnings": warnings::to_value(&one.planned.warnings),
             })
         })
         .collect();

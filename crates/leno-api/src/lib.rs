@@ -25,6 +25,7 @@ mod selector;
 mod status;
 mod strategic;
 mod target;
+mod warnings;
 mod watch;
 mod write;
 
@@ -35,7 +36,7 @@ use std::{
 };
 
 use axum::routing::any;
-use leno_config::{Finding, Kind};
+use leno_config::{Finding, Kind, Resource};
 use leno_store::{Key, Store};
 use leno_types::DnsLabel;
 use serde_json::Value;
@@ -75,6 +76,13 @@ pub trait Derived: Send + Sync {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), Vec<Finding>>;
+
+    /// What is to be said of objects that are, or would be, written together, for each of them: references that lead
+    /// nowhere. They are written all the same.
+    fn warnings(&self, mesh: &DnsLabel, together: &[&Resource]) -> Vec<Vec<Finding>> {
+        let _ = mesh;
+        vec![Vec::new(); together.len()]
+    }
 
     /// A number that grows whenever a derived object of any mesh may have changed.
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;

@@ -28,6 +28,8 @@ impl Outcome {
 pub(crate) struct Planned {
     pub(crate) value: Value,
     pub(crate) outcome: Outcome,
+    /// What is to be said of it.
+    pub(crate) warnings: Vec<Finding>,
 }
 
 /// The first half: what can be said of the object by itself.
@@ -35,6 +37,19 @@ pub(crate) fn admitted(kind: Kind, mut proposed: Value) -> Result<(Value, Resour
     object::strip(&mut proposed);
     let Admitted { value, resource } = admit(kind, proposed)?;
     Ok((value, resource))
+}
+
+/// What is to be said of objects that are written together, with each.
+pub(crate) fn warn(
+    api: &Api,
+    mesh: &DnsLabel,
+    resources: &[&Resource],
+    planned: &mut [&mut Planned],
+) {
+    let all = api.derived.warnings(mesh, resources);
+    for (planned, warnings) in planned.iter_mut().zip(all) {
+        planned.warnings = warnings;
+    }
 }
 
 /// The second half: what the control plane and the system add, given what is there.
@@ -79,5 +94,10 @@ pub(crate) fn complete(
             Outcome::Configured
         }
     };
-    Ok(Planned { value, outcome })
+    let warnings = Vec::new();
+    Ok(Planned {
+        value,
+        outcome,
+        warnings,
+    })
 }

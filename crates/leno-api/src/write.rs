@@ -18,7 +18,7 @@ use crate::{
     query::Parameters,
     read,
     status::{ApiError, json_response},
-    store_key, strategic,
+    store_key, strategic, warnings,
 };
 
 /// How often a write that names no version is tried again when somebody else was faster.
@@ -323,9 +323,9 @@ impl<'a> Target<'a> {
             self.name,
             &mut value,
         );
-        Ok(read::one(
-            self.call, self.kind, &value, form, parameters, code,
-        ))
+        let mut response = read::one(self.call, self.kind, &value, form, parameters, code);
+        warnings::add(&mut response, &planned.warnings);
+        Ok(response)
     }
 }
 
@@ -376,9 +376,11 @@ fn planned(
     old: Option<&Value>,
 ) -> Result<Planned, ApiError> {
     let api = &call.server.api;
-    plan::admitted(kind, proposed)
-        .and_then(|(value, _)| plan::complete(api, call.mesh, kind, value, old))
-        .map_err(|findings| ApiError::invalid(kind, name, &findings))
+    let invalid = |findings: Vec<_>| ApiError::invalid(kind, name, &findings);
+    let (value, resource) = plan::admitted(kind, proposed).map_err(invalid)?;
+    let mut planned = plan::complete(api, call.mesh, kind, value, old).map_err(invalid)?;
+    plan::warn(api, call.mesh, &[&resource], &mut [&mut planned]);
+    Ok(planned)
 }
 
 /// Reads an object from a body.

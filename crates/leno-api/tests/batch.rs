@@ -19,6 +19,30 @@ fn results(body: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn a_reference_to_nowhere_is_a_warning_beside_its_document() {
+    let server = Server::start().await;
+    for dry_run in [true, false] {
+        let batch = json!({"items": [service("cart", 80), route("split", 5)], "dryRun": dry_run});
+        let answer = server.post(APPLY, &batch).await;
+        assert_eq!(answer.code, StatusCode::OK);
+        let warning = json!({
+            "field": "spec.parentRefs[0].name",
+            "message": "there is no service shop/\"catalog\"",
+            "suggestion": null,
+        });
+        assert_eq!(answer.body["items"][0]["warnings"], json!([]));
+        assert_eq!(answer.body["items"][1]["warnings"], json!([warning]));
+    }
+    let together = json!({"items": [route("split", 6), service("catalog", 80)]});
+    let answer = server.post(APPLY, &together).await;
+    assert_eq!(
+        answer.body["items"][0]["warnings"],
+        json!([]),
+        "it comes with it"
+    );
+}
+
+#[tokio::test]
 async fn a_batch_is_one_transaction_and_tells_what_became_of_each() {
     let server = Server::start().await;
     let first = server

@@ -9,6 +9,29 @@ use leno_store::{Options, Store};
 use serde_json::{Value, json};
 
 #[tokio::test]
+async fn a_reference_to_nowhere_is_a_warning_that_kubectl_prints() {
+    let server = Server::start().await;
+    let warning = r#"299 - "spec.parentRefs[0].name: there is no service shop/\"catalog\"""#;
+    let dry = format!("{ROUTES}?dryRun=All");
+    for path in [dry.as_str(), ROUTES] {
+        let created = server.post(path, &route("split", 5)).await;
+        assert_eq!(created.code, StatusCode::CREATED);
+        assert_eq!(created.warnings, [warning]);
+    }
+    let one = format!("{ROUTES}/split");
+    let patch = json!({"metadata": {"labels": {"a": "b"}}});
+    let media = "application/merge-patch+json";
+    assert_eq!(server.patch(&one, media, &patch).await.warnings, [warning]);
+    assert_eq!(
+        server.put(&one, &route("split", 6)).await.warnings,
+        [warning]
+    );
+    assert!(server.get(&one).await.warnings.is_empty());
+    let service = server.post(SERVICES, &service("cart", 80)).await;
+    assert!(service.warnings.is_empty(), "{:?}", service.warnings);
+}
+
+#[tokio::test]
 async fn an_object_lives_from_create_to_delete() {
     let server = Server::start().await;
     let made = server.post(SERVICES, &service("cart", 80)).await;

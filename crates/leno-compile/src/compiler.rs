@@ -11,11 +11,11 @@ use leno_ir::{Destination, Provenance, ResourceName};
 use leno_types::{DnsLabel, ServiceName, TrustDomain};
 
 use crate::{
-    Condition, EffectiveService, Input, Key, Output, conditions, destination,
+    Condition, EffectiveService, Input, Key, Output, Services, conditions, destination,
     graph::Graph,
     known::{Known, ObjectName, Touched, remove},
     service,
-    view::{Read, Services, View},
+    view::{Read, ServiceMap, View},
     workload,
 };
 
@@ -36,7 +36,7 @@ pub struct Compilations {
 #[derive(Debug)]
 pub struct Compiler {
     known: Known,
-    services: Services,
+    services: ServiceMap,
     service_reads: Graph<ServiceName>,
     outputs: BTreeMap<Key, Arc<Output>>,
     output_reads: Graph<Key>,
@@ -53,7 +53,7 @@ impl Compiler {
     pub fn new(domain: TrustDomain) -> Self {
         Self {
             known: Known::new(domain),
-            services: Services::new(),
+            services: ServiceMap::new(),
             service_reads: Graph::new(),
             outputs: BTreeMap::new(),
             output_reads: Graph::new(),
@@ -215,7 +215,6 @@ impl Compiler {
     #[must_use]
     pub fn conditions(&self, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Vec<Condition> {
         let name = ObjectName::new(namespace.clone(), name.clone());
-        let view = View::new(&self.known, &self.services);
         let conditions = match kind {
             Kind::Service => self
                 .known
@@ -224,11 +223,11 @@ impl Compiler {
             Kind::HttpRoute => self
                 .known
                 .route(&name)
-                .map(|route| conditions::of_route(&view, route)),
+                .map(|route| conditions::of_route(route, self)),
             Kind::AccessPolicy => self
                 .known
                 .policy(&name)
-                .map(|policy| conditions::of_policy(&view, policy)),
+                .map(|policy| conditions::of_policy(policy, self)),
             Kind::EndpointSlice | Kind::Workload => None,
         };
         conditions.unwrap_or_default()
@@ -256,6 +255,36 @@ impl Compiler {
         }
         let keys = self.carriers.get(&(kind, name));
         keys.into_iter().flatten().cloned().collect()
+    }
+}
+
+/// As compiled: what a status says is of the same moment as what proxies are told.
+impl Services for Compiler {
+    fn service(&self, name: &ServiceName) -> Option<EffectiveService> {
+        self.services.get(name).map(|service| (**service).clone())
+    }
+
+    fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel> {
+        let names = self.services.keys();
+        names
+            .filter(|name| name.namespace == *namespace)
+            .map(|name| name.name.clone())
+            .collect()
+    }
+
+    fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16> {
+        let endpoints = self.outputs.get(&Key::Endpoints(name.clone()));
+        let Some(Output::Endpoints(endpoints)) = endpoints.map(|output| &**output) else {
+            return BTreeSet::new();
+        };
+        let mut ports = BTreeSet::new();
+        for endpoint in &endpoints.endpoints {
+            let own = self.outputs.get(&Key::OwnWorkload(endpoint.uid));
+            if let Some(Output::OwnWorkload(own)) = own.map(|output| &**output) {
+                ports.extend(own.ports.iter().map(|port| port.port));
+            }
+        }
+        ports
     }
 }
 

@@ -26,8 +26,8 @@ pub(crate) enum BackendFault {
     NotPermitted,
     /// There is no such service.
     NoService,
-    /// The service has no such port.
-    NoPort,
+    /// The service has no such port, but these.
+    NoPort(Vec<u16>),
 }
 
 impl BackendFault {
@@ -35,7 +35,7 @@ impl BackendFault {
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::NotPermitted => "RefNotPermitted",
-            Self::NoService | Self::NoPort => "BackendNotFound",
+            Self::NoService | Self::NoPort(_) => "BackendNotFound",
         }
     }
 
@@ -46,27 +46,47 @@ impl BackendFault {
                 format!("{service} is of another namespace, and nothing permits to refer to it")
             }
             Self::NoService => format!("there is no service {service}"),
-            Self::NoPort => format!("service {service} has no port {port}"),
+            Self::NoPort(has) => no_port(service, port, has),
         }
     }
 }
 
-/// Whether a route may send to a port of a service.
+/// Whether a route may send to a port of a service; `ports_of` gives those of a service that there is.
 pub(crate) fn check_backend(
-    view: &View<'_>,
     route: &Meta,
     backend: &leno_config::BackendRef,
+    ports_of: impl FnOnce(&ServiceName) -> Option<Vec<u16>>,
 ) -> Option<BackendFault> {
     // Asked first and told alone: whether a service of another namespace exists is not the writer's to learn.
     if backend.service.namespace != route.namespace {
         return Some(BackendFault::NotPermitted);
     }
-    match view.effective(&backend.service) {
-        None => Some(BackendFault::NoService),
-        Some(service) if service.ports.iter().all(|port| port.port != backend.port) => {
-            Some(BackendFault::NoPort)
-        }
-        Some(_) => None,
+    let Some(ports) = ports_of(&backend.service) else {
+        return Some(BackendFault::NoService);
+    };
+    (!ports.contains(&backend.port)).then_some(BackendFault::NoPort(ports))
+}
+
+fn no_port(service: &ServiceName, port: u16, has: &[u16]) -> String {
+    let has: Vec<String> = has.iter().map(ToString::to_string).collect();
+    match has.is_empty() {
+        true => format!("service {service} has no port {port}"),
+        false => format!(
+            "service {service} has no port {port}, it has {}",
+            has.join(", ")
+        ),
+    }
+}
+
+impl EffectiveService {
+    /// The numbers of its ports.
+    pub(crate) fn port_numbers(&self) -> Vec<u16> {
+        self.ports.iter().map(|port| port.port).collect()
+    }
+
+    /// Says that it has no such port, and which it has.
+    pub(crate) fn no_port(&self, port: u16) -> String {
+        no_port(&self.name, port, &self.port_numbers())
     }
 }
 
@@ -234,7 +254,8 @@ fn lower(view: &View<'_>, service: &EffectiveService, run: &[&Entry<'_>], routes
         .iter()
         .enumerate()
         .map(|(index, backend)| {
-            let fault = check_backend(view, &first.route.meta, backend);
+            let ports_of = |name: &_| Some(view.effective(name)?.port_numbers());
+            let fault = check_backend(&first.route.meta, backend, ports_of);
             Backend {
                 service: backend.service.clone(),
                 port: backend.port,

@@ -6,20 +6,28 @@ use leno_types::{Identity, ServiceName};
 
 use crate::{EffectiveService, Origin, RegisteredPort, WorkloadRecord, view::View};
 
-/// The service of a name: as applied, otherwise derived from who is registered for it, or was.
-pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<EffectiveService> {
-    if let Some(applied) = view.applied(name) {
+impl EffectiveService {
+    /// The service that a document makes.
+    #[must_use]
+    pub fn of(applied: &Service) -> Self {
         let port = |port: &leno_config::ServicePort| ServicePort {
             port: port.port,
             protocol: port.protocol,
             name: port.name.clone(),
         };
-        return Some(EffectiveService {
-            name: name.clone(),
+        Self {
+            name: applied.name(),
             ports: applied.ports.iter().map(port).collect(),
             origin: Origin::Applied,
             headless: applied.headless,
-        });
+        }
+    }
+}
+
+/// The service of a name: as applied, otherwise derived from who is registered for it, or was.
+pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<EffectiveService> {
+    if let Some(applied) = view.applied(name) {
+        return Some(EffectiveService::of(applied));
     }
     let registered = view.registered(name);
     if registered.is_empty() {

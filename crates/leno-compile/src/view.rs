@@ -49,19 +49,19 @@ pub(crate) enum Read {
 }
 
 /// Services as compiled before.
-pub(crate) type Services = BTreeMap<ServiceName, Arc<EffectiveService>>;
+pub(crate) type ServiceMap = BTreeMap<ServiceName, Arc<EffectiveService>>;
 
 /// A view for one compilation.
 pub(crate) struct View<'a> {
     known: &'a Known,
     /// `None`: each is compiled afresh.
-    services: Option<&'a Services>,
+    services: Option<&'a ServiceMap>,
     reads: RefCell<BTreeSet<Read>>,
 }
 
 impl<'a> View<'a> {
     /// A view that takes services as compiled before.
-    pub(crate) fn new(known: &'a Known, services: &'a Services) -> Self {
+    pub(crate) fn new(known: &'a Known, services: &'a ServiceMap) -> Self {
         let reads = RefCell::default();
         Self {
             known,

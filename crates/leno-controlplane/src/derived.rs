@@ -6,6 +6,7 @@
 //! Invariant: a status says of an object only what was compiled from its stored generation.
 
 mod objects;
+mod references;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,9 +17,9 @@ use std::{
 
 use leno_api::Derived;
 use leno_compile::{Condition, EffectiveService, Key, Origin, Output};
-use leno_config::{Finding, Kind, ParentRef};
+use leno_config::{Finding, Kind, ParentRef, Resource};
 use leno_store::{Expect, Write};
-use leno_types::{DnsLabel, MeshName, ServiceName};
+use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -33,6 +34,8 @@ use objects::{derived_service, endpoint_slices, workloads};
 
 /// The controller's name in the status of routes.
 const CONTROLLER: &str = "leno.dev/control-plane";
+/// The reason for `Programmed` of what no proxy is told of.
+const NOT_ACCEPTED: &str = "Invalid";
 /// Proxies that a message names.
 const NAMED: usize = 5;
 
@@ -42,8 +45,10 @@ type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
 
 #[derive(Debug, Default)]
 struct Published {
-    services: Vec<(EffectiveService, Vec<IpAddr>)>,
-    endpoints: Vec<(ServiceName, Arc<Output>)>,
+    services: BTreeMap<ServiceName, (EffectiveService, Vec<IpAddr>)>,
+    endpoints: BTreeMap<ServiceName, Arc<Output>>,
+    /// Where each program listens.
+    program_ports: BTreeMap<WorkloadUid, Vec<u16>>,
     workloads: Vec<Value>,
     statuses: BTreeMap<ObjectKey, Value>,
 }
@@ -89,7 +94,7 @@ impl Shared {
             .collect();
         let with_addresses = |service: EffectiveService| {
             let addresses = addressed.get(&service.name).cloned().unwrap_or_default();
-            (service, addresses)
+            (service.name.clone(), (service, addresses))
         };
         let mut transitions = locked(&self.transitions);
         let mut seen = BTreeSet::new();
@@ -102,6 +107,7 @@ impl Shared {
         let published = Published {
             services: services.into_iter().map(with_addresses).collect(),
             endpoints,
+            program_ports: references::program_ports(mesh),
             workloads: workloads(mesh),
             statuses,
         };
@@ -179,7 +185,7 @@ impl Derived for DerivedMeshes {
             Kind::Service => {
                 let derived = published
                     .services
-                    .iter()
+                    .values()
                     .filter(|(service, _)| service.origin != Origin::Applied);
                 derived
                     .map(|(service, addresses)| derived_service(service, addresses))
@@ -213,7 +219,7 @@ impl Derived for DerivedMeshes {
         let shared = self.meshes.get(mesh).filter(|_| kind == Kind::Service)?;
         let name = ServiceName::new(namespace.parse().ok()?, name.parse().ok()?);
         let published = shared.read();
-        let (service, _) = (published.services.iter()).find(|(of, _)| of.name == name)?;
+        let (service, _) = published.services.get(&name)?;
         match service.origin {
             Origin::Applied => None,
             Origin::Registered | Origin::Version => Some(Err(
@@ -239,6 +245,13 @@ impl Derived for DerivedMeshes {
                     .map_err(|finding| vec![finding])
             }
             _ => Ok(()),
+        }
+    }
+
+    fn warnings(&self, mesh: &DnsLabel, together: &[&Resource]) -> Vec<Vec<Finding>> {
+        match self.meshes.get(mesh) {
+            Some(shared) => references::warnings(&shared.read(), together),
+            None => vec![Vec::new(); together.len()],
         }
     }
 
@@ -354,23 +367,28 @@ fn status_of(
         .objects
         .get(key)
         .map_or(0, |object| object.meta().generation);
-    let accepted = conditions
+    let accepted: BTreeMap<Option<ParentRef>, bool> = conditions
         .iter()
-        .all(|condition| condition.status || condition.r#type != "Accepted");
-    let parents: BTreeSet<Option<ParentRef>> = conditions
-        .iter()
-        .map(|condition| condition.parent.clone())
+        .filter(|condition| condition.r#type == "Accepted")
+        .map(|condition| (condition.parent.clone(), condition.status))
         .collect();
-    let parents = if parents.is_empty() {
-        BTreeSet::from([None])
+    let accepted = if accepted.is_empty() {
+        BTreeMap::from([(None, true)])
     } else {
-        parents
+        accepted
     };
-    let programmed = programmed(mesh, *kind, namespace, name, accepted);
-    conditions.extend(parents.iter().map(|parent| Condition {
-        parent: parent.clone(),
-        observed_generation: generation,
-        ..programmed.clone()
+    let programmed = programmed(mesh, *kind, namespace, name);
+    conditions.extend(accepted.into_iter().map(|(parent, accepted)| {
+        let of = if accepted {
+            programmed.clone()
+        } else {
+            condition_programmed(false, NOT_ACCEPTED, "it is not accepted".into())
+        };
+        Condition {
+            parent,
+            observed_generation: generation,
+            ..of
+        }
     }));
     let mut by_parent: BTreeMap<Option<ParentRef>, Vec<Value>> = BTreeMap::new();
     for condition in conditions {
@@ -433,13 +451,7 @@ fn parent_value(parent: ParentRef) -> Value {
 }
 
 /// Whether the proxies concerned run what an object says (CP12).
-fn programmed(
-    mesh: &Mesh,
-    kind: Kind,
-    namespace: &DnsLabel,
-    name: &DnsLabel,
-    accepted: bool,
-) -> Condition {
+fn programmed(mesh: &Mesh, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Condition {
     let mut found = Programmed::default();
     for key in mesh.compiler.resources_from(kind, namespace, name) {
         let (of, canonical) = resource_of(&key);
@@ -460,9 +472,7 @@ fn programmed(
         .filter(|proxy| !behind.contains(proxy))
         .count();
     let all = found.proxies.len();
-    let (status, reason, message) = if !accepted {
-        (false, "Invalid", "it is not accepted".to_owned())
-    } else if all == 0 {
+    let (status, reason, message) = if all == 0 {
         (true, "Programmed", "0 proxies".to_owned())
     } else if found.refused.is_empty() && running == all {
         (true, "Programmed", format!("{all} of {all} proxies"))
@@ -494,6 +504,10 @@ fn programmed(
         };
         (false, reason, message)
     };
+    condition_programmed(status, reason, message)
+}
+
+fn condition_programmed(status: bool, reason: &'static str, message: String) -> Condition {
     Condition {
         parent: None,
         r#type: "Programmed",

@@ -49,7 +49,7 @@ suite!(
         one_wrong_document_keeps_the_whole_batch_out,
         a_duplicate_in_a_batch_is_refused,
         what_is_huge_is_refused_quickly,
-        a_route_to_nowhere_is_stored_and_said_not_to_be_in_force,
+        a_route_to_nowhere_is_stored_and_said_to_answer_500,
         two_writers_of_one_revision_make_one_conflict,
         a_port_that_is_taken_is_told_with_its_owner,
         a_host_whose_clock_is_wrong_is_told_so,
@@ -250,10 +250,25 @@ fn what_is_huge_is_refused_quickly(fixture: &mut Fixture) {
     names(&fixture.mesh);
 }
 
-fn a_route_to_nowhere_is_stored_and_said_not_to_be_in_force(fixture: &mut Fixture) {
+fn a_route_to_nowhere_is_stored_and_said_to_answer_500(fixture: &mut Fixture) {
     let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web}\nspec:\n  parentRefs: [{kind: Service, group: \"\", name: web}]\n  rules:\n  - matches: [{path: {type: PathPrefix, value: /nowhere}}]\n    backendRefs: [{name: absent, port: 80}]\n  - matches: [{path: {type: PathPrefix, value: /}}]\n";
+    let words = [
+        ".yaml:8",
+        "there is no service default/absent: every request of this rule is answered 500",
+    ];
+    for option in ["--dry-run", "-n=default"] {
+        let told = fixture.mesh.apply(route, &[option]).good();
+        for word in words {
+            assert!(told.stderr.contains(word), "{option}: {}", told.stderr);
+        }
+    }
     let output = fixture.mesh.apply(route, &["--wait"]);
-    refused(&output, &["absent"]);
+    refused(&output, &words);
+    refused(&output, &["httproute/web is in force as far as it goes"]);
+    let check = fixture.mesh.leno(&["check"]);
+    assert_eq!(check.code, 3, "{}", check.text());
+    let what = "what httproute default/web refers to is there";
+    assert!(check.text().contains(what), "{}", check.text());
     let ask = |path: &str| {
         fixture
             .caller

@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use leno_api::{Access, Api, Caller, Derived, Limits};
-use leno_config::{Finding, Kind};
+use leno_config::{Finding, Kind, Resource};
 use leno_store::{Options, SqliteStore};
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
@@ -75,6 +75,20 @@ impl Derived for Plane {
         Ok(())
     }
 
+    fn warnings(&self, _: &DnsLabel, together: &[&Resource]) -> Vec<Vec<Finding>> {
+        let names: Vec<&str> = together.iter().map(|of| of.meta().name.as_str()).collect();
+        let of = |resource: &&Resource| match resource {
+            Resource::HttpRoute(route)
+                if !names.contains(&route.parents[0].service.name.as_str()) =>
+            {
+                let reason = "there is no service shop/\"catalog\"";
+                vec![Finding::new("spec.parentRefs[0].name", reason)]
+            }
+            _ => Vec::new(),
+        };
+        together.iter().map(of).collect()
+    }
+
     fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -100,6 +114,7 @@ pub(crate) struct Server {
 pub(crate) struct Answer {
     pub(crate) code: StatusCode,
     pub(crate) media: String,
+    pub(crate) warnings: Vec<String>,
     pub(crate) body: Value,
 }
 
@@ -200,6 +215,9 @@ impl Server {
             .get("content-type")
             .map_or("", |value| value.to_str().unwrap())
             .to_owned();
+        let warnings = response.headers().get_all("warning").iter();
+        let warnings = warnings.map(|value| value.to_str().unwrap().to_owned());
+        let warnings: Vec<String> = warnings.collect();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         if code.is_client_error() || code.is_server_error() {
@@ -209,7 +227,12 @@ impl Server {
             assert!(!body["message"].as_str().unwrap().is_empty());
             assert!(!body["reason"].as_str().unwrap().is_empty());
         }
-        Answer { code, media, body }
+        Answer {
+            code,
+            media,
+            warnings,
+            body,
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -1,26 +1,24 @@
 //! `leno apply`: all documents of a batch, or none.
 
+mod report;
+
 use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use clap::Args;
-use leno_config::{Document, Finding, Kind, admit, parse_documents};
+use leno_config::{Document, Finding, admit, parse_documents};
 use serde_json::{Value, json};
 
-use super::path_of;
+use self::report::{Asked, report};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
-    output::{Format, items, print, print_value, text},
+    output::{Format, print_value},
 };
 
-/// So long `--wait` waits at most.
-const PATIENCE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(50);
 /// A batch is read up to here.
 const MAX_INPUT: u64 = 16 * 1024 * 1024;
 
@@ -53,22 +51,21 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
             "there is no document in what was given",
         ));
     }
-    apply_documents(client, &documents, args.dry_run, args.wait, args.output).await
+    let asked = Asked {
+        dry_run: args.dry_run,
+        wait: args.wait,
+        format: args.output,
+    };
+    apply_documents(client, &documents, &asked).await
 }
 
 /// Applies documents that were read or made.
-async fn apply_documents(
-    client: &Client,
-    documents: &[Document],
-    dry_run: bool,
-    wait: bool,
-    format: Format,
-) -> Outcome {
+async fn apply_documents(client: &Client, documents: &[Document], asked: &Asked) -> Outcome {
     let values: Vec<Value> = documents.iter().map(Document::with_source).collect();
     let answer = match client
         .post(
             "/leno/v1/apply",
-            &json!({"items": values, "dryRun": dry_run}),
+            &json!({"items": values, "dryRun": asked.dry_run}),
         )
         .await
     {
@@ -76,7 +73,11 @@ async fn apply_documents(
         Err(CallError::Refused(refusal)) => return Err(placed(documents, refusal)),
         Err(error) => return Err(error.into()),
     };
-    report(client, &answer, dry_run, wait, format).await
+    let place = |item: usize, finding| match documents.get(item) {
+        Some(document) => document.placed(finding),
+        None => finding,
+    };
+    report(client, &answer, asked, place).await
 }
 
 /// Applies documents that a command wrote itself.
@@ -99,120 +100,12 @@ pub(super) async fn apply_values(
             &json!({"items": values, "dryRun": dry_run}),
         )
         .await?;
-    report(client, &answer, dry_run, wait, format).await
-}
-
-async fn report(
-    client: &Client,
-    answer: &Value,
-    dry_run: bool,
-    wait: bool,
-    format: Format,
-) -> Outcome {
-    if matches!(format, Format::Json | Format::Yaml) {
-        print_value(answer, format)?;
-    }
-    for item in items(answer, "/items") {
-        let kind = Kind::from_type(text(item, "/apiVersion"), text(item, "/kind"));
-        let shown = kind.map_or_else(
-            || text(item, "/kind").to_lowercase(),
-            |kind| kind.singular().to_owned(),
-        );
-        let name = format!("{shown}/{}", text(item, "/name"));
-        let result = if dry_run {
-            format!("{} (dry run)", text(item, "/result"))
-        } else {
-            text(item, "/result").to_owned()
-        };
-        let programmed = match kind {
-            Some(kind) if wait && !dry_run => {
-                format!("   {}", programmed(client, kind, item).await?)
-            }
-            Some(_) | None => String::new(),
-        };
-        match format {
-            Format::Table | Format::Wide => print(&format!("{name} {result}{programmed}")),
-            Format::Name => print(&name),
-            Format::Json | Format::Yaml => {}
-        }
-    }
-    Ok(0)
-}
-
-/// Waits until the proxies run an object; what to say of it.
-async fn programmed(client: &Client, kind: Kind, item: &Value) -> Result<String, CommandError> {
-    let begun = Instant::now();
-    let path = path_of(
-        kind,
-        Some(text(item, "/namespace")),
-        Some(text(item, "/name")),
-    );
-    let generation = item.get("generation").and_then(Value::as_u64).unwrap_or(0);
-    loop {
-        let object = client.get(&path).await?;
-        let conditions = conditions(&object, generation);
-        let find = |name: &str| {
-            conditions
-                .iter()
-                .find(|condition| text(condition, "/type") == name)
-        };
-        let failed = ["Accepted", "ResolvedRefs"]
-            .iter()
-            .find_map(|name| find(name).filter(|of| text(of, "/status") == "False"));
-        if let Some(condition) = failed {
-            let what = format!(
-                "{}/{}: {}",
-                kind.singular(),
-                text(item, "/name"),
-                text(condition, "/message")
-            );
-            return Err(CommandError::refused(what).hint(format!(
-                "it is stored, but not in force: {}",
-                text(condition, "/reason")
-            )));
-        }
-        // Of a moment ago: nobody has looked at it yet.
-        let unseen = conditions.is_empty() && matches!(kind, Kind::HttpRoute | Kind::AccessPolicy);
-        let Some(condition) = find("Programmed") else {
-            if unseen && begun.elapsed() < PATIENCE {
-                tokio::time::sleep(POLL).await;
-                continue;
-            }
-            return Ok("accepted ✔".into());
-        };
-        if text(condition, "/status") == "True" {
-            return Ok(format!(
-                "accepted ✔   programmed {}, {:.1} s",
-                text(condition, "/message"),
-                begun.elapsed().as_secs_f64()
-            ));
-        }
-        if begun.elapsed() > PATIENCE {
-            let what = format!(
-                "{}/{} is not in force everywhere after {} s: {}",
-                kind.singular(),
-                text(item, "/name"),
-                PATIENCE.as_secs(),
-                text(condition, "/message")
-            );
-            return Err(CommandError::failed(what)
-                .hint("leno proxy status shows which proxies are away or refuse it"));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// The conditions of this generation, wherever the kind keeps them.
-fn conditions(object: &Value, generation: u64) -> Vec<Value> {
-    let own = items(object, "/status/conditions");
-    let parents = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
-    let observed = |condition: &&Value| {
-        condition
-            .get("observedGeneration")
-            .and_then(Value::as_u64)
-            .is_none_or(|observed| observed >= generation)
+    let asked = Asked {
+        dry_run,
+        wait,
+        format,
     };
-    own.chain(parents).filter(observed).cloned().collect()
+    report(client, &answer, &asked, |_, finding| finding).await
 }
 
 /// Reads every document of every file; everything that is wrong with any is told at once.

@@ -1,5 +1,7 @@
 //! `leno check`: is the mesh healthy, and what to do if not.
 
+mod objects;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -182,6 +184,7 @@ async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
             "leno status -o json has the details",
         ));
     }
+    objects::objects(client, findings).await;
     let Ok(proxies) = client.get("/leno/v1/proxies").await else {
         return;
     };

@@ -1,0 +1,80 @@
+//! What `leno check` says of objects that people wrote: whether the mesh took them, and what they refer to is there.
+
+use leno_config::Kind;
+use serde_json::Value;
+
+use super::{Finding, ill, well};
+use crate::{
+    client::Client,
+    commands::path_of,
+    output::{items, text},
+};
+
+const KINDS: [Kind; 3] = [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy];
+
+/// Every object of which a condition does not hold.
+pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
+    let (mut looked_at, mut troubled) = (0_usize, false);
+    for kind in KINDS {
+        let list = match client.get(&path_of(kind, None, None)).await {
+            Ok(list) => list,
+            Err(error) => {
+                let why = crate::exit::CommandError::from(error).what;
+                let what = format!("{} can be read", kind.plural());
+                findings.push(ill("objects", what, why, "leno get shows them"));
+                return;
+            }
+        };
+        for object in items(&list, "/items") {
+            looked_at += 1;
+            for (condition, message) in failing(object) {
+                troubled = true;
+                let name = format!(
+                    "{} {}/{}",
+                    kind.singular(),
+                    text(object, "/metadata/namespace"),
+                    text(object, "/metadata/name")
+                );
+                let what = wanted(condition, &name);
+                findings.push(ill("objects", what, message, hint(condition)));
+            }
+        }
+    }
+    if looked_at > 0 && !troubled {
+        let what = "every object is accepted, and what it refers to is there";
+        findings.push(well("objects", what));
+    }
+}
+
+/// The conditions that do not hold, each message once: every parent of a route has the same to say of its backends.
+fn failing(object: &Value) -> Vec<(&str, &str)> {
+    let own = items(object, "/status/conditions");
+    let parents = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
+    let mut found: Vec<(&str, &str)> = own
+        .chain(parents)
+        .filter(|condition| text(condition, "/status") == "False")
+        // What is not accepted is not programmed either, and says so once.
+        .filter(|condition| text(condition, "/reason") != "Invalid")
+        .map(|condition| (text(condition, "/type"), text(condition, "/message")))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn wanted(condition: &str, name: &str) -> String {
+    match condition {
+        "Accepted" => format!("{name} is accepted"),
+        "ResolvedRefs" => format!("what {name} refers to is there"),
+        _ => format!("every proxy that it concerns runs {name}"),
+    }
+}
+
+fn hint(condition: &str) -> &'static str {
+    match condition {
+        "Accepted" | "ResolvedRefs" => {
+            "mend the reference, or start what it names; leno get services -A shows what there is"
+        }
+        _ => "leno proxy status shows which proxies are away or refuse it",
+    }
+}

@@ -1,0 +1,220 @@
+//! What a document refers to and what of it leads nowhere, with what that means for requests.
+//!
+//! Owns the words of the conditions `Accepted` and `ResolvedRefs` (CP12), and of the warnings that a write is answered
+//! with: they are the same, whether the document is stored or only proposed. Knows services through [`Services`].
+//! Invariant: a document is not refused for what is said here. What it refers to may come later, and the Gateway API
+//! has it so.
+
+use std::collections::BTreeSet;
+
+use leno_config::{
+    AccessAction, AccessPolicy, AccessTarget, Finding, HttpRoute, ParentRef, Resource, RouteRule,
+    nearest,
+};
+use leno_types::{DnsLabel, ServiceName};
+
+use crate::{
+    EffectiveService,
+    route::{Attached, BackendFault, attach, check_backend},
+};
+
+/// The services that documents refer to.
+pub trait Services {
+    /// The service of a name.
+    fn service(&self, name: &ServiceName) -> Option<EffectiveService>;
+    /// The names of all services of a namespace.
+    fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel>;
+    /// Where the programs behind a service listen; nothing while none is ready.
+    fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16>;
+}
+
+/// A reference that leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dangling {
+    /// The parent of a route that does not take it; `None` for everything else.
+    pub parent: Option<ParentRef>,
+    /// One word for machines, of the Gateway API where it has one.
+    pub reason: &'static str,
+    /// Where it stands, what is wrong, and what happens to requests.
+    pub finding: Finding,
+}
+
+/// Every reference of a document that leads nowhere.
+#[must_use]
+pub fn dangling(resource: &Resource, services: &impl Services) -> Vec<Dangling> {
+    match resource {
+        Resource::Service(_) => Vec::new(),
+        Resource::HttpRoute(route) => of_route(route, services),
+        Resource::AccessPolicy(policy) => of_policy(policy, services),
+    }
+}
+
+/// `there is no service a/b`, with the nearest name that there is.
+fn no_service(
+    name: &ServiceName,
+    field: String,
+    meaning: &str,
+    services: &impl Services,
+) -> Finding {
+    let names = services.names(&name.namespace);
+    let names: Vec<&str> = names.iter().map(DnsLabel::as_str).collect();
+    let reason = format!("there is no service {name}: {meaning}");
+    Finding::new(field, reason).with_suggestion(nearest(name.name.as_str(), &names))
+}
+
+pub(crate) fn of_route(route: &HttpRoute, services: &impl Services) -> Vec<Dangling> {
+    let parents = route
+        .parents
+        .iter()
+        .enumerate()
+        .filter_map(|(index, parent)| {
+            let (reason, finding) = refused_parent(parent, index, services)?;
+            let parent = Some(parent.clone());
+            Some(Dangling {
+                parent,
+                reason,
+                finding,
+            })
+        });
+    let mut found: Vec<Dangling> = parents.collect();
+    for (rule_index, rule) in route.rules.iter().enumerate() {
+        for (index, backend) in rule.backends.iter().enumerate() {
+            let ports_of = |name: &_| Some(services.service(name)?.port_numbers());
+            let Some(fault) = check_backend(&route.meta, backend, ports_of) else {
+                continue;
+            };
+            let field = format!("spec.rules[{rule_index}].backendRefs[{index}]");
+            let meaning = share(rule, backend.weight);
+            let finding = match &fault {
+                BackendFault::NoService => no_service(
+                    &backend.service,
+                    format!("{field}.name"),
+                    &meaning,
+                    services,
+                ),
+                BackendFault::NoPort(_) | BackendFault::NotPermitted => {
+                    let message = fault.message(&backend.service, backend.port);
+                    Finding::new(field, format!("{message}: {meaning}"))
+                }
+            };
+            let reason = fault.reason();
+            found.push(Dangling {
+                parent: None,
+                reason,
+                finding,
+            });
+        }
+    }
+    found
+}
+
+/// What becomes of the requests that a rule sends to a backend of this weight, which is not there.
+fn share(rule: &RouteRule, weight: u32) -> String {
+    let all: u64 = rule
+        .backends
+        .iter()
+        .map(|backend| u64::from(backend.weight))
+        .sum();
+    let weight = u64::from(weight);
+    match weight {
+        0 => "no request goes there while its weight is 0".into(),
+        _ if weight == all => "every request of this rule is answered 500".into(),
+        _ => format!("{weight} of {all} requests of this rule are answered 500"),
+    }
+}
+
+fn refused_parent(
+    parent: &ParentRef,
+    index: usize,
+    services: &impl Services,
+) -> Option<(&'static str, Finding)> {
+    const MEANING: &str = "the route changes no request there";
+    let name = &parent.service;
+    let field = |of: &str| format!("spec.parentRefs[{index}].{of}");
+    let Some(service) = services.service(name) else {
+        let finding = no_service(name, field("name"), MEANING, services);
+        return Some(("NoMatchingParent", finding));
+    };
+    match attach(&service, parent.port) {
+        Attached::To(_) => None,
+        Attached::NoSuchPort(port) => {
+            let reason = format!("{}: {MEANING}", service.no_port(port));
+            Some(("NoMatchingParent", Finding::new(field("port"), reason)))
+        }
+        Attached::NotHttp => {
+            let reason = format!("no port of service {name} that it is for speaks HTTP: {MEANING}");
+            let of = if parent.port.is_some() {
+                "port"
+            } else {
+                "name"
+            };
+            Some(("UnsupportedProtocol", Finding::new(field(of), reason)))
+        }
+    }
+}
+
+pub(crate) fn of_policy(policy: &AccessPolicy, services: &impl Services) -> Vec<Dangling> {
+    let mut found = Vec::new();
+    for (index, target) in policy.targets.iter().enumerate() {
+        let AccessTarget::Service(name) = target else {
+            continue;
+        };
+        if services.service(name).is_none() {
+            let meaning = "nothing is protected there until there is one";
+            let field = format!("spec.targetRefs[{index}].name");
+            found.push(Dangling {
+                parent: None,
+                reason: "TargetNotFound",
+                finding: no_service(name, field, meaning, services),
+            });
+        }
+    }
+    found.extend(unmatched_ports(policy, services));
+    found
+}
+
+/// Ports of rules at which no protected program listens. Only where every program that is protected is known.
+fn unmatched_ports(policy: &AccessPolicy, services: &impl Services) -> Vec<Dangling> {
+    let named: Option<Vec<&ServiceName>> = policy
+        .targets
+        .iter()
+        .map(|target| match target {
+            AccessTarget::Service(name) => Some(name),
+            AccessTarget::Namespace(_) | AccessTarget::Mesh => None,
+        })
+        .collect();
+    let listening = named.and_then(|names| {
+        let each = names.iter().map(|name| services.program_ports(name));
+        let each: Vec<BTreeSet<u16>> = each.collect();
+        // Of what does not run nobody knows where it will listen.
+        let known = each.iter().all(|ports| !ports.is_empty());
+        known.then(|| each.into_iter().flatten().collect::<BTreeSet<u16>>())
+    });
+    let Some(listening) = listening else {
+        return Vec::new();
+    };
+    let meaning = match policy.action {
+        AccessAction::Allow => "lets nobody in",
+        AccessAction::Deny => "denies nobody",
+    };
+    let there: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    let there = there.join(", ");
+    let rules = policy.rules.iter().enumerate();
+    let unmatched = rules.flat_map(|(index, rule)| {
+        let ports = rule.ports.iter().filter(|port| !listening.contains(port));
+        ports.map(move |port| (index, *port))
+    });
+    unmatched
+        .map(|(index, port)| Dangling {
+            parent: None,
+            reason: "PortNotFound",
+            finding: Finding::new(
+                format!("spec.rules[{index}].to"),
+                format!(
+                    "no program that is protected listens on {port}, and there the rule {meaning}: ports are the program's \
+                     own, here {there}"
+                ),
+            ),
+        })
+        .collect()
+}
