@@ -77,6 +77,8 @@ pub struct Limits {
     pub outbound_connections: usize,
     /// The same of connections from outside the mesh to one workload.
     pub published_connections: usize,
+    /// HTTP/2 streams within CONNECT streams of peers (HBONE) to one workload.
+    pub tunnelled_streams: usize,
     /// Names under which metrics tell the workloads of one caller's identity apart; further ones are shown by its
     /// service account.
     pub caller_names: usize,
@@ -139,6 +141,7 @@ impl Default for Limits {
             silent_connections: 1_024,
             outbound_connections: 16_384,
             published_connections: 16_384,
+            tunnelled_streams: 16_384,
             caller_names: 128,
             connections_per_peer: 16,
             connection_age: Duration::from_secs(3_600),

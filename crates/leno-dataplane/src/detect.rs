@@ -39,13 +39,8 @@ pub(crate) enum Spoken {
 /// Reads until the caller's first bytes say what it speaks. What was read stays in `prefix`, also when this is dropped.
 pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io::Result<Spoken> {
     loop {
-        match sniff(prefix) {
-            Sniff::Http1 if prefix.starts_with(b"CONNECT ") => return Ok(Spoken::Connect),
-            Sniff::Http1 => return Ok(Spoken::Http1),
-            Sniff::Http2 => return Ok(Spoken::Http2),
-            Sniff::Tls(_) | Sniff::Other => return Ok(no_http(prefix)),
-            Sniff::NeedMore if prefix.len() >= LONGEST => return Ok(no_http(prefix)),
-            Sniff::NeedMore => {}
+        if let Some(spoken) = spoken(prefix) {
+            return Ok(spoken);
         }
         // Memory is taken when there is something to put into it.
         stream.readable().await?;
@@ -60,6 +55,34 @@ pub(crate) async fn caller(stream: &mut TcpStream, prefix: &mut BytesMut) -> io:
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// As [`caller`], from any stream.
+pub(crate) async fn stream<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    prefix: &mut BytesMut,
+) -> io::Result<Spoken> {
+    loop {
+        if let Some(spoken) = spoken(prefix) {
+            return Ok(spoken);
+        }
+        prefix.reserve(FIRST);
+        if stream.read_buf(prefix).await? == 0 {
+            return Ok(no_http(prefix));
+        }
+    }
+}
+
+/// What bytes are; `None` while they may become several things.
+fn spoken(prefix: &[u8]) -> Option<Spoken> {
+    match sniff(prefix) {
+        Sniff::Http1 if prefix.starts_with(b"CONNECT ") => Some(Spoken::Connect),
+        Sniff::Http1 => Some(Spoken::Http1),
+        Sniff::Http2 => Some(Spoken::Http2),
+        Sniff::Tls(_) | Sniff::Other => Some(no_http(prefix)),
+        Sniff::NeedMore if prefix.len() >= LONGEST => Some(no_http(prefix)),
+        Sniff::NeedMore => None,
     }
 }
 

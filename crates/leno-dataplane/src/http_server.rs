@@ -1,4 +1,4 @@
-//! HTTP connections of programs and of callers from outside: of either version, request by request.
+//! HTTP connections of programs, of callers from outside, and in tunnels of peers: of either version, request by request.
 
 use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
 
@@ -7,7 +7,7 @@ use leno_http::{Corked, Incoming, ServerError, server};
 use leno_runtime::Stop;
 use leno_telemetry::counters::Limit;
 use leno_types::Refusal;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     counters::{limit, refused},
@@ -27,7 +27,7 @@ pub(crate) struct Label {
 pub(crate) async fn http1(
     shared: &Shared,
     stop: &Stop,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     prefix: BytesMut,
     label: Option<Label>,
     exchange: impl AsyncFn(Incoming<'_>),
@@ -67,7 +67,7 @@ pub(crate) async fn http1(
 /// Answers what is no HTTP as [`http1`] answers what is malformed, and ends it.
 pub(crate) async fn reject(
     shared: &Shared,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     prefix: BytesMut,
     label: Option<Label>,
 ) -> ServerError {
@@ -85,7 +85,7 @@ pub(crate) async fn http2(
     shared: &Shared,
     stop: &Stop,
     places: &Places,
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     prefix: BytesMut,
     task: &'static str,
     exchange: Rc<impl AsyncFn(Incoming<'static>) + 'static>,

@@ -12,6 +12,8 @@ pub(crate) struct WorkloadPlaces {
     pub(crate) outbound: Places,
     /// Connections to it from outside the mesh, and HTTP/2 streams on them.
     pub(crate) published: Places,
+    /// HTTP/2 streams within CONNECT streams of peers to it.
+    pub(crate) tunnelled: Places,
     /// DNS queries of its program that wait for somebody.
     pub(crate) dns_queries: Places,
     /// DNS connections of its program.
@@ -35,6 +37,7 @@ impl WorkloadPlaces {
         Self {
             outbound: Places::new(limits.outbound_connections, Limit::OutboundConnections),
             published: Places::new(limits.published_connections, Limit::PublishedConnections),
+            tunnelled: Places::new(limits.tunnelled_streams, Limit::TunnelledStreams),
             dns_queries: Places::new(limits.dns_queries, Limit::DnsQueries),
             dns_connections: Places::new(limits.dns_connections, Limit::DnsConnections),
         }

@@ -96,6 +96,8 @@ closed_set! {
         OutboundConnections = "outbound_connections",
         /// Connections to one workload from outside the mesh, and streams on them.
         PublishedConnections = "published_connections",
+        /// HTTP/2 streams within CONNECT streams of peers to one workload.
+        TunnelledStreams = "tunnelled_streams",
         /// Names of the workloads of one caller's identity.
         CallerNames = "caller_names",
         /// Mesh connections from one workload to another.

@@ -1,5 +1,7 @@
 //! What several end-to-end tests share: backends made by hand, and nginx.
 
+pub mod peer;
+
 use std::{
     io,
     net::{Shutdown, TcpListener, TcpStream},

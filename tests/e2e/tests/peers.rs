@@ -1,12 +1,14 @@
 //! Others at port 15008: a real Envoy, openssl, and frames made by hand. The right certificate is served; each wrong
 //! one, and each forged destination, is refused with its reason.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
-use leno_e2e::{Backend, SOON, response, run_script, shown};
-use leno_testkit::{
-    Answer, Capture, Host, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until,
+use leno_e2e::{
+    Backend, SOON,
+    peer::{Identity, Tunnel, identity},
+    response, run_script, shown,
 };
+use leno_testkit::{Answer, Capture, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until};
 
 /// `web` and `other` on a; `caller` on b, whose certificate the strangers on host s use; a second mesh beside it.
 struct Fixture {
@@ -19,13 +21,6 @@ struct Fixture {
     web_uid: String,
     own: Identity,
     foreign: Identity,
-}
-
-/// Certificate chain, key and roots of a workload, in files.
-struct Identity {
-    chain: String,
-    key: String,
-    roots: String,
 }
 
 fn start() -> Fixture {
@@ -72,25 +67,6 @@ fn start() -> Fixture {
     }
 }
 
-/// What an agent keeps for its own restart, written where a stranger can use it.
-fn identity(of: &Host, to: &Host, name: &str) -> Identity {
-    let saved = until("the workload is saved", SOON, || {
-        let text = fs::read_to_string(of.disk().join("run/workloads.json")).ok()?;
-        let saved: serde_json::Value = serde_json::from_str(&text).ok()?;
-        saved.get(0).cloned()
-    });
-    let write = |field: &str| {
-        let path: PathBuf = to.disk().join(format!("{name}-{field}.pem"));
-        fs::write(&path, saved[field].as_str().expect("PEM")).expect("a file");
-        path.display().to_string()
-    };
-    Identity {
-        chain: write("chain"),
-        key: write("key"),
-        roots: write("bundle"),
-    }
-}
-
 suite!(
     start,
     [
@@ -105,64 +81,17 @@ suite!(
     ]
 );
 
-/// An Envoy that tunnels 127.0.0.1:9000 to `authority` by HBONE.
-fn envoy(fixture: &Fixture, program: &std::path::Path, who: &Identity, authority: &str) -> Process {
+/// An Envoy on host s that tunnels its port 9000 to port 8080 of host a, as `who`.
+fn envoy(fixture: &Fixture, program: &Path, who: &Identity) -> Process {
     let (host, a) = (fixture.mesh.host("s"), fixture.mesh.host("a"));
-    let config = format!(
-        "static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: 9000}}}}
-    filter_chains:
-    - filters:
-      - name: tcp
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: tunnel
-          cluster: mesh
-          tunneling_config: {{hostname: '{authority}'}}
-  clusters:
-  - name: mesh
-    connect_timeout: 3s
-    type: STATIC
-    load_assignment:
-      cluster_name: mesh
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: 15008}}}}}}}}]}}]
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{}}}}
-    transport_socket:
-      name: tls
-      typed_config:
-        '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        sni: '{}'
-        common_tls_context:
-          alpn_protocols: [h2]
-          tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}
-          tls_certificates: [{{certificate_chain: {{filename: '{}'}}, private_key: {{filename: '{}'}}}}]
-          validation_context:
-            trusted_ca: {{filename: '{}'}}
-            match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: 'spiffe://default.leno/ns/default/sa/web'}}}}]
-",
-        a.v4, fixture.web_uid, who.chain, who.key, fixture.own.roots
-    );
-    let file = host.disk().join("envoy.yaml");
-    fs::write(&file, config).expect("Envoy's configuration");
-    let process = host.spawn(
-        Command::new(program)
-            .args(["--config-path", &file.display().to_string()])
-            .args([
-                "--log-level",
-                "warning",
-                "--use-dynamic-base-id",
-                "--concurrency",
-                "1",
-            ]),
-    );
-    until("Envoy listens", Duration::from_secs(20), || {
-        host.connect(([127, 0, 0, 1], 9000).into()).ok()
-    });
-    process
+    let to = Tunnel {
+        host: a.v4,
+        uid: &fixture.web_uid,
+        identity: "spiffe://default.leno/ns/default/sa/web",
+        roots: &fixture.own.roots,
+        authority: &format!("{}:8080", a.v4),
+    };
+    to.by_envoy(&host, program, who)
 }
 
 fn through(fixture: &Fixture) -> std::io::Result<Answer> {
@@ -178,12 +107,7 @@ fn through(fixture: &Fixture) -> std::io::Result<Answer> {
 
 fn an_envoy_with_the_right_certificate_is_served(fixture: &mut Fixture) {
     let program = need!("envoy");
-    let _envoy = envoy(
-        fixture,
-        &program,
-        &fixture.own,
-        &format!("{}:8080", fixture.mesh.host("a").v4),
-    );
+    let _envoy = envoy(fixture, &program, &fixture.own);
     for _ in 0..10 {
         let answer = through(fixture).expect("an answer");
         assert_eq!(
@@ -208,12 +132,7 @@ fn failed_handshakes(fixture: &Fixture) -> f64 {
 fn an_envoy_with_a_wrong_certificate_is_refused_with_a_reason(fixture: &mut Fixture) {
     let program = need!("envoy");
     let (before, seen) = (failed_handshakes(fixture), fixture.log.seen().len());
-    let _envoy = envoy(
-        fixture,
-        &program,
-        &fixture.foreign,
-        &format!("{}:8080", fixture.mesh.host("a").v4),
-    );
+    let _envoy = envoy(fixture, &program, &fixture.foreign);
     assert!(
         through(fixture).is_err(),
         "another mesh's certificate opens nothing"

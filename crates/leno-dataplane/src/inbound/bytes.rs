@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
-use leno_http::{Incoming, ResponseHead};
+use leno_http::{Incoming, ResponseHead, Tunnel};
 use leno_telemetry::{
     Protocol, Reporter, RequestOutcome,
     counters::{Gauge, Limit},
@@ -11,7 +11,7 @@ use leno_telemetry::{
 use leno_types::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Conn, Verified, requests};
+use super::{Conn, Verified, requests, tunnelled};
 use crate::{
     counters::{Open, limit},
     metadata::{self, To},
@@ -26,6 +26,12 @@ pub(super) async fn serve(conn: &Rc<Conn>, incoming: Incoming<'static>) {
         Ok(verified) => verified,
         Err(denial) => return refuse(conn, incoming, None, &denial).await,
     };
+    if tunnelled::is_http(verified.protocol) {
+        if let Some(tunnel) = accept(conn, incoming) {
+            tunnelled::serve(conn, verified, tunnel).await;
+        }
+        return;
+    }
     let (mut app, _dialled) = match conn.local.dial_app(&conn.shared, verified.to.address).await {
         Ok(dialled) => dialled,
         Err(error) => {
@@ -33,15 +39,21 @@ pub(super) async fn serve(conn: &Rc<Conn>, incoming: Incoming<'static>) {
             return refuse(conn, incoming, Some(&verified), &denial).await;
         }
     };
-    let mut tunnel = match incoming.into_tunnel() {
-        Ok(tunnel) => tunnel,
-        Err(error) => {
-            tracing::debug!(from = %conn.from, %error, "a caller was gone before its stream began");
-            return;
-        }
+    let Some(mut tunnel) = accept(conn, incoming) else {
+        return;
     };
     let carried = Carried::default();
     carry(conn, &verified, &mut tunnel, &mut app, &carried).await;
+}
+
+fn accept(conn: &Conn, incoming: Incoming<'static>) -> Option<Tunnel> {
+    match incoming.into_tunnel() {
+        Ok(tunnel) => Some(tunnel),
+        Err(error) => {
+            tracing::debug!(from = %conn.from, %error, "a caller was gone before its stream began");
+            None
+        }
+    }
 }
 
 /// The destination of a CONNECT stream: its `:authority`, which the private field, where one is, must repeat.

@@ -7,6 +7,7 @@
 mod bytes;
 mod plain;
 mod requests;
+mod tunnelled;
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,6 +23,7 @@ use ::bytes::Bytes;
 use leno_http::{Corked, ReadAhead, server};
 use leno_ir::{AccessRule, ServicePortRef};
 use leno_policy::Verdict;
+use leno_runtime::Stop;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_tls::{Accepted, Alpn, Peer, verify_failure_reason};
 use leno_types::{AppProtocol, Identity, Refusal, ports};
@@ -161,6 +163,8 @@ pub(crate) struct Conn {
     pub(crate) at: SocketAddr,
     /// Whether private fields are believed.
     leno: bool,
+    /// Nothing begins on it any more.
+    stop: Stop,
     known: RefCell<Vec<Known>>,
 }
 
@@ -354,6 +358,7 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
     let now = Instant::now();
     let own_end = local.certificate(now).map_or(now, |held| held.expires);
     let end = own_end.min(instant_of(peer.not_after));
+    let stop = local.epoch().child();
     let conn = Rc::new(Conn {
         shared: Rc::clone(shared),
         local,
@@ -361,6 +366,7 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         from,
         at,
         leno: alpn == Alpn::Leno1,
+        stop,
         known: RefCell::default(),
     });
     let io = Corked::new(stream, &shared.corker);
@@ -378,8 +384,7 @@ where
     let handshake = server::H2::handshake(io, http, Bytes::new());
     let mut h2 = handshake.await.map_err(io::Error::other)?;
     h2.keep_alive();
-    let epoch = conn.local.epoch();
-    let mut over = pin!(epoch.cancelled());
+    let mut over = pin!(conn.stop.cancelled());
     let mut timer = pin!(sleep_until(end.into()));
     let mut draining = false;
     loop {
@@ -412,10 +417,7 @@ where
                 if draining {
                     return Err(io::Error::other("streams outlived their grace"));
                 }
-                draining = true;
-                h2.drain();
-                let grace = conn.shared.config.stream_grace;
-                timer.as_mut().reset((Instant::now() + grace).into());
+                conn.stop.trigger();
             }
         }
     }

@@ -91,6 +91,7 @@ async fn connection(
         reset(&stream);
         return Ok(());
     }
+    let stop = local.stop.clone();
     let conn = Rc::new(Conn {
         shared: Rc::clone(shared),
         local,
@@ -98,6 +99,7 @@ async fn connection(
         from,
         at: destination,
         leno: false,
+        stop,
         known: RefCell::default(),
     });
     run(&conn, stream).await
@@ -355,7 +357,7 @@ async fn exchange(
 async fn serve_http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
     let admitted = RefCell::default();
     let exchange = async |incoming: Incoming<'_>| exchange(conn, &admitted, incoming).await;
-    let (shared, stop) = (&conn.shared, &conn.local.stop);
+    let (shared, stop) = (&conn.shared, &conn.stop);
     let served = http_server::http1(shared, stop, stream, prefix, None, exchange).await;
     served.map_err(|error| malformed(conn, error))
 }
@@ -364,7 +366,7 @@ async fn serve_http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io
 fn malformed(conn: &Conn, error: ServerError) -> io::Error {
     if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
         let denial = Denial::new(reason, error.told());
-        requests::refused(conn, &denial, status);
+        requests::refused(conn, fastrand::u64(..), &denial, status);
     }
     io::Error::other(error)
 }
@@ -373,7 +375,7 @@ async fn serve_http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io
     let (conn_, admitted) = (Rc::clone(conn), RefCell::default());
     let exchange =
         async move |incoming: Incoming<'static>| exchange(&conn_, &admitted, incoming).await;
-    let (shared, stop, exchange) = (&conn.shared, &conn.local.stop, Rc::new(exchange));
+    let (shared, stop, exchange) = (&conn.shared, &conn.stop, Rc::new(exchange));
     let places = &conn.local.places.published;
     let name = "published-stream";
     http_server::http2(shared, stop, places, stream, prefix, name, exchange).await

@@ -362,9 +362,9 @@ fn tell(
 }
 
 /// What was no request at all was answered; here it is told.
-pub(super) fn refused(conn: &Conn, denial: &Denial, status: u16) {
+pub(super) fn refused(conn: &Conn, id: u64, denial: &Denial, status: u16) {
     let request = Request {
-        id: fastrand::u64(..),
+        id,
         begun: Instant::now(),
         protocol: Protocol::Http1,
         grpc: false,
