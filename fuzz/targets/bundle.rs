@@ -1,12 +1,4 @@
-//! Trust bundles and keys as PEM: any text is refused or read.
+//! The parser `bundle` of tests/parsers.
 #![no_main]
 
-use leno_tls::{PrivateKey, TrustBundle};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    if let Ok(domain) = "fuzz.leno".parse() {
-        drop(TrustBundle::from_pem(domain, text));
-    }
-    drop(PrivateKey::from_pem(text));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::bundle(data));

@@ -10,6 +10,8 @@ mod certificates;
 mod config;
 mod dial;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 pub mod host;
 mod host_network;

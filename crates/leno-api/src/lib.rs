@@ -14,6 +14,8 @@ mod columns;
 mod derived;
 mod discovery;
 mod duplicates;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod media;
 mod object;

@@ -62,7 +62,7 @@ impl Continue {
         format!("{}_{}_{}", self.revision, self.namespace, self.name)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '_');
         Some(Self {
             revision: parts.next()?.parse().ok()?,

@@ -267,11 +267,16 @@ pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
 
 /// Writes the context of such a text, and makes it current.
 pub(crate) fn import(text: &str) -> Result<String, CommandError> {
+    let context = of_text(text)?;
+    save(&context, true)?;
+    Ok(context.name)
+}
+
+/// The current context of such a text.
+pub(crate) fn of_text(text: &str) -> Result<Context, CommandError> {
     let file: File = serde_saphyr::from_str(text)
         .map_err(|error| CommandError::failed(format!("this is no context: {error}")))?;
-    let name = file.current_context.clone();
-    save(&select(&file, &name, Path::new("the input"))?, true)?;
-    Ok(name)
+    select(&file, &file.current_context, Path::new("the input"))
 }
 
 /// Every context: its name, its server, and whether it is the current one.

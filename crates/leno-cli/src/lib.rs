@@ -8,6 +8,8 @@ mod commands;
 mod context;
 mod demo;
 mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod joined;
 mod output;
 mod places;

@@ -26,7 +26,7 @@ use leno_ir::ResourceName;
 use leno_telemetry::counters::{Counter, Limit};
 use leno_types::{DnsLabel, ServiceName, parse_service_host};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
@@ -51,7 +51,7 @@ const LONGEST_UDP: usize = 8 * 1024;
 
 /// What the name of a question is.
 #[derive(Debug, PartialEq, Eq)]
-enum Named {
+pub(crate) enum Named {
     /// A service, and nothing else.
     Mesh(ServiceName),
     /// A service, or something outside.
@@ -63,7 +63,7 @@ enum Named {
 }
 
 /// Reads a name as a workload of `namespace` means it.
-fn read_name(name: &str, namespace: &DnsLabel, search: &[String]) -> Named {
+pub(crate) fn read_name(name: &str, namespace: &DnsLabel, search: &[String]) -> Named {
     let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     if lower == "localhost" || lower.ends_with(".localhost") {
         return Named::Localhost;
@@ -181,7 +181,7 @@ async fn connection(shared: &Shared, local: &Local, mut stream: TcpStream) -> io
     }
 }
 
-async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
@@ -212,9 +212,8 @@ struct Waiting {
     _place: Place,
 }
 
-/// Looks at one query; `None` when it is none.
-fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
-    count(Counter::DnsQueries);
+/// Reads one query: it and its question, or what is answered at once; `None` when it is none.
+pub(crate) fn read_query(query: &[u8]) -> Option<Result<(Message, Query), Vec<u8>>> {
     let Ok(message) = Message::from_vec(query) else {
         tracing::debug!("a DNS query is malformed");
         return None;
@@ -222,20 +221,27 @@ fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
     if message.metadata.message_type != MessageType::Query {
         return None;
     }
-    let question = match message.queries.as_slice() {
-        [question] if message.metadata.op_code == OpCode::Query => question,
-        // One question or none of ours (RFC 9619): names of the mesh among several would leave the host.
-        _ => {
-            let code = if message.metadata.op_code == OpCode::Query {
-                ResponseCode::FormErr
-            } else {
-                ResponseCode::NotImp
-            };
-            return respond(&message, code, &[]).map(Looked::Answer);
+    let code = match message.queries.as_slice() {
+        [question] if message.metadata.op_code == OpCode::Query => {
+            let question = question.clone();
+            return Some(Ok((message, question)));
         }
+        // One question or none of ours (RFC 9619): names of the mesh among several would leave the host.
+        _ if message.metadata.op_code == OpCode::Query => ResponseCode::FormErr,
+        _ => ResponseCode::NotImp,
     };
-    let family = Family::of(question, shared.config.ipv6);
-    let said = say(shared, local, question, family);
+    respond(&message, code, &[]).map(Err)
+}
+
+/// Looks at one query; `None` when it is none.
+fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
+    count(Counter::DnsQueries);
+    let (message, question) = match read_query(query)? {
+        Ok(read) => read,
+        Err(answer) => return Some(Looked::Answer(answer)),
+    };
+    let family = Family::of(&question, shared.config.ipv6);
+    let said = say(shared, local, &question, family);
     let service = match said {
         Said::Ask(service, certain) => Some((service, certain)),
         Said::Forward => None,
@@ -379,7 +385,11 @@ fn headless(shared: &Shared, service: &ServiceName, certain: bool, family: Famil
     }
 }
 
-fn respond(query: &Message, code: ResponseCode, addresses: &[IpAddr]) -> Option<Vec<u8>> {
+pub(crate) fn respond(
+    query: &Message,
+    code: ResponseCode,
+    addresses: &[IpAddr],
+) -> Option<Vec<u8>> {
     let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
     answer.metadata.recursion_desired = query.metadata.recursion_desired;
     answer.metadata.recursion_available = true;

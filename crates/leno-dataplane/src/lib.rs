@@ -18,6 +18,8 @@ mod detect;
 mod dns;
 mod ending;
 mod foreign;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http_server;
 mod inbound;
 mod metadata;

@@ -49,7 +49,7 @@ fn is(name: &[u8], field: &str) -> bool {
     name.eq_ignore_ascii_case(field.as_bytes())
 }
 
-fn is_private(name: &[u8]) -> bool {
+pub(crate) fn is_private(name: &[u8]) -> bool {
     name.get(..PREFIX.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
         || is(name, CLIENT_CERT)

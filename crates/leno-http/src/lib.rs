@@ -16,6 +16,8 @@ mod cork;
 pub mod detect;
 mod error;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod h1;
 mod head;
 mod limits;

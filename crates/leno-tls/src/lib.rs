@@ -16,6 +16,8 @@ mod bundle;
 mod certificate;
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod leaf;
 mod pem;

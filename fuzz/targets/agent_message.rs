@@ -1,0 +1,4 @@
+//! The parser `agent_message` of tests/parsers.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::agent_message(data));

@@ -1,0 +1,4 @@
+//! The parser `command_line` of tests/parsers.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::command_line(data));
