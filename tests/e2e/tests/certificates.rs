@@ -3,11 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, Load, SOON, response, run_script, shown};
-use leno_testkit::{Capture, Member, Mesh, suite, until};
+use leno_e2e::{Backend, Load, SOON, once_within, response, run_script, shown};
+use leno_testkit::{Capture, Member, Mesh, Process, need_python, suite, until};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// So long the load runs: six lives of a certificate.
@@ -17,8 +18,10 @@ const LIFE: Duration = Duration::from_secs(10);
 struct Fixture {
     mesh: Mesh,
     web: Member,
-    socket: Member,
+    _socket: Member,
     caller: Member,
+    /// A WebSocket that is spoken through from the beginning, with its server.
+    chat: Option<(Process, Process)>,
     _backend: Backend,
 }
 
@@ -44,19 +47,31 @@ fn start() -> Fixture {
         wire.try_send("GET / HTTP/1.1\r\nhost: web\r\n\r\n").ok()?;
         wire.try_message().ok()
     });
+    let chat = leno_testkit::module_of_python("websockets").map(|python| {
+        let server = socket.spawn(&mut run_script(&python, "websocket_server.py", &["8081"]));
+        (converse(&python, &caller), server)
+    });
     Fixture {
         mesh,
         web,
-        socket,
+        _socket: socket,
         caller,
+        chat,
         _backend: backend,
     }
+}
+
+/// Says one frame after the other through a WebSocket, and hears each again, until it ends.
+fn converse(python: &Path, caller: &Member) -> Process {
+    let arguments = ["ws://socket/", "stream"];
+    caller.spawn(&mut run_script(python, "websocket_client.py", &arguments))
 }
 
 suite!(
     start,
     [
         nothing_fails_while_certificates_change_under_load,
+        a_websocket_loses_no_frame_in_ten_rotations_and_ends_when_its_caller_is_denied,
         without_a_certificate_nothing_leaves_and_with_a_new_one_all_goes_on,
     ]
 );
@@ -110,19 +125,6 @@ fn connections(mesh: &Mesh) -> BTreeMap<String, Vec<f64>> {
 }
 
 fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
-    let python = leno_testkit::module_of_python("websockets");
-    let mut chat = python.as_ref().map(|python| {
-        let server =
-            fixture
-                .socket
-                .spawn(&mut run_script(python, "websocket_server.py", &["8081"]));
-        let client = fixture.caller.spawn(&mut run_script(
-            python,
-            "websocket_client.py",
-            &["ws://socket/", "stream"],
-        ));
-        (server, client)
-    });
     let loads: Vec<Load> = [1, 100, 1_000_000]
         .into_iter()
         .map(|each| Load::paced(&fixture.caller, "web", each, Duration::from_millis(4)))
@@ -154,15 +156,6 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
             >= 6.0
     );
     nothing_began_past_an_end(&fixture.mesh, &[&web, &caller]);
-    if let Some((_, client)) = &mut chat {
-        let said = client.stdout();
-        assert!(
-            client.ended().is_none() && !said.contains("ended"),
-            "{said}{}",
-            client.stderr()
-        );
-        assert!(said.lines().count() > 50, "{said}");
-    }
     assert_eq!(fixture.web.process.ended(), None);
 }
 
@@ -187,6 +180,51 @@ fn nothing_began_past_an_end(mesh: &Mesh, certificates: &[&BTreeSet<Certificate>
     }
     let requests: usize = connections.values().map(Vec::len).sum();
     assert!(requests > 3_000, "{requests} lines of the log");
+}
+
+/// How many frames came back whole, in tens.
+#[track_caller]
+fn frames(client: &mut Process) -> usize {
+    let said = client.stdout();
+    let going_on = client.ended().is_none() && !said.contains("ended");
+    assert!(going_on, "{said}{}", client.stderr());
+    said.lines().count()
+}
+
+fn a_websocket_loses_no_frame_in_ten_rotations_and_ends_when_its_caller_is_denied(
+    fixture: &mut Fixture,
+) {
+    let python = need_python!("websockets");
+    let (mesh, caller) = (&fixture.mesh, &fixture.caller);
+    let (client, _server) = fixture.chat.as_mut().expect("it began with the fixture");
+    // The first certificate of each was no rotation; host a has two programs.
+    let rotations = |host: &str| mesh.metric(host, "leno_certificate_rotations_total", &[]);
+    let ten = || rotations("a") >= 22.0 && rotations("b") >= 11.0;
+    until("each has had ten other certificates", LIFE * 12, || {
+        frames(client);
+        ten().then_some(())
+    });
+    let before = frames(client);
+    until("it goes on", SOON, || {
+        (frames(client) > before + 2).then_some(())
+    });
+    let took = once_within(Duration::from_secs(1), || {
+        let ended = |client: &Process| client.stdout().contains("ended");
+        if ended(client) {
+            *client = converse(&python, caller);
+            until("another begins", SOON, || {
+                (frames(client) > 2).then_some(())
+            });
+        }
+        let since = Instant::now();
+        mesh.leno(&["deny", "default", "socket"]).good();
+        until("it is ended", SOON, || ended(client).then_some(()));
+        let took = since.elapsed();
+        mesh.leno(&["delete", "accesspolicy", "deny-default-socket"])
+            .good();
+        took
+    });
+    assert_eq!(took, Ok(()), "from the command's start");
 }
 
 fn without_a_certificate_nothing_leaves_and_with_a_new_one_all_goes_on(fixture: &mut Fixture) {

@@ -453,7 +453,14 @@ fn a_second_agent_on_a_host_names_the_first(fixture: &mut Fixture) {
 
 fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) {
     let name = fixture.new_name();
-    let host = fixture.mesh.join(&name);
+    fixture.mesh.join(&name);
+    let back = once_within(Duration::from_secs(10), || reboot(fixture, &name));
+    assert_eq!(back, Ok(()));
+}
+
+/// From its agent's start until a program on it is called again.
+fn reboot(fixture: &mut Fixture, name: &str) -> Duration {
+    let host = fixture.mesh.host(name);
     let before = fixture
         .mesh
         .run(&host)
@@ -468,14 +475,17 @@ fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) 
             .then_some(())
     });
     drop(before);
-    fixture.mesh.kill_agent(&name);
+    fixture.mesh.kill_agent(name);
     let (v4, v6) = (host.v4, host.v6);
     drop(host);
-    fixture.mesh.network.remove(&name);
-    let host = fixture.mesh.network.add_again(&name, v4, v6);
+    fixture.mesh.network.remove(name);
+    let host = fixture.mesh.network.add_again(name, v4, v6);
     forget(&host.disk().join("run"));
     forget(&host.disk().join("token"));
-    fixture.mesh.start_agent(&name);
+    let a = fixture.mesh.host("a");
+    let caller = fixture.mesh.run(&a).start();
+    let since = Instant::now();
+    fixture.mesh.start_agent(name);
     let after: Member = fixture
         .mesh
         .run(&host)
@@ -484,13 +494,12 @@ fn a_host_comes_back_after_a_reboot_with_its_token_spent(fixture: &mut Fixture) 
         .port("80:8090")
         .start();
     let _backend = Backend::http(after.listen(8090), |_| response(200, "", "back"));
-    let a = fixture.mesh.host("a");
-    let caller = fixture.mesh.run(&a).start();
     until("it answers", SOON, || {
         let mut wire = caller.try_connect("cart-rebooted", 80).ok()?;
         let answer = wire.ask("GET / HTTP/1.1\r\nhost: cart\r\n\r\n");
         (answer.body == b"back").then_some(())
     });
+    since.elapsed()
 }
 
 fn a_host_is_of_one_mesh_until_it_left_and_its_name_stays(fixture: &mut Fixture) {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     io::Write,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -13,14 +13,17 @@ use std::{
 use leno_e2e::{Backend, SOON, median, nginx, noise, response};
 use leno_testkit::{Answer, Connector, Member, Mesh, Wire, need, skip, suite, until};
 
-/// One pair of hosts; `web` answers at once, or with 64 MiB at `/large`; `two` is beside it.
+/// One pair of hosts; `web` answers at once, with 64 MiB at `/large`, and reads nothing of what comes to `/stall`; `two`
+/// is beside it.
 struct Fixture {
     mesh: Mesh,
     web: Member,
     caller: Member,
     second: Member,
     two: (Member, Backend),
-    _log: Backend,
+    /// Held by a test, it keeps what came to `/stall` unread.
+    stall: Arc<RwLock<()>>,
+    _backend: Backend,
 }
 
 const LARGE: usize = 64 * 1024 * 1024;
@@ -29,7 +32,15 @@ fn start() -> Fixture {
     let mesh = Mesh::with(&["a", "b"], &["web", "two", "caller", "second"]);
     let (a, b) = (mesh.host("a"), mesh.host("b"));
     let web = mesh.run(&a).service("web").port("80:8080/http").start();
-    let log = Backend::http(web.listen(8080), answer);
+    let stall = Arc::new(RwLock::new(()));
+    let gate = Arc::clone(&stall);
+    let backend =
+        Backend::connections(
+            web.listen(8080),
+            move |mut wire| {
+                while serve(&mut wire, &gate).is_some() {}
+            },
+        );
     let two = mesh.run(&a).service("two").port("80:8080/http").start();
     let two_backend = Backend::http(two.listen(8080), |_| response(200, "", "two"));
     let caller = mesh.run(&b).account("caller").start();
@@ -40,7 +51,8 @@ fn start() -> Fixture {
         caller,
         second,
         two: (two, two_backend),
-        _log: log,
+        stall,
+        _backend: backend,
     };
     for (member, name) in [(&fixture.caller, "web"), (&fixture.second, "two")] {
         until("it answers", SOON, || {
@@ -49,6 +61,22 @@ fn start() -> Fixture {
         });
     }
     fixture
+}
+
+/// Takes a request and answers it; of one to `/stall` only the head, until the gate is open.
+fn serve(wire: &mut Wire, gate: &RwLock<()>) -> Option<()> {
+    let head = wire.try_head().ok()?;
+    let mut request = Answer {
+        head,
+        body: Vec::new(),
+    };
+    if request.request().1 == "/stall" {
+        drop(gate.read());
+        return None;
+    }
+    let length = request.field("content-length").unwrap_or("0");
+    request.body = wire.try_exactly(length.parse().ok()?).ok()?;
+    wire.try_send(answer(&request)).ok()
 }
 
 fn answer(request: &Answer) -> Vec<u8> {
@@ -154,29 +182,14 @@ fn stalled_downloads_hold_up_nobody(fixture: &mut Fixture) {
 
 fn stalled_uploads_hold_up_nobody(fixture: &mut Fixture) {
     let unloaded = fixture.probe(20_000);
-    // A backend that takes the head and never reads on.
-    let silent = fixture
-        .mesh
-        .run(&fixture.mesh.host("a"))
-        .service("two")
-        .version("silent")
-        .port("80:8090/http")
-        .option("check", "none")
-        .start();
-    let held = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let keep = Arc::clone(&held);
-    let _backend = Backend::connections(silent.listen(8090), move |mut wire| {
-        wire.head();
-        keep.lock().expect("no panic").push(wire);
-        std::thread::sleep(Duration::from_secs(20));
-    });
-    until("it is known", SOON, || {
-        fixture.caller.try_connect("two-silent", 80).ok()
-    });
+    let connections = || fixture.mesh.metric("a", "leno_open_mesh_connections", &[]);
+    let before = connections();
+    assert!(before >= 1.0, "{before}");
+    let stalled = fixture.stall.write().expect("no panic");
     let uploads: Vec<Wire> = (0..5)
         .map(|_| {
-            let mut wire = fixture.caller.connect("two-silent", 80);
-            wire.send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 67108864\r\n\r\n");
+            let mut wire = fixture.caller.connect("web", 80);
+            wire.send("POST /stall HTTP/1.1\r\nhost: web\r\ncontent-length: 67108864\r\n\r\n");
             let mut stream = wire.stream().try_clone().expect("a second handle");
             stream
                 .set_write_timeout(Some(Duration::from_millis(500)))
@@ -196,7 +209,9 @@ fn stalled_uploads_hold_up_nobody(fixture: &mut Fixture) {
         .collect();
     let loaded = fixture.probe(20_000);
     assert_fast(loaded, unloaded, Duration::from_millis(50));
-    drop(uploads);
+    // They and the others shared connections: so they could have been held up.
+    assert_eq!(connections(), before);
+    drop((uploads, stalled));
 }
 
 fn many_streams_of_which_one_is_slow_stay_within_memory(fixture: &mut Fixture) {

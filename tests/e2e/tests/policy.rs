@@ -338,16 +338,11 @@ fn a_denied_callers_open_streams_are_ended(fixture: &mut Fixture) {
         run.then_some(())
     });
     for (name, process) in [("chat", &mut socket), ("kinds", &mut stream)] {
+        // How soon: see the test with ten rotations.
         fixture.mesh.leno(&["deny", "shop", name]).good();
-        let since = Instant::now();
         until("the stream is ended", SOON, || {
             process.stdout().contains("ended").then_some(())
         });
-        assert!(
-            since.elapsed() < Duration::from_secs(4),
-            "{name}: {:?}",
-            since.elapsed()
-        );
         fixture
             .mesh
             .leno(&["delete", "accesspolicy", &format!("deny-shop-{name}")])
