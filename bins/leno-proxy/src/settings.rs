@@ -7,12 +7,13 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     path::PathBuf,
     str::FromStr,
 };
 
 use leno_agent::{
-    Config, host,
+    Config, Exclusions, Prefix, host,
     protocol::{Port, Start},
 };
 use leno_types::DnsLabel;
@@ -115,6 +116,21 @@ const SETTINGS: &[Setting] = &[
         name: "LENO_PORTS",
         default: "none",
         meaning: "What the workload serves, as SERVICE[:PROGRAM][/PROTOCOL], separated by commas: 80:8080/http,5432. It counts as healthy while the first one accepts.",
+    },
+    Setting {
+        name: "LENO_EXCLUDE_INBOUND_PORTS",
+        default: "none",
+        meaning: "Ports on which connections come in past the mesh, separated by commas: in clear, unseen, under no policy.",
+    },
+    Setting {
+        name: "LENO_EXCLUDE_OUTBOUND_PORTS",
+        default: "none",
+        meaning: "Ports to which connections go out past the mesh, wherever they are.",
+    },
+    Setting {
+        name: "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
+        default: "none",
+        meaning: "Networks to which connections go out past the mesh, as ADDRESS/LENGTH, separated by commas.",
     },
 ];
 
@@ -227,7 +243,10 @@ fn from(variables: impl Iterator<Item = (String, String)>) -> Result<Settings, P
     let sidecar = sidecar(&mut reader);
     match agent {
         Some(mut agent) if reader.problems.is_empty() => {
-            agent.sidecar = sidecar;
+            if let Some((start, exclusions)) = sidecar {
+                agent.sidecar = Some(start);
+                agent.exclusions = exclusions;
+            }
             Ok(Settings {
                 agent,
                 token_file,
@@ -268,7 +287,7 @@ fn agent(reader: &mut Reader) -> Option<Config> {
 }
 
 /// The workload that the whole namespace is.
-fn sidecar(reader: &mut Reader) -> Option<Start> {
+fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
     let capture = reader
         .one::<Capture>("LENO_CAPTURE")
         .unwrap_or(Capture::None);
@@ -278,6 +297,13 @@ fn sidecar(reader: &mut Reader) -> Option<Start> {
     let namespace = label("LENO_NAMESPACE");
     let version = label("LENO_VERSION");
     let ports = reader.list::<Port>("LENO_PORTS");
+    let exclusions = Exclusions {
+        inbound_ports: ports_of(reader, "LENO_EXCLUDE_INBOUND_PORTS"),
+        outbound_ports: ports_of(reader, "LENO_EXCLUDE_OUTBOUND_PORTS"),
+        outbound_networks: reader
+            .list::<Prefix>("LENO_EXCLUDE_OUTBOUND_IP_RANGES")
+            .unwrap_or_default(),
+    };
     if service.is_none() && ports.is_some() {
         reader.problem(
             "LENO_PORTS",
@@ -291,6 +317,9 @@ fn sidecar(reader: &mut Reader) -> Option<Start> {
             "LENO_NAMESPACE",
             "LENO_VERSION",
             "LENO_PORTS",
+            "LENO_EXCLUDE_INBOUND_PORTS",
+            "LENO_EXCLUDE_OUTBOUND_PORTS",
+            "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
         ] {
             if reader.values.contains_key(name) {
                 reader.problem(name, "it needs LENO_CAPTURE=namespace");
@@ -298,7 +327,7 @@ fn sidecar(reader: &mut Reader) -> Option<Start> {
         }
         return None;
     }
-    Some(Start {
+    let start = Start {
         uid: None,
         namespace: namespace.unwrap_or_default(),
         program: service.clone().unwrap_or_else(|| "namespace".into()),
@@ -308,7 +337,13 @@ fn sidecar(reader: &mut Reader) -> Option<Start> {
         ports: ports.unwrap_or_default(),
         network: leno_agent::protocol::Network::Own,
         sockets: Vec::new(),
-    })
+    };
+    Some((start, exclusions))
+}
+
+fn ports_of(reader: &mut Reader, name: &'static str) -> Vec<u16> {
+    let ports = reader.list::<NonZeroU16>(name).unwrap_or_default();
+    ports.into_iter().map(NonZeroU16::get).collect()
 }
 
 /// Reads values and notes what is wrong with them.

@@ -58,7 +58,17 @@ fn start() -> Fixture {
 
 impl Fixture {
     fn start_proxy(&mut self) {
-        let mut proxy = self.pod.spawn(&mut proxy(&self.pod, &[]));
+        self.start_proxy_with(&[]);
+    }
+
+    fn end_proxy(&mut self) {
+        let mut proxy = self.proxy.take().expect("it runs");
+        proxy.signal(Signal::TERM);
+        assert_eq!(proxy.wait(SOON), 0, "{}", proxy.stderr());
+    }
+
+    fn start_proxy_with(&mut self, more: &[(&str, &str)]) {
+        let mut proxy = self.pod.spawn(&mut proxy(&self.pod, more));
         until("the workload is in the mesh", SOON, || {
             assert_eq!(proxy.ended(), None, "{}", proxy.stderr());
             let said = proxy.stderr();
@@ -336,11 +346,63 @@ fn a_wrong_environment_is_told_whole_before_anything_is_touched(fixture: &mut Fi
     assert!(!fixture.outside.disk().join("data").exists());
 }
 
+fn what_is_excluded_goes_past_the_mesh_and_nothing_else_does(fixture: &mut Fixture) {
+    const IN: (u16, u16) = (9101, 9102);
+    const OUT: (u16, u16) = (9201, 9202);
+    for (host, (left, taken)) in [(&fixture.pod, IN), (&fixture.outside, OUT)] {
+        each_connection(host, left, speak_first);
+        each_connection(host, taken, speak_first);
+    }
+    let elsewhere = fixture.mesh.network.add_outside("elsewhere");
+    each_connection(&elsewhere, OUT.1, speak_first);
+    fixture.end_proxy();
+    fixture.start_proxy_with(&[
+        ("LENO_EXCLUDE_INBOUND_PORTS", "9101"),
+        ("LENO_EXCLUDE_OUTBOUND_PORTS", "9201"),
+        (
+            "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
+            &format!("{}/32,{}/128", elsewhere.v4, elsewhere.v6),
+        ),
+    ]);
+    let greeted = |from: &Host, to: SocketAddr| {
+        let mut stream = from.connect(to).expect("a connection");
+        let mut said = [0; 6];
+        stream.read_exact(&mut said).expect("it speaks first");
+        assert_eq!(&said, b"220 \r\n", "{to}");
+    };
+    // By the proxy once, and past it as often as there are ways: each is counted before its greeting is passed on.
+    for v6 in [false, true] {
+        let at = |host: &Host, port| {
+            let address = if v6 { host.v6.into() } else { host.v4.into() };
+            SocketAddr::new(address, port)
+        };
+        let counted = || {
+            ["inbound", "outbound"].map(|way| {
+                let name = format!("leno_connections_{way}_total");
+                fixture.mesh.metric("pod", &name, &[])
+            })
+        };
+        let (pod, outside) = (&fixture.pod, &fixture.outside);
+        let before = counted();
+        greeted(outside, at(pod, IN.0));
+        greeted(pod, at(outside, OUT.0));
+        greeted(pod, at(&elsewhere, OUT.1));
+        greeted(outside, at(pod, IN.1));
+        greeted(pod, at(outside, OUT.1));
+        let after = [before[0] + 1.0, before[1] + 1.0];
+        until("those of the mesh are counted", SOON, || {
+            let now = counted();
+            (now[0] >= after[0] && now[1] >= after[1]).then_some(())
+        });
+        assert_eq!(counted(), after);
+    }
+    fixture.end_proxy();
+    fixture.start_proxy();
+}
+
 fn a_clean_end_gives_the_namespace_back(fixture: &mut Fixture) {
-    let mut proxy = fixture.proxy.take().expect("it runs");
     assert!(fixture.captured());
-    proxy.signal(Signal::TERM);
-    assert_eq!(proxy.wait(SOON), 0, "{}", proxy.stderr());
+    fixture.end_proxy();
     assert!(!fixture.captured());
     let status = fixture.mesh.leno(&["status"]);
     assert_eq!(status.code, 0, "{}", status.stderr);
@@ -357,6 +419,7 @@ suite!(
         a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,
+        what_is_excluded_goes_past_the_mesh_and_nothing_else_does,
         a_wrong_environment_is_told_whole_before_anything_is_touched,
         a_clean_end_gives_the_namespace_back,
     ]

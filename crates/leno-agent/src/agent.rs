@@ -123,7 +123,7 @@ pub async fn run(
     let sidecar = config
         .sidecar
         .as_ref()
-        .map(|start| sidecar::take(start, &config.addresses, &config.run_dir));
+        .map(|start| sidecar::take(start, &config));
     let mut sidecar = sidecar.transpose()?;
     let hbone = admin::everywhere(inherited.take(Handle::Hbone), config.hbone_port)?;
     for listener in &hbone.listeners {

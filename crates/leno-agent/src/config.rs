@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use leno_ir::Prefix;
 use leno_types::{DnsLabel, ports};
 
 use crate::{RunUser, protocol::Start};
@@ -42,6 +43,19 @@ pub struct Config {
     /// captured, and the agent registers the workload itself. Its `uid` and `sockets` are not looked at. Needs
     /// `CAP_NET_ADMIN` in the namespace.
     pub sidecar: Option<Start>,
+    /// Which of a sidecar's connections go past the mesh.
+    pub exclusions: Exclusions,
+}
+
+/// Connections of a wholly captured namespace that are left alone, as they are: in clear, unseen, under no policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exclusions {
+    /// Ports on which the workload is called.
+    pub inbound_ports: Vec<u16>,
+    /// Ports that the workload calls, wherever they are.
+    pub outbound_ports: Vec<u16>,
+    /// Networks that the workload calls.
+    pub outbound_networks: Vec<Prefix>,
 }
 
 impl Config {
@@ -69,6 +83,7 @@ impl Config {
             takeover: false,
             access_log: None,
             sidecar: None,
+            exclusions: Exclusions::default(),
         }
     }
 

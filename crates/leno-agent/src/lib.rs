@@ -27,9 +27,10 @@ mod saved;
 mod sidecar;
 
 pub use agent::{AgentError, run};
-pub use config::Config;
+pub use config::{Config, Exclusions};
 pub use dial::DialError;
 pub use join::{JoinError, join};
+pub use leno_ir::Prefix;
 pub use membership::{Membership, MembershipError};
 pub use run_user::{RunUser, RunUserError};
 pub use saved::KEPT_FILES;

@@ -24,6 +24,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     agent::AgentError,
+    config::{Config, Exclusions},
     hosted::{LISTEN_BACKLOG, taken},
     local::{Connection, LocalEvent},
     protocol::{FromAgent, Port, Socket, Start, ToAgent},
@@ -52,18 +53,14 @@ pub(crate) struct Sidecar {
 
 /// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules,
 /// which the agent watches from then on.
-pub(crate) fn take(
-    start: &Start,
-    addresses: &[IpAddr],
-    run_dir: &Path,
-) -> Result<(Sidecar, Installed), AgentError> {
+pub(crate) fn take(start: &Start, config: &Config) -> Result<(Sidecar, Installed), AgentError> {
     let families: &[bool] = if leno_net::link::ipv6_enabled() {
         &[false, true]
     } else {
         &[false]
     };
     let mut start = Start {
-        uid: former_uid(start, run_dir),
+        uid: former_uid(start, &config.run_dir),
         sockets: Vec::new(),
         ..start.clone()
     };
@@ -79,18 +76,25 @@ pub(crate) fn take(
         sockets.push(listen(local(ports::DNS))?.into());
         inbound.push(listen(SocketAddr::new(everywhere(v6), ports::INBOUND))?);
     }
+    let exclusions = &config.exclusions;
+    let networks = exclusions.outbound_networks.iter();
     let rules = WholeNamespace {
         outbound_port: ports::OUTBOUND,
         inbound_port: ports::INBOUND,
         dns_port: ports::DNS,
-        excluded_inbound_ports: Vec::new(),
-        excluded_outbound_ports: Vec::new(),
-        excluded_outbound_cidrs: Vec::new(),
+        excluded_inbound_ports: exclusions.inbound_ports.clone(),
+        excluded_outbound_ports: exclusions.outbound_ports.clone(),
+        excluded_outbound_cidrs: networks
+            .map(|network| (network.address(), network.length()))
+            .collect(),
     };
     let rules = rules.install(TABLE)?;
     tracing::info!("this namespace's connections go through the mesh");
+    if *exclusions != Exclusions::default() {
+        tracing::warn!(?exclusions, "but for these, which are not protected");
+    }
     let sidecar = Sidecar {
-        check: check_address(&start.ports, addresses),
+        check: check_address(&start.ports, &config.addresses),
         start,
         sockets,
         inbound,

@@ -28,10 +28,25 @@ fn a_sidecar_is_described_whole() {
         ("LENO_PORTS", "80:8080/http, 5432"),
         ("LENO_ADDRESSES", "10.0.0.1,fd00::1"),
         ("LENO_ADMIN_ADDR", "127.0.0.1:0"),
+        ("LENO_EXCLUDE_INBOUND_PORTS", "9100"),
+        ("LENO_EXCLUDE_OUTBOUND_PORTS", "25, 587"),
+        (
+            "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
+            "169.254.169.254/32,fd00::/8",
+        ),
     ])
     .unwrap();
     assert_eq!(settings.agent.addresses.len(), 2);
     assert_eq!(settings.agent.admin.port(), 0);
+    let exclusions = &settings.agent.exclusions;
+    assert_eq!(exclusions.inbound_ports, [9100]);
+    assert_eq!(exclusions.outbound_ports, [25, 587]);
+    let networks: Vec<_> = exclusions
+        .outbound_networks
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(networks, ["169.254.169.254/32", "fd00::/8"]);
     let start = settings.agent.sidecar.unwrap();
     assert_eq!(
         (start.service.as_str(), start.version.as_str()),
