@@ -127,6 +127,9 @@ pub struct Proxy {
     pub host: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those that it claims and does not answer at: they are not used.
+    #[serde(default)]
+    pub unproven: Vec<IpAddr>,
     /// Whom it hosts.
     pub workloads: Vec<ProxyWorkload>,
     /// Its version of Leno.

@@ -1,5 +1,6 @@
 //! `leno check`: is the mesh healthy, and what to do if not.
 
+mod mesh;
 mod objects;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use crate::{
     context,
     exit::Outcome,
     joined::Joined,
-    output::{Format, items, print, print_value, text},
+    output::{Format, print, print_value},
 };
 
 /// Check that the mesh is healthy, and say what to do if not.
@@ -22,18 +23,44 @@ pub(crate) struct CheckArgs {
 }
 
 /// One thing that was looked at.
+#[derive(Debug)]
 struct Finding {
     category: &'static str,
     what: String,
-    /// What is wrong, and what to do; `None` when it is well.
-    trouble: Option<(String, &'static str)>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Well,
+    /// Worth knowing, and perhaps as somebody wants it.
+    Told(String),
+    /// What is wrong, and what to do.
+    Ill {
+        why: String,
+        hint: String,
+    },
+}
+
+impl Finding {
+    fn is_trouble(&self) -> bool {
+        matches!(self.state, State::Ill { .. })
+    }
 }
 
 fn well(category: &'static str, what: impl Into<String>) -> Finding {
     Finding {
         category,
         what: what.into(),
-        trouble: None,
+        state: State::Well,
+    }
+}
+
+fn told(category: &'static str, what: impl Into<String>, why: impl Into<String>) -> Finding {
+    Finding {
+        category,
+        what: what.into(),
+        state: State::Told(why.into()),
     }
 }
 
@@ -41,12 +68,15 @@ fn ill(
     category: &'static str,
     what: impl Into<String>,
     why: impl Into<String>,
-    hint: &'static str,
+    hint: impl Into<String>,
 ) -> Finding {
     Finding {
         category,
         what: what.into(),
-        trouble: Some((why.into(), hint)),
+        state: State::Ill {
+            why: why.into(),
+            hint: hint.into(),
+        },
     }
 }
 
@@ -56,7 +86,7 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
     match context::load(name) {
         Ok(context) => {
             findings.push(well("api", format!("context \"{}\"", context.name)));
-            mesh(&Client::new(context), &mut findings).await;
+            mesh::mesh(&Client::new(context), &mut findings).await;
         }
         Err(error) => findings.push(match Joined::here() {
             Some(joined) => well("api", format!("{joined}; there is no context here")),
@@ -68,38 +98,49 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
             ),
         }),
     }
-    let failed = findings
-        .iter()
-        .filter(|finding| finding.trouble.is_some())
-        .count();
     show(&findings, args.output)?;
-    Ok(if failed == 0 { 0 } else { 3 })
+    let ill = findings.iter().any(Finding::is_trouble);
+    Ok(if ill { 3 } else { 0 })
 }
 
 fn show(findings: &[Finding], format: Format) -> Result<(), crate::exit::CommandError> {
     if matches!(format, Format::Json | Format::Yaml) {
-        let one = |finding: &Finding| {
-            let (problem, hint) = finding
-                .trouble
-                .as_ref()
-                .map(|(why, hint)| (why.as_str(), *hint))
-                .unzip();
-            json!({"category": finding.category, "check": finding.what, "ok": finding.trouble.is_none(), "problem": problem, "hint": hint})
-        };
-        return print_value(&findings.iter().map(one).collect(), format);
+        return print_value(&findings.iter().map(document).collect(), format);
     }
     let mut category = "";
     for finding in findings {
         if finding.category != category {
+            let gap = if category.is_empty() { "" } else { "\n" };
             category = finding.category;
-            print(&format!("{category}\n{}", "-".repeat(category.len())));
+            print(&format!("{gap}{category}\n{}", "-".repeat(category.len())));
         }
-        match &finding.trouble {
-            None => print(&format!("✔ {}", finding.what)),
-            Some((why, hint)) => print(&format!("✘ {}\n    {why}\n    {hint}", finding.what)),
-        }
+        let what = &finding.what;
+        print(&match &finding.state {
+            State::Well => format!("✔ {what}"),
+            State::Told(why) => format!("⚠ {what}\n    {why}"),
+            State::Ill { why, hint } => format!("✘ {what}\n    {why}\n    {hint}"),
+        });
     }
+    let count =
+        |of: fn(&State) -> bool| findings.iter().filter(|finding| of(&finding.state)).count();
+    let ill = count(|state| matches!(state, State::Ill { .. }));
+    let told = count(|state| matches!(state, State::Told(_)));
+    print(&match (ill, told) {
+        (0, 0) => "\n✔ all is well".into(),
+        (0, told) => format!("\n✔ all is well; to be known: {told} ⚠"),
+        (ill, _) => format!("\n✘ not as it should be: {ill} of {}", findings.len()),
+    });
     Ok(())
+}
+
+fn document(finding: &Finding) -> Value {
+    let (level, problem, hint) = match &finding.state {
+        State::Well => ("well", None, None),
+        State::Told(why) => ("warning", Some(why), None),
+        State::Ill { why, hint } => ("error", Some(why), Some(hint)),
+    };
+    json!({"category": finding.category, "check": finding.what, "ok": !finding.is_trouble(), "level": level,
+        "problem": problem, "hint": hint})
 }
 
 /// What programs need of this machine.
@@ -151,77 +192,4 @@ fn this_host() -> Vec<Finding> {
         },
     });
     findings
-}
-
-/// What the control plane says of the mesh.
-async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
-    let status = match client.get("/leno/v1/status").await {
-        Ok(status) => status,
-        Err(error) => {
-            let error = crate::exit::CommandError::from(error);
-            findings.push(ill(
-                "control plane",
-                "the control plane answers",
-                error.what,
-                "start it: leno up, or leno control-plane",
-            ));
-            return;
-        }
-    };
-    findings.push(well(
-        "control plane",
-        format!(
-            "the control plane answers (version {}, mesh {})",
-            text(&status, "/version"),
-            client.mesh()
-        ),
-    ));
-    for finding in items(&status, "/findings").filter_map(Value::as_str) {
-        findings.push(ill(
-            "control plane",
-            "nothing wants a person's attention",
-            finding,
-            "leno status -o json has the details",
-        ));
-    }
-    objects::objects(client, findings).await;
-    let Ok(proxies) = client.get("/leno/v1/proxies").await else {
-        return;
-    };
-    for proxy in items(&proxies, "") {
-        let host = text(proxy, "/host");
-        if proxy.get("connected").and_then(Value::as_bool) != Some(true) {
-            findings.push(ill("proxies", format!("{host} is connected"), "it is away; its workloads are not offered to others", "is the host up, is its agent running (leno agent), does it reach the control plane's port 15012?"));
-            continue;
-        }
-        for nack in items(proxy, "/nacks") {
-            let why = format!(
-                "it refuses {} {}: {}",
-                text(nack, "/type"),
-                text(nack, "/resource"),
-                text(nack, "/reason")
-            );
-            findings.push(ill(
-                "proxies",
-                format!("{host} runs what it was given"),
-                why,
-                "is it of an older version? leno proxy status",
-            ));
-        }
-        for workload in
-            items(proxy, "/workloads").filter(|workload| text(workload, "/health") == "unhealthy")
-        {
-            let name = text(workload, "/name");
-            findings.push(ill(
-                "workloads",
-                format!("{name} on {host} is healthy"),
-                "its check fails",
-                "look at the program's own output; leno run --check says how it is checked",
-            ));
-        }
-        findings.push(well(
-            "proxies",
-            format!("{host} is connected and runs what it was given"),
-        ));
-    }
 }

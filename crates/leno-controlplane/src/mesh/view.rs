@@ -63,6 +63,7 @@ impl Mesh {
         Proxy {
             host: name.to_string(),
             addresses: agent.addresses.clone(),
+            unproven: self.registry.unproven(name),
             workloads: agent
                 .workloads
                 .values()

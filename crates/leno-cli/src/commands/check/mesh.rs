@@ -1,0 +1,227 @@
+//! What the control plane says of the mesh, as findings.
+//!
+//! Owns what of it is trouble: hosts away or refusing what they are given, programs not ready, routes to nobody, calls
+//! that fail. Each is told once, with the next step.
+
+use std::collections::BTreeSet;
+
+use leno_config::Kind;
+use serde_json::Value;
+
+use super::{Finding, ill, objects, told, well};
+use crate::{
+    client::Client,
+    commands::{failing, path_of},
+    exit::CommandError,
+    output::{items, text},
+};
+
+const CALLS: &str = "calls";
+const PROXIES: &str = "proxies";
+const ROUTES: &str = "routes";
+const WORKLOADS: &str = "workloads";
+
+/// Everything that it says.
+pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
+    let status = match client.get("/leno/v1/status").await {
+        Ok(status) => status,
+        Err(error) => {
+            let error = CommandError::from(error);
+            findings.push(ill(
+                "control plane",
+                "the control plane answers",
+                error.what,
+                "start it: leno up, or leno control-plane",
+            ));
+            return;
+        }
+    };
+    findings.push(well(
+        "control plane",
+        format!(
+            "the control plane answers (version {}, mesh {})",
+            text(&status, "/version"),
+            client.mesh()
+        ),
+    ));
+    objects::objects(client, findings).await;
+    if let Err(error) = parts(client, findings).await {
+        findings.push(ill(
+            "control plane",
+            "the control plane says everything",
+            error.what,
+            "is it of another version? compare leno --version here and there",
+        ));
+    }
+}
+
+async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
+    let list = client.get(crate::top::PROXIES).await?;
+    findings.extend(items(&list, "").flat_map(proxy));
+    findings.extend(workloads(&list));
+    let routes = client.get(&path_of(Kind::HttpRoute, None, None)).await?;
+    if items(&routes, "/items").next().is_some() {
+        let services = client.get(&path_of(Kind::Service, None, None)).await?;
+        let slices = client
+            .get(&path_of(Kind::EndpointSlice, None, None))
+            .await?;
+        findings.extend(self::routes(&routes, &services, &slices));
+    }
+    findings.extend(calls(&failing::failing(client).await?));
+    Ok(())
+}
+
+/// Of a host's proxy.
+fn proxy(proxy: &Value) -> Vec<Finding> {
+    let host = text(proxy, "/host");
+    if !connected(proxy) {
+        return vec![ill(
+            PROXIES,
+            format!("{host} is connected"),
+            "it is away; its workloads are not offered to others",
+            "is the host up, is its agent running (leno agent), does it reach the control plane's port 15012?",
+        )];
+    }
+    let mut found = Vec::new();
+    for nack in items(proxy, "/nacks") {
+        let why = format!(
+            "it refuses {} {}: {}",
+            text(nack, "/type"),
+            text(nack, "/resource"),
+            text(nack, "/reason")
+        );
+        found.push(ill(
+            PROXIES,
+            format!("{host} runs what it was given"),
+            why,
+            "is it of an older version? leno proxy status",
+        ));
+    }
+    let silent: Vec<&str> = items(proxy, "/unproven")
+        .filter_map(Value::as_str)
+        .collect();
+    if !silent.is_empty() && items(proxy, "/workloads").next().is_some() {
+        found.push(ill(
+            PROXIES,
+            format!("{host} answers at its addresses"),
+            format!("not at {}, which are not used", silent.join(", ")),
+            "is a firewall in the way of port 15008? leno agent --address says which it has",
+        ));
+    }
+    if found.is_empty() {
+        let what = format!("{host} is connected and runs what it was given");
+        found.push(well(PROXIES, what));
+    }
+    found
+}
+
+fn connected(proxy: &Value) -> bool {
+    proxy.get("connected").and_then(Value::as_bool) == Some(true)
+}
+
+/// Of the programs; those of a host that is away have been told with it.
+fn workloads(proxies: &Value) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut healthy = 0;
+    for proxy in items(proxies, "").filter(|proxy| connected(proxy)) {
+        for workload in items(proxy, "/workloads") {
+            if text(workload, "/health") == "healthy" {
+                healthy += 1;
+                continue;
+            }
+            let name = text(workload, "/name");
+            found.push(ill(
+                WORKLOADS,
+                format!("{name} on {} is ready", text(proxy, "/host")),
+                format!("its check fails: {}", checked(workload)),
+                "look at the program's own output; leno run --check says how it is checked",
+            ));
+        }
+    }
+    if healthy > 0 && found.is_empty() {
+        let what = match healthy {
+            1 => "the only program is ready".into(),
+            all => format!("all {all} programs are ready"),
+        };
+        found.push(well(WORKLOADS, what));
+    }
+    found
+}
+
+/// What is asked of a program.
+fn checked(workload: &Value) -> String {
+    match workload.pointer("/ports/0").and_then(Value::as_str) {
+        Some(port) => format!("nothing fit to be called at its port {port}"),
+        None => "it is not fit to be called".into(),
+    }
+}
+
+/// Routes that lead to a service nobody serves. One that does not exist at all the route's own status tells.
+fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
+    let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+    let named = |object: &Value| {
+        let namespace = text(object, "/metadata/namespace");
+        key(namespace, text(object, "/metadata/name"))
+    };
+    let there: BTreeSet<_> = items(services, "/items").map(named).collect();
+    let ready = |slice: &&Value| {
+        let mut endpoints = items(slice, "/endpoints");
+        endpoints.any(|of| of.pointer("/conditions/ready").and_then(Value::as_bool) == Some(true))
+    };
+    let served = |slice: &Value| {
+        let labels = slice.pointer("/metadata/labels");
+        let service = labels.and_then(|labels| labels.get("kubernetes.io/service-name"));
+        let service = service.and_then(Value::as_str).unwrap_or_default();
+        key(text(slice, "/metadata/namespace"), service)
+    };
+    let served: BTreeSet<_> = items(slices, "/items").filter(ready).map(served).collect();
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    for route in items(routes, "/items") {
+        let (namespace, name) = named(route);
+        let rules = items(route, "/spec/rules");
+        for backend in rules.flat_map(|rule| items(rule, "/backendRefs")) {
+            let of = match text(backend, "/namespace") {
+                "" => namespace.as_str(),
+                other => other,
+            };
+            let service = key(of, text(backend, "/name"));
+            let called = backend.get("weight").and_then(Value::as_u64) != Some(0);
+            if !called || !there.contains(&service) || served.contains(&service) {
+                continue;
+            }
+            if seen.insert((namespace.clone(), name.clone(), service.clone())) {
+                found.push(ill(
+                    ROUTES,
+                    format!("httproute {namespace}/{name} leads to programs"),
+                    format!("no program serves {}/{}: its share of the calls gets 503", service.0, service.1),
+                    "start one (leno run --service .. --version ..), or take it out of the route (leno split)",
+                ));
+            }
+        }
+    }
+    if found.is_empty() {
+        found.push(well(ROUTES, "every route leads to programs that are ready"));
+    }
+    found
+}
+
+/// Calls of the last minute.
+fn calls(failing: &[failing::Failing]) -> Vec<Finding> {
+    if failing.is_empty() {
+        return vec![well(CALLS, "no call failed in the last minute")];
+    }
+    let one = |of: &failing::Failing| {
+        let hint = "leno top shows them live; docs/refusals has a page on each code";
+        if of.trouble {
+            let what = format!("{} goes well", of.edge);
+            ill(CALLS, what, of.what.as_str(), hint)
+        } else {
+            told(CALLS, of.edge.as_str(), of.what.as_str())
+        }
+    };
+    failing.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use serde_json::json;
+
+use super::*;
+
+fn troubles(findings: &[Finding]) -> Vec<&str> {
+    let ill = findings.iter().filter(|of| of.is_trouble());
+    ill.map(|of| of.what.as_str()).collect()
+}
+
+fn host(connected: bool, nacks: &Value, health: &str) -> Value {
+    json!({"host": "b", "connected": connected, "nacks": nacks, "unproven": [],
+        "workloads": [{"name": "cart-11aa", "health": health, "ports": ["80:8080"]}]})
+}
+
+#[test]
+fn a_host_is_well_or_ill_and_told_once() {
+    let refuses = json!([{"type": "Destination", "resource": "default/cart", "reason": "no"}]);
+    for (host, trouble) in [
+        (host(true, &json!([]), "healthy"), None),
+        (host(false, &json!([]), "healthy"), Some("b is connected")),
+        (
+            host(true, &refuses, "healthy"),
+            Some("b runs what it was given"),
+        ),
+    ] {
+        let findings = proxy(&host);
+        assert_eq!(findings.len(), 1, "{host}");
+        assert_eq!(troubles(&findings), trouble.into_iter().collect::<Vec<_>>());
+    }
+    let mut deaf = host(true, &json!([]), "healthy");
+    deaf["unproven"] = json!(["10.0.0.2"]);
+    assert_eq!(troubles(&proxy(&deaf)), ["b answers at its addresses"]);
+}
+
+#[test]
+fn a_program_that_is_not_ready_is_trouble_unless_its_host_is() {
+    let all = |connected, health| workloads(&json!([host(connected, &json!([]), health)]));
+    assert_eq!(
+        troubles(&all(true, "unhealthy")),
+        ["cart-11aa on b is ready"]
+    );
+    assert_eq!(troubles(&all(true, "unknown")), ["cart-11aa on b is ready"]);
+    assert!(all(false, "unhealthy").is_empty());
+    assert!(troubles(&all(true, "healthy")).is_empty() && all(true, "healthy").len() == 1);
+}
+
+#[test]
+fn a_route_to_a_service_without_a_ready_program_is_trouble() {
+    let route = |weight: u64| {
+        json!({"items": [{"metadata": {"namespace": "default", "name": "catalog"}, "spec": {"rules": [{"backendRefs": [
+            {"name": "catalog-v1", "port": 80, "weight": 9}, {"name": "catalog-v2", "port": 80, "weight": weight},
+            {"name": "misspelt", "port": 80},
+        ]}]}}]})
+    };
+    let service = |name: &str| json!({"metadata": {"namespace": "default", "name": name}});
+    let services = json!({"items": [service("catalog-v1"), service("catalog-v2")]});
+    let slice = |name: &str, ready: bool| {
+        json!({"metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"conditions": {"ready": ready}}]})
+    };
+    let slices = |ready| json!({"items": [slice("catalog-v1", true), slice("catalog-v2", ready)]});
+    let found = |weight, ready| routes(&route(weight), &services, &slices(ready));
+    assert_eq!(
+        troubles(&found(1, false)),
+        ["httproute default/catalog leads to programs"]
+    );
+    assert!(troubles(&found(1, true)).is_empty());
+    assert!(
+        troubles(&found(0, false)).is_empty(),
+        "nobody is sent there"
+    );
+}
+
+#[test]
+fn calls_that_fail_are_trouble_and_denied_ones_are_told() {
+    let failing = |trouble| failing::Failing {
+        edge: "front → cart".into(),
+        what: "3 of 9 calls failed".into(),
+        trouble,
+    };
+    let findings = calls(&[failing(true), failing(false)]);
+    assert_eq!(troubles(&findings), ["front → cart goes well"]);
+    assert_eq!(findings.len(), 2);
+    assert!(troubles(&calls(&[])).is_empty());
+}
