@@ -9,6 +9,7 @@ mod objects;
 mod person;
 mod proxy;
 mod shortcuts;
+mod split;
 mod status;
 mod token;
 
@@ -18,7 +19,7 @@ pub(crate) use check::{CheckArgs, check};
 pub(crate) use objects::{DeleteArgs, GetArgs, delete, get};
 pub(crate) use person::{ContextArgs, UserArgs, certified, contexts, user};
 pub(crate) use proxy::{ProxyArgs, proxy};
-pub(crate) use shortcuts::{SplitArgs, split};
+pub(crate) use split::{SplitArgs, split};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use token::{TokenArgs, token};
 

@@ -118,6 +118,7 @@ suite!(
     start,
     [
         a_split_gives_each_version_its_share_within_a_second,
+        who_would_be_cut_off_is_told_of_documents_too,
         a_route_matches_headers_methods_and_paths,
         a_route_with_a_timeout_ends_the_request,
         a_denied_caller_is_refused_with_a_reason_and_others_are_not,
@@ -157,11 +158,28 @@ fn a_split_gives_each_version_its_share_within_a_second(fixture: &mut Fixture) {
         took
     });
     assert_eq!(took, Ok(()));
+    let nowhere = fixture.mesh.leno(&["split", "catalog", "v1=0", "v2=0"]);
+    assert_eq!(nowhere.code, 2, "{}", nowhere.stderr);
     fixture
         .mesh
         .leno(&["delete", "httproute", "catalog"])
         .good();
     fixture.wait_for(2);
+}
+
+/// Calls to a version are calls to its service. Nothing is applied here: only what would be is told.
+fn who_would_be_cut_off_is_told_of_documents_too(fixture: &mut Fixture) {
+    tally(&fixture.shop, "catalog", "GET / HTTP/1.1\r\n", 1);
+    let policy = "apiVersion: leno.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {name: a}\nspec:\n  targetRefs: [{kind: Service, name: catalog}]\n  action: Allow\n  rules: [{from: [{serviceAccounts: [default/front]}], to: [{ports: [1]}]}]\n";
+    until("telemetry knows the call", SOON, || {
+        let deny = ["deny", "*", "catalog", "--dry-run"];
+        let denied = fixture.mesh.leno(&deny).good().stderr;
+        let applied = fixture.mesh.apply(policy, &["--dry-run"]).good().stderr;
+        assert!(applied.contains(".yaml:7"), "{applied}");
+        assert!(applied.contains("listens on 1, and there"), "{applied}");
+        let cut_off = |text: &str| text.contains("cuts off, of those who called");
+        (cut_off(&denied) && cut_off(&applied)).then_some(())
+    });
 }
 
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1

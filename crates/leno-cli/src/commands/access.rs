@@ -1,12 +1,15 @@
 //! `leno allow` and `leno deny`: an ordinary AccessPolicy, after saying whom it cuts off and what stands in its way.
 
 mod decision;
+mod documents;
 
 use std::io::{BufRead, IsTerminal};
 
+pub(super) use documents::cut_off_by;
+
 use clap::Args;
 use leno_config::{AccessAction, Kind};
-use leno_controlplane::documents::{Edge, EdgeList, Proxy};
+use leno_controlplane::documents::{Edge, EdgeList, Proxy, ProxyWorkload};
 use leno_types::{ServiceName, TrustDomain};
 use serde_json::Value;
 
@@ -172,12 +175,18 @@ async fn unknown(
     Ok(found)
 }
 
+/// The programs that are registered for a service.
+fn workloads<'m>(mesh: &'m Mesh, service: &ServiceName) -> impl Iterator<Item = &'m ProxyWorkload> {
+    let all = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
+    all.filter(|workload| {
+        workload.service.as_deref() == Some(service.name.as_str())
+            && workload.namespace == service.namespace.as_str()
+    })
+}
+
 /// The programs' ports of a service; rules name those.
 fn ports(mesh: &Mesh, service: &ServiceName) -> Vec<u16> {
-    let named = service.to_string();
-    let workloads = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
-    let of = workloads.filter(|workload| workload.service.as_deref() == Some(named.as_str()));
-    let mut ports: Vec<u16> = of
+    let mut ports: Vec<u16> = workloads(mesh, service)
         .flat_map(|workload| &workload.ports)
         .filter_map(|port| {
             let port = port
@@ -197,10 +206,7 @@ fn ports(mesh: &Mesh, service: &ServiceName) -> Vec<u16> {
 
 /// Who called the service, in any version, in the last ten minutes.
 fn callers(mesh: &Mesh, service: &ServiceName) -> Vec<Caller> {
-    let named = service.to_string();
-    let workloads = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
-    let mut names: Vec<String> = workloads
-        .filter(|workload| workload.service.as_deref() == Some(named.as_str()))
+    let mut names: Vec<String> = workloads(mesh, service)
         .filter(|workload| !workload.version.is_empty())
         .map(|workload| format!("{}-{}", service.name, workload.version))
         .collect();

@@ -13,6 +13,7 @@ use leno_config::{Document, Finding, admit, parse_documents};
 use serde_json::{Value, json};
 
 use self::report::{Asked, report};
+use super::access::cut_off_by;
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -50,6 +51,13 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
         return Err(CommandError::failed(
             "there is no document in what was given",
         ));
+    }
+    for (service, callers) in cut_off_by(client, &documents).await? {
+        let callers: Vec<String> = callers.into_iter().collect();
+        eprintln!(
+            "⚠ cuts off, of those who called {service} in the last ten minutes: {}",
+            callers.join(", ")
+        );
     }
     let asked = Asked {
         dry_run: args.dry_run,

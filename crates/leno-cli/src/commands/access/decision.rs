@@ -56,6 +56,65 @@ pub(super) struct Plan {
     pub(super) cut_off: BTreeSet<String>,
 }
 
+/// Who of `callers` may call the service now, and not when `proposed` replace the policies of their names.
+pub(super) fn cut_off(
+    service: &ServiceName,
+    all: &[Value],
+    proposed: &[AccessPolicy],
+    domain: &TrustDomain,
+    ports: &[u16],
+    callers: &[Caller],
+) -> BTreeSet<String> {
+    let standing = all
+        .iter()
+        .filter_map(|value| Standing::read(value, service));
+    let standing: Vec<AccessPolicy> = standing.map(|of| of.policy).collect();
+    let replaced = |of: &&AccessPolicy| {
+        let mut new = proposed.iter();
+        new.any(|new| (&new.meta.namespace, &new.meta.name) == (&of.meta.namespace, &of.meta.name))
+    };
+    let kept = standing.iter().filter(|of| !replaced(of));
+    let ours = proposed
+        .iter()
+        .filter(|policy| policy.targets.iter().any(|of| protects(of, service)));
+    let after: Vec<&AccessPolicy> = kept.chain(ours).collect();
+    let before: Vec<&AccessPolicy> = standing.iter().collect();
+    losing(&before, &after, domain, ports, callers)
+}
+
+/// Who may call under some policies, and not under others.
+fn losing(
+    before: &[&AccessPolicy],
+    after: &[&AccessPolicy],
+    domain: &TrustDomain,
+    ports: &[u16],
+    callers: &[Caller],
+) -> BTreeSet<String> {
+    let rules = |policies: &[&AccessPolicy]| -> Vec<_> {
+        let all = policies.iter();
+        all.flat_map(|policy| access_rules(policy, domain))
+            .collect()
+    };
+    let (before, after) = (rules(before), rules(after));
+    let loses = |caller: &&Caller| {
+        ports.iter().any(|port| {
+            let may = |rules| authorize(rules, caller.identity.as_ref(), *port).is_allowed();
+            may(&before) && !may(&after)
+        })
+    };
+    let lost = callers.iter().filter(loses);
+    lost.map(|caller| caller.name.clone()).collect()
+}
+
+/// Whether a policy with this target is for the service.
+fn protects(target: &AccessTarget, service: &ServiceName) -> bool {
+    match target {
+        AccessTarget::Service(name) => name == service,
+        AccessTarget::Namespace(namespace) => *namespace == service.namespace,
+        AccessTarget::Mesh => true,
+    }
+}
+
 impl Standing {
     /// A stored object; `None` when it is no policy or does not protect the service.
     pub(super) fn read(value: &Value, service: &ServiceName) -> Option<Self> {
@@ -63,15 +122,10 @@ impl Standing {
         let Resource::AccessPolicy(policy) = admitted.resource else {
             return None;
         };
-        let protects = |target: &AccessTarget| match target {
-            AccessTarget::Service(name) => name == service,
-            AccessTarget::Namespace(namespace) => *namespace == service.namespace,
-            AccessTarget::Mesh => true,
-        };
         policy
             .targets
             .iter()
-            .any(protects)
+            .any(|target| protects(target, service))
             .then_some(Self { policy })
     }
 
@@ -202,20 +256,10 @@ pub(super) fn plan(
         .filter(|of| wish.action == AccessAction::Allow && wish.is_denied_by(of, domain, ports))
         .map(|of| (of.namespace().to_string(), of.name().to_owned()))
         .collect();
-    let rules = |policies: &mut dyn Iterator<Item = &AccessPolicy>| {
-        policies
-            .flat_map(|policy| access_rules(policy, domain))
-            .collect::<Vec<_>>()
-    };
-    let before = rules(&mut standing.iter().map(|of| &of.policy));
-    let after = rules(&mut kept.iter().map(|of| &of.policy).chain([&wanted]));
-    let loses = |caller: &&Caller| {
-        ports.iter().any(|port| {
-            let may = |rules| authorize(rules, caller.identity.as_ref(), *port).is_allowed();
-            may(&before) && !may(&after)
-        })
-    };
-    let cut_off = callers.iter().filter(loses);
+    let before: Vec<&AccessPolicy> = standing.iter().map(|of| &of.policy).collect();
+    let after = kept.iter().map(|of| &of.policy).chain([&wanted]);
+    let after: Vec<&AccessPolicy> = after.collect();
+    let cut_off = losing(&before, &after, domain, ports, callers);
     let mut document = wish.document(wish.action, &name);
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("annotations".into(), json!({COMMAND: wish.command()}));
@@ -225,7 +269,7 @@ pub(super) fn plan(
         name: name.to_string(),
         lifted: lifted.iter().map(|of| of.name().to_owned()).collect(),
         denying,
-        cut_off: cut_off.map(|caller| caller.name.clone()).collect(),
+        cut_off,
     })
 }
 

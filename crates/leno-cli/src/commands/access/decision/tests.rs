@@ -164,3 +164,23 @@ fn a_name_that_is_too_long_is_cut() {
     let long = "a".repeat(60);
     assert!(decided(AccessAction::Deny, Some(&long), &[]).name.len() <= 63);
 }
+
+#[test]
+fn documents_cut_off_whom_the_policies_that_they_replace_let_in() {
+    let policy = |value: &Value| Standing::read(value, &cart()).unwrap().policy;
+    let allow = |name: &str, who: &[&str]| {
+        let callers: Vec<_> = who.iter().map(|who| account(who).unwrap()).collect();
+        access_policy(&label(name), &cart(), AccessAction::Allow, &callers)
+    };
+    let callers = [caller("front"), caller("shop")];
+    let lost = |standing: &[Value], proposed: &[Value]| -> Vec<String> {
+        let proposed: Vec<_> = proposed.iter().map(policy).collect();
+        let lost = cut_off(&cart(), standing, &proposed, &domain(), &[8080], &callers);
+        lost.into_iter().collect()
+    };
+    assert_eq!(lost(&[], &[allow("a", &["front"])]), ["shop"]);
+    let standing = [allow("a", &["front", "shop"])];
+    assert!(lost(&standing, &[allow("b", &["front"])]).is_empty());
+    assert_eq!(lost(&standing, &[allow("a", &["shop"])]), ["front"]);
+    assert!(lost(&standing, &[]).is_empty());
+}
