@@ -1,6 +1,7 @@
 //! All traffic counted so far: the sum of many workers' deltas, and its Prometheus text.
 //!
-//! Names and labels are Istio's standard ones, so that existing dashboards work.
+//! Names and labels are Istio's standard ones, so that existing dashboards work. Their workload is what was deployed and
+//! not one instance of it: instances are added up here, so that a program that comes and goes leaves no series behind.
 //! Invariant: no label set is written twice, and the same totals give the same text.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -47,16 +48,13 @@ impl Totals {
             .responses_overflowed
             .saturating_add(delta.responses_overflowed);
         for edge in &delta.edges {
-            let full = self.edges.len() >= self.max_edges && !self.edges.contains_key(&edge.key);
+            let key = of_workloads(&edge.key);
+            let full = self.edges.len() >= self.max_edges && !self.edges.contains_key(&key);
             let key = if full {
                 self.edges_overflowed = self.edges_overflowed.saturating_add(1);
-                Arc::new(EdgeKey::other(
-                    edge.key.reporter,
-                    edge.key.protocol,
-                    edge.key.mtls,
-                ))
+                Arc::new(EdgeKey::other(key.reporter, key.protocol, key.mtls))
             } else {
-                Arc::clone(&edge.key)
+                key
             };
             let beyond = self.edges.entry(key).or_default().merge(&edge.counted);
             self.responses_overflowed = self.responses_overflowed.saturating_add(beyond);
@@ -184,6 +182,35 @@ impl Totals {
                 .map(|(labels, tcp)| (labels.as_str(), pick(tcp)));
             prometheus::counters(out, name, help, values);
         }
+    }
+}
+
+/// The edge between what two instances are of.
+fn of_workloads(key: &Arc<EdgeKey>) -> Arc<EdgeKey> {
+    let (source, destination) = (&key.source_workload, &key.destination_workload);
+    let (from, to) = (workload(source), workload(destination));
+    if (from.len(), to.len()) == (source.len(), destination.len()) {
+        return Arc::clone(key);
+    }
+    Arc::new(EdgeKey {
+        source_workload: from.into(),
+        destination_workload: to.into(),
+        ..EdgeKey::clone(key)
+    })
+}
+
+/// The name of an instance without the end of its id, which is four hexadecimal digits (the registry's `unique_name`).
+fn workload(instance: &str) -> &str {
+    match instance.rsplit_once('-') {
+        Some((name, id))
+            if id.len() == 4
+                && id
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) =>
+        {
+            name
+        }
+        _ => instance,
     }
 }
 

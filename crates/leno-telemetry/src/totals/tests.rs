@@ -104,6 +104,36 @@ fn the_text_is_what_istios_dashboards_expect() {
 }
 
 #[test]
+fn programs_that_come_and_go_leave_one_series() {
+    let mut totals = Totals::with_max_edges(3);
+    for call in 0..1_000 {
+        let mut recorder = Recorder::new();
+        let key = EdgeKey {
+            source_workload: format!("front-{call:04x}").into(),
+            destination_workload: format!("cart-2024-{:04x}", call % 2).into(),
+            ..edge(Protocol::Http1)
+        };
+        let id = recorder.edge(&key);
+        recorder.request(id, &outcome(200, 3));
+        totals.merge(&recorder.take_delta());
+    }
+    let text = text(&totals);
+    let counted = text
+        .lines()
+        .filter(|line| line.starts_with("istio_requests_total{"));
+    let [line] = counted.collect::<Vec<_>>()[..] else {
+        panic!("{text}")
+    };
+    let labels = [
+        "source_workload=\"front\",source_canonical_service=\"front\"",
+        "destination_workload=\"cart-2024\",destination_canonical_service=\"cart-2024\"",
+    ];
+    assert!(labels.iter().all(|of| line.contains(of)), "{line}");
+    assert!(line.ends_with(" 1000"), "{line}");
+    assert!(text.contains("leno_telemetry_edges_overflow_total 0\n"));
+}
+
+#[test]
 fn every_label_set_is_written_once_and_every_histogram_is_cumulative() {
     let mut recorder = Recorder::new();
     for protocol in [
