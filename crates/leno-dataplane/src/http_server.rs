@@ -1,6 +1,6 @@
 //! HTTP connections of programs, of callers from outside, and in tunnels of peers: of either version, request by request.
 
-use std::{future::poll_fn, io, pin::pin, rc::Rc, task::Poll};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use bytes::BytesMut;
 use leno_http::{Corked, Incoming, ServerError, server};
@@ -89,12 +89,10 @@ pub(crate) async fn http2(
     prefix: BytesMut,
     task: &'static str,
     exchange: Rc<impl AsyncFn(Incoming<'static>) + 'static>,
-) -> io::Result<()> {
+) -> Result<(), ServerError> {
     let io = Corked::new(stream, &shared.corker);
     let limits = Rc::clone(&shared.http);
-    let mut connection = server::H2::handshake(io, limits, prefix.freeze())
-        .await
-        .map_err(io::Error::other)?;
+    let mut connection = server::H2::handshake(io, limits, prefix.freeze()).await?;
     connection.carry_case(false);
     let mut stopping = pin!(stop.cancelled());
     let mut draining = false;
@@ -107,7 +105,7 @@ pub(crate) async fn http2(
             }
             next = connection.next() => match next {
                 None => return Ok(()),
-                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Err(error)) => return Err(error),
                 Some(Ok(incoming)) => {
                     let Some(place) = places.take() else {
                         refused(Refusal::Overflow);

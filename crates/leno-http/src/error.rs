@@ -46,21 +46,22 @@ impl ServerError {
     pub fn told(&self) -> String {
         match self {
             Self::Malformed(why) => format!("the client's request: {why}"),
-            Self::HeadTimeout | Self::Truncated | Self::Http2(_) | Self::Dead | Self::Io(_) => {
-                self.to_string()
-            }
+            Self::Http2(why) => format!("the client broke HTTP/2: {why}"),
+            Self::HeadTimeout | Self::Truncated | Self::Dead | Self::Io(_) => self.to_string(),
         }
     }
 
-    /// The reason of that answer.
+    /// The reason of that answer, or of the end without one.
     #[must_use]
-    pub const fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Malformed(ParseError::TooLarge) => Some(Refusal::HeadTooLarge),
             Self::Malformed(_) | Self::HeadTimeout | Self::Truncated => {
                 Some(Refusal::ClientProtocol)
             }
-            Self::Http2(_) | Self::Dead | Self::Io(_) => None,
+            // Where the client gave up first it is its own reason.
+            Self::Http2(error) => (!error.is_remote()).then_some(Refusal::ClientProtocol),
+            Self::Dead | Self::Io(_) => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
-use leno_testkit::{Host, Process, until};
+use leno_testkit::{Host, Mesh, Process, until};
 
 use crate::SOON;
 
@@ -39,6 +39,27 @@ pub fn identity(of: &Host, to: &Host, name: &str) -> Identity {
         key: write("key"),
         roots: write("bundle"),
     }
+}
+
+/// The uid of a service's workload.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+#[track_caller]
+pub fn uid_of(mesh: &Mesh, service: &str) -> String {
+    until("the workload is registered", SOON, || {
+        let proxies = mesh.api("/leno/v1/proxies");
+        let all = proxies
+            .as_array()
+            .or_else(|| proxies["proxies"].as_array())?
+            .clone();
+        let workloads = all
+            .into_iter()
+            .filter_map(|proxy| proxy["workloads"].as_array().cloned());
+        let mut found = workloads.flatten().filter(|of| of["service"] == service);
+        found.next()?["uid"].as_str().map(str::to_owned)
+    })
 }
 
 /// A tunnel into the mesh.

@@ -2,7 +2,8 @@
 
 `h2raw.py HOST PORT SNI ALPN CERTIFICATE KEY NAME=VALUE..` prints what came back, a line each: `alpn NAME`,
 `status CODE`, `field NAME VALUE`, `data TEXT`, `reset CODE`, `goaway CODE`, `closed`, or `tls REASON`. CERTIFICATE
-and KEY may be `-`. Fields need the module hpack; without it they are left out.
+and KEY may be `-`. Fields need the module hpack; without it they are left out. In place of NAME=VALUE.. there may be one
+`raw:HEX`: bytes to be sent in place of preface and request.
 """
 import socket
 import ssl
@@ -74,12 +75,14 @@ def main():
     try:
         stream = context.wrap_socket(raw, server_hostname=sni)
         print("alpn", stream.selected_alpn_protocol(), flush=True)
-        block = b"".join(literal(name, value) for name, value in fields)
-        connect = any(name == ":method" and value == "CONNECT" for name, value in fields)
+        if fields[0][0].startswith("raw:"):
+            stream.sendall(bytes.fromhex(fields[0][0][4:]))
+        block = b"".join(literal(*field) for field in fields if len(field) == 2)
+        connect = [":method", "CONNECT"] in fields
         # END_HEADERS, and END_STREAM unless it is a tunnel.
-        stream.sendall(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4 if connect else 5, 1, block)
-        )
+        if block:
+            request = frame(1, 4 if connect else 5, 1, block)
+            stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + request)
         if connect:
             stream.sendall(frame(0, 0, 1, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
         while True:

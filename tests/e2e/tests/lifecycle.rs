@@ -9,8 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, SOON, response};
-use leno_testkit::{Member, Mesh, Process, Signal, Wire, holds_for, suite, until, until_ok};
+use leno_e2e::{
+    Backend, SOON,
+    peer::{identity, uid_of},
+    response, run_script,
+};
+use leno_testkit::{Member, Mesh, Process, Signal, Wire, holds_for, need, suite, until, until_ok};
 
 /// `web` on a, published as 9080, called from b.
 struct Fixture {
@@ -52,6 +56,7 @@ suite!(
         what_was_begun_is_finished_before_the_program_gets_its_sigterm,
         an_agent_killed_under_load_is_found_again,
         a_successor_takes_over_without_a_lost_connection,
+        a_successor_takes_over_while_peers_connect_anew,
         a_program_on_the_hosts_network_is_captured_and_leaves_nothing_behind,
     ]
 );
@@ -275,6 +280,39 @@ fn a_successor_takes_over_without_a_lost_connection(fixture: &mut Fixture) {
         failures.is_empty(),
         "{done} were answered, but: {failures:?}"
     );
+}
+
+fn a_successor_takes_over_while_peers_connect_anew(fixture: &mut Fixture) {
+    let python = need!("python3");
+    let (a, b) = (fixture.mesh.host("a"), fixture.mesh.host("b"));
+    let (own, uid) = (identity(&b, &b, "own"), uid_of(&fixture.mesh, "web"));
+    let (host, to) = (a.v4.to_string(), format!("{}:8080", a.v4));
+    let arguments = [&*host, "15008", &uid, &own.chain, &own.key, &to];
+    let mut peer = b.spawn(&mut run_script(&python, "connections.py", &arguments));
+    until("peers connect", SOON, || {
+        peer.stdout().contains("began").then_some(())
+    });
+    let handshakes = |fixture: &Fixture| fixture.mesh.metric("a", "leno_tls_handshakes_total", &[]);
+    for _ in 0..3 {
+        let process = successor(fixture, "a");
+        let left = until("the predecessor has ended", SOON, || {
+            fixture.mesh.agent("a").ended()
+        });
+        assert_eq!(left, 0, "{}", fixture.mesh.agent("a").stderr());
+        fixture.mesh.adopt_agent("a", process);
+        // Counted by the successor alone, which began with none.
+        until("peers connect to the successor", SOON, || {
+            (handshakes(fixture) >= 50.0).then_some(())
+        });
+    }
+    peer.signal(Signal::TERM);
+    assert_eq!(peer.wait(SOON), 0, "{}", peer.stderr());
+    let text = peer.stdout();
+    let lines: Vec<&str> = text.lines().filter(|line| *line != "began").collect();
+    let good = lines.last().and_then(|line| line.strip_prefix("good "));
+    let good: u32 = good.and_then(|count| count.parse().ok()).unwrap_or(0);
+    assert!(good >= 150, "{text}{}", peer.stderr());
+    assert_eq!(lines.len(), 1, "{text}");
 }
 
 fn a_program_on_the_hosts_network_is_captured_and_leaves_nothing_behind(fixture: &mut Fixture) {

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use leno_e2e::{
     Backend, SOON,
-    peer::{Identity, Tunnel, identity},
+    peer::{Identity, Tunnel, identity, uid_of},
     response, run_script, shown,
 };
 use leno_testkit::{Answer, Capture, Member, Mesh, PAYLOAD, Process, Wire, need, suite, until};
@@ -41,19 +41,7 @@ fn start() -> Fixture {
     let foreigner = second.run(&elsewhere).start();
     let own = identity(&b, &stranger, "own");
     let foreign = identity(&elsewhere, &stranger, "foreign");
-    let web_uid = until("web is registered", SOON, || {
-        let proxies = mesh.api("/leno/v1/proxies");
-        let all = proxies
-            .as_array()?
-            .iter()
-            .flat_map(|proxy| proxy["workloads"].as_array().cloned().unwrap_or_default());
-        let mut found = all.filter(|workload| {
-            workload["service"]
-                .as_str()
-                .is_some_and(|name| name.ends_with("web"))
-        });
-        found.next()?["uid"].as_str().map(str::to_owned)
-    });
+    let web_uid = uid_of(&mesh, "web");
     Fixture {
         mesh,
         _second: second,
@@ -77,6 +65,7 @@ suite!(
         only_connect_is_taken_from_others_meshes_protocol,
         a_forged_destination_is_refused_in_either_protocol,
         what_is_no_http_2_harms_nobody,
+        broken_http_2_of_a_peer_is_refused_with_its_reason,
         a_server_with_anothers_certificate_is_refused_and_told_nothing,
     ]
 );
@@ -348,6 +337,65 @@ fn what_is_no_http_2_harms_nobody(fixture: &mut Fixture) {
         assert!(!answer.starts_with(b"HTTP/"), "{answer:?}");
     }
     assert_eq!(fixture.mesh.agent("a").ended(), None);
+}
+
+fn broken_http_2_of_a_peer_is_refused_with_its_reason(fixture: &mut Fixture) {
+    need!("python3");
+    const PREFACE: &str = "505249202a20485454502f322e300d0a0d0a534d0d0a0d0a000000040000000000";
+    let told = |broken: &str| {
+        let refusals = fixture.mesh.admin("a", "/refusals").to_string();
+        let labels = ["reason=\"DPE\""];
+        let counted = fixture.mesh.metric("a", "leno_refused_total", &labels);
+        let log = fixture.mesh.access_log("a");
+        let lines = log.iter().filter(|line| line["response_flags"] == "DPE");
+        (lines.count(), counted, refusals.matches(broken).count())
+    };
+    let before = told("broke HTTP/2");
+    // DATA on stream 0, a frame of 16 MiB, HPACK that is none; and no preface at all.
+    let broken = [
+        format!("{PREFACE}000001000000000000ff"),
+        format!("{PREFACE}ffffff000100000001"),
+        format!("{PREFACE}000002010500000001ffff"),
+        "474554202f20485454502f312e310d0a0d0a474554202f20485454502f312e310d0a0d0a".to_owned(),
+    ];
+    for (number, hex) in broken.iter().enumerate() {
+        let raw_bytes = [&*format!("raw:{hex}")];
+        let own = Some(&fixture.own);
+        let said = raw(fixture, "leno/1", own, &fixture.web_uid, &raw_bytes);
+        assert!(!said.contains("status"), "{said}");
+        until("it is told", SOON, || {
+            let now = told("broke HTTP/2");
+            #[expect(clippy::cast_precision_loss, reason = "a handful")]
+            let all = now.0 > before.0 + number
+                && now.1 > before.1 + number as f64
+                && now.2 > before.2 + number;
+            all.then_some(())
+        });
+    }
+    // One request of it may be malformed alone: it is answered.
+    let differs = [GET.as_slice(), &["host=another"]].concat();
+    let many: Vec<String> = (0..210).map(|number| format!("x-{number}=1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let many = [GET.as_slice(), &many].concat();
+    for (fields, status) in [(differs, 400), (many, 431)] {
+        let own = Some(&fixture.own);
+        let said = raw(fixture, "leno/1", own, &fixture.web_uid, &fields);
+        assert!(said.contains(&format!("status {status}")), "{said}");
+        let Some(field) = said
+            .lines()
+            .find_map(|line| line.strip_prefix("field x-leno-refused "))
+        else {
+            // Fields cannot be read without Python's hpack.
+            assert!(leno_testkit::module_of_python("hpack").is_none(), "{said}");
+            continue;
+        };
+        let answer = Answer {
+            head: format!("HTTP/1.1 {status} Said\r\nx-leno-refused: {field}"),
+            body: Vec::new(),
+        };
+        let code = field.split(';').next().unwrap_or_default().to_owned();
+        shown(&fixture.mesh, &answer, "a", &code);
+    }
 }
 
 fn a_server_with_anothers_certificate_is_refused_and_told_nothing(fixture: &mut Fixture) {

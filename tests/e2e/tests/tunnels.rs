@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leno_e2e::{
     Backend, SOON,
-    peer::{Identity, Tunnel, identity},
+    peer::{Identity, Tunnel, identity, uid_of},
     response, run_script, shown,
 };
 use leno_testkit::{
@@ -32,18 +32,7 @@ fn start() -> Fixture {
     let web = web.port("80:8080/http").port("81:8081/grpc").start();
     let caller = mesh.run(&b).account("friend").start();
     let own = identity(&b, &stranger, "own");
-    let uid = until("web is registered", SOON, || {
-        let proxies = mesh.api("/leno/v1/proxies");
-        let all = proxies
-            .as_array()
-            .or_else(|| proxies["proxies"].as_array())?
-            .clone();
-        let workloads = all
-            .into_iter()
-            .filter_map(|proxy| proxy["workloads"].as_array().cloned());
-        let mut found = workloads.flatten().filter(|of| of["service"] == "web");
-        found.next()?["uid"].as_str().map(str::to_owned)
-    });
+    let uid = uid_of(&mesh, "web");
     Fixture {
         mesh,
         web,

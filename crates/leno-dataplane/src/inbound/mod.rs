@@ -20,7 +20,7 @@ use std::{
 };
 
 use ::bytes::Bytes;
-use leno_http::{Corked, ReadAhead, server};
+use leno_http::{Corked, ReadAhead, ServerError, server};
 use leno_ir::{AccessRule, ServicePortRef};
 use leno_policy::Verdict;
 use leno_runtime::Stop;
@@ -374,6 +374,31 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
     Box::pin(streams(&conn, io, end)).await
 }
 
+/// A peer broke HTTP/2 as a whole: nobody can be answered, and yet it is told.
+fn broken(conn: &Conn, error: ServerError) -> io::Error {
+    told(conn, fastrand::u64(..), &error);
+    io::Error::other(error)
+}
+
+/// Tells of what was no request at all: it was answered, or its connection ended.
+fn told(conn: &Conn, id: u64, error: &ServerError) {
+    let Some(reason) = error.refusal() else {
+        return;
+    };
+    let denial = Denial::new(reason, error.told());
+    match error.status() {
+        Some(status) => requests::refused(conn, id, &denial, status),
+        None => drop(bytes::refused(conn, None, &denial)),
+    }
+}
+
+/// A request of a peer was answered as malformed; the field that says so.
+fn malformed(conn: &Conn, error: &ServerError) -> Option<String> {
+    let (reason, id) = (error.refusal()?, fastrand::u64(..));
+    told(conn, id, error);
+    Some(metadata::refused_field(reason, &conn.local.name(), id))
+}
+
 /// Serves the streams of a connection until it is over. It drains when its certificates are renewed or at their end,
 /// and is cut off after the grace of streams.
 async fn streams<IO>(conn: &Rc<Conn>, io: IO, end: Instant) -> io::Result<()>
@@ -382,8 +407,16 @@ where
 {
     let http = Rc::clone(&conn.shared.http);
     let handshake = server::H2::handshake(io, http, Bytes::new());
-    let mut h2 = handshake.await.map_err(io::Error::other)?;
+    let mut h2 = match handshake.await {
+        Ok(h2) => h2,
+        Err(error) => return Err(broken(conn, error)),
+    };
     h2.keep_alive();
+    let of = Rc::downgrade(conn);
+    h2.tell_malformed(move |error| {
+        let told = of.upgrade().and_then(|conn| malformed(&conn, error));
+        (metadata::REFUSED, told.unwrap_or_default())
+    });
     let mut over = pin!(conn.stop.cancelled());
     let mut timer = pin!(sleep_until(end.into()));
     let mut draining = false;
@@ -398,7 +431,7 @@ where
             }
             next = h2.next() => match next {
                 None => return Ok(()),
-                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Err(error)) => return Err(broken(conn, error)),
                 // A peer may ignore that it is told to go; its certificate has ended all the same.
                 Some(Ok(incoming)) if Instant::now() >= end => {
                     limit(Limit::ConnectionAge);

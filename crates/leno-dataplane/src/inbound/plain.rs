@@ -364,10 +364,7 @@ async fn serve_http1(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io
 
 /// What was no request at all was answered; here it is told.
 fn malformed(conn: &Conn, error: ServerError) -> io::Error {
-    if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
-        let denial = Denial::new(reason, error.told());
-        requests::refused(conn, fastrand::u64(..), &denial, status);
-    }
+    super::told(conn, fastrand::u64(..), &error);
     io::Error::other(error)
 }
 
@@ -378,5 +375,6 @@ async fn serve_http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io
     let (shared, stop, exchange) = (&conn.shared, &conn.stop, Rc::new(exchange));
     let places = &conn.local.places.published;
     let name = "published-stream";
-    http_server::http2(shared, stop, places, stream, prefix, name, exchange).await
+    let served = http_server::http2(shared, stop, places, stream, prefix, name, exchange).await;
+    served.map_err(|error| malformed(conn, error))
 }

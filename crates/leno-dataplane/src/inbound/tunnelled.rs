@@ -90,7 +90,8 @@ async fn http2(
     let (shared, stop, exchange) = (&conn.shared, &conn.stop, Rc::new(exchange));
     let places = &conn.local.places.tunnelled;
     let name = "tunnelled-stream";
-    http_server::http2(shared, stop, places, tunnel, prefix, name, exchange).await
+    let served = http_server::http2(shared, stop, places, tunnel, prefix, name, exchange).await;
+    served.map_err(|error| malformed(conn, fastrand::u64(..), error))
 }
 
 fn label(conn: &Conn) -> (u64, Label) {
@@ -101,10 +102,7 @@ fn label(conn: &Conn) -> (u64, Label) {
 
 /// What was no request at all was answered; here it is told.
 fn malformed(conn: &Conn, id: u64, error: ServerError) -> io::Error {
-    if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
-        let denial = Denial::new(reason, error.told());
-        requests::refused(conn, id, &denial, status);
-    }
+    super::told(conn, id, &error);
     io::Error::other(error)
 }
 

@@ -48,19 +48,23 @@ fn label(flow: &Flow) -> Label {
 }
 
 fn malformed(flow: &Flow, id: u64, begun: Instant, error: ServerError) -> io::Error {
-    if let (Some(reason), Some(status)) = (error.refusal(), error.status()) {
+    if let Some(reason) = error.refusal() {
         let denial = Denial::new(reason, error.told());
-        requests::refused(flow, id, begun, &denial, status);
+        // A connection of HTTP/2 ends without a status.
+        requests::refused(flow, id, begun, &denial, error.status().unwrap_or(0));
     }
     io::Error::other(error)
 }
 
 async fn serve_http2(flow: &Rc<Flow>, stream: TcpStream, prefix: BytesMut) -> io::Result<()> {
+    let begun = Instant::now();
     let flow_ = Rc::clone(flow);
     let exchange = Rc::new(async move |incoming: Incoming<'static>| {
         requests::exchange(&flow_, incoming).await
     });
     let (stop, places) = (&flow.local.stop, &flow.local.places.outbound);
     let name = "outbound-stream";
-    http_server::http2(&flow.shared, stop, places, stream, prefix, name, exchange).await
+    let served =
+        http_server::http2(&flow.shared, stop, places, stream, prefix, name, exchange).await;
+    served.map_err(|error| malformed(flow, fastrand::u64(..), begun, error))
 }

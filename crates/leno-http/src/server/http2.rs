@@ -21,9 +21,13 @@ use crate::{
     Body, Incoming, Limits, Reply, ServerError,
     alive::{Silence, Watched},
     convert::request_from_h2,
+    h1::ParseError,
     limits::count,
     timer::{Timer, Timers},
 };
+
+/// Hears of a request that is answered here as malformed; the field to answer it with.
+type Malformed = dyn Fn(&ServerError) -> (&'static str, String);
 
 /// An HTTP/2 connection from a client.
 pub struct H2<IO> {
@@ -35,6 +39,7 @@ pub struct H2<IO> {
     /// Of its exchanges.
     timers: Timers,
     idle_since: Option<Instant>,
+    malformed: Option<Box<Malformed>>,
     heard: Rc<Cell<bool>>,
     /// Where the client is asked whether it is there.
     asked: Option<Box<(Silence, Option<h2::PingPong>)>>,
@@ -66,6 +71,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
                 timer: Timer::default(),
                 timers: Timers::default(),
                 idle_since: None,
+                malformed: None,
                 heard,
                 asked: None,
             }),
@@ -120,6 +126,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     /// Whether names keep their HTTP/1 case on this hop by means of [`crate::CASE_FIELD`] (default: yes).
     pub fn carry_case(&mut self, carry: bool) {
         self.carry_case = carry;
+    }
+
+    /// What is malformed, and answered here for that, is told to `tell`, and answered with the field that it gives.
+    pub fn tell_malformed(
+        &mut self,
+        tell: impl Fn(&ServerError) -> (&'static str, String) + 'static,
+    ) {
+        self.malformed = Some(Box::new(tell));
     }
 
     /// From now on a client that is silent while streams are open is asked whether it is there.
@@ -180,7 +194,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
         mut respond: h2::server::SendResponse<Bytes>,
     ) -> Option<Incoming<'static>> {
         let too_many = request.headers().len() > self.limits.head_fields;
-        let status = match request_from_h2(request) {
+        let error = match request_from_h2(request) {
             Ok((head, declared, stream)) if !too_many => {
                 return Some(Incoming {
                     reply: Reply::h2(&head, respond, self.carry_case, self.timers.clone()),
@@ -190,16 +204,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
             }
             Ok(_) => {
                 count(|counters| &counters.heads_too_large);
-                http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                ParseError::TooLarge
             }
             Err(reason) => {
                 count(|counters| &counters.malformed_requests);
                 tracing::debug!(reason, "malformed HTTP/2 request");
-                http::StatusCode::BAD_REQUEST
+                ParseError::Malformed(reason)
             }
         };
         let mut response = http::Response::new(());
-        *response.status_mut() = status;
+        let status = http::StatusCode::from_u16(error.status());
+        *response.status_mut() = status.unwrap_or(http::StatusCode::BAD_REQUEST);
+        if let Some(tell) = &self.malformed {
+            let (field, value) = tell(&ServerError::Malformed(error));
+            if let Ok(value) = http::HeaderValue::from_str(&value) {
+                response.headers_mut().insert(field, value);
+            }
+        }
         if let Err(error) = respond.send_response(response, true) {
             tracing::trace!(%error, "the client of a malformed request is gone");
         }
