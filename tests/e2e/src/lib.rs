@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use leno_testkit::{Answer, Member, Mesh, Process, Wire, until};
@@ -289,6 +289,45 @@ pub fn once_within(
     Err(took)
 }
 
+/// Notices when the machine, or this process, stands still: looks at the clock again and again.
+pub struct Stillness {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<Duration>>,
+}
+
+impl Stillness {
+    /// Begins to look.
+    #[must_use]
+    pub fn watch() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(20));
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            longest
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The longest time between two looks.
+    ///
+    /// # Panics
+    /// When its thread did.
+    #[must_use]
+    pub fn longest(mut self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("asked once");
+        thread.join().expect("who looked at the clock")
+    }
+}
+
 /// The median of some durations.
 ///
 /// # Panics
@@ -402,5 +441,27 @@ fn get(wire: &mut Wire, name: &str) -> Result<(), String> {
             "{status} {}",
             answer.field("x-leno-refused").unwrap_or_default()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::{fs, path::Path};
+
+    #[test]
+    fn every_test_that_the_checks_name_exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let page = fs::read_to_string(root.join("docs/checks.md")).unwrap();
+        let named = page.split('`').filter_map(|text| text.split_once(".rs::"));
+        let mut count = 0;
+        for (file, name) in named {
+            count += 1;
+            let path = root.join(format!("{file}.rs"));
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert!(text.contains(&format!("fn {name}(")), "{file}.rs::{name}");
+        }
+        assert!(count >= 40, "{count} tests are named");
     }
 }

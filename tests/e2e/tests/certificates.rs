@@ -7,13 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, Load, SOON, once_within, response, run_script, shown};
+use leno_e2e::{Backend, Load, SOON, Stillness, Tally, once_within, response, run_script, shown};
 use leno_testkit::{Capture, Member, Mesh, Process, need_python, suite, until};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// So long the load runs: six lives of a certificate.
 const HOW_LONG: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(10);
+/// A machine that stands still for so long cannot renew what lives for ten seconds.
+const LONG_STILL: Duration = Duration::from_secs(2);
 
 struct Fixture {
     mesh: Mesh,
@@ -125,6 +127,37 @@ fn connections(mesh: &Mesh) -> BTreeMap<String, Vec<f64>> {
 }
 
 fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
+    for _ in 0..2 {
+        let watch = Stillness::watch();
+        let round = one_round(fixture);
+        let still = watch.longest();
+        // Who stands still for so long renews too late, and proves nothing; who does not has no excuse.
+        if still < LONG_STILL {
+            return judge(fixture, &round);
+        }
+        eprintln!("the machine stood still for {still:?}: the round is repeated");
+    }
+    panic!("the machine stood still in both rounds");
+}
+
+/// What was seen of one round of load.
+struct Round {
+    tallies: Vec<Tally>,
+    web: BTreeSet<Certificate>,
+    caller: BTreeSet<Certificate>,
+    most: f64,
+    rotations: f64,
+    /// Seconds since 1970.
+    since: f64,
+}
+
+fn one_round(fixture: &Fixture) -> Round {
+    let rotations = || {
+        let rotations = "leno_certificate_rotations_total";
+        fixture.mesh.metric("b", rotations, &[])
+    };
+    let since = OffsetDateTime::now_utc();
+    let before = rotations();
     let loads: Vec<Load> = [1, 100, 1_000_000]
         .into_iter()
         .map(|each| Load::paced(&fixture.caller, "web", each, Duration::from_millis(4)))
@@ -137,8 +170,19 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
         most = most.max(fixture.mesh.metric("a", "leno_open_mesh_connections", &[]));
         std::thread::sleep(Duration::from_millis(250));
     }
-    for load in loads {
-        let tally = load.stop();
+    Round {
+        tallies: loads.into_iter().map(Load::stop).collect(),
+        web,
+        caller,
+        most,
+        rotations: rotations() - before,
+        since: since.unix_timestamp() as f64 + f64::from(since.millisecond()) / 1e3,
+    }
+}
+
+#[track_caller]
+fn judge(fixture: &mut Fixture, round: &Round) {
+    for tally in &round.tallies {
         assert!(tally.good > 1_000, "{}", tally.good);
         assert!(
             tally.bad.is_empty(),
@@ -147,30 +191,28 @@ fn nothing_fails_while_certificates_change_under_load(fixture: &mut Fixture) {
             tally.bad.first()
         );
     }
+    let (web, caller) = (&round.web, &round.caller);
     assert!(web.len() >= 6 && caller.len() >= 6, "{web:?} {caller:?}");
-    assert!(most <= 12.0, "{most} connections at once");
-    assert!(
-        fixture
-            .mesh
-            .metric("b", "leno_certificate_rotations_total", &[])
-            >= 6.0
-    );
-    nothing_began_past_an_end(&fixture.mesh, &[&web, &caller]);
+    assert!(round.most <= 12.0, "{} connections at once", round.most);
+    assert!(round.rotations >= 6.0, "{} rotations", round.rotations);
+    nothing_began_past_an_end(&fixture.mesh, round);
     assert_eq!(fixture.web.process.ended(), None);
 }
 
 /// A connection was made with the certificates that both sides had when its first request began, or older ones.
 #[track_caller]
-fn nothing_began_past_an_end(mesh: &Mesh, certificates: &[&BTreeSet<Certificate>]) {
+fn nothing_began_past_an_end(mesh: &Mesh, round: &Round) {
     /// Between the look at the clock and the line in the log a busy machine may do something else.
     const SLACK: f64 = 0.1;
-    let connections = connections(mesh);
+    let mut connections = connections(mesh);
+    // Those from before may be older than what is known of certificates.
+    connections.retain(|_, began| began.iter().all(|began| *began > round.since));
     assert!(connections.len() >= 6, "{}", connections.len());
     for (from, began) in &connections {
         let first = began.iter().copied().fold(f64::MAX, f64::min);
         let last = began.iter().copied().fold(0.0, f64::max);
-        let ends = certificates.iter().map(|of| end_at(of, first));
-        let end = ends.fold(f64::MAX, f64::min);
+        let ends = [&round.web, &round.caller].map(|of| end_at(of, first));
+        let end = ends.into_iter().fold(f64::MAX, f64::min);
         assert!(end > 0.0, "no certificate is known from before {first}");
         assert!(
             last < end + SLACK,

@@ -186,7 +186,9 @@ impl Fixture {
     }
 
     /// The server's first word comes through the mesh, and from outside it, within 5 ms of what a direct dial takes;
-    /// dialled in turns, so that what else the machine does falls upon all alike.
+    /// dialled in turns, so that what else the machine does falls upon all alike, and judged by the quicker half, at
+    /// the best of a few rounds. Whoever waited for the client to speak would do so each time, for hundreds of
+    /// milliseconds.
     #[track_caller]
     fn speaks_first_in_time(&self, direct: Dial<'_>, others: &[Dial<'_>], first: impl Fn(Wire)) {
         const WITHIN: Duration = Duration::from_millis(5);
@@ -198,25 +200,35 @@ impl Fixture {
             first(wire);
             took
         };
-        let mut times = vec![Vec::new(); others.len() + 1];
+        let dials: Vec<Dial<'_>> = [direct].iter().chain(others).copied().collect();
         // The first of each finds out about the service.
-        for turn in 0..=20 {
-            for (dial, times) in [direct].iter().chain(others).zip(&mut times) {
-                let took = time(*dial);
-                if turn > 0 {
-                    times.push(took);
+        for dial in &dials {
+            time(*dial);
+        }
+        let mut rounds = Vec::new();
+        for _ in 0..4 {
+            let mut times = vec![Vec::new(); dials.len()];
+            for _ in 0..20 {
+                for (dial, times) in dials.iter().zip(&mut times) {
+                    times.push(time(*dial));
                 }
             }
+            let quicker: Vec<Duration> = times.into_iter().map(quicker_half).collect();
+            let (direct, others) = quicker.split_first().expect("the direct one");
+            if others.iter().all(|other| *other < *direct + WITHIN) {
+                return;
+            }
+            rounds.push(quicker);
         }
-        let medians: Vec<Duration> = times.into_iter().map(median).collect();
-        let (direct, others) = medians.split_first().expect("the direct one");
-        for other in others {
-            assert!(
-                *other < *direct + WITHIN || *other < *direct * 10,
-                "{medians:?}, the first of them direct"
-            );
-        }
+        panic!("{rounds:?}, the first of each round direct");
     }
+}
+
+/// The median of the quicker half.
+fn quicker_half(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.truncate(times.len() / 2);
+    median(times)
 }
 
 fn a_server_that_speaks_first_is_not_kept_waiting(fixture: &mut Fixture) {
