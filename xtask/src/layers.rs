@@ -1,10 +1,15 @@
 //! The direction of dependencies: a crate depends only on crates listed before it. The list is the architecture's.
+//! And what a module that decides must not reach for: clocks, randomness, files, sockets.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
-use crate::tool::{Failure, cargo_command};
+use crate::tool::{Failure, cargo_command, root};
 
 /// Every crate with its layer, in the order of ARCHITECTURE.md.
 pub(crate) const ORDER: &[(&str, &str)] = &[
@@ -65,9 +70,26 @@ const FREE: &[&str] = &[
     "leno-testkit",
 ];
 
+/// Modules of the control plane that decide: time and randomness reach them as arguments, as they do the decision crates,
+/// for which clippy-decisions.toml says so.
+const DECIDING: &[&str] = &["distribution", "registry", "telemetry", "uids", "vips"];
+/// What they name none of.
+const AMBIENT: &[&str] = &[
+    "SystemTime::now",
+    "Instant::now",
+    ".elapsed(",
+    "fastrand::",
+    "authority::random",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "tokio::",
+];
+
 /// Checks every crate of the workspace.
 pub(crate) fn run() -> Result<(), Failure> {
-    let found = violations(&dependencies()?);
+    let mut found = violations(&dependencies()?);
+    found.extend(ambient()?);
     if found.is_empty() {
         println!("layers: {} crates depend downwards only", ORDER.len());
         return Ok(());
@@ -114,6 +136,43 @@ fn dependencies() -> Result<BTreeMap<String, Vec<String>>, Failure> {
         .flatten()
         .map(of)
         .collect())
+}
+
+/// Where a module that decides looks at the world by itself.
+fn ambient() -> Result<Vec<String>, Failure> {
+    let src = root().join("crates/leno-controlplane/src");
+    let mut files = Vec::new();
+    for module in DECIDING {
+        files.push(src.join(format!("{module}.rs")));
+        sources(&src.join(module), &mut files)?;
+    }
+    let mut found = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).map_err(|error| Failure::Io(file.clone(), error))?;
+        let shipped = text.split("#[cfg(test)]\nmod tests {").next();
+        let named = |word: &&&str| shipped.is_some_and(|text| text.contains(**word));
+        found.extend(AMBIENT.iter().filter(named).map(|word| {
+            let file = file.display();
+            format!("{file} decides, and must not use {word}: take it as an argument")
+        }));
+    }
+    Ok(found)
+}
+
+/// The files of a module's directory, where it has one, tests left out.
+fn sources(dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(dir).map_err(|error| Failure::Io(dir.into(), error))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("tests.rs" | "tests") => {}
+            _ if path.is_dir() => sources(&path, files)?,
+            _ => files.push(path),
+        }
+    }
+    Ok(())
 }
 
 fn violations(crates: &BTreeMap<String, Vec<String>>) -> Vec<String> {

@@ -67,7 +67,7 @@ pub trait Derived: Send + Sync {
 
     /// The last word on a write: may refuse it, or add to the object what only the control plane can give (the
     /// addresses of a Service). Also called for writes that then do not happen (a dry run, a conflict): what it gives
-    /// is taken only once the object is in the store.
+    /// is taken only once the object is in the store. `now` is the wall clock.
     ///
     /// # Errors
     /// What is wrong, field by field.
@@ -77,6 +77,7 @@ pub trait Derived: Send + Sync {
         kind: Kind,
         object: &mut Value,
         old: Option<&Value>,
+        now: SystemTime,
     ) -> Result<(), Vec<Finding>>;
 
     /// What is to be said of objects that are, or would be, written together, for each of them: references that lead

@@ -60,9 +60,10 @@ pub(crate) fn complete(
     mut value: Value,
     old: Option<&Value>,
 ) -> Result<Planned, Vec<Finding>> {
-    api.derived.admit_write(mesh, kind, &mut value, old)?;
+    let now = api.environment.now();
+    api.derived.admit_write(mesh, kind, &mut value, old, now)?;
     object::strip(&mut value);
-    let now = object::timestamp(api.environment.now());
+    let now = object::timestamp(now);
     let (uid, created, generation) = match old {
         None => (object::uuid(api.environment.random()), now, 1),
         Some(old) => {

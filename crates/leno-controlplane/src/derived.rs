@@ -238,10 +238,11 @@ impl Derived for DerivedMeshes {
         kind: Kind,
         object: &mut Value,
         old: Option<&Value>,
+        now: SystemTime,
     ) -> Result<(), Vec<Finding>> {
         match self.meshes.get(mesh) {
             Some(shared) if kind == Kind::Service => {
-                give_addresses(&mut shared.vips(), object, old, unix(SystemTime::now()))
+                give_addresses(&mut shared.vips(), object, old, unix(now))
                     .map_err(|finding| vec![finding])
             }
             _ => Ok(()),

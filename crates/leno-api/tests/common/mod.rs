@@ -9,7 +9,7 @@ use std::{
     future::IntoFuture,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{extract::Request, middleware::Next};
@@ -60,6 +60,7 @@ impl Derived for Plane {
         kind: Kind,
         object: &mut Value,
         old: Option<&Value>,
+        _: SystemTime,
     ) -> Result<(), Vec<Finding>> {
         if object["metadata"]["name"] == "forbidden-name" {
             return Err(vec![Finding::new("metadata.name", "this name is taken")]);
