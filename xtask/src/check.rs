@@ -2,7 +2,7 @@
 
 use crate::{
     docs, layers, shape,
-    tool::{Failure, cargo, has},
+    tool::{Failure, cargo, cargo_command, has},
 };
 
 /// Runs every check, and says at the end which failed, not only the first.
@@ -29,6 +29,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         note(cargo(&[
             "deny", "--locked", "check", "bans", "licenses", "sources",
         ]));
+        note(advisories());
     } else {
         println!("skipped: deny (cargo-deny is not installed: cargo install cargo-deny)");
     }
@@ -48,6 +49,19 @@ fn lint(targets: &[&str], levels: &[&str]) -> Result<(), Failure> {
     command.extend_from_slice(&["--", "-D", "warnings"]);
     command.extend_from_slice(levels);
     cargo(&command)
+}
+
+/// What is known of our dependencies' weaknesses: asked of a database elsewhere, which is not always reached.
+fn advisories() -> Result<(), Failure> {
+    let known = cargo_command()
+        .args(["deny", "--locked", "fetch", "db"])
+        .output()
+        .map_err(|error| Failure::Start("cargo deny fetch".into(), error))?;
+    if !known.status.success() {
+        println!("skipped: advisories (their database cannot be fetched: is the network there?)");
+        return Ok(());
+    }
+    cargo(&["deny", "--locked", "check", "advisories"])
 }
 
 fn documentation() -> Result<(), Failure> {
