@@ -1,6 +1,7 @@
 //! Commands that speak to the API.
 
 mod access;
+mod agent;
 mod apply;
 mod check;
 mod failing;
@@ -14,6 +15,7 @@ mod status;
 mod token;
 
 pub(crate) use access::{AccessArgs, access};
+pub(crate) use agent::{AgentCommandArgs, agent};
 pub(crate) use apply::{ApplyArgs, apply};
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use objects::{DeleteArgs, GetArgs, delete, get};

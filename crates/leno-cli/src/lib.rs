@@ -54,7 +54,7 @@ enum Command {
     Leave(processes::LeaveArgs),
     Run(run::RunArgs),
     ControlPlane(processes::ControlPlaneArgs),
-    Agent(processes::AgentArgs),
+    Agent(commands::AgentCommandArgs),
     Token(commands::TokenArgs),
     Apply(commands::ApplyArgs),
     Get(commands::GetArgs),
@@ -104,7 +104,12 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
         Command::ControlPlane(args) => processes::control_plane(&args),
-        Command::Agent(args) => processes::agent(&args),
+        Command::Agent(args) => match &args.command {
+            None => processes::agent(&args.run),
+            Some(command) => with_client(context, async |client| {
+                commands::agent(client, command).await
+            }),
+        },
         Command::Token(args) => {
             with_client(context, async |client| commands::token(client, &args).await)
         }

@@ -60,6 +60,22 @@ pub struct TokenCreated {
     pub scope: Scope,
 }
 
+/// One of `GET /meshes/M/leno/v1/agents`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: String,
+    /// `connected`, `away` or `revoked`.
+    pub state: String,
+    /// When it joined, RFC 3339.
+    pub joined: String,
+    /// The id of the token that let it in; empty for the control plane's own machine.
+    pub token: String,
+    /// What it may host.
+    pub scope: Scope,
+}
+
 /// One of `GET /meshes/M/leno/v1/tokens`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokenInfo {

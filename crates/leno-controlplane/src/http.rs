@@ -2,6 +2,8 @@
 //!
 //! Refuses callers without access to the mesh, in the shape of a Kubernetes `Status`, like the API beside it.
 
+mod agents;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
@@ -137,6 +139,11 @@ pub(crate) fn router(context: Context) -> Router {
             get(list_tokens).post(create_token),
         )
         .route("/meshes/{mesh}/leno/v1/tokens/{id}", delete(delete_token))
+        .route("/meshes/{mesh}/leno/v1/agents", get(agents::list))
+        .route(
+            "/meshes/{mesh}/leno/v1/agents/{name}",
+            delete(agents::revoke),
+        )
         .route("/meshes/{mesh}/leno/v1/telemetry/edges", get(edges))
         .route("/meshes/{mesh}/leno/v1/telemetry/totals", get(totals))
         .route("/meshes/{mesh}/leno/v1/proxies", get(proxies))
@@ -298,9 +305,11 @@ async fn delete_token(
         .store
         .commit(vec![Write::delete(key, Expect::Any)])
         .await?;
-    Ok(Json(
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
-    ))
+    Ok(Json(success()))
+}
+
+fn success() -> serde_json::Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Hosts that join again, and services whose instances come and go: one program is one workload, and a name stays.
+//! Hosts that join again or are shown the door, and services whose instances come and go: one program is one workload, and a name stays.
 
 use std::fs;
 
@@ -35,6 +35,7 @@ suite!(
     [
         a_host_that_joins_again_with_a_running_program_is_served_as_itself,
         a_host_that_lost_its_membership_leaves_no_ghost,
+        a_revoked_host_is_out_until_a_new_token_lets_it_in,
     ]
 );
 
@@ -113,4 +114,44 @@ fn a_host_that_lost_its_membership_leaves_no_ghost(fixture: &mut Fixture) {
     let tally = load.stop();
     assert_eq!(tally.bad, Vec::<String>::new());
     assert_eq!(fixture.workloads("cart"), [(uid, host)]);
+}
+
+fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
+    const OUT: &str = "join again with a new token";
+    let [(_, name)] = fixture.workloads("cart").try_into().expect("one workload");
+    until_ok("cart answers", SOON, || fixture.call("cart"));
+    let unknown = fixture.mesh.leno(&["agent", "revoke", "nobody"]);
+    assert_eq!(unknown.code, 6, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("leno agent list"), "{unknown:?}");
+    let own = fixture.mesh.leno(&["agent", "list"]).good().text();
+    let row = own.lines().find(|line| line.starts_with(&name));
+    assert!(row.is_some_and(|row| row.contains("connected")), "{own}");
+
+    fixture.mesh.leno(&["agent", "revoke", &name]).good();
+    // Its present session ends, and what it offered is withdrawn.
+    until("nobody is sent to its program", SOON, || {
+        let refused = fixture.call("cart").err()?;
+        refused.contains(" 503 ").then_some(())
+    });
+    assert_eq!(fixture.workloads("cart"), []);
+    let list = fixture.mesh.leno(&["agent", "list"]).good().text();
+    let row = list.lines().find(|line| line.starts_with(&name));
+    assert!(row.is_some_and(|row| row.contains("revoked")), "{list}");
+    // Its next session is refused, also after its restart; revoking it again changes nothing.
+    fixture.mesh.agent("b").says(OUT, SOON);
+    fixture.end_agent();
+    fixture.mesh.spawn_agent("b");
+    fixture.mesh.agent("b").says(OUT, SOON);
+    fixture.mesh.leno(&["agent", "revoke", &name]).good();
+    assert_eq!(fixture.workloads("cart"), []);
+
+    fixture.mesh.kill_agent("b");
+    let b = fixture.mesh.host("b");
+    fixture.mesh.join_existing(&b);
+    until_ok("cart answers again", SOON, || fixture.call("cart"));
+    // A revoked name is never given again.
+    until("it is a workload of another host", SOON, || {
+        let [(_, again)] = fixture.workloads("cart").try_into().ok()?;
+        (again != name).then_some(())
+    });
 }

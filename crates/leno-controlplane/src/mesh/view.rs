@@ -30,6 +30,13 @@ impl Mesh {
             .collect()
     }
 
+    /// Who is connected now.
+    pub(crate) fn connected_agents(&self) -> Vec<DnsLabel> {
+        let agents = self.registry.agents();
+        let connected = agents.filter(|(_, agent)| agent.session.is_some());
+        connected.map(|(name, _)| name.clone()).collect()
+    }
+
     fn proxy(&self, name: &DnsLabel, agent: &Agent) -> Proxy {
         let state = self.states.get(name).cloned().unwrap_or_default();
         let subscriber = self.hub.of_agent(name);
