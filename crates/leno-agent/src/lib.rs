@@ -33,7 +33,7 @@ pub use join::{JoinError, join};
 pub use leno_ir::Prefix;
 pub use membership::{Membership, MembershipError};
 pub use run_user::{RunUser, RunUserError};
-pub use saved::KEPT_FILES;
+pub use saved::{KEPT_FILES, on_host_network};
 
 /// That no agent lives in this run directory.
 ///

@@ -11,7 +11,11 @@ use leno_wire::discovery::DeltaDiscoveryResponse;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::{files, host_network::Ports, protocol::Start};
+use crate::{
+    files,
+    host_network::Ports,
+    protocol::{Network, Start},
+};
 
 /// What is in the run directory while no agent runs: secrets of programs, the last good configuration, and whose they
 /// are.
@@ -103,6 +107,20 @@ pub(crate) fn load_workloads(run_dir: &Path) -> Vec<SavedWorkload> {
         .unwrap_or_default()
 }
 
+/// The programs that still run on the host's network, by name: the agent of this run directory has rules for them on the
+/// host, which only it, or one that follows it, takes away when they end.
+#[must_use]
+pub fn on_host_network(run_dir: &Path) -> Vec<String> {
+    let lives = |saved: &SavedWorkload| match &saved.start.network {
+        Network::Own => false,
+        Network::Host { cgroup } => cgroup.is_dir(),
+    };
+    let saved = load_workloads(run_dir).into_iter().filter(lives);
+    saved
+        .map(|saved| format!("{} ({})", saved.start.program, saved.name))
+        .collect()
+}
+
 /// The configuration that a predecessor ran, as far as it can be read.
 pub(crate) fn load_configuration(run_dir: &Path) -> Vec<DeltaDiscoveryResponse> {
     let content = files::read_optional(&run_dir.join(CONFIGURATION))
@@ -145,6 +163,7 @@ mod tests {
             ports: None,
         };
         save_workloads(dir, &[saved]).unwrap();
+        assert!(on_host_network(dir).is_empty());
         assert!(claim(dir, "default", "b").unwrap().is_empty());
         assert_eq!(load_workloads(dir).len(), 1);
         assert_eq!(load_configuration(dir).len(), 1);
@@ -153,5 +172,31 @@ mod tests {
             assert_eq!(left.len(), usize::from(mesh == "default"));
             assert!(load_workloads(dir).is_empty() && load_configuration(dir).is_empty());
         }
+    }
+
+    #[test]
+    fn a_program_on_the_hosts_network_is_told_of_while_its_cgroup_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (dir, cgroup) = (directory.path(), directory.path().join("leno-run-1"));
+        std::fs::create_dir(&cgroup).unwrap();
+        let saved = SavedWorkload {
+            uid: "u".into(),
+            identity: String::new(),
+            name: "cart-1234".into(),
+            run_user: 0,
+            key: String::new(),
+            chain: String::new(),
+            bundle: String::new(),
+            start: serde_json::from_value(serde_json::json!({
+                "program": "cart", "sockets": [], "network": {"host": {"cgroup": cgroup}},
+            }))
+            .unwrap(),
+            healthy: true,
+            ports: None,
+        };
+        save_workloads(dir, &[saved]).unwrap();
+        assert_eq!(on_host_network(dir), ["cart (cart-1234)"]);
+        std::fs::remove_dir(&cgroup).unwrap();
+        assert!(on_host_network(dir).is_empty());
     }
 }

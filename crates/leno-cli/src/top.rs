@@ -27,7 +27,7 @@ pub(crate) struct TopArgs {
     /// Print it once and end
     #[arg(long)]
     once: bool,
-    /// How to print it; json is one document, or one a second with --watch
+    /// How to print it; json and yaml are one document, or one a second with --watch
     #[arg(long, short, value_enum, default_value = "table")]
     output: TopFormat,
     /// The time that the numbers are of: 1s to 10m
@@ -43,6 +43,7 @@ pub(crate) struct TopArgs {
 enum TopFormat {
     Table,
     Json,
+    Yaml,
 }
 
 /// Shows it.
@@ -87,6 +88,12 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
     }
     if let Some(service) = &args.service {
         window.edges.retain(|edge| view::is_of(edge, service));
+    }
+    if args.output == TopFormat::Yaml {
+        let text = serde_saphyr::to_string(&window).map_err(CommandError::failed)?;
+        // Documents that follow each other are told apart (YAML 1.2, 9.2).
+        print(&format!("---\n{}", text.trim_end()));
+        return Ok(());
     }
     let text = if args.watch {
         serde_json::to_string(&window)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use leno_e2e::SOON;
-use leno_testkit::{Host, Network, Output, leno_binary, need, skip, suite, until};
+use leno_testkit::{Host, Network, Output, Signal, leno_binary, need, skip, suite, until};
 
 /// It drains within this.
 const ENDS: Duration = Duration::from_secs(20);
@@ -43,6 +43,7 @@ suite!(
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         the_person_behind_sudo_has_a_context_of_their_own,
+        purge_waits_for_programs_on_the_hosts_network,
     ]
 );
 
@@ -129,6 +130,8 @@ fn detached_it_is_ready_when_the_command_returns_and_down_ends_it(fixture: &mut 
     fixture.leno(&["run", "--", "true"]).good();
     let status = fixture.leno(&["status"]).good().text();
     assert!(status.contains("mesh default"), "{status}");
+    let top = fixture.leno(&["top", "-o", "yaml"]).good().text();
+    assert!(top.starts_with("---\n") && top.contains("edges:"), "{top}");
     says(&fixture.down(&[]), 0, &["ended leno up"]);
     assert!(!runs(pid), "it has ended when the command returns");
     says(&fixture.leno(&["status"]), 5, &["leno up"]);
@@ -249,4 +252,45 @@ fn open(place: &Path) {
     for dir in [place.to_owned(), place.join("run")] {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our own directory");
     }
+}
+
+fn purge_waits_for_programs_on_the_hosts_network(fixture: &mut Fixture) {
+    let nft = need!("nft");
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    let words = ["run", "--network", "host", "--", "sh", "-c"];
+    let mut command = fixture.command(&words);
+    let mut program = fixture
+        .host
+        .spawn(command.arg("echo it runs >&2; exec sleep infinity"));
+    let started = until("the program runs, or may not", SOON, || {
+        match program.ended() {
+            Some(code) => Some(code),
+            None => program.stderr().contains("it runs").then_some(0),
+        }
+    });
+    if started == 4 {
+        fixture.down(&["--purge"]).good();
+        skip!("{}", program.stderr());
+    }
+    let tables = || {
+        let mut list = Command::new(&nft);
+        fixture
+            .host
+            .run(list.args(["list", "tables"]))
+            .good()
+            .text()
+    };
+    assert!(tables().contains("leno-"), "{}", tables());
+    let refused = fixture.down(&["--purge"]);
+    says(
+        &refused,
+        6,
+        &["sh (program-", "end them first", "leno down --purge"],
+    );
+    assert!(runs(fixture.pid()), "nothing was ended");
+    program.signal(Signal::TERM);
+    program.wait(SOON);
+    fixture.down(&["--purge"]).good();
+    assert_eq!(tables(), "", "no rule is left");
 }

@@ -1,5 +1,6 @@
 //! `leno check`: is the mesh healthy, and what to do if not.
 
+mod conntrack;
 mod mesh;
 mod objects;
 
@@ -169,6 +170,7 @@ fn this_host() -> Vec<Finding> {
             "IPv4 only: IPv6 is switched off, names have no AAAA",
         )
     });
+    findings.extend(conntrack::finding());
     let agents = crate::places::agent_sockets();
     let agent = agents
         .iter()

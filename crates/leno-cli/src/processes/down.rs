@@ -47,6 +47,9 @@ pub(crate) fn down(args: &DownArgs) -> Outcome {
             _ => CommandError::failed(what),
         }
     };
+    if args.purge {
+        nobody_is_left(&data_dir)?;
+    }
     match running::find(&data_dir).map_err(failed)? {
         Some(note) => {
             block_on_local("down", end(note.pid, &data_dir))?;
@@ -67,6 +70,21 @@ pub(crate) fn down(args: &DownArgs) -> Outcome {
         purge(&data_dir)?;
     }
     Ok(0)
+}
+
+/// Refuses while programs run whose rules on this host nobody would take away any more.
+fn nobody_is_left(data_dir: &Path) -> Result<(), CommandError> {
+    let run_dir = running::read(data_dir).map_or_else(places::run_dir, |note| note.run_dir);
+    let programs = leno_agent::on_host_network(&run_dir);
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "on the host's network still run {}: without this mesh's state nobody could take away the rules that capture them",
+        programs.join(", ")
+    );
+    Err(CommandError::refused(what)
+        .hint("end them first (their leno run; while leno up runs, so that it cleans up behind them), then leno down --purge"))
 }
 
 async fn end(pid: u32, data_dir: &Path) -> Result<(), CommandError> {
