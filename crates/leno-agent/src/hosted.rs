@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -201,7 +201,7 @@ pub(crate) fn check(start: &Start) -> Result<(), Unfit> {
 pub(crate) fn sockets(
     start: &Start,
     descriptors: Vec<OwnedFd>,
-    host: &[std::net::IpAddr],
+    host: &[IpAddr],
     app: AppDial,
     owner: Owner,
     inherited: &mut Inherited,
@@ -306,7 +306,7 @@ fn cannot_enter(user: u32, error: &io::Error) -> Unfit {
 /// Opens what a program needs on the host; what is in its own network is not there yet.
 pub(crate) fn opened(
     start: &Start,
-    host: &[std::net::IpAddr],
+    host: &[IpAddr],
     ports: Option<Ports>,
     app: AppDial,
     inherited: &mut Inherited,
@@ -337,23 +337,46 @@ fn captured_by_nobody(app: AppDial) -> CaptureSockets {
 
 fn published(
     start: &Start,
-    host: &[std::net::IpAddr],
+    host: &[IpAddr],
     inherited: &mut Inherited,
 ) -> Result<Vec<(u16, TcpListener)>, Unfit> {
     let mut listeners = Vec::new();
     for number in start.ports.iter().filter_map(|port| port.published) {
-        for address in host {
-            let address = SocketAddr::new(*address, number);
+        for (address, needed) in published_at(host) {
+            let address = SocketAddr::new(address, number);
             let listener = inherited
                 .published(address)
                 .map_or_else(|| leno_net::socket::listen_tcp(address, LISTEN_BACKLOG), Ok);
             match listener {
                 Ok(listener) => listeners.push((number, listener)),
-                Err(error) => return Err(Unfit::new("conflict", taken(address, &error))),
+                Err(error) if needed => {
+                    return Err(Unfit::new("conflict", taken(address, &error)));
+                }
+                Err(_) => {
+                    tracing::warn!(%address, "a published port is not on loopback: somebody else's is")
+                }
             }
         }
     }
     Ok(listeners)
+}
+
+/// Where a published port listens: where others reach this host, which must work, and on its loopback.
+fn published_at(host: &[IpAddr]) -> impl Iterator<Item = (IpAddr, bool)> {
+    let loopback = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    ];
+    let missing = move |of: &IpAddr| {
+        host.iter().any(|address| address.is_ipv4() == of.is_ipv4()) && !host.contains(of)
+    };
+    let others = host.iter().map(|address| (*address, true));
+    others.chain(
+        loopback
+            .into_iter()
+            .filter(missing)
+            .map(|address| (address, false)),
+    )
 }
 
 /// Connections that wait to be accepted on one listener.
@@ -367,5 +390,21 @@ pub(crate) fn taken(address: SocketAddr, error: &std::io::Error) -> String {
             address.port()
         ),
         None => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_port_is_on_the_loopback_of_each_family_that_the_host_has() {
+        let host: IpAddr = Ipv4Addr::new(10, 0, 0, 2).into();
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        let at = |host: &[IpAddr]| published_at(host).collect::<Vec<_>>();
+        assert_eq!(at(&[host]), [(host, true), (loopback, false)]);
+        assert_eq!(at(&[loopback]), [(loopback, true)], "not twice");
+        let both = at(&[host, Ipv6Addr::from(1_u128 << 112).into()]);
+        assert_eq!(both.len(), 4);
     }
 }

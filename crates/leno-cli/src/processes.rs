@@ -28,12 +28,14 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts the log of a process: to standard error.
+/// Starts the log of a process: to standard error. Who sits before it reads what is said to people, and only warnings
+/// beside it; a file, a service manager or a program gets everything that happens.
 pub(crate) fn start_log(format: LogFormat, verbose: bool) {
-    let level = if verbose {
-        LevelFilter::DEBUG
-    } else {
-        LevelFilter::INFO
+    let people = format == LogFormat::Text && std::io::stderr().is_terminal();
+    let level = match (verbose, people) {
+        (true, _) => LevelFilter::DEBUG,
+        (false, true) => LevelFilter::WARN,
+        (false, false) => LevelFilter::INFO,
     };
     let registry = tracing_subscriber::registry().with(level);
     let text = (format == LogFormat::Text).then(|| {

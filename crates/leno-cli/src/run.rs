@@ -31,6 +31,9 @@ pub(crate) use agent::AgentSocket;
 use agent::Place;
 pub(crate) use health::Check;
 
+/// After so long it is said that something is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Start a program as a member of the mesh.
 ///
 /// The program gets a network namespace of its own. From there the host's 127.0.0.1, abstract Unix sockets and UDP
@@ -99,7 +102,7 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         eprintln!("leno: {text}");
     }
     block_on_local("run", async move {
-        let mut link = agent::Link::start(socket, start, place).await?;
+        let mut link = patiently(agent::Link::start(socket, start, place), args.quiet).await?;
         let started = link.started().clone();
         if !args.quiet {
             let lasts = humanize(started.certificate_seconds);
@@ -122,11 +125,26 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
             link.place(),
             &host.addresses,
         );
-        let code = ending::beside(&mut child, &mut link, &mut signals, checks, args.drain).await;
+        let code = ending::Beside::new(args.drain, args.quiet)
+            .stay(&mut child, &mut link, &mut signals, checks)
+            .await;
         link.place().clean_up().await;
         link.exited(code).await;
         Ok(u8::try_from(code & 0xff).unwrap_or(1))
     })
+}
+
+/// Says what is waited for, when it takes longer than an agent that is connected does.
+async fn patiently<T>(work: impl Future<Output = T>, quiet: bool) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(PATIENCE) => {}
+    }
+    if !quiet {
+        eprintln!("waiting for the control plane to admit the program …");
+    }
+    work.await
 }
 
 fn spawn(argv: &[OsString]) -> Result<Child, CommandError> {

@@ -218,8 +218,9 @@ impl Worker {
         };
         local.stop.trigger();
         let grace = self.shared.config.drain_grace;
+        let stop = self.shared.background.stop().clone();
         let end = async move {
-            sleep(grace).await;
+            stop.run_until_stopped(sleep(grace)).await;
             local.ending.throw();
             local.pool.retire_all();
         };

@@ -483,7 +483,7 @@ impl Agent {
     }
 
     pub(super) fn refuse(&mut self, connection: Connection, code: String, message: String) {
-        tracing::info!(code, message, "a program was not taken in");
+        tracing::warn!(code, message, "a program was not taken in");
         self.tell(connection, FromAgent::Refused { code, message });
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct AgentArgs {
     /// How the log is written
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) log: LogFormat,
-    /// Log more
+    /// Log more; on a terminal only warnings are logged otherwise
     #[arg(long)]
     pub(crate) verbose: bool,
 }
@@ -89,10 +89,24 @@ pub(crate) fn run(config: Config, membership: Membership) -> Outcome {
         signals
             .spawn("signals", stop_on_signals(stop.clone()))
             .map_err(CommandError::failed)?;
-        let ended = leno_agent::run(config, membership, Readiness::new(), stop).await;
+        let readiness = Readiness::new();
+        signals
+            .spawn("ready", say_ready(readiness.clone(), stop.clone()))
+            .map_err(CommandError::failed)?;
+        let ended = leno_agent::run(config, membership, readiness, stop).await;
         ended.map_err(|error| CommandError::failed(chain(&error)))?;
         Ok(0)
     })
+}
+
+async fn say_ready(readiness: Readiness, stop: Stop) {
+    if stop
+        .run_until_stopped(readiness.wait_ready())
+        .await
+        .is_some()
+    {
+        eprintln!("✔ agent ready\nTry: leno run --service NAME --port 80:8080 -- PROGRAM");
+    }
 }
 
 impl AgentArgs {

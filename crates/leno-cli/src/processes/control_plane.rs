@@ -51,7 +51,7 @@ pub(crate) struct ControlPlaneArgs {
     /// How the log is written
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) log: LogFormat,
-    /// Log more
+    /// Log more; on a terminal only warnings are logged otherwise
     #[arg(long)]
     pub(crate) verbose: bool,
 }

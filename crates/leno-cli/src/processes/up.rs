@@ -92,7 +92,7 @@ pub(crate) struct UpArgs {
     /// How the log is written
     #[arg(long, value_enum, default_value = "text")]
     log: LogFormat,
-    /// Log more
+    /// Log more; on a terminal only warnings are logged otherwise
     #[arg(long)]
     verbose: bool,
 }

@@ -67,6 +67,8 @@ impl Check {
 pub(crate) struct Checks {
     check: Check,
     port: Option<u16>,
+    /// Every port that the program said it serves.
+    all: Vec<u16>,
     addresses: Addresses,
     told: Option<bool>,
     failures: u32,
@@ -86,6 +88,7 @@ impl Checks {
             check,
             addresses: Addresses { of, mark: own },
             port: ports.first().map(|port| port.workload_port),
+            all: ports.iter().map(|port| port.workload_port).collect(),
             told: None,
             failures: 0,
             waited: true,
@@ -124,6 +127,22 @@ impl Checks {
                 self.told = Some(healthy);
                 return (healthy, detail);
             }
+        }
+    }
+
+    /// Its ports on which nothing accepts.
+    pub(crate) fn silent(&self) -> impl Future<Output = Vec<u16>> + use<> {
+        let asked = self.check != Check::None;
+        let (ports, addresses) = (self.all.clone(), self.addresses.clone());
+        async move {
+            let mut silent = Vec::new();
+            for port in ports.into_iter().filter(|_| asked) {
+                let accepts = timeout(TIMEOUT, connect(&addresses, port)).await;
+                if !matches!(accepts, Ok(Ok(_))) {
+                    silent.push(port);
+                }
+            }
+            silent
         }
     }
 }
