@@ -34,6 +34,20 @@ const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Balancer {
     entries: Vec<Entry>,
+    /// Where the fittest are, during a pick; kept for its room.
+    drawn_from: Vec<usize>,
+}
+
+/// How fit an endpoint is to be called; the best come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fitness {
+    Healthy,
+    /// Its health is bad or unknown.
+    Doubtful,
+    /// Ejected or unreachable.
+    Out,
+    /// Tried for this request already.
+    Avoided,
 }
 
 #[derive(Debug)]
@@ -95,6 +109,18 @@ pub struct EndpointState {
 }
 
 impl Entry {
+    fn fitness(&self, now: Instant, avoid: &[WorkloadUid]) -> Fitness {
+        if avoid.contains(&self.endpoint.uid) {
+            Fitness::Avoided
+        } else if self.is_out(now) {
+            Fitness::Out
+        } else if self.endpoint.health == Health::Healthy {
+            Fitness::Healthy
+        } else {
+            Fitness::Doubtful
+        }
+    }
+
     fn is_out(&self, now: Instant) -> bool {
         self.ejected_until.is_some_and(|until| now < until)
             || self.unreachable_until.is_some_and(|until| now < until)
@@ -141,7 +167,7 @@ impl Balancer {
 
     /// Chooses an endpoint among those `usable` says fit, not among `avoid` if there is any other.
     ///
-    /// Healthy ones first; then those whose health is bad or unknown; last, ejected ones.
+    /// Healthy ones first; then those whose health is bad or unknown; last, ejected ones. Each is looked at once.
     pub fn pick(
         &mut self,
         now: Instant,
@@ -149,36 +175,36 @@ impl Balancer {
         usable: &dyn Fn(&Endpoint) -> bool,
         avoid: &[WorkloadUid],
     ) -> Option<Pick> {
-        let fresh = |entry: &Entry| usable(&entry.endpoint) && !avoid.contains(&entry.endpoint.uid);
-        let healthy = |entry: &Entry| {
-            fresh(entry) && entry.endpoint.health == Health::Healthy && !entry.is_out(now)
-        };
-        if let Some(endpoint) = self.best(now, random, &healthy) {
-            return Some(Pick {
-                endpoint,
-                forced: false,
-            });
+        let mut best = Fitness::Avoided;
+        self.drawn_from.clear();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if !usable(&entry.endpoint) {
+                continue;
+            }
+            let fitness = entry.fitness(now, avoid);
+            if fitness < best {
+                best = fitness;
+                self.drawn_from.clear();
+            }
+            if fitness == best {
+                self.drawn_from.push(index);
+            }
         }
-        let doubtful = |entry: &Entry| fresh(entry) && !entry.is_out(now);
-        let forced = self
-            .best(now, random, &doubtful)
-            .or_else(|| self.best(now, random, &fresh));
-        let forced = forced.or_else(|| self.best(now, random, &|entry| usable(&entry.endpoint)));
-        forced.map(|endpoint| Pick {
+        let endpoint = self.cheaper_of_two(now, random)?;
+        Some(Pick {
             endpoint,
-            forced: true,
+            forced: best != Fitness::Healthy,
         })
     }
 
-    /// The cheaper of two random ones that are eligible.
-    fn best(
+    /// The cheaper of two random ones.
+    fn cheaper_of_two(
         &self,
         now: Instant,
         random: &mut dyn FnMut() -> u64,
-        eligible: &dyn Fn(&Entry) -> bool,
     ) -> Option<Arc<Endpoint>> {
-        let count = self.entries.iter().filter(|entry| eligible(entry)).count();
-        let nth = |n: usize| self.entries.iter().filter(|entry| eligible(entry)).nth(n);
+        let count = self.drawn_from.len();
+        let nth = |n: usize| self.entries.get(*self.drawn_from.get(n)?);
         let below =
             |limit: usize, random: u64| usize::try_from(random % limit.max(1) as u64).unwrap_or(0);
         let chosen = match count {
