@@ -21,7 +21,7 @@ use leno_telemetry::{
 use leno_wire::agent as wire;
 
 /// Between two reports in which something happened.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(200);
 /// Between two reports in which nothing did: the control plane keeps the proxy's size and certificates current.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Reading one's own memory costs a walk over the page tables.

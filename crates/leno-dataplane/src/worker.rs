@@ -34,8 +34,10 @@ use crate::{
     state::{Local, Shared},
 };
 
-/// How often tables are swept and reports are made.
+/// How often tables are swept.
 const TICK: Duration = Duration::from_secs(1);
+/// How often reports are made: what people see is to be no older than a second, and more than this stands between.
+const REPORT: Duration = Duration::from_millis(250);
 /// How long mesh connections may take to close in order once no stream is left.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// Accepting goes on after this when the system is out of descriptors or memory.
@@ -135,6 +137,8 @@ impl Worker {
     ) -> Duration {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut report = interval(REPORT);
+        report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let grace = self.shared.config.drain_grace;
         let stopping = stop.cancelled();
         tokio::pin!(stopping);
@@ -149,6 +153,7 @@ impl Worker {
                 },
                 () = &mut stopping => return grace,
                 _ = tick.tick() => self.tick(),
+                _ = report.tick() => self.report(),
             }
         }
     }
@@ -380,7 +385,7 @@ impl Worker {
         }
     }
 
-    /// Once a second: sweeps, and a report where there is something to tell and the last one was taken.
+    /// Once a second: sweeps.
     fn tick(&mut self) {
         let shared = &self.shared;
         let now = Instant::now();
@@ -392,6 +397,11 @@ impl Worker {
             local.app.sweep(shared, now);
         }
         self.gauges.look(shared);
+    }
+
+    /// A report, where there is something to tell and the last one was taken.
+    fn report(&self) {
+        let shared = &self.shared;
         if shared.outbox.is_empty()
             && let Some(report) = shared.record.report()
         {

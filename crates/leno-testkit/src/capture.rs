@@ -4,7 +4,7 @@
 //! each host's link is there. Frames are searched as they come; none is kept.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{
@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use leno_net::netns::NetNs;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, sockopt},
@@ -31,6 +32,7 @@ const EVERY_PROTOCOL: u16 = 0x0003_u16.to_be();
 struct Seen {
     frames: u64,
     found: HashMap<Vec<u8>, u64>,
+    ends: HashMap<Vec<u8>, BTreeSet<(IpAddr, IpAddr)>>,
     ports: HashMap<(IpAddr, u16), u64>,
     dialled: HashMap<(IpAddr, u16), u64>,
 }
@@ -72,6 +74,18 @@ impl Capture {
         }
     }
 
+    /// The same in the network namespace of a process.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    #[must_use]
+    #[track_caller]
+    pub fn start_at(pid: i32, texts: &[&[u8]]) -> Self {
+        let namespace = NetNs::of_pid(pid).expect("the process runs");
+        let started = namespace.within(|| Ok(Self::start(texts)));
+        started.expect("its namespace can be entered")
+    }
+
     /// How many frames held the text, of those that crossed before this call.
     ///
     /// # Panics
@@ -82,6 +96,15 @@ impl Capture {
         self.settle();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.found.get(text).copied().unwrap_or(0)
+    }
+
+    /// Between which addresses the text crossed, each as it went: from, to. What is no IP is not among them, but counted.
+    #[must_use]
+    #[track_caller]
+    pub fn ends(&self, text: &[u8]) -> BTreeSet<(IpAddr, IpAddr)> {
+        self.settle();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.ends.get(text).cloned().unwrap_or_default()
     }
 
     /// What was sent before is in the socket's queue by now: the loop is idle once when it has seen all of it.
@@ -180,7 +203,22 @@ fn look(socket: &OwnedFd, texts: &[Vec<u8>], seen: &Mutex<Seen>, stop: &AtomicBo
         }
         for text in texts.iter().filter(|text| contains(frame, text)) {
             *seen.found.entry(text.clone()).or_default() += 1;
+            if let Some(ends) = ends(frame) {
+                seen.ends.entry(text.clone()).or_default().insert(ends);
+            }
         }
+    }
+}
+
+/// Where an IP packet in an Ethernet frame comes from, and where it goes.
+fn ends(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let packet = frame.get(14..)?;
+    let v4 = |at| Some(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?.into());
+    let v6 = |at| Some(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?.into());
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some((v4(12)?, v4(16)?)),
+        [0x86, 0xdd] => Some((v6(8)?, v6(24)?)),
+        _ => None,
     }
 }
 
@@ -253,6 +291,9 @@ mod tests {
         assert_eq!(tcp_destination(&with_flags(SYN)), Some((to, true)));
         assert_eq!(tcp_destination(&with_flags(ACK)), Some((to, false)));
         assert_eq!(tcp_destination(&with_flags(SYN | ACK)), Some((to, false)));
+        let both = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        assert_eq!(ends(&frame), Some(both));
+        assert_eq!(ends(&frame[..30]), None);
         assert_eq!(tcp_destination(&frame), None);
         assert_eq!(tcp_destination(&frame[..30]), None);
     }

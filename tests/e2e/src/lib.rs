@@ -328,6 +328,19 @@ impl Stillness {
     }
 }
 
+/// How many times longer than alone something may take on this machine now, by the work that others have for it.
+///
+/// # Panics
+/// When the system does not tell its load.
+#[must_use]
+pub fn crowd() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").expect("the load");
+    let load = text.split(' ').next().and_then(|load| load.parse().ok());
+    let load: f64 = load.expect("a number");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (load / cores as f64).max(1.0)
+}
+
 /// The median of some durations.
 ///
 /// # Panics

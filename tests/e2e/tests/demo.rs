@@ -1,22 +1,27 @@
 //! `leno demo`: what it shows is true, and nothing of it is left.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use leno_e2e::SOON;
+use leno_e2e::{SOON, crowd, once_within};
 use leno_testkit::{Host, Network, Process, Signal, leno_binary, need, skip, suite, until};
 use serde_json::Value;
+use tries::what_it_suggests_works_while_it_runs;
+
+#[path = "demo/tries.rs"]
+mod tries;
 
 /// Within so long nothing is left.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
 /// A demo shows traffic within so long, also a build that is not optimised, on a busy machine.
 const READY: Duration = Duration::from_secs(40);
+/// Of a few times, once within this.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// A machine with nothing on it.
 struct Fixture {
@@ -100,10 +105,10 @@ impl Fixture {
         self.host.spawn(self.leno(home, &["demo"]).args(words))
     }
 
-    /// Nothing runs, no file is there, no link is left, no context.
+    /// Nothing runs, no file is there, no link is left, no rule, no context: now, or soon.
     #[track_caller]
-    fn assert_nothing_left(&self, home: &Path) {
-        until("every process is gone", LEFT_WITHIN, || {
+    fn wait_for_nothing_left(&self, home: &Path) {
+        until("every process is gone", SOON, || {
             let left: Vec<String> = processes()
                 .into_iter()
                 .filter(|of| !self.before.contains(of))
@@ -128,6 +133,43 @@ impl Fixture {
             .filter(|point| !self.mounts.contains(point))
             .collect();
         assert!(new.is_empty(), "{new:?}");
+        if leno_testkit::program("nft").is_some() {
+            let tables = self.host.exec(&["nft", "list", "tables"]).good().text();
+            assert_eq!(tables, "", "rules are left");
+        } else {
+            leno_testkit::skipped("in part: nft is not installed");
+        }
+    }
+
+    /// However it ends, nothing of it is left within five seconds: of a few times, since the machine may have its own
+    /// reasons once.
+    #[track_caller]
+    fn ends_without_a_trace(
+        &mut self,
+        signal: Signal,
+        start: impl Fn(&mut Self, &Path) -> Process,
+    ) {
+        let took = once_within(LEFT_WITHIN, || {
+            let home = self.home();
+            let mut demo = start(self, &home);
+            let since = Instant::now();
+            demo.signal(signal);
+            demo.wait(Duration::from_secs(15));
+            self.wait_for_nothing_left(&home);
+            since.elapsed()
+        });
+        assert_eq!(took, Ok(()), "{signal:?}");
+    }
+
+    /// A demo that is ready.
+    #[track_caller]
+    fn ready(&self, mut demo: Process) -> Process {
+        until("it is ready", READY, || {
+            assert_eq!(demo.ended(), None, "{}", demo.stderr());
+            let said = demo.stdout() + &demo.stderr();
+            said.contains("mTLS on").then_some(())
+        });
+        demo
     }
 }
 
@@ -152,9 +194,9 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Checks the document as the design describes it.
+/// Checks the document as the design describes it; how long it was until traffic flowed.
 #[track_caller]
-fn check(document: &Value, mesh: &str) {
+fn check(document: &Value, mesh: &str) -> Duration {
     assert_eq!(document["mesh"], mesh);
     assert_eq!(document["trust_domain"], format!("{mesh}.leno"));
     assert!(
@@ -163,7 +205,7 @@ fn check(document: &Value, mesh: &str) {
             .is_some_and(|version| !version.is_empty())
     );
     let ready = document["ready_ms"].as_u64().expect("ready_ms");
-    assert!(ready > 0 && ready < 30_000, "{ready}");
+    assert!(ready > 0, "{document}");
     let edges = document["edges"].as_array().expect("edges");
     let mut protocols: Vec<&str> = edges
         .iter()
@@ -247,16 +289,20 @@ fn check(document: &Value, mesh: &str) {
             .as_str()
             .is_some_and(|version| !version.is_empty())
     }));
+    Duration::from_millis(ready)
 }
 
 fn its_document_is_complete_and_every_edge_carried_traffic(fixture: &mut Fixture) {
-    let home = fixture.home();
-    let output = fixture
-        .host
-        .run(&mut fixture.leno(&home, &["demo", "--for", "10s", "-o", "json"]));
-    assert_eq!(output.code, 0, "{}{}", output.text(), output.stderr);
-    check(&output.json(), "demo");
-    fixture.assert_nothing_left(&home);
+    let ready = once_within(READY_WITHIN.mul_f64(crowd()), || {
+        let home = fixture.home();
+        let mut command = fixture.leno(&home, &["demo", "--for", "10s", "-o", "json"]);
+        let output = fixture.host.run(&mut command);
+        assert_eq!(output.code, 0, "{}{}", output.text(), output.stderr);
+        let ready = check(&output.json(), "demo");
+        fixture.wait_for_nothing_left(&home);
+        ready
+    });
+    assert_eq!(ready, Ok(()));
 }
 
 fn two_run_side_by_side(fixture: &mut Fixture) {
@@ -275,215 +321,23 @@ fn two_run_side_by_side(fixture: &mut Fixture) {
             mesh,
         );
     }
-    fixture.assert_nothing_left(&home);
-}
-
-/// A demo that runs, what it offers to try, and what its edges carried so far.
-struct Shown<'f> {
-    fixture: &'f Fixture,
-    home: PathBuf,
-    demo: Process,
-    /// The lines after `try:`, each a command and what it shows.
-    tries: Vec<(String, String)>,
-}
-
-impl<'f> Shown<'f> {
-    fn start(fixture: &'f Fixture, home: PathBuf) -> Self {
-        let mut demo = fixture.demo(&home, &[]);
-        let tries = until("it is ready and says what to try", READY, || {
-            assert_eq!(demo.ended(), None, "{}", demo.stderr());
-            let said = demo.stdout();
-            let tries: Vec<(String, String)> = said
-                .lines()
-                .filter_map(|line| line.strip_prefix("try: ")?.split_once("   # "))
-                .map(|(command, shows)| (command.to_owned(), shows.to_owned()))
-                .collect();
-            // The table comes after them.
-            said.contains("IDENTITY").then_some(tries)
-        });
-        Self {
-            fixture,
-            home,
-            demo,
-            tries,
-        }
-    }
-
-    /// Runs the one command that contains `word`, as it was printed, by a shell; what it was and what it said.
-    #[track_caller]
-    fn try_it(&self, word: &str) -> (String, String) {
-        let mut of = self.tries.iter().filter(|(line, _)| line.contains(word));
-        let (Some((line, _)), None) = (of.next(), of.next()) else {
-            panic!("not one line with {word:?} in {:?}", self.tries);
-        };
-        let mut command = Command::new("sh");
-        command.args(["-c", line]);
-        places(&mut command, &self.home);
-        (
-            line.clone(),
-            self.fixture.host.run(&mut command).good().text(),
-        )
-    }
-
-    /// A document of a command that is told of the demo's context.
-    #[track_caller]
-    fn json(&self, words: &[&str]) -> Value {
-        let words = [&["--context", "demo"], words, &["-o", "json"]].concat();
-        let mut command = self.fixture.leno(&self.home, &words);
-        self.fixture.host.run(&mut command).good().json()
-    }
-
-    /// Requests and failures of each edge since the start, which is less than the window ago.
-    #[track_caller]
-    fn edges(&self) -> BTreeMap<String, (u64, u64)> {
-        let document = self.json(&["top", "--window", "10m"]);
-        let edges = document["edges"].as_array().expect("edges");
-        let number = |edge: &Value, name: &str| edge[name].as_u64().expect("a number");
-        edges
-            .iter()
-            .map(|edge| {
-                let name = format!(
-                    "{} → {}",
-                    edge["source"].as_str().expect("a source"),
-                    edge["destination"].as_str().expect("a destination")
-                );
-                (name, (number(edge, "requests"), number(edge, "failures")))
-            })
-            .collect()
-    }
-
-    /// How many requests an edge had so far, and how many of them failed.
-    #[track_caller]
-    fn edge(&self, name: &str) -> (u64, u64) {
-        self.edges().get(name).copied().unwrap_or_default()
-    }
-}
-
-fn what_it_suggests_works_while_it_runs(fixture: &mut Fixture) {
-    let home = fixture.home();
-    let mut shown = Shown::start(fixture, home.clone());
-    assert_eq!(shown.tries.len(), 4, "{:?}", shown.tries);
-    until("both versions of the catalog are called", SOON, || {
-        let edges = shown.edges();
-        let called = |name: &str| edges.get(name).is_some_and(|(requests, _)| *requests > 0);
-        (called(V1) && called(V2)).then_some(())
-    });
-    the_split_moves_all_traffic(&shown);
-    a_replica_that_goes_takes_no_call_with_it(&shown);
-    a_certificate_is_shown(&shown);
-    a_forbidden_caller_is_refused_and_nobody_else(&shown);
-    shown.demo.signal(Signal::INT);
-    assert_eq!(shown.demo.wait(Duration::from_secs(15)), 0);
-    fixture.assert_nothing_left(&home);
-}
-
-const V1: &str = "storefront → catalog-v1";
-const V2: &str = "storefront → catalog-v2";
-const CART: &str = "storefront → cart";
-/// So many requests in a row tell that something has changed for good: by chance they would not come so.
-const MANY: u64 = 30;
-
-/// The first version is called no more, while the second takes many requests.
-fn the_split_moves_all_traffic(shown: &Shown<'_>) {
-    let (line, said) = shown.try_it("split catalog");
-    assert!(line.contains("v1=0 v2=100"), "{line}");
-    assert!(said.contains("catalog"), "{said}");
-    let mut since = (shown.edge(V1).0, shown.edge(V2).0);
-    until("v1 is called no more, and v2 goes on", SOON, || {
-        let edges = shown.edges();
-        let (v1, v2) = (edges.get(V1)?.0, edges.get(V2)?.0);
-        if v1 > since.0 {
-            since = (v1, v2);
-        }
-        (v2 >= since.1 + MANY).then_some(())
-    });
-    assert_eq!((shown.edge(V1).1, shown.edge(V2).1), (0, 0), "none failed");
-}
-
-/// The other replica takes every call, and none fails.
-fn a_replica_that_goes_takes_no_call_with_it(shown: &Shown<'_>) {
-    let carts = || {
-        let proxies = shown.json(&["proxy", "status"]);
-        let proxies = proxies.as_array().expect("proxies").clone();
-        let workloads = proxies
-            .iter()
-            .filter_map(|proxy| proxy["workloads"].as_array());
-        workloads
-            .flatten()
-            .filter(|workload| {
-                workload["service"]
-                    .as_str()
-                    .is_some_and(|of| of.ends_with("cart"))
-            })
-            .count()
-    };
-    until("there are two carts", SOON, || (carts() == 2).then_some(()));
-    let (line, _) = shown.try_it("kill ");
-    let pid = line.rsplit(' ').next().expect("a process id").to_owned();
-    until("the process is gone", SOON, || {
-        (!Path::new("/proc").join(&pid).exists()).then_some(())
-    });
-    until("one cart is left", SOON, || (carts() == 1).then_some(()));
-    let (before, _) = shown.edge(CART);
-    until("the other takes the calls", SOON, || {
-        (shown.edge(CART).0 >= before + MANY).then_some(())
-    });
-    assert_eq!(shown.edge(CART).1, 0, "none failed");
-}
-
-fn a_certificate_is_shown(shown: &Shown<'_>) {
-    let (_, said) = shown.try_it("proxy certs");
-    assert!(
-        said.contains("spiffe://demo.leno/ns/shop/sa/storefront"),
-        "{said}"
-    );
-}
-
-/// Failures grow on the edge that was forbidden, and on no other.
-fn a_forbidden_caller_is_refused_and_nobody_else(shown: &Shown<'_>) {
-    let (line, _) = shown.try_it(" deny ");
-    assert!(line.ends_with("deny storefront cart"), "{line}");
-    let mut since = None;
-    until("every call of the cart is refused", SOON, || {
-        let (requests, failures) = shown.edge(CART);
-        // The first refusals may come between calls that were let through before.
-        let (first, refused) = *since.get_or_insert((requests, failures));
-        if requests - first != failures - refused {
-            since = Some((requests, failures));
-        }
-        (failures >= refused + MANY && requests - first == failures - refused).then_some(())
-    });
-    for (name, (requests, failures)) in shown.edges() {
-        assert!(
-            name == CART || failures == 0,
-            "{name}: {failures} of {requests} failed"
-        );
-    }
+    fixture.wait_for_nothing_left(&home);
 }
 
 fn however_it_is_ended_nothing_is_left(fixture: &mut Fixture) {
-    for signal in [Signal::TERM, Signal::KILL] {
-        let home = fixture.home();
-        let mut demo = fixture.demo(&home, &[]);
-        until("it is ready", READY, || {
-            assert_eq!(demo.ended(), None, "{}", demo.stderr());
-            (demo.stdout() + &demo.stderr())
-                .contains("mTLS on")
-                .then_some(())
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        fixture.ends_without_a_trace(signal, |fixture, home| {
+            fixture.ready(fixture.demo(home, &[]))
         });
-        demo.signal(signal);
-        demo.wait(Duration::from_secs(15));
-        fixture.assert_nothing_left(&home);
     }
     // In the middle of its start.
-    let home = fixture.home();
-    let mut demo = fixture.demo(&home, &[]);
-    until("it has begun", READY, || {
-        (processes().len() > fixture.before.len() + 4).then_some(())
+    fixture.ends_without_a_trace(Signal::KILL, |fixture, home| {
+        let demo = fixture.demo(home, &[]);
+        until("it has begun", READY, || {
+            (processes().len() > fixture.before.len() + 4).then_some(())
+        });
+        demo
     });
-    demo.signal(Signal::KILL);
-    demo.wait(Duration::from_secs(15));
-    fixture.assert_nothing_left(&home);
 }
 
 fn an_ordinary_user_sees_it_as_well(fixture: &mut Fixture) {
@@ -500,21 +354,28 @@ fn an_ordinary_user_sees_it_as_well(fixture: &mut Fixture) {
             probe.stderr.trim()
         );
     }
+    let start = |fixture: &Fixture, home: &Path, words: &[&str]| {
+        let owned = ["chown", "-R", "4321:4321", &home.display().to_string()];
+        fixture.host.exec(&owned).good();
+        let mut command = Command::new(&setpriv);
+        command
+            .args(user)
+            .arg(leno_binary())
+            .arg("demo")
+            .args(words);
+        places(&mut command, home);
+        fixture.host.spawn(&mut command)
+    };
     let home = fixture.home();
-    fixture
-        .host
-        .exec(&["chown", "-R", "4321:4321", &home.display().to_string()])
-        .good();
-    let mut command = Command::new(setpriv);
-    command
-        .args(user)
-        .arg(leno_binary())
-        .args(["demo", "--for", "8s", "-o", "json"]);
-    places(&mut command, &home);
-    let output = fixture.host.run(&mut command);
-    assert_eq!(output.code, 0, "{}{}", output.text(), output.stderr);
-    check(&output.json(), "demo");
-    fixture.assert_nothing_left(&home);
+    let mut demo = start(fixture, &home, &["--for", "8s", "-o", "json"]);
+    let code = demo.wait(Duration::from_secs(70));
+    assert_eq!(code, 0, "{}{}", demo.stdout(), demo.stderr());
+    let document = serde_json::from_str(&demo.stdout()).expect("one document");
+    check(&document, "demo");
+    fixture.wait_for_nothing_left(&home);
+    fixture.ends_without_a_trace(Signal::KILL, |fixture, home| {
+        fixture.ready(start(fixture, home, &[]))
+    });
 }
 
 fn where_namespaces_are_forbidden_it_names_the_permission(fixture: &mut Fixture) {
@@ -541,5 +402,5 @@ fn where_namespaces_are_forbidden_it_names_the_permission(fixture: &mut Fixture)
         "{}",
         output.stderr
     );
-    fixture.assert_nothing_left(&home);
+    fixture.wait_for_nothing_left(&home);
 }
