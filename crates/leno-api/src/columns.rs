@@ -107,27 +107,48 @@ const ENDPOINT_SLICE: &[Column] = &[
 
 const HTTP_ROUTE: &[Column] = &[
     NAME,
-    column("Hostnames", 0, "The host names it is for.", |object, _| {
-        object
-            .pointer("/spec/hostnames")
-            .map_or_else(String::new, Value::to_string)
-    }),
-    column("Parents", 1, "What it is attached to.", |object, _| {
+    column("Services", 0, "Whose requests it is for.", |object, _| {
         joined(each(object.pointer("/spec/parentRefs"), |parent| {
-            plain(parent.get("name"))
+            let name = plain(parent.get("name"));
+            match parent.get("port") {
+                Some(port) => format!("{name}:{port}"),
+                None => name,
+            }
         }))
     }),
-    column("Accepted", 1, "Whether the mesh took it.", |object, _| {
-        condition(object, "Accepted")
-    }),
     column(
-        "Programmed",
-        1,
-        "Whether the proxies run it.",
-        |object, _| condition(object, "Programmed"),
+        "Backends",
+        0,
+        "Where each rule sends them, with weights.",
+        |object, _| {
+            let rules = each(object.pointer("/spec/rules"), backends);
+            shortened(rules, "; ")
+        },
     ),
+    STATUS,
+    column("Hostnames", 1, "The host names it is for.", |object, _| {
+        joined(texts(object.pointer("/spec/hostnames")))
+    }),
+    ACCEPTED,
+    PROGRAMMED,
     AGE,
 ];
+
+const STATUS: Column = column(
+    "Status",
+    0,
+    "Whether it is in force; otherwise why not.",
+    |object, _| status(object),
+);
+const ACCEPTED: Column = column("Accepted", 1, "Whether the mesh took it.", |object, _| {
+    condition(object, "Accepted")
+});
+const PROGRAMMED: Column = column(
+    "Programmed",
+    1,
+    "Whether the proxies run it.",
+    |object, _| condition(object, "Programmed"),
+);
 
 const ACCESS_POLICY: &[Column] = &[
     NAME,
@@ -135,27 +156,24 @@ const ACCESS_POLICY: &[Column] = &[
         text(object, "/spec/action").unwrap_or("Allow").into()
     }),
     column("Targets", 0, "What it protects.", |object, _| {
-        let targets = object
-            .pointer("/spec/targetRefs")
-            .or_else(|| object.pointer("/spec/targets"));
-        joined(each(targets, |target| {
-            let kind = target
-                .get("kind")
-                .and_then(Value::as_str)
-                .unwrap_or("Mesh")
-                .to_ascii_lowercase();
+        joined(each(object.pointer("/spec/targetRefs"), |target| {
+            let kind = plain(target.get("kind")).to_ascii_lowercase();
             match target.get("name").and_then(Value::as_str) {
                 Some(name) => format!("{kind}/{name}"),
                 None => kind,
             }
         }))
     }),
-    column(
-        "Programmed",
-        1,
-        "Whether the proxies run it.",
-        |object, _| condition(object, "Programmed"),
-    ),
+    column("Callers", 0, "Whom its rules mean.", |object, _| {
+        let rules = object.pointer("/spec/rules").and_then(Value::as_array);
+        let callers: Vec<String> = rules.into_iter().flatten().flat_map(callers).collect();
+        match callers.is_empty() {
+            true => "nobody".into(),
+            false => joined(callers),
+        }
+    }),
+    STATUS,
+    PROGRAMMED,
     AGE,
 ];
 
@@ -271,32 +289,74 @@ fn texts(list: Option<&Value>) -> Vec<String> {
     each(list, |value| plain(Some(value)))
 }
 
+/// `a=95,b=5`; a weight only where there is a choice.
+fn backends(rule: &Value) -> String {
+    let list = rule.get("backendRefs").and_then(Value::as_array);
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
+        return "(the service itself)".into();
+    };
+    let one = |backend: &Value| {
+        let name = plain(backend.get("name"));
+        match backend.get("weight").and_then(Value::as_u64) {
+            Some(weight) if list.len() > 1 => format!("{name}={weight}"),
+            _ => name,
+        }
+    };
+    list.iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Whom a rule of a policy means.
+fn callers(rule: &Value) -> Vec<String> {
+    let Some(from) = rule.get("from").and_then(Value::as_array) else {
+        return vec!["everybody".into()];
+    };
+    let of = |source: &Value| {
+        let accounts = texts(source.get("serviceAccounts"));
+        let principals = texts(source.get("principals"));
+        let namespaces = each(source.get("namespaces"), |name| {
+            format!("{}/*", plain(Some(name)))
+        });
+        [accounts, principals, namespaces].concat()
+    };
+    from.iter().flat_map(of).collect()
+}
+
 /// At most three, as `kubectl` has it for endpoints: a row stays a row.
 fn joined(list: Vec<String>) -> String {
+    shortened(list, ",")
+}
+
+fn shortened(list: Vec<String>, between: &str) -> String {
     const SHOWN: usize = 3;
     if list.is_empty() {
         return none();
     }
     let rest = list.len().saturating_sub(SHOWN);
-    let mut text = list.into_iter().take(SHOWN).collect::<Vec<_>>().join(",");
+    let mut text = list
+        .into_iter()
+        .take(SHOWN)
+        .collect::<Vec<_>>()
+        .join(between);
     if rest > 0 {
         text.push_str(&format!(" + {rest} more..."));
     }
     text
 }
 
-/// The status of a condition, of the object's own or of every parent's.
-fn condition(object: &Value, name: &str) -> String {
+/// The conditions of an object, its own and those of its parents.
+fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
     let own = object.pointer("/status/conditions").into_iter();
     let parents = object.pointer("/status/parents").and_then(Value::as_array);
     let parents = parents
         .into_iter()
         .flatten()
         .filter_map(|parent| parent.get("conditions"));
-    let found: Vec<_> = own
-        .chain(parents)
-        .filter_map(Value::as_array)
-        .flatten()
+    own.chain(parents).filter_map(Value::as_array).flatten()
+}
+
+/// The status of a condition, of the object's own or of every parent's.
+fn condition(object: &Value, name: &str) -> String {
+    let found: Vec<_> = conditions(object)
         .filter(|condition| condition.get("type").is_some_and(|kind| kind == name))
         .map(|condition| plain(condition.get("status")))
         .collect();
@@ -305,4 +365,26 @@ fn condition(object: &Value, name: &str) -> String {
         .find(|status| *status != "True")
         .or(found.first());
     worst.map_or_else(|| "Unknown".into(), Clone::clone)
+}
+
+/// The reason of the first condition that does not hold; `Programmed` when all do.
+fn status(object: &Value) -> String {
+    let mut failing: Vec<(usize, String)> = conditions(object)
+        .filter(|condition| condition.get("status").is_some_and(|is| is == "False"))
+        .filter_map(|condition| {
+            let kind = condition.get("type").and_then(Value::as_str)?;
+            let order = ["Accepted", "ResolvedRefs", "Programmed"];
+            let at = order
+                .iter()
+                .position(|of| *of == kind)
+                .unwrap_or(order.len());
+            Some((at, plain(condition.get("reason"))))
+        })
+        .collect();
+    failing.sort();
+    let reason = failing.into_iter().next().map(|(_, reason)| reason);
+    reason.unwrap_or_else(|| match conditions(object).next() {
+        Some(_) => "Programmed".into(),
+        None => "Unknown".into(),
+    })
 }

@@ -54,7 +54,10 @@ impl From<CallError> for CommandError {
                     .iter()
                     .map(|(field, message)| format!("{field}: {message}"))
                     .collect();
-                let error = Self::refused(refusal.message);
+                let error = match refusal.code {
+                    404 => Self::failed(refusal.message),
+                    _ => Self::refused(refusal.message),
+                };
                 if causes.is_empty() {
                     error
                 } else {

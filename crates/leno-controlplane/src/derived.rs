@@ -5,6 +5,7 @@
 //! are behind a lock of their own, held for a look-up only, because a write must be answered at once.
 //! Invariant: a status says of an object only what was compiled from its stored generation.
 
+mod ages;
 mod objects;
 mod references;
 
@@ -30,6 +31,7 @@ use crate::{
     vips::{Vip, Vips},
 };
 
+use ages::Ages;
 use objects::{derived_service, endpoint_slices, workloads};
 
 /// The controller's name in the status of routes.
@@ -50,6 +52,7 @@ struct Published {
     /// Where each program listens.
     program_ports: BTreeMap<WorkloadUid, Vec<u16>>,
     workloads: Vec<Value>,
+    ages: Ages,
     statuses: BTreeMap<ObjectKey, Value>,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Shared {
     published: RwLock<Arc<Published>>,
     /// Since when each condition is as it is.
     transitions: Mutex<BTreeMap<ConditionKey, (bool, String)>>,
+    ages: Mutex<Ages>,
     changes: watch::Sender<u64>,
 }
 
@@ -72,6 +76,7 @@ impl Shared {
             vips: Mutex::default(),
             published: RwLock::default(),
             transitions: Mutex::default(),
+            ages: Mutex::default(),
             changes: watch::Sender::new(0),
         }
     }
@@ -104,11 +109,17 @@ impl Shared {
             statuses.insert(key.clone(), status);
         }
         transitions.retain(|key, _| seen.contains(key));
+        let names = services.iter().map(|service| service.name.clone());
+        let agents = mesh.registry.agents();
+        let uids = agents.flat_map(|(_, agent)| agent.workloads.values().map(|of| of.uid));
+        let mut ages = locked(&self.ages);
+        ages.update(names, uids, &rfc3339_of(now));
         let published = Published {
             services: services.into_iter().map(with_addresses).collect(),
             endpoints,
             program_ports: references::program_ports(mesh),
-            workloads: workloads(mesh),
+            workloads: workloads(mesh, &ages),
+            ages: ages.clone(),
             statuses,
         };
         *self
@@ -180,7 +191,9 @@ impl Derived for DerivedMeshes {
             Kind::EndpointSlice => published
                 .endpoints
                 .iter()
-                .flat_map(|(service, output)| endpoint_slices(service, output))
+                .flat_map(|(service, output)| {
+                    endpoint_slices(service, output, published.ages.service(service))
+                })
                 .collect(),
             Kind::Service => {
                 let derived = published
@@ -188,7 +201,9 @@ impl Derived for DerivedMeshes {
                     .values()
                     .filter(|(service, _)| service.origin != Origin::Applied);
                 derived
-                    .map(|(service, addresses)| derived_service(service, addresses))
+                    .map(|(service, addresses)| {
+                        derived_service(service, addresses, published.ages.service(&service.name))
+                    })
                     .collect()
             }
             Kind::HttpRoute | Kind::AccessPolicy => Vec::new(),

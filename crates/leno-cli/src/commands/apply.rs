@@ -117,7 +117,7 @@ pub(super) async fn apply_values(
 }
 
 /// Reads every document of every file; everything that is wrong with any is told at once.
-fn documents(files: &[PathBuf], namespace: &str) -> Result<Vec<Document>, CommandError> {
+pub(super) fn documents(files: &[PathBuf], namespace: &str) -> Result<Vec<Document>, CommandError> {
     let (mut documents, mut findings) = (Vec::new(), Vec::new());
     for path in expand(files)? {
         let name = path.display().to_string();

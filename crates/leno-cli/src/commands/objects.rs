@@ -1,12 +1,12 @@
-//! `leno get` and `leno delete`.
+//! `leno get`.
 
 use clap::Args;
 use leno_config::Kind;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{kind_of, path_of};
 use crate::{
-    client::{CallError, Client},
+    client::Client,
     exit::{CommandError, Outcome},
     output::{Format, items, print, print_table, print_value, text},
 };
@@ -15,10 +15,15 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/js
 
 /// Show objects.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno get services -A
+  leno get httproutes,accesspolicies
+  leno get httproute catalog -o yaml
+  leno get workloads -l app=catalog --watch")]
 pub(crate) struct GetArgs {
-    /// What: services, httproutes, accesspolicies, endpointslices, workloads; or KIND/NAME
+    /// What: services, httproutes, accesspolicies, endpointslices, workloads, or several with commas; or KIND/NAME
     #[arg(value_name = "KIND[/NAME]")]
-    kind: String,
+    kind: Option<String>,
     /// Which; all if not given
     name: Option<String>,
     /// The namespace
@@ -38,31 +43,61 @@ pub(crate) struct GetArgs {
     output: Format,
 }
 
-/// Delete an object.
-#[derive(Debug, Args)]
-pub(crate) struct DeleteArgs {
-    /// What: KIND NAME or KIND/NAME
-    #[arg(value_name = "KIND[/NAME]")]
-    kind: String,
-    /// Which
-    name: Option<String>,
-    /// The namespace
-    #[arg(long, short)]
-    namespace: Option<String>,
-}
-
 /// Shows objects.
 pub(crate) async fn get(client: &Client, args: &GetArgs) -> Outcome {
-    let (kind, name) = split_name(&args.kind, args.name.as_deref())?;
+    let Some(word) = args.kind.as_deref() else {
+        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+        let hint = format!("there are {}; leno get KIND", kinds.join(", "));
+        return Err(CommandError::usage("which kind?").hint(hint));
+    };
+    if !word.contains(',') {
+        let (kind, name) = split_name(word, args.name.as_deref())?;
+        return get_kind(client, args, kind, name).await;
+    }
+    let kinds: Vec<Kind> = word.split(',').map(kind_of).collect::<Result<_, _>>()?;
+    if args.watch || args.name.is_some() {
+        let what = "several kinds are neither watched nor looked up by a name";
+        return Err(CommandError::usage(what).hint("name one kind"));
+    }
+    if matches!(args.output, Format::Json | Format::Yaml) {
+        let mut all = Vec::new();
+        for kind in kinds {
+            let list = client.get(&path(client, args, kind, None)).await?;
+            all.extend(items(&list, "/items").cloned());
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": all});
+        print_value(&list, args.output)?;
+        return Ok(0);
+    }
+    for (index, kind) in kinds.into_iter().enumerate() {
+        if index > 0 && args.output != Format::Name {
+            print("");
+        }
+        get_kind(client, args, kind, None).await?;
+    }
+    Ok(0)
+}
+
+/// The path of what is asked for, with its selector.
+fn path(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str>) -> String {
+    let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
+    let namespace = (!args.all_namespaces).then_some(namespace);
+    let path = path_of(kind, namespace, name);
+    match &args.selector {
+        Some(selector) => format!("{path}?labelSelector={}", percent(selector)),
+        None => path,
+    }
+}
+
+async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str>) -> Outcome {
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
     let namespace = (!args.all_namespaces).then_some(namespace);
     let selector = args
         .selector
         .as_deref()
         .map(|selector| format!("labelSelector={}", percent(selector)));
-    let mut path = path_of(kind, namespace, name);
     if args.watch {
-        path = path_of(kind, namespace, None);
+        let path = path_of(kind, namespace, None);
         let field = name.map(|name| {
             format!(
                 "fieldSelector={}",
@@ -75,9 +110,7 @@ pub(crate) async fn get(client: &Client, args: &GetArgs) -> Outcome {
             .collect();
         return watch(client, &format!("{path}?{}", query.join("&")), args.output).await;
     }
-    if let Some(selector) = selector {
-        path = format!("{path}?{selector}");
-    }
+    let path = path(client, args, kind, name);
     match args.output {
         Format::Json | Format::Yaml => print_value(&client.get(&path).await?, args.output)?,
         Format::Name => {
@@ -174,35 +207,6 @@ async fn watch(client: &Client, path: &str, format: Format) -> Outcome {
         CommandError::unreachable("the control plane ended the watch")
             .hint("run the command again to go on"),
     )
-}
-
-/// Deletes an object.
-pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
-    let (kind, name) = split_name(&args.kind, args.name.as_deref())?;
-    let Some(name) = name else {
-        return Err(CommandError {
-            code: 2,
-            what: "which one?".into(),
-            hint: format!("write leno delete {}/NAME", kind.singular()),
-        });
-    };
-    let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
-    match client
-        .delete(&path_of(kind, Some(namespace), Some(name)))
-        .await
-    {
-        Ok(_) => print(&format!("{}/{name} deleted", kind.singular())),
-        Err(CallError::Refused(refusal)) if refusal.code == 404 => {
-            let what = format!(
-                "{}/{name} does not exist in namespace {namespace}",
-                kind.singular()
-            );
-            return Err(CommandError::failed(what)
-                .hint(format!("leno get {} -A shows what there is", kind.plural())));
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(0)
 }
 
 fn split_name<'a>(

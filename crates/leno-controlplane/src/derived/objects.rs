@@ -8,13 +8,13 @@ use leno_ir::{Endpoint, Health};
 use leno_types::{DnsLabel, ServiceName};
 use serde_json::{Value, json};
 
-use super::CONTROLLER;
-use crate::{mesh::Mesh, times::rfc3339_of};
+use super::{CONTROLLER, ages::Ages};
+use crate::mesh::Mesh;
 
 /// Ports and endpoints of a slice.
 type Slice = (Vec<Value>, Vec<Value>);
 
-pub(super) fn workloads(mesh: &Mesh) -> Vec<Value> {
+pub(super) fn workloads(mesh: &Mesh, ages: &Ages) -> Vec<Value> {
     let mut list = Vec::with_capacity(mesh.registry.len());
     for (name, agent) in mesh.registry.agents() {
         for workload in agent.workloads.values() {
@@ -54,7 +54,7 @@ pub(super) fn workloads(mesh: &Mesh) -> Vec<Value> {
                     "name": workload.name,
                     "namespace": workload.namespace.as_str(),
                     "uid": workload.uid.to_string(),
-                    "creationTimestamp": rfc3339_of(agent.since),
+                    "creationTimestamp": ages.workload(workload.uid),
                     "labels": labels,
                 },
                 "spec": {
@@ -78,7 +78,11 @@ pub(super) fn workloads(mesh: &Mesh) -> Vec<Value> {
     list
 }
 
-pub(super) fn derived_service(service: &EffectiveService, addresses: &[IpAddr]) -> Value {
+pub(super) fn derived_service(
+    service: &EffectiveService,
+    addresses: &[IpAddr],
+    since: &str,
+) -> Value {
     let ports: Vec<Value> = service
         .ports
         .iter()
@@ -97,6 +101,7 @@ pub(super) fn derived_service(service: &EffectiveService, addresses: &[IpAddr]) 
         "metadata": {
             "name": service.name.name.as_str(),
             "namespace": service.name.namespace.as_str(),
+            "creationTimestamp": since,
             "labels": {"leno.dev/derived": "true"},
         },
         "spec": {
@@ -109,7 +114,7 @@ pub(super) fn derived_service(service: &EffectiveService, addresses: &[IpAddr]) 
 }
 
 /// The slices of a service: one for each family and set of ports, as Kubernetes has it.
-pub(super) fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Value> {
+pub(super) fn endpoint_slices(service: &ServiceName, output: &Output, since: &str) -> Vec<Value> {
     let Output::Endpoints(endpoints) = output else {
         return Vec::new();
     };
@@ -154,6 +159,7 @@ pub(super) fn endpoint_slices(service: &ServiceName, output: &Output) -> Vec<Val
                 "metadata": {
                     "name": format!("{}-{}-{index}", service.name, family.to_ascii_lowercase()),
                     "namespace": service.namespace.as_str(),
+                    "creationTimestamp": since,
                     "labels": {
                         "kubernetes.io/service-name": service.name.as_str(),
                         "endpointslice.kubernetes.io/managed-by": CONTROLLER,
