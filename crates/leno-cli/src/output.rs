@@ -1,6 +1,9 @@
 //! How answers are printed: a table for people, JSON or YAML with stable names for programs.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -33,9 +36,19 @@ pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandEr
     Ok(())
 }
 
-/// Prints a line to standard output. A reader that went away ends the printing, not the command.
-pub(crate) fn print(line: &str) {
-    drop(writeln!(io::stdout().lock(), "{line}"));
+/// Prints text to standard output, and no character that commands a terminal: some of it others wrote. A reader that
+/// went away ends the printing, not the command.
+pub(crate) fn print(text: &str) {
+    drop(writeln!(io::stdout().lock(), "{}", harmless(text)));
+}
+
+fn harmless(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(commands) {
+        text.replace(commands, "?").into()
+    } else {
+        text.into()
+    }
 }
 
 /// Prints rows in columns, each as wide as its widest cell.
@@ -76,4 +89,14 @@ pub(crate) fn items<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item =
         .and_then(Value::as_array)
         .into_iter()
         .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn what_others_wrote_does_not_command_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[2J\u{9b}b\tc\nd → ✔"), "a?[2J?b\tc\nd → ✔");
+    }
 }

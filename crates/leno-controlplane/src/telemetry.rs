@@ -187,7 +187,6 @@ impl Telemetry {
     }
 
     fn series(&mut self, edge: &EdgeDelta, names: &impl Names) -> Option<usize> {
-        let text = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
         let key = SeriesKey {
             source: source_name(edge, names),
             destination: destination_name(edge, names),
@@ -370,8 +369,8 @@ fn destination_name(edge: &EdgeDelta, names: &impl Names) -> String {
         (service, _) => service,
     };
     match edge.destination_version.as_str() {
-        "" | "unknown" => base.chars().take(MAX_TEXT).collect(),
-        version => format!("{base}-{version}").chars().take(MAX_TEXT).collect(),
+        "" | "unknown" => text(base),
+        version => text(&format!("{base}-{version}")),
     }
 }
 
@@ -381,5 +380,11 @@ fn base_name(workload: &str) -> String {
         Some((base, id)) if id.len() == 4 && id.bytes().all(|b| b.is_ascii_hexdigit()) => base,
         _ => workload,
     };
-    base.chars().take(MAX_TEXT).collect()
+    text(base)
+}
+
+/// What an agent wrote, as it is kept: people read it on terminals, to which a control character is a command.
+fn text(given: &str) -> String {
+    let harmless = |c: char| if c.is_control() { '?' } else { c };
+    given.chars().take(MAX_TEXT).map(harmless).collect()
 }

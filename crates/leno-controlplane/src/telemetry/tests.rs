@@ -101,6 +101,27 @@ fn reasons_are_those_of_failures_and_of_a_closed_set() {
 }
 
 #[test]
+fn names_that_agents_make_up_cannot_command_a_terminal() {
+    let escape = "\u{1b}]0;owned\u{7}\u{9b}2J\n";
+    let mut telemetry = Telemetry::default();
+    for destination in ["", escape] {
+        let edge = EdgeDelta {
+            destination_workload: destination.into(),
+            destination_service: escape.into(),
+            destination_version: escape.into(),
+            destination_identity: escape.into(),
+            source_identity: escape.into(),
+            ..edge(0, escape, 1)
+        };
+        telemetry.record(&[edge], &Known, second(1));
+    }
+    let kept = format!("{:?}", telemetry.totals(second(2)).1);
+    assert!(kept.contains("?]0;owned??2J?"), "{kept}");
+    // As Debug writes control characters.
+    assert!(!kept.contains("\\u{") && !kept.contains("\\n"), "{kept}");
+}
+
+#[test]
 fn a_window_forgets_what_is_older_and_totals_do_not() {
     let mut telemetry = Telemetry::default();
     for at in 0..700 {
