@@ -37,7 +37,7 @@ use crate::{
     admin::{self, Ask},
     ads::{AdsClient, Type},
     certificates::{Issued, Renewal},
-    dial,
+    dial, files,
     handover::{self, Handle, Handles, Inherited},
     host_network::Routes,
     hosted::{self, Hosted, Sockets},
@@ -105,6 +105,10 @@ pub async fn run(
     let mut tasks = Tasks::new(stop.clone());
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
     let socket = config.socket();
+    files::open_dir(&config.run_dir).map_err(|source| AgentError::Io {
+        path: config.run_dir.display().to_string(),
+        source,
+    })?;
     let mut inherited = if config.takeover {
         handover::take_over(&socket)?
     } else {

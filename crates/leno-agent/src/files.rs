@@ -1,15 +1,43 @@
-//! Files that hold secrets: written whole or not at all, readable by their owner only.
+//! Files that hold secrets: written whole or not at all, readable by their owner only, in directories that nobody else
+//! can have prepared.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 /// Makes a directory, and those above it, for its owner alone.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    own_dir(path, 0o700)
+}
+
+/// Makes a directory that everybody may look into, for the socket that everybody may connect to.
+pub(crate) fn open_dir(path: &Path) -> io::Result<()> {
+    own_dir(path, 0o755)
+}
+
+/// Below a directory like /tmp anybody can make one first: with links in it that lead elsewhere, or with a socket at
+/// which another listens. One that is there must be this user's or root's; this user's is closed to the writing of
+/// others.
+fn own_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let found = fs::symlink_metadata(path)?;
+    let own = leno_net::process::user();
+    if !found.is_dir() || ![own, 0].contains(&found.uid()) {
+        let text = format!(
+            "it is not a directory of this user's own (it is user {}'s): remove it, or name another directory",
+            found.uid()
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    let others_write = found.mode() & 0o022 != 0;
+    if found.uid() == own && others_write {
+        let closed = fs::Permissions::from_mode(found.mode() & 0o7755);
+        fs::set_permissions(path, closed)?;
+    }
+    Ok(())
 }
 
 /// Replaces a file's content in one step, mode 0600: a crash leaves the old content or the new.
@@ -32,12 +60,16 @@ fn temporary(path: &Path) -> PathBuf {
     temporary.into()
 }
 
-/// Half a file is worth nothing, and takes the place that a full disk lacks.
+/// Half a file is worth nothing, and takes the place that a full disk lacks. What a crash left there goes: the file is
+/// always made anew, and never the one that a link leads to.
 fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(path)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
@@ -50,5 +82,39 @@ pub(crate) fn read_optional(path: &Path) -> io::Result<Option<Vec<u8>>> {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_may_write_is_closed_and_a_link_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let (dir, link) = (place.path().join("run"), place.path().join("link"));
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        open_dir(&dir).unwrap();
+        assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o755);
+        symlink(&dir, &link).unwrap();
+        let refused = open_dir(&link).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn what_is_written_never_follows_a_link_that_was_there_first() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, precious) = (place.path().join("owner"), place.path().join("precious"));
+        fs::write(&precious, "mine").unwrap();
+        symlink(&precious, temporary(&file)).unwrap();
+        write_private(&file, b"new").unwrap();
+        assert_eq!(fs::read(&precious).unwrap(), b"mine");
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&file).unwrap().is_file());
     }
 }

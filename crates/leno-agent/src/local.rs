@@ -67,9 +67,6 @@ pub(crate) fn listen(inherited: Option<StdUnixListener>, path: &Path) -> io::Res
 
 /// Binds the socket; a dead predecessor's is replaced, a living one's is an error.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
     nobody_listens(path)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

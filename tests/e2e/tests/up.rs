@@ -42,6 +42,7 @@ suite!(
         a_second_one_says_that_the_first_runs_and_what_to_do,
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
+        a_run_directory_that_another_user_made_is_refused,
         the_person_behind_sudo_has_a_context_of_their_own,
         purge_waits_for_programs_on_the_hosts_network,
     ]
@@ -197,6 +198,18 @@ fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fix
     says(&fixture.up(&moved), 0, &[":25012"]);
     fixture.leno(&["run", "--", "true"]).good();
     fixture.down(&["--purge"]).good();
+}
+
+fn a_run_directory_that_another_user_made_is_refused(fixture: &mut Fixture) {
+    const STRANGER: u32 = 4321;
+    fixture.new_place();
+    let run = fixture.place.join("run");
+    fs::create_dir(&run).expect("a directory");
+    if let Err(error) = std::os::unix::fs::chown(&run, Some(STRANGER), None) {
+        skip!("a directory cannot be given to another user here: {error}");
+    }
+    says(&fixture.up(&[]), 1, &["run: it is not", "4321"]);
+    assert_eq!(fs::read_dir(&run).expect("it is there").count(), 0);
 }
 
 fn the_person_behind_sudo_has_a_context_of_their_own(fixture: &mut Fixture) {

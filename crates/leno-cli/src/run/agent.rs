@@ -38,11 +38,17 @@ pub(crate) struct AgentSocket {
 impl AgentSocket {
     /// Connects to the agent at `path`, or at the usual places.
     pub(crate) fn connect(path: Option<&Path>) -> Result<Self, CommandError> {
+        let is_named = path.is_some();
         let places = path.map_or_else(places::agent_sockets, |path| vec![path.to_owned()]);
         let mut last = None;
         for path in places {
             match StdUnixStream::connect(&path) {
-                Ok(stream) => return Ok(Self { stream, path }),
+                Ok(stream) => {
+                    if !is_named {
+                        trust(&stream, &path)?;
+                    }
+                    return Ok(Self { stream, path });
+                }
                 Err(error) => last = Some((path, error)),
             }
         }
@@ -76,6 +82,19 @@ impl AgentSocket {
             ))),
         }
     }
+}
+
+/// An agent sees all that a program sends. Where nobody named its socket it is root's or one's own: in /tmp another user
+/// may have been there first.
+fn trust(stream: &StdUnixStream, path: &Path) -> Result<(), CommandError> {
+    let failed = |error| CommandError::failed(format!("{}: {error}", path.display()));
+    let uid = fdpass::peer_blocking(stream).map_err(failed)?.uid;
+    if [0, leno_net::process::user()].contains(&uid) {
+        return Ok(());
+    }
+    let what = format!("at {} another user listens (user {uid})", path.display());
+    Err(CommandError::permission(what)
+        .hint("if that is the agent you mean, name it: leno run --agent PATH"))
 }
 
 /// Where the program is.
