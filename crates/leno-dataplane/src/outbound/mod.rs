@@ -3,6 +3,7 @@
 //! capture -> where to -> what is spoken -> requests or bytes. The workload that calls is known by its listener (CP4).
 //! Invariant: what the mesh claims leaves by mutual TLS or not at all.
 
+mod attempt;
 mod http;
 mod plan;
 mod requests;

@@ -20,6 +20,14 @@ pub(super) struct Plan {
     pub(super) route: Option<String>,
 }
 
+impl Plan {
+    /// What is left of the time for the whole request.
+    pub(super) fn left(&self, begun: Instant) -> Option<Duration> {
+        let limit = self.request_timeout?;
+        Some(limit.saturating_sub(begun.elapsed()))
+    }
+}
+
 /// What the Gateway API demands where a rule matches and has no backend that can be used.
 const NO_BACKEND: u16 = 500;
 
