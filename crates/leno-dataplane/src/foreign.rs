@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
+use http::{HeaderName, HeaderValue};
 use leno_http::{ClientError, RequestHead, Tunnel, Upstream, client};
 use leno_types::Refusal;
 
@@ -40,12 +41,10 @@ pub(crate) enum TunnelError {
 pub(crate) async fn tunnel(
     h2: &client::H2,
     to: SocketAddr,
-    fields: &[(&'static str, bytes::Bytes)],
+    private: Vec<(HeaderName, HeaderValue)>,
 ) -> Result<Tunnel, TunnelError> {
     let mut head = RequestHead::connect(to.to_string());
-    for (name, value) in fields {
-        head.fields.push(*name, value.clone());
-    }
+    head.private = private;
     let (head, tunnel) = h2.tunnel(head).await?;
     if (200..300).contains(&head.status) {
         return Ok(tunnel);
@@ -80,7 +79,7 @@ impl Foreign {
         if let Some(h1) = kept.filter(client::H1::is_reusable) {
             return Ok(Upstream::H1(h1));
         }
-        let tunnel = tunnel(h2, to, &[]).await?;
+        let tunnel = tunnel(h2, to, Vec::new()).await?;
         Ok(Upstream::H1(client::H1::new(
             tunnel,
             Rc::clone(&shared.http),
@@ -112,7 +111,7 @@ impl Foreign {
         if let Some(inner) = open {
             return Ok(inner);
         }
-        let tunnel = tunnel(h2, to, &[]).await?;
+        let tunnel = tunnel(h2, to, Vec::new()).await?;
         let (inner, driver) = client::H2::handshake(tunnel, Rc::clone(&shared.http)).await?;
         inner.carry_case(false);
         shared

@@ -9,7 +9,7 @@
 
 use std::{cell::RefCell, fmt::Write, net::SocketAddr};
 
-use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use leno_http::{CASE_FIELD, Fields};
 use leno_ir::OwnWorkload;
 use leno_types::{Identity, Refusal, ServiceName};
@@ -20,6 +20,10 @@ use crate::state::Labels;
 pub(crate) const TO: &str = "x-leno-to";
 /// Which workload it comes from.
 pub(crate) const FROM: &str = "x-leno-from";
+/// [`TO`] as it is sent.
+pub(crate) static SENT_TO: HeaderName = HeaderName::from_static(TO);
+/// [`FROM`] as it is sent.
+pub(crate) static SENT_FROM: HeaderName = HeaderName::from_static(FROM);
 /// Why the mesh refused; the only private field that callers in the mesh see.
 pub(crate) const REFUSED: &str = "x-leno-refused";
 /// The connection by which a proxy that shares its program's namespace sent a request: whoever accepts that very
@@ -70,7 +74,7 @@ pub(crate) struct To {
 
 impl To {
     /// As a field's value.
-    pub(crate) fn write(&self) -> Bytes {
+    pub(crate) fn write(&self) -> HeaderValue {
         let mut text = format!("{VERSION} {} ", self.address);
         let written = match &self.service {
             Some((service, port)) => write!(text, "{service}:{port} "),
@@ -81,7 +85,7 @@ impl To {
         if self.can_retry {
             text.push('r');
         }
-        Bytes::from(text)
+        value(text)
     }
 
     /// From a field's value; `None` when it is none of ours.
@@ -111,7 +115,7 @@ impl To {
 
 /// The `x-leno-to` fields that one peer is sent: a handful, so a list.
 #[derive(Default)]
-pub(crate) struct ToCache(RefCell<Vec<(ToKey, Bytes)>>);
+pub(crate) struct ToCache(RefCell<Vec<(ToKey, HeaderValue)>>);
 
 type ToKey = (SocketAddr, Option<(ServiceName, u16)>, bool, bool);
 
@@ -123,8 +127,8 @@ impl ToCache {
         service: Option<(&ServiceName, u16)>,
         http2: bool,
         can_retry: bool,
-        make: impl FnOnce() -> Bytes,
-    ) -> Bytes {
+        make: impl FnOnce() -> HeaderValue,
+    ) -> HeaderValue {
         /// So many are remembered.
         const CEILING: usize = 16;
         let mut known = self.0.borrow_mut();
@@ -148,7 +152,7 @@ impl ToCache {
 }
 
 /// The `x-leno-from` field of a workload.
-pub(crate) fn from_field(own: &OwnWorkload) -> Bytes {
+pub(crate) fn from_field(own: &OwnWorkload) -> HeaderValue {
     let or_dash = |text: &str| {
         if text.is_empty() || text.contains(' ') {
             "-".to_owned()
@@ -157,13 +161,19 @@ pub(crate) fn from_field(own: &OwnWorkload) -> Bytes {
         }
     };
     let service = own.service.as_ref().map(ToString::to_string);
-    Bytes::from(format!(
+    value(format!(
         "{VERSION} {} {} {} {}",
         own.namespace,
         or_dash(&own.name),
         or_dash(&own.version),
         or_dash(service.as_deref().unwrap_or_default()),
     ))
+}
+
+/// Of the names of the mesh none has a byte that no field may have; one that had would be said by nobody.
+fn value(text: String) -> HeaderValue {
+    text.try_into()
+        .unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 /// The names of a caller: as it says, where its certificate agrees on the namespace; otherwise what the certificate
@@ -228,7 +238,7 @@ mod tests {
             "1 10.0.0.5:8080 shop/cart:80 br",
         ] {
             let to = To::read(text.as_bytes()).unwrap();
-            assert_eq!(to.write(), text.as_bytes());
+            assert_eq!(to.write(), text);
         }
         for bad in [
             "",

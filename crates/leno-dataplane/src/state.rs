@@ -85,7 +85,7 @@ pub(crate) struct Described {
     /// Its name, as `x-leno-refused` says it.
     pub(crate) name: Rc<str>,
     /// Its own `x-leno-from` field.
-    pub(crate) from: bytes::Bytes,
+    pub(crate) from: http::HeaderValue,
 }
 
 /// A workload's names, as metrics want them.

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
+    header::CONTENT_LENGTH,
     uri::{Authority, PathAndQuery, Scheme},
 };
 
@@ -12,8 +13,7 @@ use crate::{
     Fields, RequestHead, ResponseHead, Version,
     case::{self, CASE_FIELD},
     fields::is_protocol,
-    h1::is_made_anew,
-    h1::{is_authority, parse_length},
+    h1::{decimal, is_authority, is_made_anew, parse_length},
 };
 
 /// A request as the h2 crate sends it. `declared` becomes Content-Length.
@@ -60,7 +60,7 @@ pub(crate) fn request_to_h2(
         None => head.method.clone(),
     };
     let carry_case = carry_case && head.version.is_http1();
-    *request.headers_mut() = fields_to_h2(&head.fields, declared, carry_case);
+    *request.headers_mut() = fields_to_h2(&head.fields, &head.private, declared, carry_case);
     Ok(request)
 }
 
@@ -74,23 +74,17 @@ pub(crate) fn response_to_h2(
     *response.status_mut() =
         http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     let carry_case = carry_case && head.version.is_http1();
-    *response.headers_mut() = fields_to_h2(&head.fields, declared, carry_case);
+    *response.headers_mut() = fields_to_h2(&head.fields, &[], declared, carry_case);
     response
 }
 
-/// Names beside the standard's that nearly every request of the mesh carries: not made anew for each.
-static FREQUENT: [HeaderName; 3] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("x-leno-to"),
-    HeaderName::from_static("x-leno-from"),
-];
-
 fn header_name(name: &[u8]) -> Option<HeaderName> {
-    let mut frequent = FREQUENT.iter();
-    match frequent.find(|known| known.as_str().as_bytes() == name) {
-        Some(known) => Some(known.clone()),
-        None => HeaderName::from_bytes(name).ok(),
+    /// Beside the standard's the one that nearly every request carries: not made anew for each.
+    static FREQUENT: HeaderName = HeaderName::from_static("traceparent");
+    if name == FREQUENT.as_str().as_bytes() {
+        return Some(FREQUENT.clone());
     }
+    HeaderName::from_bytes(name).ok()
 }
 
 /// Whether a field's value is of one request alone.
@@ -99,8 +93,13 @@ fn is_unique(name: &HeaderName) -> bool {
 }
 
 /// Fields or trailers as the h2 crate sends them.
-pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: bool) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(fields.len() + 2);
+pub(crate) fn fields_to_h2(
+    fields: &Fields,
+    private: &[(HeaderName, HeaderValue)],
+    declared: Option<u64>,
+    carry_case: bool,
+) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.len() + private.len() + 2);
     let case = if carry_case {
         case::describe(fields)
     } else {
@@ -121,11 +120,16 @@ pub(crate) fn fields_to_h2(fields: &Fields, declared: Option<u64>, carry_case: b
             let _full = map.try_append(name, value).is_err();
         }
     }
-    if let Some(length) = declared {
-        map.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    let mut room = [0; 20];
+    let length = declared.map(|length| HeaderValue::from_bytes(decimal(length, &mut room)));
+    if let Some(Ok(length)) = length {
+        map.insert(CONTENT_LENGTH, length);
     }
     if let Some(Ok(case)) = case.map(HeaderValue::from_maybe_shared) {
         map.insert(HeaderName::from_static(CASE_FIELD), case);
+    }
+    for (name, value) in private {
+        let _full = map.try_append(name.clone(), value.clone()).is_err();
     }
     map
 }
@@ -177,6 +181,7 @@ pub(crate) fn request_from_h2<B>(
         version: Version::Http2,
         protocol: protocol.map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())),
         fields: fields_from_h2(&parts.headers),
+        private: Vec::new(),
         method: parts.method,
     };
     Ok((head, declared, body))
@@ -226,7 +231,7 @@ pub(crate) fn fields_from_h2(map: &HeaderMap) -> Fields {
 
 fn content_length(map: &HeaderMap) -> Result<Option<u64>, &'static str> {
     let mut found = None;
-    for value in map.get_all(http::header::CONTENT_LENGTH) {
+    for value in map.get_all(CONTENT_LENGTH) {
         let length = parse_length(value.as_bytes()).ok_or("Content-Length")?;
         if found.is_some_and(|before| before != length) {
             return Err("different Content-Lengths");
@@ -234,4 +239,40 @@ fn content_length(map: &HeaderMap) -> Result<Option<u64>, &'static str> {
         found = Some(length);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::h1::{OutFraming, encode_request};
+
+    #[test]
+    fn what_one_proxy_says_to_the_next_goes_over_http2_and_not_over_http1() {
+        let mut head = RequestHead::new(Method::GET, "shop", "/");
+        head.fields.push("accept", "*/*");
+        let (name, value) = ("x-leno-to", HeaderValue::from_static("1"));
+        head.private.push((HeaderName::from_static(name), value));
+        let sent = request_to_h2(&head, Some(1_048_576), true).unwrap();
+        let fields = sent.headers().iter();
+        let fields: Vec<_> = fields.map(|(name, value)| (name.as_str(), value)).collect();
+        assert_eq!(
+            fields,
+            [
+                ("accept", &HeaderValue::from_static("*/*")),
+                ("content-length", &HeaderValue::from_static("1048576")),
+                ("x-leno-case", &HeaderValue::from_static("-")),
+                (name, &HeaderValue::from_static("1")),
+            ]
+        );
+        let mut written = BytesMut::new();
+        encode_request(&head, OutFraming::None, &mut written).unwrap();
+        assert_eq!(
+            written,
+            "GET / HTTP/1.1\r\nHost: shop\r\naccept: */*\r\n\r\n"
+        );
+    }
 }

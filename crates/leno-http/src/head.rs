@@ -1,6 +1,7 @@
 //! Message heads: what was said, without how it was framed.
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
 use crate::Fields;
 
@@ -52,6 +53,9 @@ pub struct RequestHead {
     pub protocol: Option<Bytes>,
     /// Everything else, in order.
     pub fields: Fields,
+    /// What one proxy says to the next: sent over HTTP/2 beside `fields`, over HTTP/1 not at all. Empty in what was
+    /// received: there it is among `fields`.
+    pub private: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl RequestHead {
@@ -66,6 +70,7 @@ impl RequestHead {
             version: Version::Http11,
             protocol: None,
             fields: Fields::new(),
+            private: Vec::new(),
         }
     }
 

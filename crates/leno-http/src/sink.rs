@@ -109,7 +109,9 @@ impl Sink<'_> {
             Self::H1 { writer, mode, .. } => Ok(writer.put_end(*mode, trailers, version)?),
             Self::H2(stream) => {
                 match trailers {
-                    Some(trailers) => stream.send_trailers(fields_to_h2(trailers, None, false))?,
+                    Some(trailers) => {
+                        stream.send_trailers(fields_to_h2(trailers, &[], None, false))?
+                    }
                     None => stream.send_data(Bytes::new(), true)?,
                 }
                 Ok(())

@@ -108,8 +108,7 @@ pub(super) async fn send(
             Ok((relayed, end))
         }
         Err(Unsent { mut incoming, why }) => {
-            incoming.head.fields.remove(metadata::TO);
-            incoming.head.fields.remove(metadata::FROM);
+            incoming.head.private.clear();
             *slot = Some(incoming);
             Err(unsent(why, &peer, &connection, &chosen).told(chosen))
         }
@@ -208,9 +207,11 @@ fn describe(
             }
             .write()
         });
-    head.fields.push(metadata::TO, to);
+    head.private.reserve_exact(2);
+    head.private.push((metadata::SENT_TO.clone(), to));
     if let Some(info) = flow.local.info() {
-        head.fields.push(metadata::FROM, info.from.clone());
+        head.private
+            .push((metadata::SENT_FROM.clone(), info.from.clone()));
     }
 }
 

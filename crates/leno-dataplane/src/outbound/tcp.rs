@@ -135,7 +135,7 @@ async fn try_one(flow: &Flow, target: &Target, chosen: Chosen) -> Result<Opened,
         }
     };
     let service = target.service();
-    let mut fields = Vec::new();
+    let mut private = Vec::new();
     if connection.alpn == Alpn::Leno1 {
         let to = To {
             address: chosen.address,
@@ -143,14 +143,14 @@ async fn try_one(flow: &Flow, target: &Target, chosen: Chosen) -> Result<Opened,
             http2: false,
             can_retry: false,
         };
-        fields.push((metadata::TO, to.write()));
+        private.push((metadata::SENT_TO.clone(), to.write()));
         if let Some(info) = flow.local.info() {
-            fields.push((metadata::FROM, info.from.clone()));
+            private.push((metadata::SENT_FROM.clone(), info.from.clone()));
         }
     }
     // The peer answers when its program has accepted: the limits of its dial and of ours add up.
     let limit = flow.shared.config.limits.connect_timeout * 4;
-    let asked = foreign::tunnel(&connection.h2, chosen.address, &fields);
+    let asked = foreign::tunnel(&connection.h2, chosen.address, private);
     match tokio::time::timeout(limit, asked).await {
         Ok(Ok(tunnel)) => {
             let edge = mesh_edge(flow, service, &chosen.endpoint, &peer, Protocol::Tcp);

@@ -186,7 +186,7 @@ fn encode_framing(framing: OutFraming, out: &mut BytesMut) {
     match framing {
         OutFraming::Length(length) => {
             out.put_slice(b"Content-Length: ");
-            put_decimal(length, out);
+            out.put_slice(decimal(length, &mut [0; 20]));
             out.put_slice(b"\r\n");
         }
         OutFraming::Chunked => out.put_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -209,10 +209,10 @@ fn encode_websocket_key(fields: &Fields, out: &mut BytesMut) {
     }
 }
 
-fn put_decimal(mut number: u64, out: &mut BytesMut) {
-    let mut text = [b'0'; 20];
+/// The digits of a number, written to the end of `room`.
+pub(crate) fn decimal(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
     let mut digits = 0;
-    for place in text.iter_mut().rev() {
+    for place in room.iter_mut().rev() {
         *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
         number /= 10;
         digits += 1;
@@ -220,5 +220,5 @@ fn put_decimal(mut number: u64, out: &mut BytesMut) {
             break;
         }
     }
-    out.put_slice(text.get(text.len() - digits..).unwrap_or_default());
+    room.get(room.len() - digits..).unwrap_or_default()
 }

@@ -16,7 +16,7 @@ pub use parse::{
 };
 
 pub(crate) use encode::{
-    OutFraming, encode_interim, encode_request, encode_response, is_made_anew, is_target,
+    OutFraming, decimal, encode_interim, encode_request, encode_response, is_made_anew, is_target,
     needs_no_body,
 };
 pub(crate) use parse::{find_byte, is_authority, parse_length};

@@ -159,6 +159,7 @@ pub fn parse_request(head: &Bytes, limits: &Limits) -> Result<ParsedRequest, Par
             version,
             protocol,
             fields: collected.into_fields(),
+            private: Vec::new(),
         },
         framing,
         declared: match framing {
