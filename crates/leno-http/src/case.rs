@@ -182,15 +182,12 @@ fn is_title(name: &[u8]) -> bool {
     if let Some(own) = irregular(name) {
         return own.as_bytes() == name;
     }
-    let mut start = true;
-    name.iter().all(|byte| {
-        let fits = if start {
-            !byte.is_ascii_lowercase()
-        } else {
-            !byte.is_ascii_uppercase()
-        };
-        start = *byte == b'-';
-        fits
+    // Looks at every byte whatever it finds: nearly every name is as it should be, and branches cost more.
+    let mut before = b'-';
+    name.iter().fold(true, |so_far, byte| {
+        let is_small = byte & 0x20 != 0;
+        let is_first = std::mem::replace(&mut before, *byte) == b'-';
+        so_far & !(byte.is_ascii_alphabetic() & (is_small == is_first))
     })
 }
 

@@ -97,9 +97,9 @@ impl Scope {
                 ceiling: self.0.ceiling,
             });
         }
-        let open = Open::enter(Rc::clone(&self.0), name);
         // On the heap at once: an async block would hold what it captured twice, and again for each layer around it.
         let work = Box::pin(work);
+        let open = Open::enter(Rc::clone(&self.0), name);
         #[expect(
             clippy::disallowed_methods,
             reason = "this is where tasks get their owner"

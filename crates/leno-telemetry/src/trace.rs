@@ -52,16 +52,14 @@ impl Context {
         Self::checked(trace, span, flags & 1 == 1)
     }
 
-    /// The value of a `traceparent` header.
+    /// The value of a `traceparent` header. Without the machinery of formatting: one is made for nearly every request.
     #[must_use]
-    pub fn traceparent(&self) -> String {
-        // Without the machinery of formatting: one is made for nearly every request.
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        push_hex(&mut text, &self.trace.0);
-        text.push('-');
-        push_hex(&mut text, &self.span.0);
-        text.push_str(if self.sampled { "-01" } else { "-00" });
+    pub fn traceparent(&self) -> [u8; 55] {
+        let mut text = *b"00-................................-................-00";
+        let [trace, span] = [3..35, 36..52];
+        text[trace].copy_from_slice(digits(self.trace.0).as_flattened());
+        text[span].copy_from_slice(digits(self.span.0).as_flattened());
+        text[54] += u8::from(self.sampled);
         text
     }
 
@@ -130,50 +128,41 @@ fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// One write for all digits: this runs for each request that comes without a trace.
-/// Room for the longest id.
-type Digits = [u8; 32];
-
-fn hex_digits<'d>(bytes: &[u8], digits: &'d mut Digits) -> &'d str {
+/// Two digits of lower-case hex for each byte.
+fn digits<const N: usize>(bytes: [u8; N]) -> [[u8; 2]; N] {
     const fn digit(nibble: u8) -> u8 {
         nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
     }
-    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [digit(byte >> 4), digit(byte & 15)];
-    }
-    let written = digits.get(..bytes.len() * 2).unwrap_or_default();
-    std::str::from_utf8(written).unwrap_or_default()
+    bytes.map(|byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    text.push_str(hex_digits(bytes, &mut [0; 32]));
-}
-
-fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    f.write_str(hex_digits(bytes, &mut [0; 32]))
+fn write_hex<const N: usize>(f: &mut fmt::Formatter<'_>, bytes: [u8; N]) -> fmt::Result {
+    let digits = digits(bytes);
+    // One write for all of them.
+    f.write_str(std::str::from_utf8(digits.as_flattened()).unwrap_or_default())
 }
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        write_hex(f, self.0)
     }
 }
 
 impl fmt::Debug for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        write_hex(f, self.0)
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        write_hex(f, self.0)
     }
 }
 
 impl fmt::Debug for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, &self.0)
+        write_hex(f, self.0)
     }
 }
 
