@@ -16,7 +16,10 @@ use crate::{dns, metadata};
 /// The private fields between proxies: read, or taken for absent; nothing private is left after taking them out.
 pub fn metadata(value: &[u8]) {
     if let Some(to) = metadata::To::read(value) {
-        assert_eq!(metadata::To::read(to.write().as_bytes()).as_ref(), Some(&to));
+        assert_eq!(
+            metadata::To::read(to.write().as_bytes()).as_ref(),
+            Some(&to)
+        );
     }
     if let Some(reason) = metadata::read_refused(value) {
         let again = metadata::refused_field(reason, "fuzz", 1);

@@ -3,7 +3,8 @@
 //! The h2 crate flushes after each DATA frame of 256 bytes or more, which costs a TLS record and a system call for
 //! every response. A [`Corked`] stream says "flushed" at once and puts itself on its worker's list; the list's task
 //! goes to the end of the run queue until a whole round added nothing, then writes for all. There are no timers:
-//! nothing waits longer than the work that is ready now, and never more than [`ROUNDS`] rounds of it.
+//! nothing waits longer than the work that is ready now, and never more than [`ROUNDS`] rounds of it. Where that is much
+//! work, its beginning goes out early, so that the peer has something to do meanwhile: see [`EARLY`].
 //!
 //! Invariant: what was accepted is on the list, or its owner's task has a waker registered with the stream beneath.
 
@@ -20,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A write of this much is not held back.
 const BYPASS: usize = 16 * 1024;
+/// What was put together is written early when it is this much, then when it is twice as much, and so on to [`BYPASS`].
+const EARLY: usize = 2 * 1024;
 /// Rounds of the run queue a write may wait for others.
 const ROUNDS: u32 = 4;
 
@@ -44,8 +47,10 @@ trait Flush {
 struct Inner<IO> {
     io: IO,
     buffer: BytesMut,
-    /// What the last flush wrote: as much room is made for the next one at once.
+    /// About as much as flushes write of late: so much room is made for the next one at once, and it seldom has to grow.
     usual: usize,
+    /// So much is held back at most: more with each write since the last flush.
+    hold: usize,
     /// The task that drives the stream, as of its last write or flush.
     owner: Option<Waker>,
     on_list: bool,
@@ -138,7 +143,9 @@ impl<IO: AsyncWrite + Unpin> Flush for RefCell<Inner<IO>> {
     fn flush(&self) {
         let mut inner = self.borrow_mut();
         inner.on_list = false;
-        inner.usual = inner.buffer.len().clamp(512, BYPASS);
+        inner.hold = EARLY;
+        let less = inner.usual - inner.usual / 16;
+        inner.usual = inner.buffer.len().max(less).clamp(512, BYPASS);
         let owner = inner.owner.clone();
         // What cannot be written now wakes the owner, which flushes itself: see `poll_flush`.
         let waker = owner.as_ref().unwrap_or(Waker::noop());
@@ -223,6 +230,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Corked<IO> {
                 io,
                 buffer: BytesMut::new(),
                 usual: 512,
+                hold: EARLY,
                 owner: None,
                 on_list: false,
                 failed: None,
@@ -273,7 +281,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
         let mut inner = self.inner.borrow_mut();
         inner.remember(cx)?;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        if !self.list.ended.get() && total < BYPASS && inner.buffer.len() < BYPASS {
+        if !self.list.ended.get() && total < BYPASS && inner.buffer.len() < inner.hold {
             if inner.buffer.is_empty() {
                 let usual = inner.usual;
                 inner.buffer.reserve(total.max(usual));
@@ -285,6 +293,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> AsyncWrite for Corked<IO> {
             self.put_on_list(&mut inner);
             return Poll::Ready(Ok(total));
         }
+        inner.hold = (inner.hold * 2).min(BYPASS);
         inner.poll_write_after_buffer(cx, slices)
     }
 

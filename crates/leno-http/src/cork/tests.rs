@@ -125,6 +125,30 @@ fn writes_of_one_round_become_one_and_large_ones_take_them_along() {
 }
 
 #[test]
+fn of_much_that_is_ready_the_beginning_goes_out_early_and_the_rest_in_growing_pieces() {
+    run(async {
+        let (corker, flusher) = Corker::new();
+        let flusher = spawn_local(flusher);
+        yield_now().await;
+        let recorder = Recorder::default();
+        let mut io = Corked::new(recorder.clone(), &corker);
+        for turn in 1..3 {
+            for _ in 0..10 {
+                write(&mut io, &[0; 1024]).await;
+            }
+            let early = [EARLY + 1024, 2 * EARLY + 1024];
+            assert_eq!(recorder.lengths(), early, "turn {turn}");
+            while recorder.lengths().len() < 3 {
+                yield_now().await;
+            }
+            assert_eq!(recorder.lengths()[2..], [2 * 1024]);
+            recorder.0.borrow_mut().writes.clear();
+        }
+        flusher.abort();
+    });
+}
+
+#[test]
 fn a_task_that_goes_on_writing_cannot_hold_others_back_for_ever() {
     run(async {
         let (corker, flusher) = Corker::new();
