@@ -378,6 +378,30 @@ impl Load {
     /// The same with this pause after each request.
     #[must_use]
     pub fn paced(member: &Member, name: &str, per_connection: usize, pause: Duration) -> Self {
+        let request = format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n");
+        Self::of(request, member, name, per_connection, pause)
+    }
+
+    /// The same with POSTs, which are never sent twice.
+    #[must_use]
+    pub fn posts(member: &Member, name: &str, per_connection: usize) -> Self {
+        let request = format!("POST / HTTP/1.1\r\nhost: {name}\r\ncontent-length: 2\r\n\r\nhi");
+        Self::of(
+            request,
+            member,
+            name,
+            per_connection,
+            Duration::from_millis(1),
+        )
+    }
+
+    fn of(
+        request: String,
+        member: &Member,
+        name: &str,
+        per_connection: usize,
+        pause: Duration,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&good));
@@ -396,7 +420,7 @@ impl Load {
                     if ended.load(Ordering::Relaxed) {
                         break;
                     }
-                    match get(&mut wire, &name) {
+                    match ask(&mut wire, &request) {
                         Ok(()) => {
                             tally.good += 1;
                             counted.fetch_add(1, Ordering::Relaxed);
@@ -442,8 +466,8 @@ impl Load {
     }
 }
 
-fn get(wire: &mut Wire, name: &str) -> Result<(), String> {
-    wire.try_send(format!("GET / HTTP/1.1\r\nhost: {name}\r\n\r\n"))
+fn ask(wire: &mut Wire, request: &str) -> Result<(), String> {
+    wire.try_send(request)
         .map_err(|error| format!("send: {error}"))?;
     let answer = wire
         .try_message()

@@ -1,7 +1,7 @@
 //! Where requests go, who may send them, and what happens when an endpoint fails.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -127,6 +127,7 @@ suite!(
         a_denied_callers_open_streams_are_ended,
         replicas_share_the_load,
         no_get_fails_while_a_replica_dies,
+        a_rolling_restart_under_load_loses_no_request,
         a_failing_check_takes_a_replica_out_and_brings_it_back,
     ]
 );
@@ -403,6 +404,41 @@ fn no_get_fails_while_a_replica_dies(fixture: &mut Fixture) {
         (!status.contains("\"v3\"")).then_some(())
     });
     more(50);
+    for load in loads {
+        let tally = load.stop();
+        assert!(tally.bad.is_empty(), "{tally:?}");
+    }
+}
+
+fn a_rolling_restart_under_load_loses_no_request(fixture: &mut Fixture) {
+    let hosts = ["a", "b"].map(|name| fixture.mesh.host(name));
+    let replica = |on: usize| {
+        let run = fixture.mesh.run(&hosts[on]);
+        let member = run.service("cart").port("80:8085").start();
+        let backend = Backend::http(member.listen(8085), |_| response(200, "", "cart"));
+        (member, backend)
+    };
+    let mut replicas = VecDeque::from([0, 1].map(&replica));
+    let called = |backend: &Backend| !backend.seen().is_empty();
+    until("the cart answers", SOON, || {
+        let mut wire = fixture.shop.try_connect("cart", 80).ok()?;
+        wire.try_send("GET / HTTP/1.1\r\nhost: cart\r\n\r\n").ok()?;
+        (wire.try_message().ok()?.status() == 200).then_some(())
+    });
+    let loads = [
+        Load::start(&fixture.shop, "cart", 50),
+        Load::posts(&fixture.shop, "cart", 1),
+        Load::posts(&fixture.shop, "cart", 50),
+    ];
+    for on in [0, 1, 0, 1] {
+        until("each replica is called", Duration::from_secs(20), || {
+            replicas.iter().all(|(_, log)| called(log)).then_some(())
+        });
+        let (gone, _answering) = replicas.pop_front().expect("two");
+        assert_eq!(gone.stop(), 128 + 15);
+        replicas.push_back(replica(on));
+        loads.iter().for_each(|load| load.more(20));
+    }
     for load in loads {
         let tally = load.stop();
         assert!(tally.bad.is_empty(), "{tally:?}");
