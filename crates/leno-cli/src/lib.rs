@@ -70,6 +70,8 @@ enum Command {
     Proxy(commands::ProxyArgs),
     User(commands::UserArgs),
     Context(commands::ContextArgs),
+    /// Show which version this is
+    Version,
 }
 
 /// Runs the command that `args` names (the program's own name first). Must be called while the process has one
@@ -142,6 +144,10 @@ fn dispatch(cli: Cli) -> Outcome {
             with_client(context, async |client| commands::user(client, &args).await)
         }
         Command::Context(args) => commands::contexts(&args),
+        Command::Version => {
+            output::print(concat!("leno ", env!("CARGO_PKG_VERSION")));
+            Ok(0)
+        }
         Command::Check(args) => block_on_local("check", commands::check(context, &args)),
     }
 }

@@ -28,6 +28,10 @@ use crate::{
 
 /// Say who may, or may not, call a service.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno allow storefront cart
+  leno deny shop/storefront cart --dry-run
+  leno deny '*' cart")]
 pub(crate) struct AccessArgs {
     /// Who calls: a service account, NAME or NAMESPACE/NAME; '*' is everybody
     caller: String,

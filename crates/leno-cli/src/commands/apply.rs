@@ -25,6 +25,10 @@ const MAX_INPUT: u64 = 16 * 1024 * 1024;
 
 /// Apply documents: all of them, or none.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno apply -f canary.yaml --dry-run
+  leno apply -f canary.yaml --wait
+  leno apply -f mesh/ -n shop")]
 pub(crate) struct ApplyArgs {
     /// A file, a directory of files, or - for standard input
     #[arg(long = "filename", short = 'f', value_name = "PATH", required = true)]

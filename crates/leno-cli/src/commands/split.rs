@@ -22,6 +22,10 @@ use crate::{
 
 /// Split a service's requests between its versions.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno split catalog v1=95 v2=5
+  leno split catalog v1=0 v2=100
+  leno split catalog v1=95 v2=5 --dry-run -o yaml > canary.yaml")]
 pub(crate) struct SplitArgs {
     /// The service
     service: String,

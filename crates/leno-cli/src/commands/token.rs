@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::{
-    client::Client,
-    exit::Outcome,
+    client::{CallError, Client},
+    exit::{CommandError, Outcome},
     output::{Format, items, print, print_table, print_value, text},
 };
 
@@ -27,6 +27,7 @@ enum TokenCommand {
         output: Format,
     },
     /// Revoke a token
+    #[command(visible_alias = "revoke")]
     Delete {
         /// Its id
         id: String,
@@ -34,6 +35,10 @@ enum TokenCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno token create --service cart
+  leno token create --service cart --service catalog --uses 3 --ttl 24h
+  leno token create    (a host whose programs only call)")]
 struct CreateArgs {
     /// A service that the host's programs may serve
     #[arg(long = "service", value_name = "NAME")]
@@ -64,8 +69,14 @@ pub(crate) async fn token(client: &Client, args: &TokenArgs) -> Outcome {
         TokenCommand::Create(args) => create(client, args).await,
         TokenCommand::List { output } => list(client, *output).await,
         TokenCommand::Delete { id } => {
-            client.delete(&format!("/leno/v1/tokens/{id}")).await?;
-            print(&format!("token {id} revoked"));
+            match client.delete(&format!("/leno/v1/tokens/{id}")).await {
+                Ok(_) => print(&format!("token {id} revoked")),
+                Err(CallError::Refused(refusal)) if refusal.code == 404 => {
+                    return Err(CommandError::failed(format!("there is no token {id}"))
+                        .hint("leno token list shows them"));
+                }
+                Err(error) => return Err(error.into()),
+            }
             Ok(0)
         }
     }
@@ -92,6 +103,7 @@ async fn create(client: &Client, args: &CreateArgs) -> Outcome {
         Format::Json | Format::Yaml => print_value(&answer, args.output)?,
         Format::Table | Format::Wide | Format::Name => {
             eprintln!("on the other host:  sudo leno join --token-file -     (paste)");
+            eprintln!("revoke it:  leno token delete {}", text(&answer, "/id"));
             print(text(&answer, "/token"));
         }
     }
@@ -119,15 +131,37 @@ async fn list(client: &Client, format: Format) -> Outcome {
             services.join(",")
         };
         let of = |pointer: &str| text(token, pointer).to_owned();
+        let hosts: Vec<&str> = items(token, "/redeemed_by")
+            .filter_map(Value::as_str)
+            .collect();
+        let uses = token.get("uses").and_then(Value::as_u64).unwrap_or(0);
+        let used = format!("{} of {uses}", hosts.len());
+        let or_dash = |text: String| match text.is_empty() {
+            true => "-".to_owned(),
+            false => text,
+        };
         vec![
             of("/id"),
             of("/state"),
             of("/scope/namespace"),
             services,
+            used,
+            or_dash(hosts.join(",")),
+            or_dash(of("/scope/cidr")),
             of("/expires"),
         ]
     };
     let rows: Vec<Vec<String>> = list.map(row).collect();
-    print_table(&["ID", "STATE", "NAMESPACE", "SERVICES", "EXPIRES"], &rows);
+    let header = [
+        "ID",
+        "STATE",
+        "NAMESPACE",
+        "SERVICES",
+        "USED",
+        "HOSTS",
+        "CIDR",
+        "EXPIRES",
+    ];
+    print_table(&header, &rows);
     Ok(0)
 }

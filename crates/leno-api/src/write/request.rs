@@ -1,0 +1,203 @@
+//! What a write's request says: its body, held to its path, and the versions that it names.
+
+use axum::body::Body;
+use leno_config::Kind;
+use serde_json::Value;
+
+use crate::{duplicates, handler::Call, media, object, status::ApiError};
+
+/// Reads an object from a body.
+pub(super) async fn read_object(
+    call: &Call<'_>,
+    kind: Kind,
+    body: Body,
+) -> Result<Value, ApiError> {
+    json_only(&media::content_type(call.headers())?)?;
+    let limit = call.server.api.limits.object_bytes;
+    let bytes = call.server.read_body(body, limit).await?;
+    let value = duplicates::parse(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
+    })?;
+    if !value.is_object() {
+        return Err(ApiError::bad_request(format!(
+            "the body is no object: send a {} as JSON",
+            kind.kind()
+        )));
+    }
+    Ok(value)
+}
+
+pub(crate) fn json_only(media: &str) -> Result<(), ApiError> {
+    match media {
+        "" | "application/json" => Ok(()),
+        "application/vnd.kubernetes.protobuf" => Err(ApiError::unsupported_media(
+            "protobuf bodies are not spoken here: send application/json",
+        )),
+        other => Err(ApiError::unsupported_media(format!(
+            "the body of the request was in an unknown format ({other}) - accepted media types include: application/json"
+        ))),
+    }
+}
+
+/// How a patch is written.
+#[derive(Clone, Copy)]
+pub(super) enum PatchForm {
+    Json,
+    Merge,
+    Strategic,
+}
+
+pub(super) fn patch_form(call: &Call<'_>, kind: Kind) -> Result<PatchForm, ApiError> {
+    match media::content_type(call.headers())?.as_str() {
+        "application/json-patch+json" => Ok(PatchForm::Json),
+        "application/merge-patch+json" => Ok(PatchForm::Merge),
+        "application/strategic-merge-patch+json" if kind == Kind::Service => {
+            Ok(PatchForm::Strategic)
+        }
+        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
+            Err(ApiError::unsupported_media(
+                "server-side apply is not there yet: use client-side apply, or leno apply",
+            ))
+        }
+        other => Err(ApiError::unsupported_media(format!(
+            "the body of the request was in an unknown format ({other}) - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json{}",
+            if kind == Kind::Service {
+                ", application/strategic-merge-patch+json"
+            } else {
+                ""
+            }
+        ))),
+    }
+}
+
+/// Holds the body to its path: type, namespace and name. What it leaves out is filled in.
+pub(super) fn agree(
+    kind: Kind,
+    object: &mut Value,
+    namespace: &str,
+    name: &str,
+) -> Result<(), ApiError> {
+    let given = |field: &str| object.get(field).and_then(Value::as_str);
+    let (version, of) = (given("apiVersion"), given("kind"));
+    if version.is_some_and(|version| version != kind.api_version())
+        || of.is_some_and(|of| of != kind.kind())
+    {
+        return Err(ApiError::bad_request(format!(
+            "the object is a {} of {}, the path is for a {} of {}",
+            of.unwrap_or_default(),
+            version.unwrap_or_default(),
+            kind.kind(),
+            kind.api_version()
+        )));
+    }
+    if let Some(object) = object.as_object_mut() {
+        object.insert("apiVersion".into(), kind.api_version().into());
+        object.insert("kind".into(), kind.kind().into());
+    }
+    let (given_namespace, given_name) = (
+        object::meta_text(object, "namespace").to_owned(),
+        object::meta_text(object, "name").to_owned(),
+    );
+    if !given_namespace.is_empty() && given_namespace != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if !given_name.is_empty() && given_name != name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given_name}) does not match the name on the URL ({name})"
+        )));
+    }
+    if let Some(metadata) = object::metadata(object) {
+        if !name.is_empty() {
+            metadata.insert("name".into(), name.into());
+        }
+        if !namespace.is_empty() {
+            metadata.insert("namespace".into(), namespace.into());
+        }
+    }
+    Ok(())
+}
+
+/// Holds the versions a caller names to those that are there.
+pub(super) fn same_object(
+    kind: Kind,
+    name: &str,
+    proposed: &Value,
+    old: &Value,
+    revision: u64,
+) -> Result<(), ApiError> {
+    let version = object::meta_text(proposed, "resourceVersion");
+    if !version.is_empty() && version != "0" {
+        match version.parse::<u64>() {
+            Ok(version) if version == revision => {}
+            Ok(_) => return Err(ApiError::modified(kind, name)),
+            Err(_) => {
+                return Err(ApiError::bad_request(
+                    "metadata.resourceVersion is none that this server gave",
+                ));
+            }
+        }
+    }
+    let (given, uid) = (
+        object::meta_text(proposed, "uid"),
+        object::meta_text(old, "uid"),
+    );
+    if !given.is_empty() && given != uid {
+        let why =
+            format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
+        return Err(ApiError::conflict(kind, name, &why));
+    }
+    Ok(())
+}
+
+/// Gives an object that has only a `generateName` its name.
+pub(super) fn name_generated(call: &Call<'_>, proposed: &mut Value) {
+    let prefix = object::meta_text(proposed, "generateName").to_owned();
+    if prefix.is_empty() || !object::meta_text(proposed, "name").is_empty() {
+        return;
+    }
+    let suffix = object::suffix(call.server.api.environment.random());
+    let kept: String = prefix.chars().take(58).collect();
+    if let Some(metadata) = object::metadata(proposed) {
+        metadata.insert("name".into(), format!("{kept}{suffix}").into());
+    }
+}
+
+/// What of `DeleteOptions` concerns us. Nothing here has dependents, so how to propagate does not matter.
+#[derive(Default)]
+pub(super) struct DeleteOptions {
+    pub(super) dry_run: bool,
+    pub(super) uid: Option<String>,
+    pub(super) revision: Option<u64>,
+}
+
+pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, ApiError> {
+    let limit = call.server.api.limits.object_bytes;
+    let bytes = call.server.read_body(body, limit).await?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(DeleteOptions::default());
+    }
+    json_only(&media::content_type(call.headers())?)?;
+    let value = duplicates::parse(&bytes).map_err(|error| {
+        ApiError::bad_request(format!("the DeleteOptions are no JSON: {error}"))
+    })?;
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    let revision = text("/preconditions/resourceVersion")
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| {
+            ApiError::bad_request("preconditions.resourceVersion is none that this server gave")
+        })?;
+    let dry_run = match value.get("dryRun") {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(list)) if list.iter().all(|item| item == "All") => !list.is_empty(),
+        Some(_) => return Err(ApiError::bad_request("dryRun is [\"All\"] or absent")),
+    };
+    Ok(DeleteOptions {
+        dry_run,
+        uid: text("/preconditions/uid").map(Into::into),
+        revision,
+    })
+}
