@@ -1,4 +1,6 @@
 //! The parser `command_line` of tests/parsers.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::command_line(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    leno_parsers::command_line(data);
+});

@@ -1,4 +1,6 @@
 //! The parser `ir_wire` of tests/parsers.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::ir_wire(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    leno_parsers::ir_wire(data);
+});

@@ -31,10 +31,10 @@ fn messages<M: Message + Default>(mut data: &[u8]) -> impl Iterator<Item = M> {
 }
 
 /// An agent's session: what it is taken in for never exceeds what it said.
-pub(crate) fn session(data: &[u8]) {
+pub(crate) fn session(data: &[u8]) -> bool {
     let (Ok(mesh), Ok(domain), Ok(agent)) = ("fuzz".parse(), "fuzz.leno".parse(), "host-a".parse())
     else {
-        return;
+        return false;
     };
     let mint = UidMint::new(mesh, &[7; 32]);
     let mut world = World {
@@ -43,7 +43,7 @@ pub(crate) fn session(data: &[u8]) {
         agent,
         now: Duration::from_secs(20),
     };
-    let (mut registrations, mut edges) = (0, 0);
+    let (mut registrations, mut edges, mut most) = (0, 0, 0);
     for (session, message) in (1..).zip(messages::<AgentMessage>(data)) {
         registrations += usize::from(matches!(
             message.message,
@@ -53,12 +53,14 @@ pub(crate) fn session(data: &[u8]) {
             edges += report.edges.len();
         }
         world.hear(session, message);
+        most = most.max(world.registry.len());
         world.now += Duration::from_millis(1_500);
         world.registry.tick(world.now, &mut Effects::default());
     }
     assert!(world.registry.len() <= registrations && world.telemetry.len() <= edges);
     let (_, shown) = world.telemetry.totals(world.now);
     assert!(shown.len() <= edges);
+    most > 0
 }
 
 struct World {
@@ -142,7 +144,7 @@ impl View for Nobody {
 }
 
 /// A stream of delta ADS: it is answered until nothing is due, and what is kept never exceeds what was asked for.
-pub(crate) fn subscriptions(data: &[u8]) {
+pub(crate) fn subscriptions(data: &[u8]) -> bool {
     let mut now = Duration::from_secs(20);
     let mut subscriber = Subscriber::new(now);
     let mut names = 0;
@@ -150,7 +152,7 @@ pub(crate) fn subscriptions(data: &[u8]) {
         names += request.resource_names_subscribe.len();
         if let Err(error) = subscriber.request(&request, &Nobody, now) {
             assert!(!error.to_string().is_empty());
-            return;
+            return false;
         }
         now += Duration::from_secs(1);
         let hold = Hold {
@@ -163,15 +165,18 @@ pub(crate) fn subscriptions(data: &[u8]) {
         assert!(answers.take(100).count() < 100);
     }
     assert!(subscriber.asked().count() <= names);
+    subscriber.asked().next().is_some()
 }
 
 /// Refused with the field and a reason, or a record that can be read back.
-pub(crate) fn token_request(data: &[u8]) {
+pub(crate) fn token_request(data: &[u8]) -> bool {
     let Ok(request) = serde_json::from_slice::<TokenRequest>(data) else {
-        return;
+        return false;
     };
-    match TokenRecord::new(&request, "0001".into(), &[7; 32], 1_000) {
+    let made = TokenRecord::new(&request, "0001".into(), &[7; 32], 1_000);
+    match &made {
         Ok(record) => assert!(AgentScope::from_document(&record.scope).is_ok()),
         Err(error) => assert!(!error.field.is_empty() && !error.reason.is_empty()),
     }
+    made.is_ok()
 }

@@ -9,13 +9,14 @@ use leno_http::{
 };
 
 /// The same body however the bytes are split.
-pub(crate) fn chunked(data: &[u8]) {
+pub(crate) fn chunked(data: &[u8]) -> bool {
     let whole = decode(std::iter::once(data));
     let split = decode(data.chunks(1));
     // A body that ends well ends well by bytes. Errors may be seen earlier or later.
-    if let (Some(whole), Some(split)) = (whole, split) {
+    if let (Some(whole), Some(split)) = (&whole, &split) {
         assert_eq!(whole, split);
     }
+    whole.is_some_and(|(_, ended)| ended)
 }
 
 /// The body, and whether it ended; `None` when it is malformed.
@@ -38,7 +39,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(Vec<u8>, bool)>
 }
 
 /// Never a change of mind.
-pub(crate) fn detect(data: &[u8]) {
+pub(crate) fn detect(data: &[u8]) -> bool {
     let whole = sniff(data);
     if matches!(whole, Sniff::Tls(_)) {
         assert!(sni(data).is_ok());
@@ -51,10 +52,11 @@ pub(crate) fn detect(data: &[u8]) {
     if !matches!(early, Sniff::NeedMore) {
         assert_eq!(early, whole);
     }
+    !matches!(whole, Sniff::NeedMore)
 }
 
 /// Two parsers agree on what is no request, and what is one is framed in one way only.
-pub(crate) fn h1_request(data: &[u8]) {
+pub(crate) fn h1_request(data: &[u8]) -> bool {
     let limits = Limits::default();
     // However the bytes arrive, the head ends in the same place.
     let whole = find_head(data, 0, &limits);
@@ -77,18 +79,17 @@ pub(crate) fn h1_request(data: &[u8]) {
             );
         }
     }
-    drop(parse_request(&Bytes::copy_from_slice(data), &limits));
+    parse_request(&Bytes::copy_from_slice(data), &limits).is_ok()
 }
 
 /// For each method that changes its framing.
-pub(crate) fn h1_response(data: &[u8]) {
+pub(crate) fn h1_response(data: &[u8]) -> bool {
     let limits = Limits::default();
     let head = match find_head(data, 0, &limits) {
         Ok(Some(end)) => &data[..end],
         Ok(None) | Err(_) => data,
     };
     let head = Bytes::copy_from_slice(head);
-    for method in [Method::GET, Method::HEAD, Method::CONNECT] {
-        drop(parse_response(&head, &method, &limits));
-    }
+    let mut methods = [Method::GET, Method::HEAD, Method::CONNECT].iter();
+    methods.all(|method| parse_response(&head, method, &limits).is_ok())
 }

@@ -1,4 +1,5 @@
-//! Every parser of what a peer or a user sends, as a fuzzer calls it: bytes in, and what must hold of whatever was read.
+//! Every parser of what a peer or a user sends, as a fuzzer calls it: bytes in, whether anything was read out, and a panic
+//! where that is not what must hold of it.
 //!
 //! `fuzz/targets` are wrappers around these functions, and `tests/replay.rs` feeds them the corpora of `fuzz/corpus` on a
 //! stable compiler, with every run of the tests. Where only the crate itself can call its parser, the function stands in
@@ -14,11 +15,11 @@ mod wire;
 macro_rules! targets {
     ($($(#[$about:meta])* $name:ident = $body:path;)*) => {
         /// Every target by its name: that of its wrapper and of its corpus.
-        pub const TARGETS: &[(&str, fn(&[u8]))] = &[$((stringify!($name), $name),)*];
+        pub const TARGETS: &[(&str, fn(&[u8]) -> bool)] = &[$((stringify!($name), $name),)*];
 
         $($(#[$about])*
-        pub fn $name(data: &[u8]) {
-            $body(data);
+        pub fn $name(data: &[u8]) -> bool {
+            $body(data)
         })*
     };
 }

@@ -12,18 +12,18 @@ use leno_wire::mesh as wire;
 use prost::Message;
 
 /// Any bytes, split anywhere, end in messages or an error.
-pub(crate) fn fdpass(data: &[u8]) {
+pub(crate) fn fdpass(data: &[u8]) -> bool {
     // What does not fit into the socket's buffer would wait for a reader.
     let data = data.get(..32 * 1024).unwrap_or(data);
     let Ok((mut ours, theirs)) = UnixStream::pair() else {
-        return;
+        return false;
     };
     if ours.write_all(data).is_err()
         || theirs
             .set_read_timeout(Some(Duration::from_secs(1)))
             .is_err()
     {
-        return;
+        return false;
     }
     drop(ours);
     let mut messages = 0_usize;
@@ -32,11 +32,13 @@ pub(crate) fn fdpass(data: &[u8]) {
         messages += 1;
     }
     assert!(messages <= data.len() / 4);
+    messages > 0
 }
 
 /// Refused, or read so that it is written back the same.
-pub(crate) fn histogram(data: &[u8]) {
-    if let Ok(histogram) = LatencyHistogram::decode(data) {
+pub(crate) fn histogram(data: &[u8]) -> bool {
+    let read = LatencyHistogram::decode(data);
+    if let Ok(histogram) = &read {
         let again = LatencyHistogram::decode(&histogram.encode());
         assert_eq!(
             again.map(|again| again.encode()).ok(),
@@ -46,25 +48,28 @@ pub(crate) fn histogram(data: &[u8]) {
             assert_eq!(histogram.quantile(q).is_none(), histogram.is_empty());
         }
         let mut twice = histogram.clone();
-        twice.merge(&histogram);
+        twice.merge(histogram);
         assert!(twice.count() >= histogram.count());
     }
+    read.is_ok()
 }
 
 macro_rules! round {
     ($type:ident, $bytes:expr) => {
-        if let Ok(message) = wire::$type::decode($bytes)
-            && let Ok(read) = $type::from_wire(&message)
-        {
-            assert_eq!($type::from_wire(&read.to_wire()).as_ref(), Ok(&read));
+        match wire::$type::decode($bytes).map(|message| $type::from_wire(&message)) {
+            Ok(Ok(read)) => {
+                assert_eq!($type::from_wire(&read.to_wire()).as_ref(), Ok(&read));
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
         }
     };
 }
 
 /// Refused, or read so that it is written back the same. The first byte is the type.
-pub(crate) fn ir(data: &[u8]) {
+pub(crate) fn ir(data: &[u8]) -> bool {
     let Some((kind, bytes)) = data.split_first() else {
-        return;
+        return false;
     };
     match kind % 4 {
         0 => round!(Mesh, bytes),
@@ -75,8 +80,10 @@ pub(crate) fn ir(data: &[u8]) {
 }
 
 /// What is read is written back the same.
-pub(crate) fn trace(data: &[u8]) {
+pub(crate) fn trace(data: &[u8]) -> bool {
+    let mut read = false;
     if let Some(context) = Context::parse_traceparent(data) {
+        read = true;
         let again = Context::parse_traceparent(context.traceparent().as_bytes());
         assert_eq!(again, Some(context));
     }
@@ -87,5 +94,7 @@ pub(crate) fn trace(data: &[u8]) {
         let written = trace.to_string();
         let again = TraceId::of_request(|name| (name == header).then_some(written.as_bytes()));
         assert_eq!(again, Some(trace));
+        read = true;
     }
+    read
 }

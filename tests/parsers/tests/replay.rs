@@ -15,6 +15,7 @@ use leno_parsers::TARGETS;
 
 /// So many places of a seed are cut, and so many bits of it flipped.
 const PLACES: usize = 48;
+const AS_IT_IS: &str = "as it is";
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
@@ -40,7 +41,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
 /// What is made of `seed`; `other` is another of its corpus.
 fn variants(seed: &[u8], other: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut made = vec![
-        ("as it is", seed.to_vec()),
+        (AS_IT_IS, seed.to_vec()),
         ("with another", [seed, other].concat()),
     ];
     let places = || (0..PLACES.min(seed.len())).map(|n| n * seed.len() / PLACES.min(seed.len()));
@@ -68,14 +69,23 @@ fn every_seed_and_what_is_made_of_it_is_read_or_refused() {
     let mut failed = Vec::new();
     for (target, parse) in TARGETS {
         let seeds = seeds(target);
+        let (mut read, mut refused) = (false, false);
         let next = seeds.iter().cycle().skip(1);
         for ((name, seed), (_, other)) in seeds.iter().zip(next) {
             for (how, bytes) in variants(seed, other) {
-                if catch_unwind(AssertUnwindSafe(|| parse(&bytes))).is_err() {
-                    let bytes = bytes.escape_ascii();
-                    failed.push(format!("{target}/{name}, {how}: {bytes:.2000}"));
+                match catch_unwind(AssertUnwindSafe(|| parse(&bytes))) {
+                    Ok(taken) if how == AS_IT_IS => read |= taken,
+                    Ok(taken) => refused |= !taken,
+                    Err(_) => {
+                        let bytes = bytes.escape_ascii();
+                        failed.push(format!("{target}/{name}, {how}: {bytes:.2000}"));
+                    }
                 }
             }
+        }
+        // A corpus in which nothing can be read tests a parser's first line.
+        if !read || !refused {
+            failed.push(format!("{target}: read {read}, refused {refused}"));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -100,6 +110,6 @@ fn every_parser_has_a_corpus_and_a_target_that_only_calls_it() {
 fn wrapper_of(name: &str) -> String {
     format!(
         "//! The parser `{name}` of tests/parsers.\n#![no_main]\n\n\
-         libfuzzer_sys::fuzz_target!(|data: &[u8]| leno_parsers::{name}(data));\n"
+         libfuzzer_sys::fuzz_target!(|data: &[u8]| {{\n    leno_parsers::{name}(data);\n}});\n"
     )
 }
