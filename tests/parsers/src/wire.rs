@@ -84,7 +84,7 @@ pub(crate) fn trace(data: &[u8]) -> bool {
     let mut read = false;
     if let Some(context) = Context::parse_traceparent(data) {
         read = true;
-        let again = Context::parse_traceparent(context.traceparent().as_bytes());
+        let again = Context::parse_traceparent(&context.traceparent());
         assert_eq!(again, Some(context));
     }
     for header in ["b3", "x-b3-traceid"] {
