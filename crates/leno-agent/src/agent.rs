@@ -341,6 +341,8 @@ struct Agent {
     rules_restored: u64,
     next_request: u64,
     started: Instant,
+    /// Whether the run directory is in memory.
+    keeps_keys: bool,
     dirty_configuration: bool,
     dirty_workloads: bool,
     down_said: bool,
@@ -365,6 +367,7 @@ impl Agent {
         } = beginning;
         let agent_renewal = Renewal::of_agent(&membership.borrow().certificate, fastrand::f64());
         let reporter = Reporter::new(config.access_log.as_deref());
+        let keeps_keys = restart::keeps_keys(&config.run_dir);
         let mut agent = Self {
             config,
             membership,
@@ -394,6 +397,7 @@ impl Agent {
             rules_restored: 0,
             next_request: 0,
             started: Instant::now(),
+            keeps_keys,
             dirty_configuration: false,
             dirty_workloads: false,
             down_said: false,

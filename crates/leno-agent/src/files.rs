@@ -47,6 +47,14 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
+/// The same for what a reboot may cost: a crash of this process leaves the old content or the new, a power cut perhaps
+/// neither. Waits for no disk, so that who answers others may call it.
+pub(crate) fn write_private_unsynced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    write(&temporary, content, |_| Ok(()))?;
+    fs::rename(&temporary, path)
+}
+
 /// Whether [`write_private`] could write so many bytes; leaves nothing behind.
 pub(crate) fn try_private(path: &Path, length: usize) -> io::Result<()> {
     let temporary = temporary(path);
@@ -60,9 +68,17 @@ fn temporary(path: &Path) -> PathBuf {
     temporary.into()
 }
 
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    write(path, content, fs::File::sync_all)
+}
+
 /// Half a file is worth nothing, and takes the place that a full disk lacks. What a crash left there goes: the file is
 /// always made anew, and never the one that a link leads to.
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write(
+    path: &Path,
+    content: &[u8],
+    end: impl FnOnce(&fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -72,7 +88,7 @@ fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
+    let written = file.write_all(content).and_then(|()| end(&file));
     written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 

@@ -88,13 +88,18 @@ impl Unfit {
 
 impl Hosted {
     /// What is written down for a successor; `None` before there is a certificate.
-    pub(crate) fn saved(&self) -> Option<SavedWorkload> {
+    /// As it is saved, with its key where that touches no disk.
+    pub(crate) fn saved(&self, keep_key: bool) -> Option<SavedWorkload> {
+        let key = self.key.as_ref()?;
         Some(SavedWorkload {
             uid: self.uid.to_string(),
             identity: self.identity.to_string(),
             name: self.name.clone(),
             run_user: self.run_user,
-            key: self.key.as_ref()?.to_pem().expose().to_owned(),
+            key: match keep_key {
+                true => key.to_pem().expose().to_owned(),
+                false => String::new(),
+            },
             chain: self.certificate.as_ref()?.chain_pem(),
             bundle: self.bundle.as_ref()?.to_pem(),
             start: self.start.clone(),

@@ -4,7 +4,7 @@
 //! send to, they are merged by edge and so stay bounded.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque, hash_map::Entry},
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -36,7 +36,7 @@ pub(crate) struct Reporter {
     totals: Totals,
     counters: Counters,
     refusals: VecDeque<RefusalRecord>,
-    waiting: VecDeque<wire::EdgeDelta>,
+    waiting: HashMap<Arc<EdgeKey>, wire::EdgeDelta>,
     dropped: u64,
     sequence: u64,
     reported: Option<Instant>,
@@ -60,7 +60,7 @@ impl Reporter {
             totals: Totals::default(),
             counters: Counters::default(),
             refusals: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: HashMap::new(),
             dropped: 0,
             sequence: 0,
             reported: None,
@@ -100,16 +100,11 @@ impl Reporter {
     fn wait_for_sending(&mut self, delta: &Delta) {
         for edge in &delta.edges {
             let message = to_wire(edge);
-            let same = self
-                .waiting
-                .iter()
-                .position(|waiting| same_edge(waiting, &message));
-            if let Some(waiting) = same.and_then(|at| self.waiting.get_mut(at)) {
-                merge(waiting, &message);
-            } else if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back(message);
-            } else {
-                self.dropped += 1;
+            let room = self.waiting.len() < MAX_WAITING;
+            match self.waiting.entry(Arc::clone(&edge.key)) {
+                Entry::Occupied(mut waiting) => merge(waiting.get_mut(), &message),
+                Entry::Vacant(free) if room => drop(free.insert(message)),
+                Entry::Vacant(_) => self.dropped += 1,
             }
         }
     }
@@ -144,7 +139,7 @@ impl Reporter {
         let (rss_bytes, pss_bytes) = self.memory;
         Some(wire::Report {
             sequence: self.sequence,
-            edges: self.waiting.drain(..).collect(),
+            edges: std::mem::take(&mut self.waiting).into_values().collect(),
             proxy: Some(wire::ProxyState {
                 rss_bytes,
                 pss_bytes,
@@ -251,36 +246,6 @@ fn to_wire(edge: &EdgeDelta) -> wire::EdgeDelta {
         message.requests += message.opened;
     }
     message
-}
-
-fn same_edge(a: &wire::EdgeDelta, b: &wire::EdgeDelta) -> bool {
-    (
-        a.reporter,
-        a.mtls,
-        &a.protocol,
-        &a.source_workload,
-        &a.source_namespace,
-        &a.source_identity,
-    ) == (
-        b.reporter,
-        b.mtls,
-        &b.protocol,
-        &b.source_workload,
-        &b.source_namespace,
-        &b.source_identity,
-    ) && (
-        &a.destination_workload,
-        &a.destination_namespace,
-        &a.destination_service,
-        &a.destination_version,
-        &a.destination_identity,
-    ) == (
-        &b.destination_workload,
-        &b.destination_namespace,
-        &b.destination_service,
-        &b.destination_version,
-        &b.destination_identity,
-    )
 }
 
 fn merge(into: &mut wire::EdgeDelta, more: &wire::EdgeDelta) {

@@ -2,7 +2,7 @@
 //! it hosts with their keys and certificates, and the last good configuration. After a reboot it is gone.
 //!
 //! Files of mode 0600, replaced whole: the workloads as JSON, the configuration as protobuf, the routes as JSON, and
-//! whose they are.
+//! whose they are. Where the directory is on a disk, keys are left out: they are asked for anew after a restart.
 //! Invariant: an agent reads only what an agent of its name in its mesh has written.
 
 use std::{fs, io, net::IpAddr, path::Path};
@@ -32,6 +32,7 @@ pub(crate) struct SavedWorkload {
     pub(crate) identity: String,
     pub(crate) name: String,
     pub(crate) run_user: u32,
+    /// Empty where the directory is on a disk.
     pub(crate) key: String,
     pub(crate) chain: String,
     pub(crate) bundle: String,
@@ -61,18 +62,18 @@ pub(crate) fn claim(run_dir: &Path, mesh: &str, agent: &str) -> io::Result<Vec<S
             }
         }
     }
-    files::write_private(&path, owner.as_bytes())?;
+    files::write_private_unsynced(&path, owner.as_bytes())?;
     Ok(left)
 }
 
 /// Writes the workloads.
 pub(crate) fn save_workloads(run_dir: &Path, workloads: &[SavedWorkload]) -> io::Result<()> {
-    files::write_private(&run_dir.join(WORKLOADS), &serde_json::to_vec(workloads)?)
+    files::write_private_unsynced(&run_dir.join(WORKLOADS), &serde_json::to_vec(workloads)?)
 }
 
 /// Writes which routes were added to this host.
 pub(crate) fn save_routes(run_dir: &Path, routes: &[(IpAddr, u8)]) -> io::Result<()> {
-    files::write_private(&run_dir.join(ROUTES), &serde_json::to_vec(routes)?)
+    files::write_private_unsynced(&run_dir.join(ROUTES), &serde_json::to_vec(routes)?)
 }
 
 /// The routes that a predecessor added.
@@ -94,7 +95,7 @@ pub(crate) fn save_configuration(
             .encode_length_delimited(&mut content)
             .map_err(io::Error::other)?;
     }
-    files::write_private(&run_dir.join(CONFIGURATION), &content)
+    files::write_private_unsynced(&run_dir.join(CONFIGURATION), &content)
 }
 
 /// The workloads that a predecessor hosted; none when it left none, or what it left cannot be read.

@@ -35,16 +35,18 @@ pub struct Compilations {
 /// Everything known of one mesh, and everything compiled from it.
 #[derive(Debug)]
 pub struct Compiler {
-    known: Known,
-    services: ServiceMap,
-    service_reads: Graph<ServiceName>,
-    outputs: BTreeMap<Key, Arc<Output>>,
-    output_reads: Graph<Key>,
+    pub(crate) known: Known,
+    pub(crate) services: ServiceMap,
+    pub(crate) service_reads: Graph<ServiceName>,
+    pub(crate) outputs: BTreeMap<Key, Arc<Output>>,
+    pub(crate) output_reads: Graph<Key>,
     /// Services by virtual address; of several that claim one, the first by name has it.
     vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
     /// Keys whose outputs carry rules of an object.
     carriers: BTreeMap<(Kind, ObjectName), BTreeSet<Key>>,
     compilations: Compilations,
+    /// What the auditor has not looked at in its round.
+    pub(crate) unaudited: Vec<Key>,
 }
 
 impl Compiler {
@@ -60,6 +62,7 @@ impl Compiler {
             vips: BTreeMap::new(),
             carriers: BTreeMap::new(),
             compilations: Compilations::default(),
+            unaudited: Vec::new(),
         }
     }
 
@@ -123,7 +126,7 @@ impl Compiler {
     }
 
     /// Keeps an output, and what is found through it.
-    fn replace(&mut self, key: &Key, output: Option<Arc<Output>>) {
+    pub(crate) fn replace(&mut self, key: &Key, output: Option<Arc<Output>>) {
         let before = match output.clone() {
             Some(output) => self.outputs.insert(key.clone(), output),
             None => self.outputs.remove(key),
@@ -289,7 +292,7 @@ impl Services for Compiler {
 }
 
 /// What a key means: a pure function of the key and what the view shows.
-fn compile(view: &View<'_>, key: &Key) -> Option<Output> {
+pub(crate) fn compile(view: &View<'_>, key: &Key) -> Option<Output> {
     match key {
         Key::Mesh => view.mesh().cloned().map(Output::Mesh),
         Key::Destination(name) => destination::of_service(view, name).map(Output::Destination),

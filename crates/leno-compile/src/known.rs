@@ -475,6 +475,19 @@ impl Known {
         self.vips.get(service).map_or(&[], Vec::as_slice)
     }
 
+    /// Every key that could have an output.
+    pub(crate) fn possible_keys(&self) -> BTreeSet<Key> {
+        let names = self.services.keys().chain(self.registered.keys());
+        let names = names.chain(self.versions.keys());
+        let names = names.chain(self.remembered.keys());
+        let of_name =
+            |name: &ServiceName| [Key::Destination(name.clone()), Key::Endpoints(name.clone())];
+        let hosts = self.at.keys().copied().map(Key::Host);
+        let own = self.workloads.keys().copied().map(Key::OwnWorkload);
+        let all = names.flat_map(of_name).chain(hosts).chain(own);
+        all.chain([Key::Mesh]).collect()
+    }
+
     /// The mesh.
     pub(crate) fn mesh(&self) -> Option<&Mesh> {
         self.mesh.as_deref()

@@ -5,6 +5,7 @@
 //! an output that refuses, and a condition that says so.
 //! Invariant: after any sequence of changes, the outputs equal a fresh compilation of what is known, byte for byte.
 
+mod audit;
 mod compiler;
 mod conditions;
 mod destination;
@@ -18,6 +19,7 @@ mod service;
 mod view;
 mod workload;
 
+pub use audit::Audit;
 pub use compiler::{Compilations, Compiler};
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
 pub use output::{Condition, EffectiveService, Key, Origin, Output};

@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     name: MeshName,
     vips: Mutex<Vips>,
     published: RwLock<Arc<Published>>,
+    /// Services that nobody wrote, and whether somebody serves them: as of now, not of the last publication.
+    derived: Mutex<BTreeMap<ServiceName, bool>>,
     /// Since when each condition is as it is.
     transitions: Mutex<BTreeMap<ConditionKey, (bool, String)>>,
     ages: Mutex<Ages>,
@@ -75,6 +77,7 @@ impl Shared {
             name,
             vips: Mutex::default(),
             published: RwLock::default(),
+            derived: Mutex::default(),
             transitions: Mutex::default(),
             ages: Mutex::default(),
             changes: watch::Sender::new(0),
@@ -84,6 +87,13 @@ impl Shared {
     /// The addresses of services.
     pub(crate) fn vips(&self) -> MutexGuard<'_, Vips> {
         locked(&self.vips)
+    }
+
+    /// Notes which services nobody wrote.
+    pub(crate) fn note_derived(&self, services: &[EffectiveService]) {
+        let derived = services.iter().filter(|of| of.origin != Origin::Applied);
+        let derived = derived.map(|of| (of.name.clone(), of.origin != Origin::Remembered));
+        *locked(&self.derived) = derived.collect();
     }
 
     /// Replaces what the API sees.
@@ -233,18 +243,13 @@ impl Derived for DerivedMeshes {
     ) -> Option<Result<Write, String>> {
         let shared = self.meshes.get(mesh).filter(|_| kind == Kind::Service)?;
         let name = ServiceName::new(namespace.parse().ok()?, name.parse().ok()?);
-        let published = shared.read();
-        let (service, _) = published.services.get(&name)?;
-        match service.origin {
-            Origin::Applied => None,
-            Origin::Registered | Origin::Version => Some(Err(
-                "workloads serve it, and it is there as long as they are: stop them first (leno get workloads shows them)".into(),
-            )),
-            Origin::Remembered => {
-                let key = remembered_key(&shared.name, &name);
-                Some(Ok(Write::delete(key, Expect::Any)))
-            }
+        let served = locked(&shared.derived).get(&name).copied()?;
+        if served {
+            let why = "workloads serve it, and it is there as long as they are: stop them first (leno get workloads shows them)";
+            return Some(Err(why.into()));
         }
+        let key = remembered_key(&shared.name, &name);
+        Some(Ok(Write::delete(key, Expect::Any)))
     }
 
     fn admit_write(

@@ -81,6 +81,8 @@ pub(crate) struct Counters {
     pub(crate) closed_nacks: u64,
     pub(crate) closed_over_limit: u64,
     pub(crate) foreign_edges: u64,
+    pub(crate) audited: u64,
+    pub(crate) divergences: u64,
 }
 
 /// How long changes took from the store to the acknowledgement of the last proxy concerned.
@@ -140,6 +142,8 @@ pub(crate) struct Mesh {
     /// As proxies are told them.
     namespaces: BTreeSet<DnsLabel>,
     publish_due: bool,
+    /// When the auditor last looked.
+    audited: Duration,
     own: BTreeMap<WorkloadUid, DnsLabel>,
     own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
     names: WorkloadNames,
@@ -192,6 +196,7 @@ impl Mesh {
             mesh_due: true,
             namespaces: BTreeSet::new(),
             publish_due: true,
+            audited: now,
             own: BTreeMap::new(),
             own_by_agent: BTreeMap::new(),
             names: WorkloadNames::default(),
@@ -249,6 +254,7 @@ impl Mesh {
         self.follow(fx);
         self.end_grace(now);
         self.services_due |= self.remembered.is_due(now);
+        self.audit(now);
         let hold = self.hold(now);
         for (id, _, subscriber) in self.hub.streams() {
             if subscriber.wake_at(hold).is_some() {

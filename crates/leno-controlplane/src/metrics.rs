@@ -246,6 +246,16 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
     for (name, help, value) in [
         ("leno_compile_total", "Compilations.", counters.compiles),
         (
+            "leno_compile_audited_total",
+            "Resources compiled afresh, to be compared with what is told to proxies.",
+            counters.audited,
+        ),
+        (
+            "leno_compile_divergence_total",
+            "Of these, those that were different: a fault of Leno, mended.",
+            counters.divergences,
+        ),
+        (
             "leno_compile_outputs_total",
             "Resources that came out different.",
             counters.outputs,

@@ -52,14 +52,20 @@ where
 }
 
 fn port(field: &'static str, number: u32) -> Result<u16, WireError> {
-    u16::try_from(number).map_err(|_| WireError::Field {
-        field,
-        reason: format!("{number} is no port"),
-    })
+    let port = optional_port(field, number)?;
+    port.ok_or_else(|| no_port(field, number))
 }
 
 fn optional_port(field: &'static str, number: u32) -> Result<Option<u16>, WireError> {
-    Ok(Some(port(field, number)?).filter(|port| *port != 0))
+    let port = u16::try_from(number).map_err(|_| no_port(field, number))?;
+    Ok(Some(port).filter(|port| *port != 0))
+}
+
+fn no_port(field: &'static str, number: u32) -> WireError {
+    WireError::Field {
+        field,
+        reason: format!("{number} is no port"),
+    }
 }
 
 /// Every message of a list, read; the first that cannot be is the error.

@@ -10,6 +10,7 @@ pub mod cgroup;
 mod error;
 pub mod fdpass;
 pub mod link;
+pub mod memory;
 mod netlink;
 pub mod netns;
 pub mod process;

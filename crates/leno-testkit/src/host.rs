@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     rc::Rc,
     time::Duration,
 };
 
-use leno_net::{link, netns, netns::NetNs};
+use leno_net::{link, memory, netns, netns::NetNs};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::process::{Output, Process, directory};
 
@@ -122,9 +123,17 @@ impl Network {
         Rc::clone(self.hosts.get(name).expect("a host of this name"))
     }
 
-    /// Takes a host off the network, with its namespace: a reboot. Its processes must have ended.
+    /// Takes a host off the network, with its namespace and what it had in memory: a reboot. Its processes must have
+    /// ended.
+    ///
+    /// # Panics
+    /// When what it had in memory cannot be let go of.
     pub fn remove(&mut self, name: &str) {
-        if self.hosts.remove(name).is_some() {
+        if let Some(host) = self.hosts.remove(name) {
+            // Not mounted where all of the test's files are in memory.
+            if rustix::mount::unmount(host.run_dir(), UnmountFlags::DETACH).is_err() {
+                fs::remove_dir_all(host.run_dir()).expect("the host's run directory");
+            }
             drop(link::delete(&format!("to-{name}")));
         }
     }
@@ -183,7 +192,17 @@ impl Network {
             namespace,
         });
         self.hosts.insert(name.to_owned(), Rc::clone(&host));
+        run_dir_in_memory(&host.run_dir());
         host
+    }
+}
+
+/// As `/run` is: what a running agent keeps is on no disk.
+fn run_dir_in_memory(dir: &Path) {
+    fs::create_dir_all(dir).expect("the host's run directory");
+    if !memory::is_in_memory(dir).expect("its file system") {
+        let options = Some(c"mode=0755,size=64m");
+        rustix::mount::mount("tmpfs", dir, "tmpfs", MountFlags::empty(), options).expect("a tmpfs");
     }
 }
 
@@ -212,6 +231,12 @@ impl Host {
         let dir = directory().join(&self.name);
         fs::create_dir_all(&dir).expect("the host's directory");
         dir
+    }
+
+    /// What its processes keep while they run: in memory.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.disk().join("run")
     }
 
     /// Starts a process on the host, outside of the mesh.

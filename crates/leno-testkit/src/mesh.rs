@@ -550,7 +550,7 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
 
 /// Where a host's agent keeps what does not outlive a reboot.
 fn run_dir(host: &Host) -> PathBuf {
-    host.disk().join("run")
+    host.run_dir()
 }
 
 fn agent_arguments<'a>(command: &'a mut Command, host: &Host) -> &'a mut Command {

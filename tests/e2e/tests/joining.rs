@@ -480,7 +480,7 @@ fn reboot(fixture: &mut Fixture, name: &str) -> Duration {
     drop(host);
     fixture.mesh.network.remove(name);
     let host = fixture.mesh.network.add_again(name, v4, v6);
-    forget(&host.disk().join("run"));
+    assert!(!host.run_dir().join("workloads.json").exists());
     forget(&host.disk().join("token"));
     let a = fixture.mesh.host("a");
     let caller = fixture.mesh.run(&a).start();

@@ -1,9 +1,9 @@
 //! Hosts that join again or are shown the door, and services whose instances come and go: one program is one workload, and a name stays.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use leno_e2e::{Backend, Load, SOON, response};
-use leno_testkit::{Member, Mesh, Signal, suite, until, until_ok};
+use leno_testkit::{Member, Mesh, Signal, skip, suite, until, until_ok};
 use serde_json::Value;
 
 /// `cart` runs on host b; it is called from a.
@@ -36,6 +36,7 @@ suite!(
         a_host_that_joins_again_with_a_running_program_is_served_as_itself,
         a_host_that_lost_its_membership_leaves_no_ghost,
         a_revoked_host_is_out_until_a_new_token_lets_it_in,
+        where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back,
     ]
 );
 
@@ -154,4 +155,41 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
         let [(_, again)] = fixture.workloads("cart").try_into().ok()?;
         (again != name).then_some(())
     });
+}
+
+fn where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back(
+    fixture: &mut Fixture,
+) {
+    let saved = |dir: &Path| fs::read_to_string(dir.join("workloads.json")).unwrap_or_default();
+    let b = fixture.mesh.host("b");
+    until("in memory it is kept", SOON, || {
+        saved(&b.run_dir()).contains("PRIVATE KEY").then_some(())
+    });
+    let k = fixture.mesh.join("k");
+    fixture.mesh.kill_agent("k");
+    let dir = k.disk().join("on-disk");
+    fs::create_dir_all(&dir).expect("a directory");
+    if leno_net::memory::is_in_memory(&dir).expect("its file system") {
+        skip!("all of the test's files are in memory");
+    }
+    let start = |mesh: &mut Mesh| {
+        let mut agent = mesh.spawn_agent_at(&k, &dir);
+        agent.says("the run directory is on a disk", SOON);
+        mesh.adopt_agent("k", agent);
+        mesh.wait_ready("k");
+    };
+    start(&mut fixture.mesh);
+    let socket = dir.join("agent.sock").display().to_string();
+    let gone = fixture.mesh.run(&k).service("gone").port("80:8080");
+    let gone = gone.env("LENO_AGENT_SOCKET", &socket).start();
+    let _backend = Backend::http(gone.listen(8080), |_| response(200, "", "gone"));
+    until_ok("it answers", SOON, || fixture.call("gone"));
+    until("it is written down", SOON, || {
+        saved(&dir).contains("gone").then_some(())
+    });
+    assert!(!saved(&dir).contains("PRIVATE KEY"));
+    fixture.mesh.kill_agent("k");
+    start(&mut fixture.mesh);
+    until_ok("it answers again", SOON, || fixture.call("gone"));
+    assert!(!saved(&dir).contains("PRIVATE KEY"));
 }

@@ -1,6 +1,6 @@
 //! What outlives this process: state for a restart, listeners for a successor.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use leno_dataplane::{AppDial, ListenRole, Update};
 use leno_types::WorkloadUid;
@@ -89,7 +89,8 @@ impl Agent {
             tracing::warn!(%error, "the configuration cannot be kept for a restart");
         }
         if std::mem::take(&mut self.dirty_workloads) {
-            let workloads: Vec<_> = self.hosted.values().filter_map(Hosted::saved).collect();
+            let saved = |hosted: &Hosted| hosted.saved(self.keeps_keys);
+            let workloads: Vec<_> = self.hosted.values().filter_map(saved).collect();
             if let Err(error) = saved::save_workloads(run_dir, &workloads) {
                 tracing::warn!(%error, "the workloads cannot be kept for a restart");
             }
@@ -126,9 +127,27 @@ impl Agent {
     }
 }
 
+/// Whether programs' keys may be kept in the run directory: only in memory, for they touch no disk (CP3).
+pub(super) fn keeps_keys(run_dir: &Path) -> bool {
+    match leno_net::memory::is_in_memory(run_dir) {
+        Ok(true) => return true,
+        Ok(false) => tracing::warn!(
+            run_dir = %run_dir.display(),
+            "the run directory is on a disk, where no program's key may be: after a restart of this agent its programs wait for the control plane; give a tmpfs (--run-dir)"
+        ),
+        Err(error) => {
+            tracing::warn!(run_dir = %run_dir.display(), %error, "whether the run directory is in memory cannot be told: programs' keys are not kept")
+        }
+    }
+    false
+}
+
 /// What was written down of a workload.
 fn read(workload: &SavedWorkload, domain: &leno_types::TrustDomain) -> Result<Hosted, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
+    if workload.key.is_empty() {
+        return Err("its key was not kept, as the run directory is on a disk".into());
+    }
     let uid: WorkloadUid = workload.uid.parse().map_err(|error| text(&error))?;
     let bundle = leno_tls::TrustBundle::from_pem(domain.clone(), &workload.bundle);
     let bundle = bundle.map_err(|error| text(&error))?;

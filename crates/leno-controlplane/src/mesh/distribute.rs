@@ -27,6 +27,10 @@ use crate::{
 
 /// Answers that may wait to be sent on one stream: more than all windows together.
 pub(crate) const ADS_QUEUE: usize = 64;
+/// How often a few of the compiled resources are compiled afresh and compared.
+const AUDIT_EVERY: Duration = Duration::from_secs(1);
+/// How many: an hour is enough for 230,000.
+const AUDITED: usize = 64;
 /// Least time between two publications of statuses and derived objects.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
@@ -95,6 +99,23 @@ impl Mesh {
         self.publish_due = true;
         for (key, output) in outputs {
             self.set_output(&key, output.as_deref());
+        }
+    }
+
+    /// Looks at a few keys whether they are what compiling afresh gives; mends and tells what is not (CP11).
+    pub(super) fn audit(&mut self, now: Duration) {
+        if now < self.audited.saturating_add(AUDIT_EVERY) || !self.pending.is_empty() {
+            return;
+        }
+        self.audited = now;
+        let audit = self.compiler.audit(AUDITED);
+        self.counters.audited = self.counters.audited.saturating_add(audit.compared);
+        for (key, output) in audit.mended {
+            self.counters.divergences = self.counters.divergences.saturating_add(1);
+            tracing::error!(mesh = %self.name(), ?key, "what was compiled step by step differs from a fresh compilation, which replaces it; this is a fault of Leno, please report it");
+            self.set_output(&key, output.as_deref());
+            self.services_due = true;
+            self.publish_due = true;
         }
     }
 

@@ -196,10 +196,8 @@ impl Mesh {
         let Some(name) = service_of(key) else {
             return;
         };
-        if let Some(kept) = self.remembered.services.get(&name)
-            && kept.empty.is_some()
-        {
-            self.remembered.services.remove(&name);
+        // One that is served is noted anew, and so written again.
+        if self.remembered.services.remove(&name).is_some() {
             self.pending.push(Input::Remembered(name, None));
             self.services_due = true;
         }
@@ -218,6 +216,7 @@ impl Mesh {
     /// Remembers the services that there are, and forgets those whose time is over.
     pub(super) fn remember_services(&mut self, now: u64, writes: &mut Vec<Write>) {
         let services = self.compiler.services();
+        self.shared.note_derived(&services);
         let noted = self.remembered.note(&services, now, self.grace.is_none());
         for name in noted.written {
             let Some(record) = self.remembered.record(&name) else {

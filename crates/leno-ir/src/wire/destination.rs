@@ -127,7 +127,8 @@ fn endpoint_to_wire(endpoint: &Endpoint) -> wire::Endpoint {
 fn endpoint_from_wire(message: &wire::Endpoint) -> Result<Endpoint, WireError> {
     let endpoint_port = |of: &wire::EndpointPort| {
         Ok(EndpointPort {
-            service_port: port("service_port", of.service_port)?,
+            // 0 where no service has it: the endpoint of a host.
+            service_port: optional_port("service_port", of.service_port)?.unwrap_or(0),
             workload_port: port("workload_port", of.workload_port)?,
             protocol: protocol_from_wire(of.protocol)?,
             published: optional_port("published", of.published)?,

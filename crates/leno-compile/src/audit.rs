@@ -1,0 +1,137 @@
+//! Looks whether what was compiled step by step is what compiling afresh gives (CP11), a few keys at a time.
+//!
+//! Owns which keys are still to be looked at in this round. A difference means that a change did not reach a reader: it
+//! is told and mended, as no proxy may run for ever on what was true once.
+//! Invariant: a round looks at every key that has an output or could have one.
+
+use std::sync::Arc;
+
+use leno_types::ServiceName;
+
+use crate::{Compiler, Key, Output, compiler::compile, service, view::View};
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Audit {
+    /// Keys that were compared.
+    pub compared: u64,
+    /// Keys that were wrong, with what they mean; `None`: nothing.
+    pub mended: Vec<(Key, Option<Arc<Output>>)>,
+}
+
+impl Compiler {
+    /// Compiles the next `most` keys afresh, and mends what is different. A round begins again after the last.
+    pub fn audit(&mut self, most: usize) -> Audit {
+        if self.unaudited.is_empty() {
+            let mut keys = self.known.possible_keys();
+            keys.extend(self.outputs.keys().cloned());
+            // Taken from the end.
+            self.unaudited = keys.into_iter().rev().collect();
+        }
+        let mut audit = Audit::default();
+        for _ in 0..most {
+            let Some(key) = self.unaudited.pop() else {
+                break;
+            };
+            audit.compared += 1;
+            let view = View::fresh(&self.known);
+            let output = compile(&view, &key);
+            if self.outputs.get(&key).map(|output| &**output) == output.as_ref() {
+                continue;
+            }
+            let reads = output.as_ref().map(|_| view.into_reads());
+            self.output_reads.record(&key, reads.unwrap_or_default());
+            if let Key::Destination(name) | Key::Endpoints(name) = &key {
+                self.mend_service(name);
+            }
+            let output = output.map(Arc::new);
+            self.replace(&key, output.clone());
+            audit.mended.push((key, output));
+        }
+        audit
+    }
+
+    fn mend_service(&mut self, name: &ServiceName) {
+        let view = View::fresh(&self.known);
+        let service = service::effective(&view, name);
+        let reads = service.as_ref().map(|_| view.into_reads());
+        self.service_reads.record(name, reads.unwrap_or_default());
+        match service {
+            Some(service) => drop(self.services.insert(name.clone(), Arc::new(service))),
+            None => drop(self.services.remove(name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use leno_ir::ServicePort;
+
+    use super::*;
+    use crate::{Input, Remembered};
+
+    fn name(text: &str) -> ServiceName {
+        text.parse().unwrap()
+    }
+
+    /// Two services that are remembered, so that there is something to compile.
+    fn compiler() -> Compiler {
+        let mut compiler = Compiler::new("default.leno".parse().unwrap());
+        for (service, port) in [("shop/a", 80), ("shop/b", 81)] {
+            let ports = vec![ServicePort {
+                port,
+                protocol: None,
+                name: String::new(),
+            }];
+            let remembered = Remembered { ports, own: true };
+            let input = Input::Remembered(name(service), Some(Arc::new(remembered)));
+            compiler.apply(vec![input]);
+        }
+        compiler
+    }
+
+    fn keys(audit: &Audit) -> Vec<&Key> {
+        audit.mended.iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn what_is_right_is_left_alone_round_after_round() {
+        let mut compiler = compiler();
+        for _ in 0..20 {
+            let audit = compiler.audit(3);
+            assert!(audit.compared > 0 && audit.mended.is_empty(), "{audit:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_change_did_not_reach_is_found_told_and_mended() {
+        let (a, b) = (
+            Key::Destination(name("shop/a")),
+            Key::Destination(name("shop/b")),
+        );
+        let mut compiler = compiler();
+        let right = compiler.get(&a).unwrap();
+        // One has what is another's, and one nothing.
+        let wrong = compiler.get(&b);
+        compiler.replace(&a, wrong);
+        compiler.replace(&b, None);
+        let audit = compiler.audit(100);
+        assert_eq!(keys(&audit), [&a, &b]);
+        assert_eq!(compiler.get(&a), Some(right));
+        assert!(compiler.get(&b).is_some());
+        assert!(compiler.audit(100).mended.is_empty());
+    }
+
+    #[test]
+    fn what_should_be_gone_goes() {
+        let mut compiler = compiler();
+        let gone = Key::Endpoints(name("shop/gone"));
+        let stale = compiler.get(&Key::Endpoints(name("shop/a")));
+        compiler.replace(&gone, stale);
+        let audit = compiler.audit(100);
+        assert_eq!(keys(&audit), [&gone]);
+        assert_eq!(compiler.get(&gone), None);
+    }
+}
