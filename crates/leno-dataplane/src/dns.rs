@@ -377,7 +377,10 @@ fn means(
 fn headless(shared: &Shared, service: &ServiceName, certain: bool, family: Family) -> Said {
     match shared.clusters.known(shared, service, Instant::now()) {
         Some(cluster) => {
-            let fit = cluster.addresses().into_iter();
+            // What the mesh does not claim would be called in clear.
+            let mesh = shared.mesh.borrow();
+            let claimed = |ip: &IpAddr| mesh.as_ref().is_some_and(|mesh| mesh.claims(*ip));
+            let fit = cluster.addresses().into_iter().filter(claimed);
             let some = fit.filter(|ip| family.has(ip)).take(MAX_ENDPOINTS);
             Said::Addresses(some.collect())
         }

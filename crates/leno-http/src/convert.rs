@@ -27,10 +27,11 @@ pub(crate) fn request_to_h2(
     let mut uri = http::uri::Parts::default();
     let authority = head
         .authority
-        .clone()
+        .as_ref()
         .filter(|authority| !authority.is_empty());
+    // Copied, as fields are: it is kept in HPACK's table, and would keep the whole head.
     uri.authority = authority
-        .map(|authority| Authority::from_maybe_shared(authority).map_err(|_| "the authority"))
+        .map(|authority| Authority::try_from(&**authority).map_err(|_| "the authority"))
         .transpose()?;
     let plain_connect = head.method == Method::CONNECT && head.protocol.is_none();
     if plain_connect {

@@ -258,8 +258,10 @@ async fn run_undeclared(
         match detect::caller_within(&mut stream, &mut prefix, patience).await? {
             Some(Spoken::Http1) => return http1(conn, stream, prefix).await,
             Some(Spoken::Http2) => return http2(conn, stream, prefix).await,
+            // What follows it would get past the rules of HTTP: see `exchange`.
+            Some(Spoken::Connect) => return http1(conn, stream, prefix).await,
             Some(Spoken::Nothing) => return Ok(()),
-            Some(Spoken::Connect | Spoken::Tls | Spoken::Bytes) | None => {}
+            Some(Spoken::Tls | Spoken::Bytes) | None => {}
         }
     }
     let dialled = conn.local.dial_app(&conn.shared, verified.to.address).await;
@@ -284,6 +286,10 @@ async fn run_undeclared(
             } else {
                 http2(conn, stream, prefix).await
             }
+        }
+        First::Caller(Spoken::Connect) => {
+            drop((app, _dialled));
+            http1(conn, stream, prefix).await
         }
         First::Caller(_) => {
             let said = BytesMut::new();
@@ -338,7 +344,7 @@ async fn exchange(
     let connect = incoming.head.method == http::Method::CONNECT && incoming.head.protocol.is_none();
     let verified = verified.and_then(|verified| {
         if connect {
-            let why = "a published port is no proxy";
+            let why = "a published port is no proxy (one that is has its port declared as tcp)";
             return Err(Denial::new(Refusal::ClientProtocol, why));
         }
         Ok(verified)

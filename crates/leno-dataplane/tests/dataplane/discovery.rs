@@ -8,7 +8,7 @@ use hickory_proto::{
 };
 use leno_dataplane::Update;
 use leno_telemetry::counters::Counter;
-use leno_types::Refusal;
+use leno_types::{Refusal, ServiceName};
 use tokio::{io::AsyncReadExt, net::UdpSocket};
 
 use crate::{
@@ -293,6 +293,29 @@ fn names_of_the_mesh_are_answered_here_and_all_others_by_the_hosts_resolver() {
                 seen.counters.borrow().get(Counter::DnsMeshAnswers) == 9
             })
             .await;
+    });
+}
+
+#[test]
+fn a_headless_name_is_only_what_the_mesh_claims() {
+    run(async {
+        let world = World::new();
+        let one = Host::start(&world);
+        let web = one.workload("web", &[]).await;
+        let mut endpoint = web.endpoint.clone();
+        // Called by its own address: outside of the mesh's ranges that would be in clear.
+        endpoint.addresses = ["192.0.2.7", "127.7.0.9"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        world.service("shop/each", 80, None, vec![endpoint]);
+        let name: ServiceName = "shop/each".parse().unwrap();
+        {
+            let mut services = world.services.borrow_mut();
+            services.get_mut(&name).unwrap().vips.clear();
+        }
+        let answer = resolve(one.capture(&web), "each.", RecordType::A).await;
+        let all: Vec<_> = answer.answers.iter().map(|of| of.data.ip_addr()).collect();
+        assert_eq!(all, [Some([127, 7, 0, 9].into())]);
     });
 }
 
