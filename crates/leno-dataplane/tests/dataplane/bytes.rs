@@ -1,6 +1,8 @@
 //! Streams of bytes through both proxies.
 
-use leno_telemetry::Protocol;
+use std::time::{Duration, Instant};
+
+use leno_telemetry::{Protocol, counters::Limit};
 use leno_types::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -79,6 +81,43 @@ fn a_client_that_speaks_first_is_understood_without_a_declaration() {
             let mut stream = captured.connect(vip).await;
             let answer = crate::apps::ask(&mut stream, &crate::apps::get("/")).await;
             assert_eq!(answer.text(), "http");
+        }
+    });
+}
+
+#[test]
+fn a_stream_on_which_nothing_moves_ends_and_is_counted() {
+    run(async {
+        let world = World::new();
+        // Each side by its own limit, so that neither ends for the other's.
+        let short = |config: &mut leno_dataplane::WorkerConfig| {
+            config.limits.stream_idle = Duration::from_millis(300);
+        };
+        for [calling, called] in [[true, false], [false, true]] {
+            let start = |limited: bool| match limited {
+                true => Host::start_with(&world, short),
+                false => Host::start(&world),
+            };
+            let (one, two) = (start(calling), start(called));
+            let web = one.workload("web", &[]).await;
+            let name = if calling { "db-1" } else { "db-2" };
+            let port = server_first(two.ip, BANNER);
+            let db = two.workload(name, &[(3306, port, None)]).await;
+            let vip = world.service(&format!("shop/{name}"), 3306, None, vec![db.endpoint]);
+            let mut stream = one.capture(&web).connect(vip).await;
+            let mut banner = vec![0; BANNER.len()];
+            stream.read_exact(&mut banner).await.unwrap();
+            let begun = Instant::now();
+            // It ends; whether in order or by a reset is not asked here.
+            assert!(!matches!(stream.read(&mut [0; 1]).await, Ok(1..)));
+            assert!(begun.elapsed() >= Duration::from_millis(250));
+            let limited = if calling { &one } else { &two };
+            limited
+                .seen
+                .until("the idle stream", |seen| {
+                    seen.counters.borrow().get_limit(Limit::StreamIdle) == 1
+                })
+                .await;
         }
     });
 }

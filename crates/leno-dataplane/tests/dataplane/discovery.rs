@@ -1,6 +1,11 @@
 //! The three answers about a destination (CP7), and names.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Instant};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -160,6 +165,49 @@ fn addresses_beyond_the_ceiling_make_room_and_are_unsubscribed() {
         }
         assert_eq!(one.seen.asked.borrow().len(), 10);
         assert_eq!(one.seen.forgotten.borrow().len(), 6);
+    });
+}
+
+#[test]
+fn a_destination_that_is_not_used_is_unsubscribed_and_one_that_is_stays() {
+    run(async {
+        let world = World::new();
+        let one = Host::start_with(&world, |config| {
+            config.limits.destination_idle = Duration::from_secs(2);
+        });
+        let web = one.workload("web", &[]).await;
+        let captured = one.capture(&web);
+        let call = async |to| {
+            let refused = ask(&mut captured.connect(to).await, &get("/")).await;
+            assert!(refused.field("x-leno-refused").unwrap().starts_with("UD; "));
+        };
+        let (asked, forgotten) = (&one.seen.asked, &one.seen.forgotten);
+        // A machine that stands still leaves everything unused: then it is tried with other addresses.
+        for last in [1, 3, 5, 7] {
+            let [unused, used] =
+                [last, last + 1].map(|last| SocketAddr::from(([10, 77, 1, last], 80)));
+            let before = (asked.borrow().len(), forgotten.borrow().len());
+            call(unused).await;
+            let (begun, mut called, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+            while forgotten.borrow().len() == before.1 {
+                call(used).await;
+                longest = longest.max(called.elapsed());
+                called = Instant::now();
+                assert!(begun.elapsed() < Duration::from_secs(15));
+            }
+            if longest > Duration::from_millis(1_500) {
+                continue;
+            }
+            assert!(begun.elapsed() >= Duration::from_millis(1_900));
+            let asked_for = asked.borrow()[before.0..].to_vec();
+            assert_eq!(forgotten.borrow()[before.1..], asked_for[..1]);
+            assert_eq!(asked_for.len(), 2, "{asked_for:?}");
+            // Called again, it is asked for again.
+            call(unused).await;
+            assert_eq!(asked.borrow().len(), before.0 + 3);
+            return;
+        }
+        panic!("the machine stood still each time");
     });
 }
 
