@@ -79,6 +79,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Outcome {
     let ended = run(args, begun, &place);
     // The arena's first process has done this already, unless it was killed itself.
     place::remove(&place.dir, place.name());
+    if ended.is_ok() && args.output == DemoFormat::Text {
+        print("✔ ended, nothing left behind");
+    }
     ended
 }
 

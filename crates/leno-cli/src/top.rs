@@ -78,7 +78,7 @@ pub(crate) async fn top(client: &Client, args: &TopArgs) -> Outcome {
 async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError> {
     let mut window: EdgeList = ask(client, &window_path(args.window)).await?;
     if args.output == TopFormat::Table {
-        let rows = of_service(view::rows(&[], &window), args);
+        let rows = of_service(view::rows(&[], &EdgeList::default(), &window), args);
         if rows.is_empty() {
             print(&quiet(args));
         } else {
@@ -182,10 +182,11 @@ async fn known(client: &Client, name: &str) -> Result<(), CommandError> {
 /// What the control plane knows now, as a picture without words around it.
 pub(crate) async fn picture(client: &Client, window: Duration) -> Result<Page, CommandError> {
     let totals: EdgeList = ask(client, TOTALS).await?;
+    let minute: EdgeList = ask(client, &window_path(Duration::from_secs(60))).await?;
     let window: EdgeList = ask(client, &window_path(window)).await?;
     let proxies: Vec<Proxy> = ask(client, PROXIES).await?;
     Ok(Page {
-        rows: view::rows(&totals.edges, &window),
+        rows: view::rows(&totals.edges, &minute, &window),
         replicas: view::replicas(&proxies),
         ..Page::default()
     })

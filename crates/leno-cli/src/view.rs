@@ -81,8 +81,9 @@ impl Row {
     }
 }
 
-/// Every edge that was ever seen, with the numbers of the window.
-pub(crate) fn rows(ever: &[Edge], window: &EdgeList) -> Vec<Row> {
+/// Every edge that was ever seen, with the numbers of the window; of one so slow that the window may well miss it, those
+/// of the last minute.
+pub(crate) fn rows(ever: &[Edge], minute: &EdgeList, window: &EdgeList) -> Vec<Row> {
     let key = |edge: &Edge| {
         (
             edge.source.clone(),
@@ -94,6 +95,9 @@ pub(crate) fn rows(ever: &[Edge], window: &EdgeList) -> Vec<Row> {
         .iter()
         .map(|edge| (key(edge), row(edge, false)))
         .collect();
+    let slow = |edge: &&Edge| edge.rps * window.window_seconds < 2.0;
+    let slow = minute.edges.iter().filter(slow);
+    shown.extend(slow.map(|edge| (key(edge), row(edge, true))));
     shown.extend(window.edges.iter().map(|edge| (key(edge), row(edge, true))));
     shown.into_values().collect()
 }

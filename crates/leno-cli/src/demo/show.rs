@@ -23,6 +23,7 @@ const WINDOW: Duration = Duration::from_secs(3);
 /// Between two pictures on a terminal, and between two tables elsewhere.
 const LIVE: Duration = Duration::from_millis(500);
 const PLAIN: Duration = Duration::from_secs(5);
+const FIRST: Duration = Duration::from_secs(2);
 /// What happened is remembered so far.
 const NOTES: usize = 3;
 
@@ -51,7 +52,11 @@ impl Show<'_> {
                 .iter()
                 .for_each(|of| print(&format!("try: {}   # {}", of.command, of.shows)));
         }
-        let mut tick = tokio::time::interval(if screen.is_some() { LIVE } else { PLAIN });
+        // The first table comes when there are numbers: what agents reported of a second comes after its end.
+        let mut tick = match screen {
+            Some(_) => tokio::time::interval(LIVE),
+            None => tokio::time::interval_at((Instant::now() + FIRST).into(), PLAIN),
+        };
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let end = self.until.map(tokio::time::Instant::from_std);
         let mut notes: Vec<String> = Vec::new();
@@ -64,6 +69,8 @@ impl Show<'_> {
                 Key::Quit = key(&mut screen) => break,
                 line = news.next_line() => match parse(line)? {
                     News::Ended { part, code, .. } => {
+                        // Its number may be another process's by now.
+                        self.tries.retain(|of| of.shows != away(&part));
                         notes.push(format!("{part} ended with code {code}"));
                         notes.drain(..notes.len().saturating_sub(NOTES));
                     }
@@ -86,6 +93,8 @@ impl Show<'_> {
         if screen.take().is_some() {
             // The other screen is gone; what was seen last stays.
             print(&format!("{}\n{}", self.title, view::table(&last.rows)));
+        } else if let Ok(page) = top::picture(self.client, WINDOW).await {
+            print(&plain(&page));
         }
         Ok(())
     }
@@ -147,14 +156,11 @@ pub(super) fn tries(context: &str, programs: &[(String, i32)]) -> Vec<Try> {
     )];
     if let Some((name, pid)) = replica {
         let sudo = if is_sudo() { "sudo " } else { "" };
-        tries.push(of(
-            format!("{sudo}kill {pid}"),
-            &format!("take {name} away: no call fails"),
-        ));
+        tries.push(of(format!("{sudo}kill {pid}"), &away(name)));
     }
     tries.push(of(
         format!("{leno} --context {context} proxy certs web"),
-        "see its certificates",
+        "see what host web holds (the storefront's)",
     ));
     tries.push(of(
         format!("{leno} --context {context} deny storefront cart"),
@@ -163,13 +169,18 @@ pub(super) fn tries(context: &str, programs: &[(String, i32)]) -> Vec<Try> {
     tries
 }
 
-/// How this program was called, so that it can be called again from the same directory.
+fn away(replica: &str) -> String {
+    format!("take {replica} away: no call fails")
+}
+
+/// How this program was called, so that it can be called again from any directory.
 fn command() -> String {
     let called = std::env::args().next().unwrap_or_default();
-    let name = if called.contains('/') {
-        called
-    } else {
-        "leno".into()
+    let whole = std::path::absolute(&called).ok();
+    let whole = whole.and_then(|path| path.to_str().map(str::to_owned));
+    let name = match whole {
+        Some(path) if called.contains('/') && !path.contains(char::is_whitespace) => path,
+        _ => "leno".into(),
     };
     if is_sudo() {
         format!("sudo {name}")

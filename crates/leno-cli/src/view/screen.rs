@@ -42,7 +42,7 @@ const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 pub(crate) fn draw(frame: &mut Frame<'_>, page: &Page) {
     let width = frame.area().width.max(1);
     let workloads = workloads(&page.replicas);
-    let tries = tries(&page.tries);
+    let tries = tries(&page.tries, width.into());
     let mut left = frame.area().height;
     let mut take = |lines: u16| {
         let taken = lines.min(left);
@@ -143,25 +143,30 @@ fn lines(text: &Line<'_>, width: u16) -> u16 {
     }
 }
 
-fn tries(tries: &[Try]) -> Vec<Line<'_>> {
+/// A line each, in two columns where there is room; what something shows gets a line of its own where it needs one.
+fn tries(tries: &[Try], width: usize) -> Vec<Line<'_>> {
     if tries.is_empty() {
         return Vec::new();
     }
-    let widest = tries
-        .iter()
-        .map(|of| of.command.chars().count())
-        .max()
-        .unwrap_or(0);
+    let size = |text: &str| text.chars().count();
+    let widest = tries.iter().map(|of| size(&of.command)).max().unwrap_or(0);
+    let columns = tries.iter().all(|of| widest + size(&of.shows) + 5 <= width);
     let mut lines = vec![Line::styled("Try, in another terminal:", STRONG)];
-    lines.extend(tries.iter().map(|of| {
-        let padding = " ".repeat(widest.saturating_sub(of.command.chars().count()) + 3);
-        Line::from(vec![
-            Span::raw("  "),
-            Span::styled(of.command.as_str(), Style::new().fg(Color::Cyan)),
-            Span::raw(padding),
-            Span::styled(of.shows.as_str(), FAINT),
-        ])
-    }));
+    for of in tries {
+        let command = Span::styled(of.command.as_str(), Style::new().fg(Color::Cyan));
+        let shows = |before: usize| Span::styled(" ".repeat(before) + &of.shows, FAINT);
+        let after = if columns {
+            widest - size(&of.command) + 3
+        } else {
+            3
+        };
+        if 2 + size(&of.command) + after + size(&of.shows) <= width {
+            lines.push(Line::from(vec![Span::raw("  "), command, shows(after)]));
+        } else {
+            lines.push(Line::from(vec![Span::raw("  "), command]));
+            lines.push(Line::from(shows(6)));
+        }
+    }
     lines.push(Line::default());
     lines
 }

@@ -43,7 +43,7 @@ fn sample() -> Vec<Row> {
             failing,
         ],
     };
-    rows(&[quiet], &window)
+    rows(&[quiet], &EdgeList::default(), &window)
 }
 
 #[test]
@@ -100,6 +100,52 @@ fn a_failure_has_its_reason_and_a_refusal_no_latency() {
     let mut nobody = refused("http/1.1", &[("UH", 120)]);
     nobody.destination_identity = None;
     assert_eq!(row(&nobody, true).identity, "✘ sa/front → nobody reached");
+}
+
+#[test]
+fn an_edge_slower_than_the_window_does_not_flicker() {
+    let list = |seconds, edges: &[Edge]| EdgeList {
+        window_seconds: seconds,
+        edges: edges.to_vec(),
+    };
+    let (slow, stopped) = (
+        edge("storefront", "prices", "websocket", 0.2),
+        edge("storefront", "cart", "grpc", 9.0),
+    );
+    let shown = rows(
+        &[slow.clone(), stopped.clone()],
+        &list(60.0, &[slow, stopped]),
+        &list(3.0, &[]),
+    );
+    let rates: Vec<(&str, &str)> = shown
+        .iter()
+        .map(|row| (row.to.as_str(), row.rps.as_str()))
+        .collect();
+    assert_eq!(rates, [("cart", "–"), ("prices", "0.2")]);
+}
+
+#[test]
+fn what_to_try_is_whole_on_a_narrow_terminal() {
+    let of = |command: &str, shows: &str| Try {
+        command: command.into(),
+        shows: shows.into(),
+    };
+    let page = Page {
+        tries: vec![
+            of("kill 7", "take away"),
+            of("/home/me/leno split", "shift it"),
+        ],
+        ..Page::default()
+    };
+    let lines = drawn(&page, 30, 12);
+    assert_eq!(
+        lines[5..8],
+        [
+            "  kill 7   take away",
+            "  /home/me/leno split",
+            "      shift it"
+        ]
+    );
 }
 
 #[test]
