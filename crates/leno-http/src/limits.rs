@@ -1,6 +1,6 @@
 //! What one peer may make us hold, how long it may take, and how often it hit a ceiling.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::Cell, task::Poll, time::Duration};
 
 /// The ceilings of one connection. What exceeds one is answered or closed, and counted in [`Counters`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,12 +124,22 @@ counters! {
     h2_dead_peers,
     /// Interim responses above the limit.
     interim_overflows,
+    /// Times an HTTP/2 stream waited for its peer's window, or for `send_buffer` to be written.
+    flow_stalls,
     /// Requests an endpoint proved not to have seen, too large to have been kept for another.
     replay_overflows,
 }
 
 thread_local! {
     static COUNTERS: Counters = Counters::default();
+}
+
+/// Room for what is to be sent on a stream; waiting for it is counted.
+pub(crate) fn counted<T>(room: Poll<T>) -> Poll<T> {
+    if room.is_pending() {
+        count(|counters| &counters.flow_stalls);
+    }
+    room
 }
 
 impl Counters {

@@ -12,6 +12,7 @@ use crate::{
     Fields, Version,
     convert::fields_to_h2,
     h1::{Mode, Writer},
+    limits::counted,
 };
 
 /// What is said to a peer after a head.
@@ -76,7 +77,7 @@ impl Sink<'_> {
                 while !piece.is_empty() {
                     stream.reserve_capacity(piece.len());
                     let room = match stream.capacity() {
-                        0 => match ready!(stream.poll_capacity(cx)) {
+                        0 => match ready!(counted(stream.poll_capacity(cx))) {
                             Some(room) => room?,
                             None => return Poll::Ready(Err(SinkError::Gone)),
                         },

@@ -50,7 +50,7 @@ impl Tunnel {
         }
         self.send.reserve_capacity(wanted);
         match self.send.capacity() {
-            0 => match ready!(self.send.poll_capacity(cx)) {
+            0 => match ready!(crate::limits::counted(self.send.poll_capacity(cx))) {
                 Some(Ok(room)) => Poll::Ready(Ok(room)),
                 Some(Err(error)) => Poll::Ready(Err(into_io(error))),
                 None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
