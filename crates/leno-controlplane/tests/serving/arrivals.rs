@@ -60,6 +60,23 @@ async fn health(agent: &Agent, uid: &str, healthy: bool) {
 }
 
 #[test]
+fn an_agent_with_all_the_workloads_it_may_have_names_them_in_one_burst() {
+    const ALL: usize = 512;
+    test("burst", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let membership = Membership::join(&control, "host", cart()).await;
+        let mut host = membership.connect(&control).await;
+        let new = vec![String::new(); ALL];
+        let mut uids = host.register_at_once("cart", &new).await;
+        uids.sort_unstable();
+        uids.dedup();
+        // None was turned away as an attack (too many small frames) or for lack of room.
+        assert_eq!(uids.len(), ALL);
+        control.stop().await;
+    });
+}
+
+#[test]
 fn a_service_asked_for_before_it_exists_comes_with_its_endpoints() {
     test("absent", async |directory| {
         let control = ControlPlane::start(directory.path()).await;

@@ -433,6 +433,44 @@ impl Agent {
         self.hear().await
     }
 
+    /// Names many programs without waiting for an answer in between, as an agent does that comes back; the uids that
+    /// were given.
+    pub async fn register_at_once(&mut self, service: &str, uids: &[String]) -> Vec<String> {
+        let session = self.session.clone();
+        let (service, all) = (service.to_owned(), uids.to_vec());
+        let said = async {
+            for (number, uid) in all.into_iter().enumerate() {
+                let ports = Port {
+                    service_port: 80,
+                    workload_port: 1_024 + u32::try_from(number).unwrap(),
+                    app_protocol: "http".into(),
+                    published: 0,
+                };
+                let register = Register {
+                    request: 1_000_000 + number as u64,
+                    service: service.clone(),
+                    uid,
+                    ports: vec![ports],
+                    ready: true,
+                    ..Register::default()
+                };
+                let message = Some(agent_message::Message::Register(register));
+                session.send(AgentMessage { message }).await.unwrap();
+            }
+        };
+        let heard = async {
+            let mut given = Vec::new();
+            while given.len() < uids.len() {
+                match self.hear().await {
+                    control_message::Message::Registered(registered) => given.push(registered.uid),
+                    other => panic!("{other:?}"),
+                }
+            }
+            given
+        };
+        tokio::join!(said, heard).1
+    }
+
     /// Registers a program whose checks have not passed yet.
     pub async fn register_unready(&mut self, service: &str, port: u32) -> Registered {
         match self.ask_to_register(service, port, "", false).await {
