@@ -160,7 +160,7 @@ suite!(
 
 fn stalled_downloads_hold_up_nobody(fixture: &mut Fixture) {
     let unloaded = fixture.probe(0);
-    let before = fixture.memory();
+    let (before, waited) = (fixture.memory(), stalls(fixture));
     let stalled: Vec<Wire> = (0..3)
         .map(|_| {
             let mut wire = fixture.caller.connect("web", 80);
@@ -169,7 +169,9 @@ fn stalled_downloads_hold_up_nobody(fixture: &mut Fixture) {
             wire
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    until("each of them waits", SOON, || {
+        (stalls(fixture) >= waited + 3.0).then_some(())
+    });
     let loaded = fixture.probe(0);
     let grown = fixture.memory().saturating_sub(before);
     assert_fast(loaded, unloaded, Duration::from_millis(50));
@@ -214,6 +216,12 @@ fn stalled_uploads_hold_up_nobody(fixture: &mut Fixture) {
     drop((uploads, stalled));
 }
 
+/// How often a stream from host a had to wait.
+fn stalls(fixture: &Fixture) -> f64 {
+    let stalls = ["event=\"flow_stalls\""];
+    fixture.mesh.metric("a", "leno_http_events_total", &stalls)
+}
+
 /// What every stream of one connection together may make a proxy hold, as docs/limits.md has it.
 fn connection_budget() -> u64 {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/limits.md");
@@ -229,10 +237,6 @@ fn connection_budget() -> u64 {
 fn many_streams_of_which_one_is_slow_stay_within_memory(fixture: &mut Fixture) {
     // Two proxies, each with a connection on either side.
     let budget = connection_budget() * 4;
-    let stalls = |fixture: &Fixture| {
-        let stalls = ["event=\"flow_stalls\""];
-        fixture.mesh.metric("a", "leno_http_events_total", &stalls)
-    };
     let (before, stalled) = (fixture.memory(), stalls(fixture));
     let mut slow = fixture.caller.connect("web", 80);
     slow.send("GET /large HTTP/1.1\r\nhost: web\r\n\r\n");
