@@ -9,7 +9,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use leno_runtime::{Scope, Stop};
 use leno_tls::{Alpn, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -124,6 +124,13 @@ impl Client {
     /// DELETE.
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, CallError> {
         self.call(Method::DELETE, path, None).await
+    }
+
+    /// DELETE of an object that is still the one of this `resourceVersion`.
+    pub(crate) async fn delete_at(&self, path: &str, revision: &Value) -> Result<Value, CallError> {
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": revision}});
+        self.call(Method::DELETE, path, Some(("application/json", &options)))
+            .await
     }
 
     /// Any call with a JSON answer.

@@ -2,7 +2,9 @@
 
 use std::{
     borrow::Cow,
+    fs::{File, Permissions},
     io::{self, Write},
+    os::{fd::AsFd, unix::fs::PermissionsExt},
 };
 
 use clap::ValueEnum;
@@ -40,6 +42,23 @@ pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandEr
 /// went away ends the printing, not the command.
 pub(crate) fn print(text: &str) {
     drop(writeln!(io::stdout().lock(), "{}", harmless(text)));
+}
+
+/// What is printed next nobody else may know: a file that the shell made for it was made for everybody, and is closed.
+/// Somebody else's file is theirs to close.
+pub(crate) fn secret_follows() {
+    if let Err(error) = close_to_others() {
+        eprintln!("⚠ standard output is a file that others may read: close it to them ({error})");
+    }
+}
+
+fn close_to_others() -> io::Result<()> {
+    let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let found = file.metadata()?;
+    if !found.is_file() || found.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(0o600))
 }
 
 fn harmless(text: &str) -> Cow<'_, str> {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
@@ -43,6 +44,7 @@ suite!(
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         a_run_directory_that_another_user_made_is_refused,
+        a_context_for_another_machine_works_there_and_its_file_is_nobody_elses,
         the_person_behind_sudo_has_a_context_of_their_own,
         purge_waits_for_programs_on_the_hosts_network,
     ]
@@ -212,6 +214,38 @@ fn a_run_directory_that_another_user_made_is_refused(fixture: &mut Fixture) {
     assert_eq!(fs::read_dir(&run).expect("it is there").count(), 0);
 }
 
+fn a_context_for_another_machine_works_there_and_its_file_is_nobody_elses(fixture: &mut Fixture) {
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    let file = fixture.place.join("ann");
+    let open = fs::File::create(&file).expect("a file");
+    open.set_permissions(fs::Permissions::from_mode(0o644))
+        .expect("a mode");
+    let mut create = fixture.command(&["user", "create", "ann"]);
+    let mut create = fixture.host.within(|| create.stdout(open).spawn());
+    let created = create.as_mut().expect("it starts").wait();
+    assert!(created.expect("it ends").success());
+    let mode = fs::metadata(&file).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let elsewhere = |words: &[&str]| {
+        let mut command = fixture.command(words);
+        command.env("LENO_CONFIG", fixture.path("elsewhere/config"));
+        fixture.host.run(&mut command)
+    };
+    says(&elsewhere(&["status"]), 5, &["leno up"]);
+    let path = file.display().to_string();
+    says(
+        &elsewhere(&["context", "import", "-f", &path]),
+        0,
+        &["written"],
+    );
+    let status = elsewhere(&["status"]).good().text();
+    assert!(status.contains("mesh default"), "{status}");
+    let listed = elsewhere(&["context", "list"]).good().text();
+    assert!(listed.contains("https://"), "{listed}");
+    fixture.down(&["--purge"]).good();
+}
+
 fn the_person_behind_sudo_has_a_context_of_their_own(fixture: &mut Fixture) {
     let setpriv = need!("setpriv");
     fixture.new_place();
@@ -261,7 +295,6 @@ fn the_person_behind_sudo_has_a_context_of_their_own(fixture: &mut Fixture) {
 
 /// Everybody may come as far as the sockets: their directory is in one of the test's own.
 fn open(place: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     for dir in [place.to_owned(), place.join("run")] {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("our own directory");
     }

@@ -83,11 +83,18 @@ pub(crate) async fn access(client: &Client, action: AccessAction, args: &AccessA
     if !only_shown {
         consent(&plan, args, &service)?;
     }
-    write(client, args, &service, &plan).await
+    write(client, args, &service, &plan, &mesh.policies).await
 }
 
 /// Writes the policy, then takes away those that it replaces: until then they deny, as before.
-async fn write(client: &Client, args: &AccessArgs, service: &ServiceName, plan: &Plan) -> Outcome {
+/// `policies` are those that were judged: one that somebody changed since is theirs, and stays.
+async fn write(
+    client: &Client,
+    args: &AccessArgs,
+    service: &ServiceName,
+    plan: &Plan,
+    policies: &[Value],
+) -> Outcome {
     let common = &args.common;
     let wait = !common.no_wait;
     let document = [plan.document.clone()];
@@ -99,7 +106,11 @@ async fn write(client: &Client, args: &AccessArgs, service: &ServiceName, plan: 
             continue;
         }
         let path = path_of(Kind::AccessPolicy, Some(namespace), Some(name));
-        client.delete(&path).await?;
+        let judged = policies.iter().find(|policy| {
+            policy["metadata"]["name"] == **name && policy["metadata"]["namespace"] == *namespace
+        });
+        let revision = judged.map_or(&Value::Null, |of| &of["metadata"]["resourceVersion"]);
+        client.delete_at(&path, revision).await?;
         eprintln!("accesspolicy/{name}, which leno deny wrote, is deleted");
     }
     if !common.dry_run && common.output == Format::Table {

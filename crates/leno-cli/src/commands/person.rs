@@ -12,7 +12,7 @@ use crate::{
     client::Client,
     context::{self, Context, Credentials, Server},
     exit::{CommandError, Outcome, chain},
-    output::{items, print, print_table, text},
+    output::{items, print, print_table, secret_follows, text},
 };
 
 /// People who may speak to the control plane.
@@ -67,6 +67,7 @@ const MAX_CONTEXT: u64 = 256 * 1024;
 pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
     let UserCommand::Create { name } = &args.command;
     let context = certified(client, name, None).await?;
+    secret_follows();
     print(context::export(&context)?.trim_end());
     eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
     Ok(0)

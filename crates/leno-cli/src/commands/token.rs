@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
-    output::{Format, items, print, print_table, print_value, text},
+    output::{Format, items, print, print_table, print_value, secret_follows, text},
 };
 
 /// Make, list and revoke join tokens.
@@ -99,6 +99,7 @@ async fn create(client: &Client, args: &CreateArgs) -> Outcome {
         }
     }
     let answer = client.post("/leno/v1/tokens", &request).await?;
+    secret_follows();
     match args.output {
         Format::Json | Format::Yaml => print_value(&answer, args.output)?,
         Format::Table | Format::Wide | Format::Name => {
