@@ -17,6 +17,7 @@ mod http;
 mod listener;
 mod mesh;
 mod metrics;
+pub mod places;
 pub mod registry;
 mod server;
 pub mod telemetry;

@@ -5,6 +5,7 @@
 
 mod agents;
 mod distribute;
+mod members;
 mod names;
 mod promised;
 mod remembered;
@@ -55,8 +56,6 @@ use crate::{
 const RESTART_GRACE: Duration = Duration::from_secs(30);
 /// How long the last agent to come back may take to name its workloads.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Members that lie in no prefix and are listed singly (CP7).
-const MAX_SINGLE_MEMBERS: usize = 1_024;
 
 /// What a mesh is made with.
 pub(crate) struct Settings {
@@ -130,8 +129,8 @@ pub(crate) struct Mesh {
     pub(crate) revision: u64,
     pub(crate) states: BTreeMap<DnsLabel, ProxyState>,
     pub(crate) known_agents: BTreeMap<DnsLabel, AgentRecord>,
-    /// Of these the renewal is not written down yet.
-    renewed: BTreeSet<DnsLabel>,
+    /// Of these a renewal, or where they are, is not written down yet.
+    noted: BTreeSet<DnsLabel>,
     agents_looked_at: Duration,
     pub(crate) objects: BTreeMap<ObjectKey, Arc<Resource>>,
     generation: u64,
@@ -186,7 +185,7 @@ impl Mesh {
             revision: 0,
             states: BTreeMap::new(),
             known_agents: BTreeMap::new(),
-            renewed: BTreeSet::new(),
+            noted: BTreeSet::new(),
             agents_looked_at: now,
             objects: BTreeMap::new(),
             generation: 1,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     authority::AGENT_TTL,
     documents::{Scope, TokenInfo, TokenRequest},
+    places::Places,
     registry::AgentScope,
     times::rfc3339,
 };
@@ -86,6 +87,9 @@ pub struct AgentRecord {
     /// Whether its certificate counts no more.
     #[serde(default)]
     pub revoked: bool,
+    /// Where it is, and was lately.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
     /// Of its entry in the store; none while it is on its way there.
     #[serde(skip)]
     pub revision: Option<u64>,
@@ -102,6 +106,7 @@ impl AgentRecord {
             created: now,
             renewed: now,
             revoked: false,
+            places: Places::default(),
             revision: None,
         }
     }

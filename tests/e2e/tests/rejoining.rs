@@ -1,9 +1,13 @@
 //! Hosts that join again or are shown the door, and services whose instances come and go: one program is one workload, and a name stays.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
+};
 
 use leno_e2e::{Backend, Load, SOON, response};
-use leno_testkit::{Member, Mesh, Signal, skip, suite, until, until_ok};
+use leno_testkit::{Member, Mesh, Signal, Wire, skip, suite, until, until_ok};
 use serde_json::Value;
 
 /// `cart` runs on host b; it is called from a.
@@ -36,6 +40,7 @@ suite!(
         a_host_that_joins_again_with_a_running_program_is_served_as_itself,
         a_host_that_lost_its_membership_leaves_no_ghost,
         a_revoked_host_is_out_until_a_new_token_lets_it_in,
+        a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing,
         where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back,
     ]
 );
@@ -155,6 +160,66 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
         let [(_, again)] = fixture.workloads("cart").try_into().ok()?;
         (again != name).then_some(())
     });
+}
+
+fn a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing(fixture: &mut Fixture) {
+    // In no network of the mesh: nothing but its own coming says that it is a member.
+    let far = fixture.mesh.network.add_outside("far");
+    fixture.mesh.join_existing(&far);
+    let gone = fixture.mesh.run(&far).service("gone").port("80:8080");
+    let gone = gone.start();
+    let _backend = Backend::http(gone.listen(8080), |_| response(200, "", "gone"));
+    let to = SocketAddr::from((far.v4, 8080));
+    let call = |fixture: &Fixture| {
+        let stream = fixture
+            .caller
+            .within(|| TcpStream::connect_timeout(&to, SOON))?;
+        let mut wire = Wire::new(stream);
+        wire.try_send("GET /secret HTTP/1.1\r\nhost: gone\r\nconnection: close\r\n\r\n")?;
+        wire.try_message()
+    };
+    let served = |fixture: &Fixture| {
+        let answer = call(fixture).ok().filter(|answer| answer.status() == 200)?;
+        (answer.body == b"gone").then_some(())
+    };
+    until("its program is called by its address", SOON, || {
+        served(fixture)
+    });
+    until("it is listed", SOON, || {
+        (fixture.workloads("gone").len() == 1).then_some(())
+    });
+
+    fixture.mesh.kill_agent("far");
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080));
+    let stranger = far.listen(any).expect("a listener");
+    let stranger = Backend::http(stranger, |_| response(200, "", "stranger"));
+    let silent = |fixture: &Fixture| {
+        for _ in 0..3 {
+            let answer = call(fixture);
+            let told = answer.is_ok_and(|answer| answer.status() == 200);
+            assert!(!told, "the stranger answered");
+        }
+        assert!(stranger.seen().is_empty(), "a request went out in clear");
+    };
+    until("its lease has ended", SOON, || {
+        silent(fixture);
+        fixture.workloads("gone").is_empty().then_some(())
+    });
+    silent(fixture);
+    // Nor does a control plane forget whose address it was, or a caller that learns the mesh anew.
+    fixture.mesh.kill_control_plane();
+    fixture.mesh.start_control_plane();
+    fixture.mesh.kill_agent("a");
+    fixture.mesh.spawn_agent("a");
+    until_ok("cart answers again", SOON, || fixture.call("cart"));
+    silent(fixture);
+    // The stranger can be reached all the same, or nothing was shown.
+    let cp = fixture.mesh.host("cp");
+    let mut wire = Wire::new(cp.connect(to).expect("a connection"));
+    assert_eq!(
+        wire.ask("GET / HTTP/1.1\r\nhost: x\r\n\r\n").body,
+        b"stranger"
+    );
 }
 
 fn where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back(

@@ -120,7 +120,10 @@ impl Mesh {
             at: unix(now),
             chain: chain.clone(),
         });
-        let agent = AgentRecord::new(&name, &scope, record.id.clone(), unix(now));
+        let mut agent = AgentRecord::new(&name, &scope, record.id.clone(), unix(now));
+        if let Some(was) = self.known_agents.get(&name) {
+            agent.places = was.places.clone();
+        }
         let value = serde_json::to_vec(&record).expect("texts and numbers are JSON");
         let writes = vec![
             Write::put(key, value, Expect::Revision(entry.revision)),
@@ -173,16 +176,16 @@ impl Mesh {
         let chain = self.authority.sign_agent(csr, agent, now)?;
         let known = self.known_agents.get_mut(agent);
         if known.is_some_and(|record| record.renew(unix(now))) {
-            self.renewed.insert(agent.clone());
+            self.noted.insert(agent.clone());
         }
         Ok(chain)
     }
 
-    /// What is to be written of agents, each by itself: renewals, and that those are gone whose certificates ended and
-    /// who hold no lease. Whoever changed a record meanwhile has the last word.
+    /// What is to be written of agents, each by itself: renewals, where they are, and that those are gone whose
+    /// certificates ended and who hold no lease. Whoever changed a record meanwhile has the last word.
     pub(crate) fn upkeep_of_agents(&mut self, now: Duration, wall: SystemTime) -> Vec<Write> {
         let mut writes = Vec::new();
-        for name in std::mem::take(&mut self.renewed) {
+        for name in std::mem::take(&mut self.noted) {
             if let Some(record) = self.known_agents.get(&name)
                 && let Some(revision) = record.revision
             {
@@ -193,6 +196,8 @@ impl Mesh {
             return writes;
         }
         self.agents_looked_at = now;
+        // Addresses that have rested are anybody's again.
+        self.mesh_due = true;
         let over = self.known_agents.iter().filter(|(name, record)| {
             record.is_over(unix(wall)) && self.registry.agent(name).is_none()
         });

@@ -67,7 +67,8 @@ impl Mesh {
     pub(super) fn compile(&mut self, wall: SystemTime, writes: &mut Vec<Write>) {
         if self.mesh_due {
             self.mesh_due = false;
-            let mesh = self.mesh_ir();
+            self.note_places(unix(wall));
+            let mesh = self.mesh_ir(unix(wall));
             self.pending.push(Input::Mesh(Arc::new(mesh)));
         }
         self.apply_pending();
@@ -78,7 +79,7 @@ impl Mesh {
             let namespaces = self.vips().namespaces();
             if namespaces != self.namespaces {
                 self.namespaces = namespaces;
-                let mesh = self.mesh_ir();
+                let mesh = self.mesh_ir(unix(wall));
                 self.pending.push(Input::Mesh(Arc::new(mesh)));
             }
             self.apply_pending();

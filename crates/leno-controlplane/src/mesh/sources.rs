@@ -1,6 +1,6 @@
 //! From the store and the registry to the compiler's inputs.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use leno_api::store_resource;
 use leno_compile::{Input, RegisteredPort, WorkloadRecord};
@@ -9,11 +9,11 @@ use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
 
-use super::{MAX_SINGLE_MEMBERS, Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
+use super::{Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
 use crate::{
     registry::{Agent, Effects, Workload},
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
-    vips::{self, VipRecord},
+    vips::VipRecord,
 };
 
 /// The collection of virtual addresses in the store.
@@ -48,9 +48,12 @@ impl Mesh {
         for entry in store.list(&self.settings.name, SERVICES, None)?.0 {
             self.put_remembered(&entry);
         }
-        self.known_agents.clear();
-        for entry in store.list(&self.settings.name, AGENTS, None)?.0 {
-            self.put_agent(&entry);
+        let agents = store.list(&self.settings.name, AGENTS, None)?.0;
+        let there: BTreeSet<&str> = agents.iter().map(|entry| &*entry.key.name).collect();
+        self.known_agents
+            .retain(|name, _| there.contains(name.as_str()));
+        for entry in &agents {
+            self.put_agent(entry);
         }
         self.token_networks.clear();
         for entry in store.list(&self.settings.name, TOKENS, None)?.0 {
@@ -155,6 +158,12 @@ impl Mesh {
         };
         record.revision = Some(entry.revision);
         if let Ok(name) = record.name.parse::<DnsLabel>() {
+            // Where it is may still be on its way to the store, or somebody else's write was faster.
+            let known = self.known_agents.get(&name).map(|known| &known.places);
+            if let Some(places) = known.filter(|places| **places != record.places) {
+                record.places = places.clone();
+                self.noted.insert(name.clone());
+            }
             let revoked = record.revoked;
             let scope = record.scope.clone();
             self.promise_agent(&name, (!revoked).then_some(&scope));
@@ -240,49 +249,6 @@ impl Mesh {
             .flat_map(|(_, agent)| agent.workloads.values())
             .map(|workload| workload.name.as_str());
         self.names.forget(self.registry.len(), there);
-    }
-
-    /// The mesh as every proxy knows it.
-    pub(super) fn mesh_ir(&mut self) -> leno_ir::Mesh {
-        let agent_networks = self
-            .known_agents
-            .values()
-            .filter_map(|record| record.scope.cidr.as_deref()?.parse::<Prefix>().ok());
-        let mut prefixes: Vec<Prefix> = self
-            .settings
-            .prefixes
-            .iter()
-            .copied()
-            .chain(self.token_networks.values().copied())
-            .chain(agent_networks)
-            .collect();
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        let members = self
-            .registry
-            .agents()
-            .flat_map(|(_, agent)| agent.addresses.iter());
-        let outside = |address: &&IpAddr| !prefixes.iter().any(|prefix| prefix.contains(**address));
-        let addresses: BTreeSet<IpAddr> = members.filter(outside).copied().collect();
-        let over = addresses.len().saturating_sub(MAX_SINGLE_MEMBERS);
-        if over > 0 {
-            self.counters.members_over_limit =
-                self.counters.members_over_limit.saturating_add(over as u64);
-            tracing::warn!(
-                over,
-                "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr"
-            );
-        }
-        leno_ir::Mesh {
-            name: self.settings.name.clone(),
-            trust_domain: self.domain().clone(),
-            trust_bundle: self.authority.bundle().to_pem(),
-            prefixes,
-            addresses: addresses.into_iter().take(MAX_SINGLE_MEMBERS).collect(),
-            vip_v4: vips::prefix_v4(),
-            vip_v6: vips::prefix_v6(),
-            namespaces: self.namespaces.clone(),
-        }
     }
 }
 

@@ -254,6 +254,28 @@ impl Membership {
         Self::of(&answer, &key)
     }
 
+    /// The control plane's own machine.
+    pub async fn of_this_machine(control: &ControlPlane) -> Self {
+        let key = PrivateKey::generate();
+        let csr = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            key.csr().unwrap(),
+        );
+        let request = json!({"host": "here", "csr": csr, "addresses": ["127.0.0.1"]});
+        let path = "/meshes/default/leno/v1/local-agent";
+        let (code, answer) = control.admin("POST", path, Some(request)).await;
+        assert_eq!(code, 201, "{answer}");
+        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        let answer = RedeemResponse {
+            trust_domain: text("trust_domain"),
+            trust_bundle: text("trust_bundle"),
+            chain: text("chain"),
+            agent: text("agent"),
+            ..Default::default()
+        };
+        Self::of(&answer, &key)
+    }
+
     pub fn of(answer: &RedeemResponse, key: &PrivateKey) -> Self {
         let bundle =
             TrustBundle::from_pem(answer.trust_domain.parse().unwrap(), &answer.trust_bundle)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 
+mod absence;
 mod arrivals;
 mod client;
 mod documents;
@@ -455,27 +456,7 @@ fn an_agent_may_not_use_the_api_and_a_stranger_may_do_nothing_but_redeem() {
 fn the_machines_own_agent_needs_no_token_and_may_host_anything() {
     test("local", async |directory| {
         let control = ControlPlane::start(directory.path()).await;
-        let key = PrivateKey::generate();
-        let csr = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            key.csr().unwrap(),
-        );
-        let request = json!({"host": "here", "csr": csr, "addresses": ["127.0.0.1"]});
-        let (code, answer) = control
-            .admin("POST", "/meshes/default/leno/v1/local-agent", Some(request))
-            .await;
-        assert_eq!(code, 201, "{answer}");
-        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-        let host = Membership::of(
-            &leno_wire::agent::RedeemResponse {
-                trust_domain: text("trust_domain"),
-                trust_bundle: text("trust_bundle"),
-                chain: text("chain"),
-                agent: text("agent"),
-                ..Default::default()
-            },
-            &key,
-        );
+        let host = Membership::of_this_machine(&control).await;
         let mut agent = host.connect(&control).await;
         agent.register("payments", 8080, "").await;
         control.stop().await;
