@@ -132,6 +132,11 @@ const SETTINGS: &[Setting] = &[
         default: "none",
         meaning: "Networks to which connections go out past the mesh, as ADDRESS/LENGTH, separated by commas.",
     },
+    Setting {
+        name: "LENO_EXCLUDE_OUTBOUND_UIDS",
+        default: "none",
+        meaning: "Users (numbers, separated by commas) whose programs' connections go out past the mesh, their DNS included.",
+    },
 ];
 
 /// What the proxy is told.
@@ -303,6 +308,9 @@ fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
         outbound_networks: reader
             .list::<Prefix>("LENO_EXCLUDE_OUTBOUND_IP_RANGES")
             .unwrap_or_default(),
+        outbound_users: reader
+            .list::<u32>("LENO_EXCLUDE_OUTBOUND_UIDS")
+            .unwrap_or_default(),
     };
     if service.is_none() && ports.is_some() {
         reader.problem(
@@ -320,6 +328,7 @@ fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
             "LENO_EXCLUDE_INBOUND_PORTS",
             "LENO_EXCLUDE_OUTBOUND_PORTS",
             "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
+            "LENO_EXCLUDE_OUTBOUND_UIDS",
         ] {
             if reader.values.contains_key(name) {
                 reader.problem(name, "it needs LENO_CAPTURE=namespace");

@@ -56,6 +56,8 @@ pub struct Exclusions {
     pub outbound_ports: Vec<u16>,
     /// Networks that the workload calls.
     pub outbound_networks: Vec<Prefix>,
+    /// Users as whom programs of the namespace run that call past the mesh, their DNS included.
+    pub outbound_users: Vec<u32>,
 }
 
 impl Config {

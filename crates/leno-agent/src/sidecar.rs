@@ -87,6 +87,7 @@ pub(crate) fn take(start: &Start, config: &Config) -> Result<(Sidecar, Installed
         excluded_outbound_cidrs: networks
             .map(|network| (network.address(), network.length()))
             .collect(),
+        excluded_outbound_users: exclusions.outbound_users.clone(),
     };
     let rules = rules.install(TABLE)?;
     tracing::info!("this namespace's connections go through the mesh");

@@ -75,6 +75,7 @@ async fn pod(change: impl FnOnce(&mut WholeNamespace)) -> Pod {
         excluded_inbound_ports: vec![],
         excluded_outbound_ports: vec![],
         excluded_outbound_cidrs: vec![],
+        excluded_outbound_users: vec![],
     };
     change(&mut rules);
     rules.install("leno").unwrap();
@@ -211,6 +212,27 @@ fn excluded_ports_and_networks_are_left_alone_going_out() {
 }
 
 #[test]
+fn an_excluded_user_is_left_alone_going_out_and_others_are_not() {
+    in_namespace(|| async {
+        let own = leno_net::process::user();
+        let pod = pod(|rules| rules.excluded_outbound_users = vec![own]).await;
+        for to in peers(8080) {
+            let server = listener_in(&pod.peer, to);
+            let _client = TcpStream::connect(to).await.unwrap();
+            server.accept().await.unwrap();
+        }
+    });
+    in_namespace(|| async {
+        let another = leno_net::process::user() + 1;
+        let pod = pod(|rules| rules.excluded_outbound_users = vec![another]).await;
+        for to in peers(8080) {
+            let _client = TcpStream::connect(to).await.unwrap();
+            of_family(&pod.outbound, to.ip()).accept().await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn udp_is_left_alone_but_refused_at_once_to_virtual_addresses() {
     in_namespace(|| async {
         let pod = pod(|_| {}).await;
@@ -248,6 +270,7 @@ fn the_kernel_has_the_rules_that_were_meant() {
         let pod = pod(|rules| {
             rules.excluded_inbound_ports = vec![22];
             rules.excluded_outbound_ports = vec![3306];
+            rules.excluded_outbound_users = vec![4321];
             rules.excluded_outbound_cidrs = vec![
                 ([10, 9, 9, 9].into(), 20),
                 (PEER_V6.into(), 64),
@@ -274,6 +297,7 @@ fn the_kernel_has_the_rules_that_were_meant() {
             chain output {{
                 type nat hook output priority -100; policy accept;
                 meta mark 0x1ee0 accept
+                meta skuid 4321 accept
                 ip daddr 10.9.0.0/20 accept
                 ip6 daddr fd00:78::/64 accept
                 ip daddr 9.9.9.9 accept
@@ -316,6 +340,7 @@ fn more_than_the_ceilings_is_refused_by_name() {
             excluded_inbound_ports: vec![],
             excluded_outbound_ports: vec![],
             excluded_outbound_cidrs: vec![(PEER_V4.into(), 24); MAX_CIDRS + 1],
+            excluded_outbound_users: vec![],
         };
         let error = too_many.install("leno").unwrap_err();
         assert!(
@@ -345,6 +370,7 @@ fn the_largest_tables_fit_into_one_batch() {
             excluded_inbound_ports: ports.clone(),
             excluded_outbound_ports: ports,
             excluded_outbound_cidrs: (0..128).map(|n| ([10, n, 0, 0].into(), 16)).collect(),
+            excluded_outbound_users: vec![],
         };
         whole.install("leno").unwrap();
     });
@@ -360,6 +386,7 @@ fn rules_that_somebody_removed_or_emptied_are_restored_once() {
             excluded_inbound_ports: Vec::new(),
             excluded_outbound_ports: Vec::new(),
             excluded_outbound_cidrs: Vec::new(),
+            excluded_outbound_users: vec![],
         };
         let other = captured.install("leno-other").unwrap();
         let installed = captured.install("leno").unwrap();

@@ -34,6 +34,7 @@ fn a_sidecar_is_described_whole() {
             "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
             "169.254.169.254/32,fd00::/8",
         ),
+        ("LENO_EXCLUDE_OUTBOUND_UIDS", "101"),
     ])
     .unwrap();
     assert_eq!(settings.agent.addresses.len(), 2);
@@ -41,6 +42,7 @@ fn a_sidecar_is_described_whole() {
     let exclusions = &settings.agent.exclusions;
     assert_eq!(exclusions.inbound_ports, [9100]);
     assert_eq!(exclusions.outbound_ports, [25, 587]);
+    assert_eq!(exclusions.outbound_users, [101]);
     let networks: Vec<_> = exclusions
         .outbound_networks
         .iter()

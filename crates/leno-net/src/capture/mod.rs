@@ -21,6 +21,9 @@ pub const MAX_PORTS: usize = 1024;
 /// The most excluded networks.
 pub const MAX_CIDRS: usize = 128;
 
+/// The most excluded users.
+pub const MAX_USERS: usize = 128;
+
 /// The firewall mark of Leno's own sockets, which no capture touches.
 pub const MARK: u32 = 0x1e_e0;
 
@@ -55,6 +58,8 @@ pub struct WholeNamespace {
     pub excluded_outbound_ports: Vec<u16>,
     /// Destinations whose connections going out are left alone.
     pub excluded_outbound_cidrs: Vec<(IpAddr, u8)>,
+    /// Users whose connections going out are left alone, their DNS included.
+    pub excluded_outbound_users: Vec<u32>,
 }
 
 /// A cgroup (v2), as the kernel matches it.

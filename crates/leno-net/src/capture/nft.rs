@@ -32,6 +32,7 @@ const GOTO: i32 = -4;
 
 const META_MARK: u32 = 3;
 const META_IIFTYPE: u32 = 8;
+const META_SKUID: u32 = 10;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const ARPHRD_LOOPBACK: u16 = 772;
@@ -328,6 +329,11 @@ impl Rule<'_, '_> {
 
     pub(super) fn mark(&mut self, mark: u32) -> &mut Self {
         self.meta(META_MARK, &mark.to_ne_bytes())
+    }
+
+    /// The program that sends it runs as this user.
+    pub(super) fn user(&mut self, uid: u32) -> &mut Self {
+        self.meta(META_SKUID, &uid.to_ne_bytes())
     }
 
     pub(super) fn protocol(&mut self, protocol: u8) -> &mut Self {

@@ -6,8 +6,8 @@ use leno_types::ports;
 
 use super::nft::{Hook, Key, Made, Reject, Start, TCP, Table, UDP};
 use super::{
-    Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, OwnNamespace, VIP_RANGE_V4,
-    VIP_RANGE_V6, WholeNamespace,
+    Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, MAX_USERS, OwnNamespace,
+    VIP_RANGE_V4, VIP_RANGE_V6, WholeNamespace,
 };
 use crate::NetError;
 
@@ -69,6 +69,11 @@ impl WholeNamespace {
             self.excluded_outbound_cidrs.len(),
             MAX_CIDRS,
         )?;
+        at_most(
+            "excluded users",
+            self.excluded_outbound_users.len(),
+            MAX_USERS,
+        )?;
 
         let mut table = Table::make(name, start);
         let port_key = |port: u16| port.to_be_bytes().to_vec();
@@ -77,6 +82,9 @@ impl WholeNamespace {
 
         table.base_chain(OUTPUT, Hook::NatOutput);
         table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
+        for uid in &self.excluded_outbound_users {
+            table.rule(OUTPUT, |rule| rule.user(*uid).accept());
+        }
         for network in &self.excluded_outbound_cidrs {
             table.rule(OUTPUT, |rule| rule.destination(*network).accept());
         }
