@@ -3,7 +3,8 @@
 //!
 //! Files of mode 0600, replaced whole: the workloads as JSON, the configuration as protobuf, the routes as JSON, and
 //! whose they are. Where the directory is on a disk, keys are left out: they are asked for anew after a restart.
-//! Invariant: an agent reads only what an agent of its name in its mesh has written.
+//! Invariant: an agent reads only what an agent of its name in its mesh has written: one with a root in common, as a mesh
+//! made anew may have the name of one that is gone.
 
 use std::{fs, io, net::IpAddr, path::Path};
 
@@ -46,12 +47,21 @@ pub(crate) struct SavedWorkload {
 
 /// Takes the directory for an agent. What another left there, before this host joined anew as somebody else, is removed:
 /// its workloads are what comes back.
-pub(crate) fn claim(run_dir: &Path, mesh: &str, agent: &str) -> io::Result<Vec<SavedWorkload>> {
-    let (path, owner) = (run_dir.join(OWNER), format!("{mesh}/{agent}\n"));
+///
+/// `pins` are those of the roots that the agent trusts.
+pub(crate) fn claim(
+    run_dir: &Path,
+    (mesh, agent): (&str, &str),
+    pins: &[String],
+) -> io::Result<Vec<SavedWorkload>> {
+    let path = run_dir.join(OWNER);
+    let owner = format!("{mesh}/{agent} {}\n", pins.join(" "));
     let mut left = Vec::new();
     match files::read_optional(&path)? {
         Some(was) if was == owner.as_bytes() => return Ok(left),
         None => {}
+        // The roots change one by one.
+        Some(was) if is_of(&was, &format!("{mesh}/{agent}"), pins) => {}
         Some(_) => {
             left = load_workloads(run_dir);
             for file in [WORKLOADS, CONFIGURATION] {
@@ -64,6 +74,12 @@ pub(crate) fn claim(run_dir: &Path, mesh: &str, agent: &str) -> io::Result<Vec<S
     }
     files::write_private_unsynced(&path, owner.as_bytes())?;
     Ok(left)
+}
+
+/// Whether an owner's line names this agent, with a root that is in `pins`.
+fn is_of(line: &[u8], name: &str, pins: &[String]) -> bool {
+    let mut words = std::str::from_utf8(line).unwrap_or_default().split(' ');
+    words.next() == Some(name) && words.any(|pin| pins.iter().any(|ours| ours == pin.trim_end()))
 }
 
 /// Writes the workloads.
@@ -149,7 +165,9 @@ mod tests {
     fn an_agent_finds_its_own_state_and_none_of_another() {
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path();
-        assert!(claim(dir, "default", "b").unwrap().is_empty());
+        let pins = ["sha256/a", "sha256/b", "sha256/c"].map(str::to_owned);
+        let claim = |mesh, agent, pins: &[String]| claim(dir, (mesh, agent), pins).unwrap();
+        assert!(claim("default", "b", &pins[..1]).is_empty());
         save_configuration(dir, &[DeltaDiscoveryResponse::default()]).unwrap();
         let saved = SavedWorkload {
             uid: "u".into(),
@@ -165,12 +183,24 @@ mod tests {
         };
         save_workloads(dir, &[saved]).unwrap();
         assert!(on_host_network(dir).is_empty());
-        assert!(claim(dir, "default", "b").unwrap().is_empty());
-        assert_eq!(load_workloads(dir).len(), 1);
-        assert_eq!(load_configuration(dir).len(), 1);
-        for (mesh, agent) in [("default", "b-14d4"), ("other", "b-14d4")] {
-            let left = claim(dir, mesh, agent).unwrap();
-            assert_eq!(left.len(), usize::from(mesh == "default"));
+        // Also while the mesh changes its root, and after that.
+        for pins in [&pins[..1], &pins[..2], &pins[1..2]] {
+            assert!(claim("default", "b", pins).is_empty());
+            assert_eq!(load_workloads(dir).len(), 1);
+            assert_eq!(load_configuration(dir).len(), 1);
+        }
+        let written = [WORKLOADS, CONFIGURATION].map(|file| fs::read(dir.join(file)).unwrap());
+        // The last is of a mesh made anew under the same name.
+        for (mesh, agent, pin) in [
+            ("default", "b-14d4", 1),
+            ("other", "b", 1),
+            ("default", "b", 2),
+        ] {
+            claim("default", "b", &pins[1..2]);
+            for (file, content) in [WORKLOADS, CONFIGURATION].into_iter().zip(&written) {
+                fs::write(dir.join(file), content).unwrap();
+            }
+            assert_eq!(claim(mesh, agent, &pins[pin..=pin]).len(), 1);
             assert!(load_workloads(dir).is_empty() && load_configuration(dir).is_empty());
         }
     }

@@ -18,11 +18,16 @@ use crate::{
 impl Agent {
     pub(super) fn restore(&mut self) {
         // Another agent's workloads are not this one's to serve: they would be called by other ids.
-        let (mesh, agent) = {
+        let (mesh, agent, pins) = {
             let membership = self.membership.borrow();
-            (membership.mesh.to_string(), membership.agent.to_string())
+            let pins = membership.bundle.pins();
+            (
+                membership.mesh.to_string(),
+                membership.agent.to_string(),
+                pins,
+            )
         };
-        match saved::claim(&self.config.run_dir, &mesh, &agent) {
+        match saved::claim(&self.config.run_dir, (&mesh, &agent), &pins) {
             Ok(left) => left.iter().for_each(|workload| {
                 tracing::info!(
                     workload = workload.name,
