@@ -4,7 +4,11 @@
 //! Refuses every call without a client certificate but Redeem. Invariant: an agent is who its certificate says, and
 //! of the mesh whose trust domain that is.
 
-use std::{net::IpAddr, pin::Pin, time::Duration};
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use axum::middleware::Next;
 use leno_runtime::Stop;
@@ -66,6 +70,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 struct Caller {
     identity: Identity,
     agent: DnsLabel,
+    /// When its certificate was issued.
+    issued: SystemTime,
     source: IpAddr,
 }
 
@@ -96,6 +102,7 @@ fn caller(extensions: &http::Extensions) -> Result<Caller, Status> {
     Ok(Caller {
         identity: peer.identity.clone(),
         agent: name.parse().map_err(|_| none())?,
+        issued: peer.issued,
         source: connection.source.ok_or_else(none)?,
     })
 }
@@ -110,9 +117,10 @@ impl From<SignError> for Status {
     fn from(error: SignError) -> Self {
         let text = error.to_string();
         match error {
-            SignError::Token(_) | SignError::NotHosted { .. } | SignError::UnknownAgent(_) => {
-                Self::permission_denied(text)
-            }
+            SignError::Token(_)
+            | SignError::NotHosted { .. }
+            | SignError::UnknownAgent(_)
+            | SignError::Outdated(_) => Self::permission_denied(text),
             SignError::Ca(
                 CaError::CsrTooLarge(_)
                 | CaError::CsrMalformed(_)
@@ -151,7 +159,7 @@ impl AgentService {
         mesh: &MeshName,
         request: &RedeemRequest,
         source: IpAddr,
-        was: Option<&Identity>,
+        was: Option<&Peer>,
     ) -> Result<RedeemResponse, SignError> {
         let mut last = StoreError::Closed;
         for attempt in 0..ATTEMPTS {
@@ -213,8 +221,7 @@ impl Agent for AgentService {
         request: Request<RedeemRequest>,
     ) -> Result<Response<RedeemResponse>, Status> {
         let connection = request.extensions().get::<Connection>();
-        let was =
-            connection.and_then(|connection| Some(connection.peer.as_ref()?.identity.clone()));
+        let was = connection.and_then(|connection| connection.peer.clone());
         let source = connection.and_then(|connection| connection.source);
         let source =
             source.ok_or_else(|| Status::permission_denied("a token is redeemed over TLS only"))?;
@@ -257,7 +264,8 @@ impl Agent for AgentService {
         let csr = read_csr(&request.into_inner().csr)?;
         let agent = caller.agent;
         let answer = self.on_mesh(caller.identity, move |mesh, clock| {
-            let chain = mesh.renew_agent(&agent, &csr, clock.wall())?.chain_pem;
+            let renewed = mesh.renew_agent(&agent, caller.issued, &csr, clock.wall())?;
+            let chain = renewed.chain_pem;
             let trust_bundle = mesh.authority.bundle().to_pem();
             Ok::<_, SignError>(CertificateResponse {
                 chain,
@@ -277,11 +285,15 @@ impl Agent for AgentService {
         let Caller {
             identity,
             agent,
+            issued,
             source,
         } = caller;
         let signed = self.handle.call(move |core| {
             let (clock, handle, scope) = (core.clock, core.handle.clone(), core.scope.clone());
             let mesh = core.mesh_of(&identity)?;
+            if let Err(error) = mesh.scope_of(&agent, issued) {
+                return Some(Err(error));
+            }
             mesh.prove(&agent, source);
             let signed = mesh.sign_workload(&agent, &uid, &csr, clock.wall());
             Some(signed.map(|(chain, uid)| {
@@ -320,7 +332,7 @@ impl Agent for AgentService {
             let session = core.next_id();
             let (clock, stop) = (core.clock, core.scope.stop().child());
             let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            let scope = mesh.scope_of(&caller.agent)?;
+            let scope = mesh.scope_of(&caller.agent, caller.issued)?;
             let opening = Opening {
                 session,
                 agent: &caller.agent,
@@ -405,7 +417,7 @@ impl AggregatedDiscoveryService for AgentService {
             let stream = core.next_id();
             let (clock, stop) = (core.clock, core.scope.stop().child());
             let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            mesh.scope_of(&caller.agent)?;
+            mesh.scope_of(&caller.agent, caller.issued)?;
             mesh.open_ads(stream, &caller.agent, sender, stop.clone(), clock.uptime());
             let name = mesh.name().clone();
             read_ads(core, name, stream, inbound, stop)

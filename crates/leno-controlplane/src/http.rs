@@ -121,9 +121,10 @@ impl From<SignError> for Problem {
         match error {
             SignError::Store(error) => error.into(),
             SignError::Ca(_) => Self::invalid(text),
-            SignError::Token(_) | SignError::NotHosted { .. } | SignError::UnknownAgent(_) => {
-                Self::new(StatusCode::FORBIDDEN, "Forbidden", text)
-            }
+            SignError::Token(_)
+            | SignError::NotHosted { .. }
+            | SignError::UnknownAgent(_)
+            | SignError::Outdated(_) => Self::new(StatusCode::FORBIDDEN, "Forbidden", text),
         }
     }
 }

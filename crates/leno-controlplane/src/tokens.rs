@@ -111,6 +111,12 @@ impl AgentRecord {
         }
     }
 
+    /// Whether a certificate issued then is of an earlier joining: its key may be in a copy of the host's disk.
+    #[must_use]
+    pub fn outdates(&self, issued: u64) -> bool {
+        issued < self.created
+    }
+
     /// Notes that its certificate was renewed; whether that is worth writing down.
     pub fn renew(&mut self, now: u64) -> bool {
         let due = now >= self.renewed.saturating_add(NOTED_EVERY);
@@ -462,6 +468,13 @@ mod tests {
         // It was renewed once more before that is worth noting: its certificate then ends later than the note says.
         let unnoted = 1_000 + 2 * NOTED_EVERY - 1;
         assert!(!agent.renew(unnoted) && !agent.is_over(unnoted + month));
+    }
+
+    #[test]
+    fn a_certificate_of_before_the_last_joining_counts_no_more() {
+        let scope = AgentScope::any("default".parse().unwrap());
+        let agent = AgentRecord::new(&"b".parse().unwrap(), &scope, String::new(), 1_000);
+        assert!(agent.outdates(999) && !agent.outdates(1_000) && !agent.outdates(1_001));
     }
 
     #[test]

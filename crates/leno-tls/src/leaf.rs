@@ -14,13 +14,15 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time,
 };
 
-use crate::{HandshakeError, VerifyError};
+use crate::{HandshakeError, VerifyError, ca::BACKDATE};
 
 /// Who the peer is, as its verified certificate says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its SPIFFE ID.
     pub identity: Identity,
+    /// When its certificate was issued: one of our own authority's is backdated by [`BACKDATE`](crate::ca::BACKDATE).
+    pub issued: SystemTime,
     /// When its certificate ends.
     pub not_after: SystemTime,
     /// The certificate's serial number, lower-case hex.
@@ -36,6 +38,10 @@ impl Peer {
         let leaf = Leaf::parse(der).map_err(HandshakeError::PeerCertificate)?;
         Ok(Self {
             identity: leaf.identity,
+            issued: leaf
+                .not_before
+                .checked_add(BACKDATE)
+                .unwrap_or(leaf.not_before),
             not_after: leaf.not_after,
             serial: leaf.serial,
             leaf_der: der.as_ref().into(),

@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use leno_runtime::Stop;
 use leno_store::{Expect, Key as StoreKey, Store, StoreError, Write};
-use leno_tls::ca::{CaError, Csr, IssuedChain};
+use leno_tls::{
+    Peer,
+    ca::{CaError, Csr, IssuedChain},
+};
 use leno_types::{DnsLabel, Identity, WorkloadUid};
 use leno_wire::agent::{self as wire, agent_message, control_message};
 use std::time::SystemTime;
@@ -57,6 +60,12 @@ pub(crate) enum SignError {
     /// The agent is not of this mesh, or no longer.
     #[error("{0} is no agent of this mesh (any more): join again with a new token")]
     UnknownAgent(DnsLabel),
+    /// The certificate is of an earlier joining than the last: what that may do is no longer allowed, and what this may
+    /// do was never given to it.
+    #[error(
+        "{0} has joined again since this certificate was issued: a copy of it counts no more; join with a new token"
+    )]
+    Outdated(DnsLabel),
 }
 
 /// What a host says of itself when it joins.
@@ -67,7 +76,7 @@ pub(crate) struct Joining {
     pub(crate) host: String,
     pub(crate) source: IpAddr,
     /// Who it has proven to have been until now.
-    pub(crate) was: Option<Identity>,
+    pub(crate) was: Option<Peer>,
     /// How often a name was taken meanwhile.
     pub(crate) attempt: u32,
 }
@@ -160,6 +169,8 @@ impl Mesh {
         agent.revision = Some(revision);
         if let Ok(name) = agent.name.parse::<DnsLabel>() {
             self.counters.redeemed = self.counters.redeemed.saturating_add(1);
+            // Whoever holds a stream of that name has shown a certificate that counts no more.
+            self.end_ads_of(&name, &Status::aborted("this agent has joined again"));
             self.known_agents.insert(name, agent);
             self.mesh_due = true;
         }
@@ -169,10 +180,11 @@ impl Mesh {
     pub(crate) fn renew_agent(
         &mut self,
         agent: &DnsLabel,
+        issued: SystemTime,
         csr: &Csr,
         now: SystemTime,
     ) -> Result<IssuedChain, SignError> {
-        self.scope_of(agent)?;
+        self.scope_of(agent, issued)?;
         let chain = self.authority.sign_agent(csr, agent, now)?;
         let known = self.known_agents.get_mut(agent);
         if known.is_some_and(|record| record.renew(unix(now))) {
@@ -208,7 +220,7 @@ impl Mesh {
         writes
     }
 
-    /// A certificate for a workload of `agent`.
+    /// A certificate for a workload of `agent`, which has shown that it is one ([`Mesh::scope_of`]).
     pub(crate) fn sign_workload(
         &mut self,
         agent: &DnsLabel,
@@ -216,7 +228,6 @@ impl Mesh {
         csr: &Csr,
         now: SystemTime,
     ) -> Result<(IssuedChain, WorkloadUid), SignError> {
-        self.scope_of(agent)?;
         let hosted = uid.parse::<WorkloadUid>().ok().and_then(|uid| {
             let (host, _, workload) = self.registry.workload(&uid)?;
             (host == agent).then(|| (uid, workload.identity.clone()))
@@ -231,12 +242,19 @@ impl Mesh {
         Ok((self.authority.sign_workload(csr, &identity, uid, now)?, uid))
     }
 
-    /// What an agent may host.
-    pub(crate) fn scope_of(&self, agent: &DnsLabel) -> Result<AgentScope, SignError> {
+    /// What an agent may host that shows a certificate issued then.
+    pub(crate) fn scope_of(
+        &self,
+        agent: &DnsLabel,
+        issued: SystemTime,
+    ) -> Result<AgentScope, SignError> {
         let record = self
             .known_agents
             .get(agent)
             .filter(|record| !record.revoked);
+        if record.is_some_and(|record| record.outdates(unix(issued))) {
+            return Err(SignError::Outdated(agent.clone()));
+        }
         let scope = record.and_then(|record| AgentScope::from_document(&record.scope).ok());
         scope.ok_or_else(|| SignError::UnknownAgent(agent.clone()))
     }
@@ -448,16 +466,19 @@ impl Mesh {
     }
 
     /// The agent that a host was until now, by its certificate, and still is: one program must not become two because
-    /// its host joined again. Not one that is revoked; nor one that is connected, for then this is a copy of its disk.
+    /// its host joined again. Not one that is revoked; nor one that is connected or has joined again since, for then this
+    /// is a copy of its disk.
     fn joins_again(
         &self,
         store: &dyn Store,
         joining: &Joining,
     ) -> Result<Option<(DnsLabel, u64)>, StoreError> {
-        let ours = |identity: &&Identity| identity.domain_str() == self.domain().as_str();
-        let was = joining.was.as_ref().filter(ours);
-        let Some(name) = was.and_then(|identity| identity.agent_name()?.parse::<DnsLabel>().ok())
-        else {
+        let ours = |peer: &&Peer| peer.identity.domain_str() == self.domain().as_str();
+        let Some(was) = joining.was.as_ref().filter(ours) else {
+            return Ok(None);
+        };
+        let name = was.identity.agent_name().map(str::parse::<DnsLabel>);
+        let Some(Ok(name)) = name else {
             return Ok(None);
         };
         let agent = self.registry.agent(&name);
@@ -466,7 +487,8 @@ impl Mesh {
         }
         let entry = store.get(&self.agent_key(name.as_str()))?;
         let known = entry.filter(|entry| {
-            serde_json::from_slice::<AgentRecord>(&entry.value).is_ok_and(|record| !record.revoked)
+            serde_json::from_slice::<AgentRecord>(&entry.value)
+                .is_ok_and(|record| !record.revoked && !record.outdates(unix(was.issued)))
         });
         Ok(known.map(|entry| (name, entry.revision)))
     }

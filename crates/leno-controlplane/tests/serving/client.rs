@@ -233,39 +233,33 @@ impl Membership {
         Self::of(&answer.unwrap(), &key)
     }
 
-    /// Somebody with a person's certificate.
-    pub async fn person(control: &ControlPlane, name: &str) -> Self {
-        let key = PrivateKey::generate();
-        let csr = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            key.csr().unwrap(),
-        );
-        let request = json!({"name": name, "csr": csr});
-        let path = "/meshes/default/leno/v1/local-user";
-        let (code, answer) = control.admin("POST", path, Some(request)).await;
-        assert_eq!(code, 201, "{answer}");
-        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-        let answer = RedeemResponse {
-            trust_domain: text("trust_domain"),
-            trust_bundle: text("trust_bundle"),
-            chain: text("chain"),
-            ..Default::default()
-        };
-        Self::of(&answer, &key)
-    }
-
     /// The control plane's own machine.
     pub async fn of_this_machine(control: &ControlPlane) -> Self {
+        let csr = |csr| json!({"host": "here", "csr": csr, "addresses": ["127.0.0.1"]});
+        Self::local(control, "local-agent", csr).await
+    }
+
+    /// Somebody with a person's certificate.
+    pub async fn person(control: &ControlPlane, name: &str) -> Self {
+        Self::local(
+            control,
+            "local-user",
+            |csr| json!({"name": name, "csr": csr}),
+        )
+        .await
+    }
+
+    /// What the admin socket gives without a token.
+    async fn local(control: &ControlPlane, what: &str, ask: impl Fn(String) -> Value) -> Self {
         let key = PrivateKey::generate();
         let csr = base64::Engine::encode(
             &base64::engine::general_purpose::STANDARD,
             key.csr().unwrap(),
         );
-        let request = json!({"host": "here", "csr": csr, "addresses": ["127.0.0.1"]});
-        let path = "/meshes/default/leno/v1/local-agent";
-        let (code, answer) = control.admin("POST", path, Some(request)).await;
+        let path = format!("/meshes/default/leno/v1/{what}");
+        let (code, answer) = control.admin("POST", &path, Some(ask(csr))).await;
         assert_eq!(code, 201, "{answer}");
-        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+        let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
         let answer = RedeemResponse {
             trust_domain: text("trust_domain"),
             trust_bundle: text("trust_bundle"),
@@ -309,7 +303,7 @@ impl Membership {
         client.session(outbox).await.unwrap_err()
     }
 
-    async fn channel(&self, control: &ControlPlane) -> Channel {
+    pub async fn channel(&self, control: &ControlPlane) -> Channel {
         let connector =
             ControlConnector::trusted(&self.bundle, Some(&self.certificate), &[Alpn::H2]).unwrap();
         channel(control.address, connector).await

@@ -5,6 +5,7 @@
 mod absence;
 mod arrivals;
 mod client;
+mod copies;
 mod documents;
 mod hostile;
 mod raw;
