@@ -127,10 +127,14 @@ impl Registry {
     }
 
     /// A machine has one agent at an address and port. Where one comes under another name (the host joined anew, its old
-    /// certificate lost), the one that was there before and is silent is gone, and its workloads with it.
+    /// certificate lost), the one that was there before and is silent is gone, and its workloads with it. The host's name
+    /// is its own word, and the address may be many hosts': so it ends nobody who expects a successor, nor one that may
+    /// host what it may not; those end with their leases.
     fn end_former(&mut self, comes: &Agent, fx: &mut Effects) {
         let is_former = |other: &Agent| {
             other.session.is_none()
+                && !matches!(other.lease, Lease::HandedOver { .. })
+                && other.scope == comes.scope
                 && other.host == comes.host
                 && other.hbone_port == comes.hbone_port
                 && (other.addresses.iter()).any(|address| comes.addresses.contains(address))

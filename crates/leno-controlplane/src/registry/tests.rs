@@ -43,11 +43,21 @@ impl World {
     }
 
     fn open_as(&mut self, agent: &str, source: &str, hello: &wire::Hello) -> SessionId {
+        self.open_for(&["cart"], agent, source, hello)
+    }
+
+    fn open_for(
+        &mut self,
+        services: &[&str],
+        agent: &str,
+        source: &str,
+        hello: &wire::Hello,
+    ) -> SessionId {
         self.sessions += 1;
         let opening = Opening {
             session: self.sessions,
             agent: &label(agent),
-            scope: scope(&["cart"]),
+            scope: scope(services),
             source: source.parse().unwrap(),
             hello,
             wall: SystemTime::UNIX_EPOCH,
@@ -337,6 +347,9 @@ fn a_host_that_comes_back_as_another_agent_leaves_no_ghost() {
         world.open_as(name, source, &hello(host, port));
         assert!(world.registry.workload(&dead).is_some(), "{name}");
     }
+    // What a host says of itself is no proof: whoever has another token is another.
+    world.open_for(&["pay"], "f", "10.0.0.2", &hello("b", 0));
+    assert!(world.registry.workload(&dead).is_some());
     // It comes back under another name within the six seconds that it has to come back in.
     let session = world.open_as("b-2222", "10.0.0.2", &hello("b", 0));
     assert!(world.registry.workload(&dead).is_none());
@@ -345,6 +358,22 @@ fn a_host_that_comes_back_as_another_agent_leaves_no_ghost() {
     let alive = world.register(session, 8080, &dead.to_string()).unwrap();
     assert_ne!(alive.uid, dead);
     assert_eq!(world.registry.len(), 1);
+}
+
+#[test]
+fn nobody_ends_an_agent_that_expects_its_successor() {
+    let mut world = World::new();
+    let old = world.open("b", "10.0.0.2", &[]);
+    let uid = world.register(old, 8080, "").unwrap().uid;
+    let mut fx = Effects::default();
+    world.registry.goodbye(old, true, world.now, &mut fx);
+    let hello = wire::Hello {
+        host: "b".into(),
+        ..wire::Hello::default()
+    };
+    world.open_as("neighbour", "10.0.0.2", &hello);
+    assert!(world.registry.workload(&uid).is_some());
+    assert_eq!(world.registry.counters().superseded, 0);
 }
 
 #[test]
