@@ -10,6 +10,7 @@ mod names;
 mod promised;
 mod remembered;
 mod sources;
+mod versions;
 mod view;
 
 use std::{
@@ -40,6 +41,7 @@ pub(crate) use remembered::remembered_key;
 use names::WorkloadNames;
 use promised::Promised;
 use remembered::RememberedServices;
+use versions::Versions;
 
 use crate::{
     authority::{Authority, server_names},
@@ -149,6 +151,7 @@ pub(crate) struct Mesh {
     addressed: BTreeMap<leno_types::ServiceName, Vec<IpAddr>>,
     remembered: RememberedServices,
     promised: Promised,
+    versions: Versions,
     /// What is to be written of services that are forgotten.
     forgotten: Vec<Write>,
     ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
@@ -202,6 +205,7 @@ impl Mesh {
             addressed: BTreeMap::new(),
             remembered: RememberedServices::default(),
             promised: Promised::default(),
+            versions: Versions::default(),
             forgotten: Vec::new(),
             ads: BTreeMap::new(),
             sessions: BTreeMap::new(),

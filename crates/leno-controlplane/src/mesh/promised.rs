@@ -105,7 +105,7 @@ impl Mesh {
     }
 }
 
-fn version_service(workload: &Workload) -> Option<ServiceName> {
+pub(super) fn version_service(workload: &Workload) -> Option<ServiceName> {
     let (service, version) = (workload.service.as_ref()?, workload.version.as_ref()?);
     leno_compile::version_service(&workload.namespace, service, version.as_str())
 }

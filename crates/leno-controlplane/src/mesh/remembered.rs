@@ -2,7 +2,8 @@
 //!
 //! Owns what is remembered of each derived service, in the store as well: a control plane that has just started knows
 //! the names before their agents are back. Forgets one a day after its last workload went, at a person's word
-//! (`leno delete service`), or the one empty for longest when too many are. An applied service needs no remembering.
+//! (`leno delete service`), or the one empty for longest when too many are, versions first. An applied service needs no
+//! remembering.
 //! Invariant: what somebody serves is never forgotten, and at most [`MAX_EMPTY`] are kept that nobody serves.
 
 use std::{
@@ -120,20 +121,21 @@ impl RememberedServices {
 
     /// Those whose time is over, and the oldest of too many.
     fn end(&mut self, now: u64, noted: &mut Noted) {
-        let mut empty: Vec<(u64, &ServiceName)> = self
+        // Versions go first: who may serve one service makes as many of them as it likes.
+        let mut empty: Vec<(bool, u64, &ServiceName)> = self
             .services
             .iter()
-            .filter_map(|(name, kept)| Some((kept.empty?, name)))
+            .filter_map(|(name, kept)| Some((kept.what.own, kept.empty?, name)))
             .collect();
         empty.sort_unstable();
         let over = empty.len().saturating_sub(MAX_EMPTY);
         self.over_limit = self.over_limit.saturating_add(over as u64);
         let is_over = |since: u64| now >= since.saturating_add(REMEMBERED.as_secs());
         let ended = empty.into_iter().enumerate();
-        let ended = ended.filter(|(index, (since, _))| *index < over || is_over(*since));
+        let ended = ended.filter(|(index, (_, since, _))| *index < over || is_over(*since));
         noted
             .forgotten
-            .extend(ended.map(|(_, (_, name))| name.clone()));
+            .extend(ended.map(|(_, (_, _, name))| name.clone()));
     }
 
     fn record(&self, name: &ServiceName) -> Option<Record> {
@@ -196,6 +198,7 @@ impl Mesh {
         let Some(name) = service_of(key) else {
             return;
         };
+        self.forget_version(&name);
         // One that is served is noted anew, and so written again.
         if self.remembered.services.remove(&name).is_some() {
             self.pending.push(Input::Remembered(name, None));
@@ -307,6 +310,19 @@ mod tests {
         let noted = kept.note(&all(Origin::Remembered).collect::<Vec<_>>(), 2, true);
         assert_eq!(forgotten(&noted), ["shop/s7"]);
         assert_eq!((kept.over_limit, kept.services.len()), (1, MAX_EMPTY));
+    }
+
+    #[test]
+    fn of_too_many_versions_go_before_services_that_somebody_named() {
+        let mut kept = RememberedServices::default();
+        kept.note(&[service("shop/cart", Origin::Registered)], 0, true);
+        kept.note(&[service("shop/cart", Origin::Remembered)], 1, true);
+        let names: Vec<String> = (0..MAX_EMPTY).map(|n| format!("shop/pay-v{n}")).collect();
+        let all = |origin| names.iter().map(move |name| service(name, origin));
+        kept.note(&all(Origin::Version).collect::<Vec<_>>(), 2, true);
+        let noted = kept.note(&all(Origin::Remembered).collect::<Vec<_>>(), 3, true);
+        assert_eq!(forgotten(&noted), ["shop/pay-v0"]);
+        assert_eq!(kept.is_empty_since("shop/cart"), Some(1));
     }
 
     impl RememberedServices {

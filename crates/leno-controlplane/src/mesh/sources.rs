@@ -227,7 +227,8 @@ impl Mesh {
             return;
         };
         let mut record = record_of(agent_name, agent, workload);
-        record.versioned = self.promised_to_others(agent, workload).is_none();
+        record.versioned = self.promised_to_others(agent, workload).is_none()
+            && self.versions.take(agent_name, agent, workload);
         let shown = display_name(workload);
         let agent_name = agent_name.clone();
         self.names

@@ -11,7 +11,7 @@ use leno_ir::ResourceName;
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
 
-use super::Mesh;
+use super::{Mesh, versions::MAX_VERSIONS};
 use crate::{
     distribution::{State, Type},
     documents::{
@@ -182,6 +182,11 @@ impl Mesh {
                 if let Some(service) = self.promised_to_others(agent, workload) {
                     findings.push(format!(
                         "the version of {} makes no service {service}: a join token promises that name to others; choose another version",
+                        workload.name
+                    ));
+                } else if let Some(service) = self.version_over_limit(name, agent, workload) {
+                    findings.push(format!(
+                        "the version of {} makes no service {service}: {name} made {MAX_VERSIONS} of them today; delete some that nobody serves (leno delete service)",
                         workload.name
                     ));
                 }
