@@ -63,7 +63,7 @@ targets! {
     h1_request = http::h1_request;
     /// A response head of HTTP/1.
     h1_response = http::h1_response;
-    /// Heads of HTTP/2: the first line is METHOD TARGET [PROTOCOL], then a field a line.
+    /// Heads of HTTP/2: the first line is `METHOD TARGET [PROTOCOL]`, then a field a line.
     h2_head = leno_http::fuzzing::http2_head;
     /// A latency histogram from an agent.
     histogram = wire::histogram;
