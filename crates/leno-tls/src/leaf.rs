@@ -21,7 +21,7 @@ use crate::{HandshakeError, VerifyError, ca::BACKDATE};
 pub struct Peer {
     /// Its SPIFFE ID.
     pub identity: Identity,
-    /// When its certificate was issued: one of our own authority's is backdated by [`BACKDATE`](crate::ca::BACKDATE).
+    /// When its certificate was issued: one of our own authority's is backdated by [`BACKDATE`].
     pub issued: SystemTime,
     /// When its certificate ends.
     pub not_after: SystemTime,
