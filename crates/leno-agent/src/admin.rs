@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Config,
     agent::AgentError,
+    busy,
     handover::{Handle, Handles, Inherited},
-    hosted::{LISTEN_BACKLOG, taken},
+    hosted::LISTEN_BACKLOG,
 };
 
 /// Pages that wait to be written.
@@ -80,16 +81,34 @@ pub(crate) fn start(
         .route("/refusals", page(Page::Refusals, json))
         .route("/stats/prometheus", page(Page::Metrics, text))
         .route("/ready", page(Page::Ready, text));
-    for (name, handle, address, router) in [
-        ("metrics", Handle::Metrics, config.metrics, metrics),
-        ("readiness", Handle::Readiness, config.readiness, ready),
-        ("admin", Handle::Admin, config.admin, admin),
+    for (name, handle, address, router, option) in [
+        (
+            "metrics",
+            Handle::Metrics,
+            config.metrics,
+            metrics,
+            "--metrics (LENO_METRICS_ADDR)",
+        ),
+        (
+            "readiness",
+            Handle::Readiness,
+            config.readiness,
+            ready,
+            "--readiness (LENO_READINESS_ADDR)",
+        ),
+        (
+            "admin",
+            Handle::Admin,
+            config.admin,
+            admin,
+            "--admin (LENO_ADMIN_ADDR)",
+        ),
     ] {
         let failed = |error: std::io::Error| AgentError::Listen(error.to_string());
         let listener = inherited
             .take(handle)
             .pop()
-            .map_or_else(|| listen(address), Ok)?;
+            .map_or_else(|| listen(address, option), Ok)?;
         handles.keep(handle, &listener).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener)
             .map_err(|error| AgentError::Listen(error.to_string()))?;
@@ -138,22 +157,28 @@ pub(crate) fn everywhere(inherited: Vec<TcpListener>, port: u16) -> Result<Every
             listeners: inherited,
         });
     }
-    let v4 = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port))?;
+    let option = "--hbone-port (LENO_HBONE_PORT)";
+    let v4 = listen(
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+        option,
+    )?;
     let port = v4
         .local_addr()
         .map_err(|error| AgentError::Listen(error.to_string()))?
         .port();
     let mut listeners = vec![v4];
     if leno_net::link::ipv6_enabled() {
-        listeners.push(listen(SocketAddr::new(
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            port,
-        ))?);
+        listeners.push(listen(
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+            option,
+        )?);
     }
     Ok(Everywhere { port, listeners })
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
+/// `option` chooses another port.
+fn listen(address: SocketAddr, option: &str) -> Result<TcpListener, AgentError> {
+    let instead = format!("choose another port with {option}");
     leno_net::socket::listen_tcp(address, LISTEN_BACKLOG)
-        .map_err(|error| AgentError::Listen(taken(address, &error)))
+        .map_err(|error| AgentError::Listen(busy::why(address, &error, &instead)))
 }

@@ -18,6 +18,7 @@ use leno_types::{Identity, WorkloadUid, ports};
 use leno_wire::agent as wire;
 
 use crate::{
+    busy,
     certificates::Renewal,
     handover::Inherited,
     host_network::{self, HostCapture, Ports, Prepared},
@@ -355,7 +356,12 @@ fn published(
             match listener {
                 Ok(listener) => listeners.push((number, listener)),
                 Err(error) if needed => {
-                    return Err(Unfit::new("conflict", taken(address, &error)));
+                    let code = match error.kind() {
+                        std::io::ErrorKind::PermissionDenied => "forbidden",
+                        _ => "conflict",
+                    };
+                    let instead = "publish another port (--publish HOST:PROGRAM)";
+                    return Err(Unfit::new(code, busy::why(address, &error, instead)));
                 }
                 Err(_) => {
                     tracing::warn!(%address, "a published port is not on loopback: somebody else's is")
@@ -386,17 +392,6 @@ fn published_at(host: &[IpAddr]) -> impl Iterator<Item = (IpAddr, bool)> {
 
 /// Connections that wait to be accepted on one listener.
 pub(crate) const LISTEN_BACKLOG: i32 = 1_024;
-
-/// Why a port cannot be listened on, and who has it.
-pub(crate) fn taken(address: SocketAddr, error: &std::io::Error) -> String {
-    match leno_net::process::owner_of_port(address.port()) {
-        Some((pid, program)) => format!(
-            "port {} is taken by {program} (pid {pid}): end it, or choose another port",
-            address.port()
-        ),
-        None => format!("cannot listen on {address}: {error}"),
-    }
-}
 
 #[cfg(test)]
 mod tests {

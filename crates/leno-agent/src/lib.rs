@@ -6,6 +6,7 @@
 mod admin;
 mod ads;
 mod agent;
+mod busy;
 mod certificates;
 mod config;
 mod dial;

@@ -24,8 +24,9 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     agent::AgentError,
+    busy,
     config::{Config, Exclusions},
-    hosted::{LISTEN_BACKLOG, taken},
+    hosted::LISTEN_BACKLOG,
     local::{Connection, LocalEvent},
     protocol::{FromAgent, Port, Socket, Start, ToAgent},
     saved,
@@ -72,7 +73,10 @@ pub(crate) fn take(start: &Start, config: &Config) -> Result<(Sidecar, Installed
             .extend([Socket::Outbound, Socket::DnsUdp, Socket::DnsTcp]);
         sockets.push(listen(local(ports::OUTBOUND))?.into());
         let udp = socket::bind_udp(local(ports::DNS));
-        sockets.push(udp.map_err(|error| busy(local(ports::DNS), &error))?.into());
+        sockets.push(
+            udp.map_err(|error| unusable(local(ports::DNS), &error))?
+                .into(),
+        );
         sockets.push(listen(local(ports::DNS))?.into());
         inbound.push(listen(SocketAddr::new(everywhere(v6), ports::INBOUND))?);
     }
@@ -249,11 +253,11 @@ fn former_uid(start: &Start, run_dir: &Path) -> Option<String> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
-    socket::listen_tcp(address, LISTEN_BACKLOG).map_err(|error| busy(address, &error))
+    socket::listen_tcp(address, LISTEN_BACKLOG).map_err(|error| unusable(address, &error))
 }
 
-fn busy(address: SocketAddr, error: &io::Error) -> AgentError {
-    AgentError::Listen(taken(address, error))
+fn unusable(address: SocketAddr, error: &io::Error) -> AgentError {
+    AgentError::Listen(busy::why(address, error, "run this proxy where it is free"))
 }
 
 fn loopback(v6: bool) -> IpAddr {

@@ -58,7 +58,10 @@ fn kind_of(word: &str) -> Result<Kind, CommandError> {
         CommandError {
             code: 2,
             what: format!("\"{word}\" is no kind"),
-            hint: format!("there are {}", known.join(", ")),
+            hint: match leno_config::instead_of(word) {
+                Some(instead) => instead.to_owned(),
+                None => format!("there are {}", known.join(", ")),
+            },
         }
     })
 }

@@ -3,6 +3,8 @@
 //! On this machine the server is the control plane's socket, written `unix:/PATH:/meshes/MESH`; elsewhere it is
 //! `https://HOST:15012/meshes/MESH` with a client certificate.
 
+mod server;
+
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
@@ -12,6 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::server::Server;
 use crate::{exit::CommandError, joined::Joined, places};
 
 /// Each try waits for another process that ended in between.
@@ -24,19 +27,6 @@ pub(crate) struct Context {
     pub(crate) server: Server,
     pub(crate) namespace: String,
     pub(crate) credentials: Option<Credentials>,
-}
-
-/// Where a mesh's API is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
-    /// The control plane's socket on this machine.
-    Unix { socket: PathBuf, path: String },
-    /// Its TLS port.
-    Https {
-        host: String,
-        port: u16,
-        path: String,
-    },
 }
 
 /// Who speaks: PEM.
@@ -134,40 +124,6 @@ struct UserBody {
     key: String,
 }
 
-impl Server {
-    fn parse(text: &str) -> Option<Self> {
-        if let Some(rest) = text.strip_prefix("unix:") {
-            let (socket, path) = rest.rsplit_once(':')?;
-            return Some(Self::Unix {
-                socket: socket.into(),
-                path: path.into(),
-            });
-        }
-        let rest = text.strip_prefix("https://")?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-            Some(_) | None => (authority, 443),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        Some(Self::Https {
-            host: host.into(),
-            port,
-            path: path.into(),
-        })
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
-            Self::Https { host, port, path } if host.contains(':') => {
-                format!("https://[{host}]:{port}{path}")
-            }
-            Self::Https { host, port, path } => format!("https://{host}:{port}{path}"),
-        }
-    }
-}
-
 /// The context called `name`, or the current one.
 pub(crate) fn load(name: Option<&str>) -> Result<Context, CommandError> {
     let path = places::config_file();
@@ -184,7 +140,7 @@ fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError>
             .join(", ")
     };
     let missing = || match file.contexts.as_slice() {
-        [] => unknown(Joined::here().as_ref()),
+        [] => unknown(Joined::here().as_ref(), places::roots_agent_is_here()),
         contexts => {
             let names: Vec<&str> = contexts
                 .iter()
@@ -246,9 +202,14 @@ fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError>
 }
 
 /// What to say where there is no context at all.
-fn unknown(joined: Option<&Joined>) -> CommandError {
+fn unknown(joined: Option<&Joined>, roots_agent: bool) -> CommandError {
     let none = CommandError::unreachable("no mesh is known here");
     match joined {
+        None if roots_agent => {
+            CommandError::unreachable("this host is in a mesh of root's, of which you have no context").hint(
+                "whoever keeps it makes you one:  sudo leno user create NAME > FILE\n  take it here:  leno context import -f FILE\n  may your programs be members:  leno up, join or agent with --allow-user YOU",
+            )
+        }
         None => none.hint("start one with leno up, or see one with leno demo"),
         Some(joined) => none.hint(format!(
             "{joined}: look at it there, or have a context\n  made for you there:  leno user create NAME > FILE\n  and take it here:    leno context import -f FILE"
@@ -265,11 +226,30 @@ pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
         .map_err(|error| CommandError::failed(format!("the context cannot be written: {error}")))
 }
 
-/// Writes the context of such a text, and makes it current.
-pub(crate) fn import(text: &str) -> Result<String, CommandError> {
-    let context = of_text(text)?;
-    save(&context, true)?;
-    Ok(context.name)
+/// Writes the context of such a text, under `name` if one is given, and makes it current. It takes the place of one for
+/// the same mesh; another mesh's way is not lost by it.
+pub(crate) fn import(text: &str, name: Option<&str>) -> Result<String, CommandError> {
+    let mut context = of_text(text)?;
+    if let Some(name) = name {
+        name.clone_into(&mut context.name);
+    }
+    let mut other = None;
+    change(|file| {
+        other = server_of(file, &context.name).filter(|old| !old.is_same_place(&context.server));
+        if other.is_none() {
+            put(file, &context, true);
+        }
+    })?;
+    let name = context.name;
+    match other {
+        None => Ok(name),
+        Some(other) => {
+            let what = format!("there is a context \"{name}\" already, of {}", other.text());
+            Err(CommandError::refused(what).hint(format!(
+                "give this one another name: leno context import --name NAME -f FILE; or remove that: leno context delete {name}"
+            )))
+        }
+    }
 }
 
 /// The current context of such a text.
@@ -545,20 +525,5 @@ mod tests {
         assert_eq!(read, context);
         let missing = select(&file, "shopp", Path::new("f")).unwrap_err();
         assert!(missing.hint.contains("did you mean \"shop\"?"), "{missing}");
-    }
-
-    #[test]
-    fn servers_survive_text() {
-        for text in [
-            "unix:/run/x.sock:/meshes/default",
-            "https://10.0.0.1:15012/meshes/demo",
-            "https://[fd00::1]:15012/meshes/a",
-        ] {
-            assert_eq!(
-                Server::parse(text).map(|server| server.text()).as_deref(),
-                Some(text)
-            );
-        }
-        assert_eq!(Server::parse("http://a/"), None);
     }
 }

@@ -46,8 +46,6 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::DemoArgs),
-    #[command(hide = true)]
-    DemoArena(demo::ArenaArgs),
     Up(processes::UpArgs),
     Down(processes::DownArgs),
     Join(processes::JoinArgs),
@@ -77,16 +75,23 @@ enum Command {
 /// Runs the command that `args` names (the program's own name first). Must be called while the process has one
 /// thread: `leno run` makes namespaces, which belong to threads.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(inside) = demo::ArenaArgs::of(&args) {
+        return ended(demo::arena(&inside));
+    }
+    match Cli::try_parse_from(args) {
+        Ok(cli) => ended(dispatch(cli)),
         Err(error) => {
             // Help goes to standard output with code 0, a mistake to standard error with code 2. There is nobody
             // to tell when neither can be written.
             drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
-    };
-    match dispatch(cli) {
+    }
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("leno: {error}");
@@ -99,7 +104,6 @@ fn dispatch(cli: Cli) -> Outcome {
     let context = cli.context.as_deref();
     match cli.command {
         Command::Demo(args) => demo::demo(&args),
-        Command::DemoArena(args) => demo::arena(&args),
         Command::Up(args) => processes::up(&args),
         Command::Down(args) => processes::down(&args),
         Command::Leave(args) => processes::leave(&args),

@@ -26,6 +26,25 @@ pub(crate) enum Format {
     Name,
 }
 
+/// The form of an answer that is no list of objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shape {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+impl From<Shape> for Format {
+    fn from(shape: Shape) -> Self {
+        match shape {
+            Shape::Table => Self::Table,
+            Shape::Json => Self::Json,
+            Shape::Yaml => Self::Yaml,
+        }
+    }
+}
+
 /// Prints a value as JSON or YAML.
 pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandError> {
     let text = match format {

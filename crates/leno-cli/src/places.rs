@@ -10,6 +10,14 @@ use std::{env, path::PathBuf};
 /// Where root's state is kept.
 pub(crate) const ROOTS_DATA: &str = "/var/lib/leno";
 
+/// Where root's agent listens.
+const ROOTS_AGENT: &str = "/run/leno/agent.sock";
+
+/// Whether root has an agent here, and this is somebody else.
+pub(crate) fn roots_agent_is_here() -> bool {
+    !is_root() && std::path::Path::new(ROOTS_AGENT).exists()
+}
+
 /// Where state is kept.
 pub(crate) fn data_dir() -> PathBuf {
     if is_root() {
@@ -42,10 +50,7 @@ pub(crate) fn agent_sockets() -> Vec<PathBuf> {
     if let Some(path) = env::var_os("LENO_AGENT_SOCKET").filter(|path| !path.is_empty()) {
         return vec![path.into()];
     }
-    let mut places = vec![
-        run_dir().join("agent.sock"),
-        PathBuf::from("/run/leno/agent.sock"),
-    ];
+    let mut places = vec![run_dir().join("agent.sock"), PathBuf::from(ROOTS_AGENT)];
     places.dedup();
     places
 }

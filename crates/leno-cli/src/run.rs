@@ -92,6 +92,9 @@ enum NetworkArg {
 pub(crate) fn run(args: RunArgs) -> Outcome {
     let begun = Instant::now();
     let start = start_message(&args)?;
+    if let Some(program) = args.program.first() {
+        program::look_for(program).map_err(|error| not_started(&error))?;
+    }
     let socket = AgentSocket::connect(args.agent.as_deref())?;
     let host = socket.host()?;
     let place = match args.network {
@@ -156,15 +159,19 @@ fn spawn(argv: &[OsString]) -> Result<Child, CommandError> {
         uid_gid: None,
         drop_capabilities: true,
     };
-    program::spawn(&spawn).map_err(|error| CommandError {
+    program::spawn(&spawn).map_err(|error| not_started(&error))
+}
+
+fn not_started(error: &NetError) -> CommandError {
+    CommandError {
         // As shells have it.
-        code: match &error {
+        code: match error {
             NetError::ProgramNotFound { .. } => 127,
             _ => 126,
         },
-        what: crate::exit::chain(&error),
+        what: crate::exit::chain(error),
         hint: String::new(),
-    })
+    }
 }
 
 fn start_message(args: &RunArgs) -> Result<Start, CommandError> {

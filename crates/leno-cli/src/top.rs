@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use leno_controlplane::documents::{EdgeList, Proxy};
 use leno_runtime::Signals;
 use serde::de::DeserializeOwned;
@@ -11,7 +11,7 @@ use crate::{
     client::Client,
     commands::path_of,
     exit::{CommandError, Outcome},
-    output::{items, print, text},
+    output::{Shape, items, print, text},
     processes,
     view::{self, Key, Page, Row, Screen},
 };
@@ -29,7 +29,7 @@ pub(crate) struct TopArgs {
     once: bool,
     /// How to print it; json and yaml are one document, or one a second with --watch
     #[arg(long, short, value_enum, default_value = "table")]
-    output: TopFormat,
+    output: Shape,
     /// The time that the numbers are of: 1s to 10m
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = processes::duration)]
     window: Duration,
@@ -38,17 +38,9 @@ pub(crate) struct TopArgs {
     watch: bool,
 }
 
-/// The form of what `top` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum TopFormat {
-    Table,
-    Json,
-    Yaml,
-}
-
 /// Shows it.
 pub(crate) async fn top(client: &Client, args: &TopArgs) -> Outcome {
-    let live = !args.once && args.output == TopFormat::Table;
+    let live = !args.once && args.output == Shape::Table;
     let failed = |error| CommandError::failed(format!("the terminal cannot be used: {error}"));
     let screen = if live {
         Screen::open().map_err(failed)?
@@ -77,19 +69,19 @@ pub(crate) async fn top(client: &Client, args: &TopArgs) -> Outcome {
 
 async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError> {
     let mut window: EdgeList = ask(client, &window_path(args.window)).await?;
-    if args.output == TopFormat::Table {
+    if args.output == Shape::Table {
         let rows = of_service(view::rows(&[], &EdgeList::default(), &window), args);
         if rows.is_empty() {
             print(&quiet(args));
         } else {
-            print(&view::table(&rows));
+            print(&view::table(&rows, view::width()));
         }
         return Ok(());
     }
     if let Some(service) = &args.service {
         window.edges.retain(|edge| view::is_of(edge, service));
     }
-    if args.output == TopFormat::Yaml {
+    if args.output == Shape::Yaml {
         let text = serde_saphyr::to_string(&window).map_err(CommandError::failed)?;
         // Documents that follow each other are told apart (YAML 1.2, 9.2).
         print(&format!("---\n{}", text.trim_end()));

@@ -17,7 +17,7 @@ use leno_controlplane::documents::{Edge, EdgeList, Proxy};
 use leno_types::Refusal;
 
 pub(crate) use screen::{Page, Try, draw};
-pub(crate) use terminal::{Key, Screen};
+pub(crate) use terminal::{Key, Screen, width};
 pub(crate) use text::table;
 
 /// One edge as it is shown.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::{
-    Admitted, Finding, Kind, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, admit, nearest,
+    Admitted, Finding, Kind, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, admit, instead_of, nearest,
     path::{self, member_path},
     yaml::{self, Content, Node, Position, Problem},
 };
@@ -318,9 +318,17 @@ impl Reader<'_> {
             self.wrong(version.0, "apiVersion", reason).suggestion = Some(known.api_version());
             return;
         }
-        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.kind()).collect();
-        let reason = format!("unknown kind \"{}\"", shorten(kind.1));
-        self.wrong(kind.0, "kind", reason).suggestion = nearest(kind.1, &kinds);
+        let written = Kind::ALL.iter().filter(|kind| !kind.derived());
+        let kinds: Vec<&str> = written.map(|kind| kind.kind()).collect();
+        let unknown = format!("unknown kind \"{}\"", shorten(kind.1));
+        let near = nearest(kind.1, &kinds);
+        let reason = match (instead_of(kind.1), &near) {
+            (Some(instead), _) => format!("{unknown}: {instead}"),
+            (None, Some(_)) => unknown,
+            (None, None) => format!("{unknown}; there are {}", kinds.join(", ")),
+        };
+        let suggestion = near.filter(|_| instead_of(kind.1).is_none());
+        self.wrong(kind.0, "kind", reason).suggestion = suggestion;
     }
 }
 

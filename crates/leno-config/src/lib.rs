@@ -6,6 +6,7 @@
 
 mod access_policy;
 mod document;
+mod elsewhere;
 mod fields;
 mod finding;
 mod httproute;
@@ -20,6 +21,7 @@ mod yaml;
 use serde_json::Value;
 
 pub use document::{Document, parse_documents};
+pub use elsewhere::instead_of;
 pub use finding::{Finding, nearest};
 pub use kind::Kind;
 pub use resource::{

@@ -304,7 +304,8 @@ fn finish(edge: Edge, sum: &Sample, seconds: f64) -> Edge {
         requests: sum.requests,
         failures: sum.failures,
         success_rate: rate,
-        rps: sum.requests as f64 / seconds,
+        // What is finer is noise of the window's edges.
+        rps: (sum.requests as f64 / seconds * 1e3).round() / 1e3,
         p50_ms: millis(0.5),
         p99_ms: millis(0.99),
         refusals: sum

@@ -464,7 +464,9 @@ const fn grpc_code(reason: Refusal) -> u8 {
         Refusal::HeadTooLarge => 8,
         Refusal::NoRoute => 12,
         Refusal::ClientProtocol | Refusal::UpstreamProtocol => 13,
-        Refusal::NoHealthyUpstream
+        // As GRPCRoute demands where a rule has no backend that can be used.
+        Refusal::NoBackend
+        | Refusal::NoHealthyUpstream
         | Refusal::UpstreamConnectFailure
         | Refusal::UpstreamReset
         | Refusal::Overflow

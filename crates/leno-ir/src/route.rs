@@ -30,7 +30,7 @@ pub struct Route {
     pub provenance: Provenance,
     /// Any of them; none matches every request.
     pub matches: Vec<RouteMatch>,
-    /// Where requests go, by weight. None, or a sum of zero, refuses them (500 in the Gateway API; NR here).
+    /// Where requests go, by weight. None, or a sum of zero, refuses them (NB, 500 as the Gateway API demands).
     pub backends: Vec<Backend>,
     /// From the request's first byte to the end of the response's head (HTTPRoute `timeouts.request`).
     pub request_timeout: Option<Duration>,

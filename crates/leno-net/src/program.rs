@@ -166,10 +166,25 @@ pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
     if program.as_encoded_bytes().contains(&b'/') {
         return Some(PathBuf::from(program));
     }
-    let path = std::env::var_os("PATH")?;
+    // execvp(3)
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     std::env::split_paths(&path)
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+/// That there is such a program, before anything is made for it. Whether it may be executed shows when it is.
+///
+/// # Errors
+/// There is none.
+pub fn look_for(program: &OsStr) -> Result<(), NetError> {
+    match find(program) {
+        // What may not be looked at may yet be there.
+        Some(path) if path.try_exists().unwrap_or(true) => Ok(()),
+        Some(_) | None => Err(NetError::ProgramNotFound {
+            program: program.to_string_lossy().into_owned(),
+        }),
+    }
 }
 
 fn cannot_start(program: &OsStr, error: io::Error) -> NetError {

@@ -40,6 +40,8 @@ refusals! {
     Overflow = "UO", 503, "a limit on connections or queued requests was reached";
     /// No route matches the request (Envoy NR).
     NoRoute = "NR", 404, "no route matches";
+    /// A route matches, and leads to no backend that can be used (Envoy NC; 500 as the Gateway API demands).
+    NoBackend = "NB", 500, "the route leads to no backend that can be used";
     /// The request took longer than its route allows (Envoy UT).
     UpstreamTimeout = "UT", 504, "the request took longer than its route allows";
     /// The client went away before the answer (Envoy DC).

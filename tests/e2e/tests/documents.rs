@@ -267,7 +267,7 @@ fn a_route_to_nowhere_is_stored_and_said_to_answer_500(fixture: &mut Fixture) {
     refused(&output, &["httproute/web is in force as far as it goes"]);
     let check = fixture.mesh.leno(&["check"]);
     assert_eq!(check.code, 3, "{}", check.text());
-    let what = "what httproute default/web refers to is there";
+    let what = "what httproute default/web refers to is not there";
     assert!(check.text().contains(what), "{}", check.text());
     let ask = |path: &str| {
         fixture

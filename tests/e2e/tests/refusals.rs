@@ -42,6 +42,7 @@ suite!(
         uc_closed_without_an_answer,
         uo_too_many_requests_for_the_program,
         nr_no_route,
+        nb_a_route_to_nowhere,
         ut_longer_than_its_route_allows,
         dc_the_client_went_away,
         dpe_the_client_breaks_its_protocol,
@@ -183,6 +184,19 @@ fn nr_no_route(fixture: &mut Fixture) {
     let answer = fixture.until_status("raw", 404, GET);
     fixture.shown(&answer, "b", "NR");
     fixture.mesh.leno(&["delete", "httproute", "raw"]).good();
+}
+
+fn nb_a_route_to_nowhere(fixture: &mut Fixture) {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: nowhere}\nspec:\n  selector: {app: nobody}\n  ports: [{port: 80, targetPort: 8080, appProtocol: http}]\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: nowhere}\nspec:\n  parentRefs: [{kind: Service, group: \"\", name: nowhere}]\n  rules:\n  - backendRefs: [{name: raw, port: 81}]\n";
+    fixture.mesh.apply(text, &[]).good();
+    let answer = fixture.until_status("nowhere", 500, GET);
+    fixture.shown(&answer, "b", "NB");
+    until("people are told the status that callers got", SOON, || {
+        let said = fixture.mesh.leno(&["status"]).text();
+        said.contains("500 NB").then_some(())
+    });
+    let objects = ["delete", "httproute/nowhere", "service/nowhere"];
+    fixture.mesh.leno(&objects).good();
 }
 
 fn ut_longer_than_its_route_allows(fixture: &mut Fixture) {

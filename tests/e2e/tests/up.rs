@@ -243,6 +243,26 @@ fn a_context_for_another_machine_works_there_and_its_file_is_nobody_elses(fixtur
     assert!(status.contains("mesh default"), "{status}");
     let listed = elsewhere(&["context", "list"]).good().text();
     assert!(listed.contains("https://"), "{listed}");
+    // The way to another mesh is not lost to one of the same name.
+    let exported = fs::read_to_string(&file).expect("a context");
+    let (before, after) = exported.split_once("https://").expect("a server");
+    let (_, path) = after.split_once("/meshes/").expect("a mesh");
+    let colleague = fixture.path("colleague.yaml");
+    let text = format!("{before}https://192.0.2.7:15012/meshes/{path}");
+    fs::write(&colleague, text).expect("a file");
+    says(
+        &elsewhere(&["context", "import", "-f", &colleague]),
+        6,
+        &["there is a context \"default\" already", "--name"],
+    );
+    assert_eq!(elsewhere(&["context", "list"]).good().text(), listed);
+    let named = ["context", "import", "--name", "theirs", "-f", &colleague];
+    says(&elsewhere(&named), 0, &["\"theirs\" written"]);
+    let both = elsewhere(&["context", "list"]).good().text();
+    assert!(
+        both.contains("default") && both.contains("192.0.2.7"),
+        "{both}"
+    );
     fixture.down(&["--purge"]).good();
 }
 

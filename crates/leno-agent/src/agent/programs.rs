@@ -109,7 +109,10 @@ impl Agent {
             },
         );
         if !allowed {
-            self.refuse(connection, "forbidden".into(), nothing(peer.uid));
+            // Whoever only looks whether an agent answers is not worth a warning.
+            tracing::info!(user = peer.uid, "a user who may run no programs here");
+            let (code, message) = ("forbidden".into(), nothing(peer.uid));
+            self.tell(connection, FromAgent::Refused { code, message });
             self.callers.remove(&connection);
             return;
         }

@@ -10,7 +10,7 @@ pub(super) use documents::cut_off_by;
 use clap::Args;
 use leno_config::{AccessAction, Kind};
 use leno_controlplane::documents::{Edge, EdgeList, Proxy, ProxyWorkload};
-use leno_types::{ServiceName, TrustDomain};
+use leno_types::{Identity, ServiceName, TrustDomain};
 use serde_json::Value;
 
 use self::decision::{Caller, Plan, Wish, plan};
@@ -24,6 +24,7 @@ use crate::{
     client::Client,
     exit::{CommandError, Outcome},
     output::{Format, items, text},
+    view,
 };
 
 /// Say who may, or may not, call a service.
@@ -181,7 +182,12 @@ async fn unknown(
         let accounts = known::accounts(client, &mesh.proxies, &mesh.edges).await;
         if !accounts.contains(&(namespace.clone(), name.clone())) {
             let there: Vec<_> = accounts.iter().map(|(of, name)| (of, name)).collect();
-            let instead = instead(name.as_str(), namespace, &there);
+            let instead = match account_of(mesh, name.as_str()) {
+                Some((of, account)) => {
+                    format!("the program {name} runs as {of}/{account}: name that")
+                }
+                None => instead(name.as_str(), namespace, &there),
+            };
             found.push(format!(
                 "no program runs as service account {namespace}/{name}, and none called of late; {instead}"
             ));
@@ -227,14 +233,40 @@ fn callers(mesh: &Mesh, service: &ServiceName) -> Vec<Caller> {
         .collect();
     names.push(service.name.to_string());
     let called = |edge: &&Edge| names.contains(&edge.destination) && edge.requests > edge.failures;
-    let caller = |edge: &Edge| Caller {
-        name: edge.source.clone(),
-        identity: edge
-            .source_identity
-            .as_deref()
-            .and_then(|text| text.parse().ok()),
+    let caller = |edge: &Edge| {
+        let identity = edge.source_identity.as_deref();
+        let identity = identity.and_then(|text| text.parse().ok());
+        Caller {
+            name: named(&edge.source, identity.as_ref()),
+            identity,
+        }
     };
     mesh.edges.edges.iter().filter(called).map(caller).collect()
+}
+
+/// A caller as people see it, with the word that allows or denies it where that is another.
+fn named(source: &str, identity: Option<&Identity>) -> String {
+    match identity.and_then(Identity::service_account) {
+        Some(account) if !view::is_version_of(source, account) => {
+            format!("{source} (service account {account})")
+        }
+        Some(_) | None => source.to_owned(),
+    }
+}
+
+/// Under which account a program of this name runs, or ran when it called of late.
+fn account_of(mesh: &Mesh, name: &str) -> Option<Account> {
+    let calls = mesh.edges.edges.iter();
+    let calls = calls.filter(|edge| edge.source == name);
+    let called = calls.filter_map(|edge| edge.source_identity.as_deref());
+    let all = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
+    let of_name = |workload: &&ProxyWorkload| {
+        // A workload is called as its program, and an end of its id.
+        let base = workload.name.rsplit_once('-').map(|(base, _)| base);
+        base == Some(name)
+    };
+    let running = all.filter(of_name).map(|of| of.identity.as_str());
+    called.chain(running).find_map(known::account)
 }
 
 /// An allow that does nothing because something denies is no success.
@@ -294,4 +326,47 @@ fn consent(plan: &Plan, args: &AccessArgs, service: &ServiceName) -> Result<(), 
         return Ok(());
     }
     Err(CommandError::failed("nothing was changed").hint("--yes does not ask"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_caller_is_told_with_the_word_that_means_it() {
+        let of = |account: &str| {
+            let text = format!("spiffe://d.leno/ns/default/sa/{account}");
+            text.parse::<Identity>().unwrap()
+        };
+        let told = |source, account| named(source, Some(&of(account)));
+        assert_eq!(told("front", "front"), "front");
+        assert_eq!(told("catalog-v1", "catalog"), "catalog-v1");
+        assert_eq!(told("curl", "default"), "curl (service account default)");
+        assert_eq!(named("legacy", None), "legacy");
+    }
+
+    #[test]
+    fn a_programs_name_leads_to_its_account() {
+        let workload = ProxyWorkload {
+            name: "curl-9f2c".into(),
+            identity: "spiffe://d.leno/ns/default/sa/default".into(),
+            ..ProxyWorkload::default()
+        };
+        let proxy = Proxy {
+            workloads: vec![workload],
+            ..Proxy::default()
+        };
+        let mesh = Mesh {
+            proxies: vec![proxy],
+            edges: EdgeList::default(),
+            policies: Vec::new(),
+            domain: "d.leno".parse().unwrap(),
+        };
+        let label = |text: &str| text.parse().unwrap();
+        let found = Some((label("default"), label("default")));
+        assert_eq!(account_of(&mesh, "curl"), found);
+        assert_eq!(account_of(&mesh, "cur"), None);
+    }
 }

@@ -25,14 +25,25 @@ const MAX_INPUT: u64 = 16 * 1024 * 1024;
 
 /// Apply documents: all of them, or none.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "leno apply [OPTIONS] --filename <PATH>",
+    after_help = "Examples:
   leno apply -f canary.yaml --dry-run
   leno apply -f canary.yaml --wait
-  leno apply -f mesh/ -n shop")]
+  leno apply -f mesh/ -n shop"
+)]
 pub(crate) struct ApplyArgs {
     /// A file, a directory of files, or - for standard input
-    #[arg(long = "filename", short = 'f', value_name = "PATH", required = true)]
+    #[arg(
+        long = "filename",
+        short = 'f',
+        value_name = "PATH",
+        required_unless_present = "bare"
+    )]
     files: Vec<PathBuf>,
+    /// What is given without -f
+    #[arg(hide = true)]
+    bare: Vec<PathBuf>,
     /// The namespace of documents that name none
     #[arg(long, short)]
     namespace: Option<String>,
@@ -49,6 +60,7 @@ pub(crate) struct ApplyArgs {
 
 /// Reads, checks and applies.
 pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
+    named(args)?;
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
     let documents = documents(&args.files, namespace)?;
     if documents.is_empty() {
@@ -69,6 +81,17 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
         format: args.output,
     };
     apply_documents(client, &documents, &asked).await
+}
+
+/// Documents are named with -f, as everywhere: a word alone is an object's name elsewhere.
+fn named(args: &ApplyArgs) -> Result<(), CommandError> {
+    if let Some(file) = args.bare.first() {
+        return Err(
+            CommandError::usage(format!("{} is given without -f", file.display()))
+                .hint(format!("leno apply -f {}", file.display())),
+        );
+    }
+    Ok(())
 }
 
 /// Applies documents that were read or made.

@@ -12,7 +12,7 @@ use crate::{
     context,
     exit::Outcome,
     joined::Joined,
-    output::{Format, print, print_value},
+    output::{Shape, print, print_value},
 };
 
 /// Check that the mesh is healthy, and say what to do if not.
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct CheckArgs {
     /// How to print it
     #[arg(long, short, value_enum, default_value = "table")]
-    output: Format,
+    output: Shape,
 }
 
 /// One thing that was looked at.
@@ -91,12 +91,7 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
         }
         Err(error) => findings.push(match Joined::here() {
             Some(joined) => well("api", format!("{joined}; there is no context here")),
-            None => ill(
-                "api",
-                "a context is there",
-                error.what,
-                "leno up starts a mesh and writes one",
-            ),
+            None => ill("api", "no context is here", error.what, error.hint),
         }),
     }
     show(&findings, args.output)?;
@@ -104,9 +99,9 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
     Ok(if ill { 3 } else { 0 })
 }
 
-fn show(findings: &[Finding], format: Format) -> Result<(), crate::exit::CommandError> {
-    if matches!(format, Format::Json | Format::Yaml) {
-        return print_value(&findings.iter().map(document).collect(), format);
+fn show(findings: &[Finding], shape: Shape) -> Result<(), crate::exit::CommandError> {
+    if shape != Shape::Table {
+        return print_value(&findings.iter().map(document).collect(), shape.into());
     }
     let mut category = "";
     for finding in findings {
@@ -157,7 +152,7 @@ fn this_host() -> Vec<Finding> {
     } else {
         ill(
             "this host",
-            namespaces,
+            "programs cannot be given a network namespace",
             "user namespaces are forbidden (user.max_user_namespaces is 0)",
             "as root: sysctl -w user.max_user_namespaces=10000; or run leno as root",
         )

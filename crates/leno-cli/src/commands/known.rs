@@ -67,7 +67,8 @@ pub(super) async fn accounts(
     found
 }
 
-fn account(identity: &str) -> Option<Account> {
+/// The account of an identity that the mesh wrote down.
+pub(super) fn account(identity: &str) -> Option<Account> {
     let identity: Identity = identity.parse().ok()?;
     let namespace = identity.namespace()?.parse().ok()?;
     Some((namespace, identity.service_account()?.parse().ok()?))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{kind_of, path_of};
 use crate::{
-    client::Client,
+    client::{CallError, Client},
     exit::{CommandError, Outcome},
     output::{Format, items, print, print_table, print_value, text},
 };
@@ -111,10 +111,14 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
         return watch(client, &format!("{path}?{}", query.join("&")), args.output).await;
     }
     let path = path(client, args, kind, name);
+    let missing = |error| missing(error, kind);
     match args.output {
-        Format::Json | Format::Yaml => print_value(&client.get(&path).await?, args.output)?,
+        Format::Json | Format::Yaml => {
+            let answer = client.get(&path).await.map_err(missing)?;
+            print_value(&answer, args.output)?;
+        }
         Format::Name => {
-            let answer = client.get(&path).await?;
+            let answer = client.get(&path).await.map_err(missing)?;
             let single = std::slice::from_ref(&answer);
             let all = answer
                 .get("items")
@@ -128,9 +132,23 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
                 ))
             });
         }
-        Format::Table | Format::Wide => table(&client.get_as(&path, TABLE).await?, args)?,
+        Format::Table | Format::Wide => {
+            let answer = client.get_as(&path, TABLE).await.map_err(missing)?;
+            table(&answer, args)?;
+        }
     }
     Ok(0)
+}
+
+/// Where to look for what is not there.
+fn missing(error: CallError, kind: Kind) -> CommandError {
+    let is_missing = matches!(&error, CallError::Refused(refusal) if refusal.code == 404);
+    let error = CommandError::from(error);
+    if is_missing {
+        error.hint(format!("leno get {} -A shows what there is", kind.plural()))
+    } else {
+        error
+    }
 }
 
 fn table(answer: &Value, args: &GetArgs) -> Result<(), CommandError> {

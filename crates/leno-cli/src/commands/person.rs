@@ -47,8 +47,11 @@ enum ContextCommand {
         /// Which
         name: String,
     },
-    /// Add the one of a file that leno user create made, and make it current
+    /// Add the one of a file that leno user create made, and make it current; another mesh's is never replaced
     Import {
+        /// What to call it here (default: the mesh's name)
+        #[arg(long, value_name = "NAME")]
+        name: Option<DnsLabel>,
         /// The file; - reads standard input
         #[arg(long = "filename", short = 'f', value_name = "FILE")]
         file: PathBuf,
@@ -94,7 +97,7 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
         }
         ContextCommand::Use { name } => context::make_current(name)?,
         ContextCommand::Delete { name } => context::delete(name)?,
-        ContextCommand::Import { file } => {
+        ContextCommand::Import { name, file } => {
             let unreadable = |error: std::io::Error| {
                 CommandError::failed(format!("{} cannot be read: {error}", file.display()))
             };
@@ -109,7 +112,8 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
                     .and_then(|file| file.take(MAX_CONTEXT).read_to_string(&mut document))
             }
             .map_err(unreadable)?;
-            eprintln!("✔ context \"{}\" written", context::import(&document)?);
+            let written = context::import(&document, name.as_ref().map(DnsLabel::as_str))?;
+            eprintln!("✔ context \"{written}\" written");
         }
     }
     Ok(0)

@@ -5,15 +5,18 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use leno_config::{
     HttpRoute, Kind, PathMatch, Resource, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION,
     SplitBackend, admit, httproute_split,
 };
-use leno_types::ServiceName;
+use leno_controlplane::documents::Proxy;
+use leno_types::{DnsLabel, ServiceName};
 use serde_json::{Value, json};
 
-use super::{apply::apply_values, label, path_of, shortcuts::Common};
+use super::{apply::apply_values, known, label, path_of, shortcuts::Common};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -62,13 +65,8 @@ pub(crate) async fn split(client: &Client, args: &SplitArgs) -> Outcome {
     for backend in &backends {
         let name = ServiceName::new(service.namespace.clone(), backend.service.clone());
         if self::ports(client, &name).await?.is_empty() {
-            let what = format!(
-                "there is no service {} in namespace {}",
-                backend.service, service.namespace
-            );
-            return Err(CommandError::failed(what).hint(
-                "start that version first: leno run --service NAME --version VERSION -- PROGRAM",
-            ));
+            let proxies = known::proxies(client).await?;
+            return Err(no_version(&service, &backend.service, &proxies));
         }
     }
     let path = path_of(Kind::HttpRoute, Some(service.namespace.as_str()), None);
@@ -94,6 +92,38 @@ pub(crate) async fn split(client: &Client, args: &SplitArgs) -> Outcome {
         common.output,
     )
     .await
+}
+
+/// What is to be done about a version that there is not.
+fn no_version(service: &ServiceName, missing: &DnsLabel, proxies: &[Proxy]) -> CommandError {
+    let name = service.name.as_str();
+    let prefix = format!("{name}-");
+    let version = missing.as_str().strip_prefix(&prefix).unwrap_or_default();
+    let workloads = proxies.iter().flat_map(|proxy| &proxy.workloads);
+    let own = workloads.filter(|of| {
+        of.service.as_deref() == Some(name) && of.namespace == service.namespace.as_str()
+    });
+    let versions: BTreeSet<&str> = own.map(|of| of.version.as_str()).collect();
+    let what = format!(
+        "there is no version {version} of {name}: no service {missing} in namespace {}",
+        service.namespace
+    );
+    let start = format!("leno run --service {name} --version {version} -- PROGRAM");
+    let named: Vec<&str> = versions
+        .iter()
+        .copied()
+        .filter(|of| !of.is_empty())
+        .collect();
+    let there = match (versions.contains(""), named.is_empty()) {
+        (true, true) => "the programs of it that run have no version: start one with ".to_owned(),
+        (true, false) => format!(
+            "there are {}, and programs without a version; start one with ",
+            named.join(", ")
+        ),
+        (false, false) => format!("there are {}; start it: ", named.join(", ")),
+        (false, true) => "start it first: ".to_owned(),
+    };
+    CommandError::refused(what).hint(there + &start)
 }
 
 /// The shares, parsed. Requests must go somewhere.

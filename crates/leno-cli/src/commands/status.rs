@@ -7,7 +7,7 @@ use super::failing::failing;
 use crate::{
     client::Client,
     exit::Outcome,
-    output::{Format, items, print, print_table, print_value, text},
+    output::{Shape, items, print, print_table, print_value, text},
 };
 
 /// Show the mesh at a glance.
@@ -15,18 +15,18 @@ use crate::{
 pub(crate) struct StatusArgs {
     /// How to print it
     #[arg(long, short, value_enum, default_value = "table")]
-    output: Format,
+    output: Shape,
 }
 
 /// Shows it.
 pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
     let mut status = client.get("/leno/v1/status").await?;
     let proxies = client.get("/leno/v1/proxies").await?;
-    if matches!(args.output, Format::Json | Format::Yaml) {
+    if args.output != Shape::Table {
         if let Some(map) = status.as_object_mut() {
             map.insert("proxies".into(), proxies);
         }
-        print_value(&status, args.output)?;
+        print_value(&status, args.output.into())?;
         return Ok(0);
     }
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
@@ -63,8 +63,12 @@ pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
     for finding in items(&status, "/findings").filter_map(Value::as_str) {
         print(&format!("⚠ {finding}"));
     }
-    for of in failing(client).await? {
+    let failing = failing(client).await?;
+    for of in &failing {
         print(&format!("⚠ {}: {}", of.edge, of.what));
+    }
+    if failing.iter().any(|of| of.trouble) {
+        print("leno check says what is wrong, and what to do");
     }
     Ok(0)
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs, io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -14,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use leno_config::{Kind, SplitBackend, httproute_split};
 use leno_controlplane::documents::Proxy;
 use leno_net::arena;
@@ -50,28 +50,40 @@ const REMOVAL: Duration = Duration::from_secs(2);
 /// Join tokens are spent at once.
 const TOKEN_TTL: &str = "10m";
 
-/// The inside of leno demo; not to be called by people.
-#[derive(Debug, Args)]
+/// What tells the process that it is the arena's. No command: nobody is to be offered it.
+const WORD: &str = "demo-arena";
+
+/// What the inside of a demo is told by the demo in front.
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ArenaArgs {
-    /// The demo's directory
-    #[arg(long)]
+    /// The demo's directory.
     dir: PathBuf,
-    /// The mesh's and the context's name
-    #[arg(long)]
+    /// The mesh's and the context's name.
     name: String,
 }
 
-/// How the command line above is written.
-pub(super) fn command_line(dir: &Path, name: &str) -> Vec<std::ffi::OsString> {
+/// How it is told.
+pub(super) fn command_line(dir: &Path, name: &str) -> Vec<OsString> {
     let words = [
         parts::LENO.as_ref(),
-        "demo-arena".as_ref(),
-        "--dir".as_ref(),
+        WORD.as_ref(),
         dir.as_os_str(),
+        name.as_ref(),
     ];
-    let mut line: Vec<std::ffi::OsString> = words.map(std::ffi::OsStr::to_owned).to_vec();
-    line.extend(["--name".into(), name.into()]);
-    line
+    words.map(OsStr::to_owned).to_vec()
+}
+
+impl ArenaArgs {
+    /// What a command line of that form says; `None` for those that people write.
+    pub(crate) fn of(line: &[OsString]) -> Option<Self> {
+        match line {
+            [_, word, dir, name] if word == WORD => Some(Self {
+                dir: dir.into(),
+                name: name.to_str()?.into(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// Runs it until the lifeline is cut.
@@ -364,4 +376,24 @@ fn exit_code(status: WaitStatus) -> i32 {
 
 fn step(teller: &mut Teller, text: &str) {
     teller.tell(&News::Step { text: text.into() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inside_is_told_by_a_line_that_no_person_is_offered() {
+        let line = command_line(Path::new("/tmp/demo"), "demo-2");
+        let told = ArenaArgs {
+            dir: "/tmp/demo".into(),
+            name: "demo-2".into(),
+        };
+        assert_eq!(ArenaArgs::of(&line), Some(told));
+        assert_eq!(ArenaArgs::of(&["leno".into(), "demo".into()]), None);
+        let misspelt = <crate::Cli as clap::Parser>::try_parse_from(["leno", "demoo"]);
+        let said = misspelt.err().map(|error| error.to_string());
+        let said = said.unwrap_or_default();
+        assert!(said.contains("demo") && !said.contains(WORD), "{said}");
+    }
 }

@@ -92,7 +92,11 @@ impl Show<'_> {
         }
         if screen.take().is_some() {
             // The other screen is gone; what was seen last stays.
-            print(&format!("{}\n{}", self.title, view::table(&last.rows)));
+            print(&format!(
+                "{}\n{}",
+                self.title,
+                view::table(&last.rows, view::width())
+            ));
         } else if let Ok(page) = top::picture(self.client, WINDOW).await {
             print(&plain(&page));
         }
@@ -108,7 +112,7 @@ impl Show<'_> {
 }
 
 fn plain(page: &Page) -> String {
-    let mut text = format!("\n{}", view::table(&page.rows));
+    let mut text = format!("\n{}", view::table(&page.rows, view::width()));
     for note in &page.notes {
         text.push('\n');
         text.push_str(note);

@@ -29,6 +29,7 @@ use crate::{
     context::{self, Context, Server},
     exit::{CommandError, Outcome, chain},
     joined::Joined,
+    places,
 };
 
 /// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
@@ -99,10 +100,7 @@ pub(crate) struct UpArgs {
 
 /// Runs both until a signal.
 pub(crate) fn up(args: &UpArgs) -> Outcome {
-    let data = args
-        .data_dir
-        .clone()
-        .unwrap_or_else(crate::places::data_dir);
+    let data = args.data_dir.clone().unwrap_or_else(places::data_dir);
     if args.detach {
         return block_on_local("up", background::detach(&data));
     }
@@ -175,9 +173,7 @@ impl Up {
         signals
             .spawn("signals", stop_on_signals(stop.clone()))
             .map_err(CommandError::failed)?;
-        let bound = Bound::bind(control_plane)
-            .await
-            .map_err(|error| CommandError::failed(chain(&error)))?;
+        let bound = Bound::bind(control_plane).await.map_err(unbound)?;
         let serving = stop.clone();
         let control_plane = scope.spawn("control plane", async move {
             if let Err(error) = bound.serve(serving.clone()).await {
@@ -193,6 +189,8 @@ impl Up {
             agent,
             person,
         } = self;
+        let made = context::load(Some(&context.name)).is_err();
+        let unmade = context.clone();
         context::save(&context, true)?;
         say_control_plane(&note);
         if let Some(person) = person {
@@ -211,7 +209,8 @@ impl Up {
             agent_stop.trigger();
             ended
         });
-        if stop.run_until_stopped(ready.wait_ready()).await.is_some() {
+        let is_ready = stop.run_until_stopped(ready.wait_ready()).await.is_some();
+        if is_ready {
             tell(Note {
                 ready: true,
                 ..note
@@ -224,7 +223,13 @@ impl Up {
         scope.drain(Duration::from_secs(10)).await;
         match agent.join() {
             Ok(Ok(())) => Ok(0),
-            Ok(Err(error)) => Err(CommandError::failed(chain(&error))),
+            Ok(Err(error)) => {
+                if made && !is_ready {
+                    // It would lead nowhere.
+                    forget(&unmade);
+                }
+                Err(CommandError::failed(chain(&error)))
+            }
             Err(_) => Err(CommandError::failed(
                 "the agent ended by a panic: its message stands above",
             )),
@@ -321,6 +326,26 @@ async fn give_context(person: &Person, context: &Context, local: SocketAddr) {
             context.name, person.name
         ),
         Err(error) => eprintln!("leno: {error}"),
+    }
+}
+
+/// Why the control plane cannot be reached by others; beside root's mesh, how to be in that one.
+fn unbound(error: impl std::error::Error) -> CommandError {
+    let error = CommandError::failed(chain(&error));
+    if places::roots_agent_is_here() {
+        return error.hint(
+            "a mesh of root's runs here: sudo leno user create NAME makes you a context, leno up, join or agent with --allow-user lets you run programs",
+        );
+    }
+    error
+}
+
+/// Takes back the context of a mesh that did not come up.
+fn forget(context: &Context) {
+    if let Server::Unix { socket, .. } = &context.server
+        && let Err(error) = context::release(&context.name, socket)
+    {
+        eprintln!("leno: {error}");
     }
 }
 

@@ -12,7 +12,7 @@ use ratatui::{
         terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
     },
 };
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
 /// A key that means something.
@@ -71,6 +71,15 @@ impl Screen {
             Some(key) => key,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// How wide a line may be where standard output is a terminal; elsewhere as wide as it likes.
+pub(crate) fn width() -> usize {
+    // 0: a terminal that does not know.
+    match tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        Ok(_) | Err(_) => usize::MAX,
     }
 }
 

@@ -60,6 +60,16 @@ fn numbers_are_short_and_never_better_than_true() {
 }
 
 #[test]
+fn a_route_to_nowhere_is_shown_with_the_status_that_callers_get() {
+    let nowhere = Edge {
+        failures: 120,
+        refusals: [("NB".to_owned(), 120)].into(),
+        ..edge("front", "cart", "http/1.1", 2.0)
+    };
+    assert_eq!(reason(&nowhere), "500 NB 100%");
+}
+
+#[test]
 fn a_table_as_text() {
     let expected = "\
 FROM        TO          PROTO      RPS  OK     P50  P99  IDENTITY                      REASON
@@ -67,7 +77,12 @@ legacy      storefront  http/1.1   2.0  100%   1ms  4ms  ⚠ plaintext
 storefront  cart        grpc       13   99.1%  1ms  4ms  ✔ sa/storefront → sa/cart     UF <1%
 storefront  catalog-v1  http/1.1   40   100%   1ms  4ms  ✔ sa/storefront → sa/catalog
 storefront  prices      websocket  –    –      –    –    ✔ sa/storefront → sa/prices";
-    assert_eq!(table(&sample()), expected);
+    assert_eq!(table(&sample(), usize::MAX), expected);
+    let narrow = table(&sample(), 80);
+    assert!(
+        narrow.lines().all(|line| line.chars().count() <= 80),
+        "{narrow}"
+    );
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The rows as lines of text, for a file, a pipe or a log.
+//! The rows as lines of text: for a file, a pipe or a log, and for what stays on a terminal.
 
 use super::{Row, columns};
 
-/// The table, a line a row, without an end of line at the end.
-pub(crate) fn table(rows: &[Row]) -> String {
-    let columns = columns::fit(rows, usize::MAX);
+/// The table, a line a row and none longer than `width` if that can be, without an end of line at the end.
+pub(crate) fn table(rows: &[Row], width: usize) -> String {
+    let columns = columns::fit(rows, width);
     let lines = columns.cells.iter();
     let lines: Vec<String> = lines
         .map(|cells| line(cells, &columns.widths, columns.gap))

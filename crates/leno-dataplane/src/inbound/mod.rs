@@ -92,7 +92,6 @@ fn judge(rules: &[AccessRule], caller: Option<&Identity>, port: u16) -> Result<(
                 reason: Refusal::Denied,
                 detail: format!("{because}: {who} to port {port}"),
                 rule: by.map_or_else(String::new, rule_name),
-                status: None,
             })
         }
     }

@@ -73,8 +73,6 @@ pub(crate) struct Denial {
     pub(crate) reason: Refusal,
     pub(crate) detail: String,
     pub(crate) rule: String,
-    /// The status that a standard demands instead of the reason's own.
-    pub(crate) status: Option<u16>,
 }
 
 impl Denial {
@@ -83,7 +81,6 @@ impl Denial {
             reason,
             detail: detail.into(),
             rule: String::new(),
-            status: None,
         }
     }
 }

@@ -28,9 +28,6 @@ impl Plan {
     }
 }
 
-/// What the Gateway API demands where a rule matches and has no backend that can be used.
-const NO_BACKEND: u16 = 500;
-
 /// The fields of a request, as routes look at them.
 struct View<'a>(&'a RequestHead);
 
@@ -78,10 +75,9 @@ async fn by_route(
     let route = leno_policy::route(&service.service.routes, flow.to.port(), &view)
         .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
     let denied = |detail: String, field: &str| Denial {
-        reason: Refusal::NoRoute,
+        reason: Refusal::NoBackend,
         detail,
         rule: rule_name(&route.provenance, field),
-        status: Some(NO_BACKEND),
     };
     let backend = leno_policy::backend(route, fastrand::u32(..))
         .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use leno_http::{Incoming, RequestHead, ResponseHead, Version};
+use leno_http::{Incoming, RequestHead, Version};
 use leno_telemetry::{
     Protocol, Reporter, RequestOutcome,
     counters::{Counter, Gauge, Limit},
@@ -225,22 +225,10 @@ async fn refuse(
     denial: Denial,
 ) {
     let id = request.id;
-    let status = denial.status.filter(|_| !request.grpc);
-    let mut outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
-    outcome.response_code = status.unwrap_or(outcome.response_code);
+    let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
     tell_refused(flow, request, plan, &denial, outcome);
     let text = format!("{} ({id:016x})", denial.detail);
-    let answered = match status {
-        None => incoming.reply.refuse(denial.reason, &[], &text).await,
-        Some(status) => {
-            let mut head = ResponseHead::new(status);
-            let field = metadata::refused_field(denial.reason, &flow.local.name(), id);
-            head.fields.push(metadata::REFUSED, field);
-            head.fields
-                .push("content-type", "text/plain; charset=utf-8");
-            incoming.reply.respond(head, (text + "\n").into()).await
-        }
-    };
+    let answered = incoming.reply.refuse(denial.reason, &[], &text).await;
     if let Err(error) = answered {
         tracing::trace!(%error, "a refused caller did not wait for its answer");
     }

@@ -254,7 +254,7 @@ fn routes_choose_the_backend_and_one_without_a_match_refuses_with_a_reason() {
         let refused = ask(&mut stream, &get("/nowhere")).await;
         assert_eq!(refused.status(), 500, "as the Gateway API demands");
         let field = refused.field("x-leno-refused").unwrap();
-        assert!(field.starts_with("NR; by=web-1; id="), "{field}");
+        assert!(field.starts_with("NB; by=web-1; id="), "{field}");
         assert_eq!(ask(&mut stream, &get("/two")).await.text(), "v2");
         let refused = ask(&mut stream, &get("/three")).await;
         assert_eq!(refused.status(), 404);

@@ -29,7 +29,7 @@ pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
             let error = CommandError::from(error);
             findings.push(ill(
                 "control plane",
-                "the control plane answers",
+                "the control plane does not answer",
                 error.what,
                 "start it: leno up, or leno control-plane",
             ));
@@ -48,7 +48,7 @@ pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
     if let Err(error) = parts(client, findings).await {
         findings.push(ill(
             "control plane",
-            "the control plane says everything",
+            "the control plane does not say everything",
             error.what,
             "is it of another version? compare leno --version here and there",
         ));
@@ -77,8 +77,8 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
     if !connected(proxy) {
         return vec![ill(
             PROXIES,
-            format!("{host} is connected"),
-            "it is away; its workloads are not offered to others",
+            format!("{host} is away"),
+            "its workloads are not offered to others",
             "is the host up, is its agent running (leno agent), does it reach the control plane's port 15012?",
         )];
     }
@@ -92,7 +92,7 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
         );
         found.push(ill(
             PROXIES,
-            format!("{host} runs what it was given"),
+            format!("{host} does not run what it was given"),
             why,
             "is it of an older version? leno proxy status",
         ));
@@ -103,7 +103,7 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
     if !silent.is_empty() && items(proxy, "/workloads").next().is_some() {
         found.push(ill(
             PROXIES,
-            format!("{host} answers at its addresses"),
+            format!("{host} does not answer at all its addresses"),
             format!("not at {}, which are not used", silent.join(", ")),
             "is a firewall in the way of port 15008? leno agent --address says which it has",
         ));
@@ -132,7 +132,7 @@ fn workloads(proxies: &Value) -> Vec<Finding> {
             let name = text(workload, "/name");
             found.push(ill(
                 WORKLOADS,
-                format!("{name} on {} is ready", text(proxy, "/host")),
+                format!("{name} on {} is not ready", text(proxy, "/host")),
                 format!("its check fails: {}", checked(workload)),
                 "look at the program's own output; leno run --check says how it is checked",
             ));
@@ -193,7 +193,7 @@ fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
             if seen.insert((namespace.clone(), name.clone(), service.clone())) {
                 found.push(ill(
                     ROUTES,
-                    format!("httproute {namespace}/{name} leads to programs"),
+                    format!("httproute {namespace}/{name} leads to no program"),
                     format!("no program serves {}/{}: its share of the calls gets 503", service.0, service.1),
                     "start one (leno run --service .. --version ..), or take it out of the route (leno split)",
                 ));
@@ -214,7 +214,7 @@ fn calls(failing: &[failing::Failing]) -> Vec<Finding> {
     let one = |of: &failing::Failing| {
         let hint = "leno top shows them live; docs/refusals has a page on each code";
         if of.trouble {
-            let what = format!("{} goes well", of.edge);
+            let what = format!("{}: calls fail", of.edge);
             ill(CALLS, what, of.what.as_str(), hint)
         } else {
             told(CALLS, of.edge.as_str(), of.what.as_str())

@@ -20,7 +20,7 @@ pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
             Ok(list) => list,
             Err(error) => {
                 let why = crate::exit::CommandError::from(error).what;
-                let what = format!("{} can be read", kind.plural());
+                let what = format!("{} cannot be read", kind.plural());
                 findings.push(ill("objects", what, why, "leno get shows them"));
                 return;
             }
@@ -35,7 +35,7 @@ pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
                     text(object, "/metadata/namespace"),
                     text(object, "/metadata/name")
                 );
-                let what = wanted(condition, &name);
+                let what = missing(condition, &name);
                 findings.push(ill("objects", what, message, hint(condition)));
             }
         }
@@ -62,11 +62,11 @@ fn failing(object: &Value) -> Vec<(&str, &str)> {
     found
 }
 
-fn wanted(condition: &str, name: &str) -> String {
+fn missing(condition: &str, name: &str) -> String {
     match condition {
-        "Accepted" => format!("{name} is accepted"),
-        "ResolvedRefs" => format!("what {name} refers to is there"),
-        _ => format!("every proxy that it concerns runs {name}"),
+        "Accepted" => format!("{name} is not accepted"),
+        "ResolvedRefs" => format!("what {name} refers to is not there"),
+        _ => format!("not every proxy that it concerns runs {name}"),
     }
 }
 

@@ -97,3 +97,32 @@ fn shares_that_send_requests_nowhere_are_refused() {
     }
     assert_eq!(shares(&["v1=0", "v2=100%"]).unwrap()[1].weight, 100);
 }
+
+#[test]
+fn a_version_that_is_not_there_is_told_with_what_is() {
+    let service = ServiceName::new("default".parse().unwrap(), "cart".parse().unwrap());
+    let missing = "cart-v1".parse().unwrap();
+    let workload = |version: &str| leno_controlplane::documents::ProxyWorkload {
+        service: Some("cart".into()),
+        namespace: "default".into(),
+        version: version.into(),
+        ..Default::default()
+    };
+    let hint = |versions: &[&str]| {
+        let proxy = Proxy {
+            workloads: versions.iter().map(|version| workload(version)).collect(),
+            ..Proxy::default()
+        };
+        let error = no_version(&service, &missing, &[proxy]);
+        assert_eq!(error.code, 6);
+        assert!(
+            error.hint.contains("--service cart --version v1"),
+            "{error}"
+        );
+        error.hint
+    };
+    assert!(hint(&[""]).contains("have no version"));
+    assert!(hint(&["v2"]).contains("there are v2"));
+    assert!(hint(&["", "v2"]).contains("without a version"));
+    assert!(hint(&[]).contains("start it first"));
+}

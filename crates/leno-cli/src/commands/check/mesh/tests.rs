@@ -19,10 +19,10 @@ fn a_host_is_well_or_ill_and_told_once() {
     let refuses = json!([{"type": "Destination", "resource": "default/cart", "reason": "no"}]);
     for (host, trouble) in [
         (host(true, &json!([]), "healthy"), None),
-        (host(false, &json!([]), "healthy"), Some("b is connected")),
+        (host(false, &json!([]), "healthy"), Some("b is away")),
         (
             host(true, &refuses, "healthy"),
-            Some("b runs what it was given"),
+            Some("b does not run what it was given"),
         ),
     ] {
         let findings = proxy(&host);
@@ -31,7 +31,10 @@ fn a_host_is_well_or_ill_and_told_once() {
     }
     let mut deaf = host(true, &json!([]), "healthy");
     deaf["unproven"] = json!(["10.0.0.2"]);
-    assert_eq!(troubles(&proxy(&deaf)), ["b answers at its addresses"]);
+    assert_eq!(
+        troubles(&proxy(&deaf)),
+        ["b does not answer at all its addresses"]
+    );
 }
 
 #[test]
@@ -39,9 +42,12 @@ fn a_program_that_is_not_ready_is_trouble_unless_its_host_is() {
     let all = |connected, health| workloads(&json!([host(connected, &json!([]), health)]));
     assert_eq!(
         troubles(&all(true, "unhealthy")),
-        ["cart-11aa on b is ready"]
+        ["cart-11aa on b is not ready"]
     );
-    assert_eq!(troubles(&all(true, "unknown")), ["cart-11aa on b is ready"]);
+    assert_eq!(
+        troubles(&all(true, "unknown")),
+        ["cart-11aa on b is not ready"]
+    );
     assert!(all(false, "unhealthy").is_empty());
     assert!(troubles(&all(true, "healthy")).is_empty() && all(true, "healthy").len() == 1);
 }
@@ -64,7 +70,7 @@ fn a_route_to_a_service_without_a_ready_program_is_trouble() {
     let found = |weight, ready| routes(&route(weight), &services, &slices(ready));
     assert_eq!(
         troubles(&found(1, false)),
-        ["httproute default/catalog leads to programs"]
+        ["httproute default/catalog leads to no program"]
     );
     assert!(troubles(&found(1, true)).is_empty());
     assert!(
@@ -81,7 +87,7 @@ fn calls_that_fail_are_trouble_and_denied_ones_are_told() {
         trouble,
     };
     let findings = calls(&[failing(true), failing(false)]);
-    assert_eq!(troubles(&findings), ["front → cart goes well"]);
+    assert_eq!(troubles(&findings), ["front → cart: calls fail"]);
     assert_eq!(findings.len(), 2);
     assert!(troubles(&calls(&[])).is_empty());
 }
