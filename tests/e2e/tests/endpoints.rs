@@ -226,8 +226,10 @@ fn mend(host: &Host) {
 
 fn retries_stay_within_their_budget(fixture: &mut Fixture) {
     const REQUESTS: u64 = 100;
-    // A fifth of what was asked in the last ten seconds, or three.
+    // A fifth of what was asked in the last ten seconds, or three at a time in each of the proxy's threads: where one
+    // ends at once another may begin.
     const BUDGET: f64 = 0.2;
+    const SPARE: f64 = 12.0;
     let _nft = need!("nft");
     let gate = Arc::new(Gate::default());
     let all = fixture.replicas("few", &gate);
@@ -267,7 +269,7 @@ fn retries_stay_within_their_budget(fixture: &mut Fixture) {
     #[expect(clippy::cast_precision_loss, reason = "some hundreds at most")]
     let asked = all.iter().map(Replica::asked).sum::<u64>() as f64 + REQUESTS as f64;
     assert!(
-        retries <= asked * BUDGET + 3.0,
+        retries <= asked * BUDGET + SPARE,
         "{retries} retries of {asked} requests"
     );
     // What a retry saved was answered elsewhere.
