@@ -46,6 +46,7 @@ use crate::{
     protocol::{FromAgent, Start},
     report::Reporter,
     sidecar,
+    standing::Standing,
 };
 
 /// What this build understands beyond the first version of the protocol (CP10).
@@ -345,7 +346,7 @@ struct Agent {
     keeps_keys: bool,
     dirty_configuration: bool,
     dirty_workloads: bool,
-    down_said: bool,
+    standing: Standing,
 }
 
 impl Agent {
@@ -400,7 +401,7 @@ impl Agent {
             keeps_keys,
             dirty_configuration: false,
             dirty_workloads: false,
-            down_said: false,
+            standing: Standing::default(),
         };
         agent.restore();
         // Only now: a peer that comes first finds the workloads of a predecessor, and their certificates.
@@ -516,8 +517,9 @@ impl Agent {
             .collect();
         for request in late {
             if let Some(asked) = self.asked.remove(&request) {
-                let text = "the control plane did not answer in 10 s: is it running (leno status)? What runs already goes on";
-                self.refuse(asked.connection, "away".into(), text.into());
+                let silent = "the control plane did not answer in 10 s: is it running (leno status)? What runs already goes on";
+                let text = self.standing.refusal().unwrap_or_else(|| silent.into());
+                self.refuse(asked.connection, "away".into(), text);
             }
         }
         if now - self.started > RETURN_GRACE {

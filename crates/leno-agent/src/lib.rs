@@ -26,6 +26,7 @@ mod report;
 mod run_user;
 mod saved;
 mod sidecar;
+mod standing;
 
 pub use agent::{AgentError, run};
 pub use config::{Config, Exclusions};
@@ -34,7 +35,8 @@ pub use join::{JoinError, join};
 pub use leno_ir::Prefix;
 pub use membership::{Membership, MembershipError};
 pub use run_user::{RunUser, RunUserError};
-pub use saved::{KEPT_FILES, on_host_network};
+pub use saved::{KEPT_FILES, on_host_network, served};
+pub use standing::is_another;
 
 /// That no agent lives in this run directory.
 ///

@@ -2,7 +2,7 @@
 //!
 //! Owns when to try again. What is said on it, and what its end means, is the agent's to decide.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use leno_tls::control::ControlConnector;
 use leno_types::HostPort;
@@ -17,12 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Channel;
 
-use crate::dial;
+use crate::{dial, standing::Lost};
 
 /// Messages that wait to be sent on one stream; more means the connection is too slow to be of use.
 pub(crate) const OUTBOX: usize = 4_096;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Where this host is no member, it is tried in case that people mend it there.
+const FIRST_OUTSIDE: Duration = Duration::from_secs(2);
+const LAST_OUTSIDE: Duration = Duration::from_secs(60);
 
 /// What the agent hears of the connection.
 pub(crate) enum LinkEvent {
@@ -35,7 +38,7 @@ pub(crate) enum LinkEvent {
     Ads(DeltaDiscoveryResponse),
     /// It ended, or did not come about.
     Down {
-        reason: String,
+        lost: Lost,
     },
 }
 
@@ -56,33 +59,60 @@ pub(crate) async fn run(
     mut target: impl FnMut() -> Option<Target>,
     events: mpsc::Sender<LinkEvent>,
 ) {
-    let mut wait = FIRST_RETRY;
+    let mut pace = Pace::default();
     loop {
-        let reason = match connect(target()).await {
-            Ok(channel) => {
-                wait = FIRST_RETRY;
-                converse(channel, &events).await
-            }
-            Err(reason) => reason,
+        let welcomed = Cell::new(false);
+        let lost = match connect(target()).await {
+            Ok(channel) => converse(channel, &events, &welcomed).await,
+            Err(lost) => lost,
         };
-        if events.send(LinkEvent::Down { reason }).await.is_err() {
+        let wait = pace.next(&lost, welcomed.get());
+        if events.send(LinkEvent::Down { lost }).await.is_err() {
             return;
         }
         // Jitter over the whole wait, so that a thousand agents do not come back in one instant.
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        wait = (wait * 2).min(LAST_RETRY);
     }
 }
 
-async fn connect(target: Option<Target>) -> Result<Channel, String> {
-    let target = target.ok_or("the agent's certificate cannot be used")?;
+/// How long to wait before the next try: longer each time, until there was a session.
+#[derive(Default)]
+struct Pace(Duration);
+
+impl Pace {
+    fn next(&mut self, lost: &Lost, welcomed: bool) -> Duration {
+        let (first, last) = match lost {
+            Lost::Away(_) => (FIRST_RETRY, LAST_RETRY),
+            Lost::Outside { .. } => (FIRST_OUTSIDE, LAST_OUTSIDE),
+        };
+        let wait = if welcomed {
+            first
+        } else {
+            self.0.clamp(first, last)
+        };
+        self.0 = wait * 2;
+        wait
+    }
+}
+
+async fn connect(target: Option<Target>) -> Result<Channel, Lost> {
+    let unusable = || Lost::Away("the agent's certificate cannot be used".into());
+    let target = target.ok_or_else(unusable)?;
     dial::dial_any(&target.addresses, &target.connector)
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| Lost::of_dial(&error))
+}
+
+fn stops() -> Lost {
+    Lost::Away("the agent stops".into())
 }
 
 /// Runs both streams until one of them ends; says why.
-async fn converse(channel: Channel, events: &mpsc::Sender<LinkEvent>) -> String {
+async fn converse(
+    channel: Channel,
+    events: &mpsc::Sender<LinkEvent>,
+    welcomed: &Cell<bool>,
+) -> Lost {
     let (reply, outgoing) = oneshot::channel();
     if events
         .send(LinkEvent::Up {
@@ -92,14 +122,14 @@ async fn converse(channel: Channel, events: &mpsc::Sender<LinkEvent>) -> String 
         .await
         .is_err()
     {
-        return "the agent stops".into();
+        return stops();
     }
     let Ok(Outgoing { session, ads }) = outgoing.await else {
-        return "the agent stops".into();
+        return stops();
     };
     tokio::select! {
-        reason = session_stream(channel.clone(), session, events) => reason,
-        reason = ads_stream(channel, ads, events) => reason,
+        lost = session_stream(channel.clone(), session, events, welcomed) => lost,
+        lost = ads_stream(channel, ads, events) => lost,
     }
 }
 
@@ -107,23 +137,25 @@ async fn session_stream(
     channel: Channel,
     outgoing: mpsc::Receiver<AgentMessage>,
     events: &mpsc::Sender<LinkEvent>,
-) -> String {
+    welcomed: &Cell<bool>,
+) -> Lost {
     let mut incoming = match AgentClient::new(channel)
         .session(ReceiverStream::new(outgoing))
         .await
     {
         Ok(answer) => answer.into_inner(),
-        Err(status) => return refusal("the session", &status),
+        Err(status) => return Lost::of_status("the session", &status),
     };
     loop {
         match incoming.next().await {
             Some(Ok(message)) => {
+                welcomed.set(true);
                 if events.send(LinkEvent::Session(message)).await.is_err() {
-                    return "the agent stops".into();
+                    return stops();
                 }
             }
-            Some(Err(status)) => return refusal("the session", &status),
-            None => return "the control plane ended the session".into(),
+            Some(Err(status)) => return Lost::of_status("the session", &status),
+            None => return Lost::Away("the control plane ended the session".into()),
         }
     }
 }
@@ -132,28 +164,46 @@ async fn ads_stream(
     channel: Channel,
     outgoing: mpsc::Receiver<DeltaDiscoveryRequest>,
     events: &mpsc::Sender<LinkEvent>,
-) -> String {
+) -> Lost {
     let mut client = AggregatedDiscoveryServiceClient::new(channel);
     let mut incoming = match client
         .delta_aggregated_resources(ReceiverStream::new(outgoing))
         .await
     {
         Ok(answer) => answer.into_inner(),
-        Err(status) => return refusal("discovery", &status),
+        Err(status) => return Lost::of_status("discovery", &status),
     };
     loop {
         match incoming.next().await {
             Some(Ok(message)) => {
                 if events.send(LinkEvent::Ads(message)).await.is_err() {
-                    return "the agent stops".into();
+                    return stops();
                 }
             }
-            Some(Err(status)) => return refusal("discovery", &status),
-            None => return "the control plane ended discovery".into(),
+            Some(Err(status)) => return Lost::of_status("discovery", &status),
+            None => return Lost::Away("the control plane ended discovery".into()),
         }
     }
 }
 
-fn refusal(what: &str, status: &tonic::Status) -> String {
-    format!("{what} ended: {:?}: {}", status.code(), status.message())
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn who_is_no_member_tries_seldom_and_who_was_welcome_at_once() {
+        let away = Lost::Away(String::new());
+        let outside = Lost::of_status("the session", &Status::permission_denied(""));
+        let mut pace = Pace::default();
+        assert_eq!(pace.next(&away, false), FIRST_RETRY);
+        assert_eq!(pace.next(&away, false), FIRST_RETRY * 2);
+        assert_eq!(pace.next(&outside, false), FIRST_OUTSIDE);
+        assert_eq!(pace.next(&outside, false), FIRST_OUTSIDE * 2);
+        let waits = (0..10).map(|_| pace.next(&outside, false));
+        assert_eq!(waits.max(), Some(LAST_OUTSIDE));
+        assert_eq!(pace.next(&away, false), LAST_RETRY);
+        assert_eq!(pace.next(&away, true), FIRST_RETRY);
+    }
 }

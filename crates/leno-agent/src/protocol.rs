@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::handover::Handle;
 
+/// Why a program is refused where its host is no member of the mesh any more.
+pub const NO_MEMBER: &str = "no_member";
+
 /// From `leno run` to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -177,7 +180,7 @@ pub enum FromAgent {
     Started(Started),
     /// It was not taken in.
     Refused {
-        /// A word of a closed set: `scope`, `invalid`, `conflict`, `limit`, `away`, `forbidden`.
+        /// A word of a closed set: `scope`, `invalid`, `conflict`, `limit`, `away`, `forbidden`, [`NO_MEMBER`].
         code: String,
         /// What to do, for people.
         message: String,
@@ -209,8 +212,20 @@ pub struct Host {
     pub mesh: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether the control plane is reached now.
+    /// Whether it has a session with the control plane now.
     pub connected: bool,
+    /// What keeps it from the control plane; absent while it is connected.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
+}
+
+/// What is wrong, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What happened.
+    pub what: String,
+    /// What to do.
+    pub hint: String,
 }
 
 /// A workload that is in.

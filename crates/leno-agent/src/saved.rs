@@ -128,8 +128,19 @@ pub(crate) fn load_workloads(run_dir: &Path) -> Vec<SavedWorkload> {
 /// host, which only it, or one that follows it, takes away when they end.
 #[must_use]
 pub fn on_host_network(run_dir: &Path) -> Vec<String> {
+    named(run_dir, false)
+}
+
+/// The programs, by name, that an agent served here to its end, but those of which it is known that they have ended since.
+#[must_use]
+pub fn served(run_dir: &Path) -> Vec<String> {
+    named(run_dir, true)
+}
+
+/// Of one in a network of its own nothing here tells whether it runs.
+fn named(run_dir: &Path, where_unknown: bool) -> Vec<String> {
     let lives = |saved: &SavedWorkload| match &saved.start.network {
-        Network::Own => false,
+        Network::Own => where_unknown,
         Network::Host { cgroup } => cgroup.is_dir(),
     };
     let saved = load_workloads(run_dir).into_iter().filter(lives);
@@ -183,6 +194,7 @@ mod tests {
         };
         save_workloads(dir, &[saved]).unwrap();
         assert!(on_host_network(dir).is_empty());
+        assert_eq!(served(dir), ["cart (cart-1234)"]);
         // Also while the mesh changes its root, and after that.
         for pins in [&pins[..1], &pins[..2], &pins[1..2]] {
             assert!(claim("default", "b", pins).is_empty());
@@ -228,6 +240,6 @@ mod tests {
         save_workloads(dir, &[saved]).unwrap();
         assert_eq!(on_host_network(dir), ["cart (cart-1234)"]);
         std::fs::remove_dir(&cgroup).unwrap();
-        assert!(on_host_network(dir).is_empty());
+        assert!(on_host_network(dir).is_empty() && served(dir).is_empty());
     }
 }

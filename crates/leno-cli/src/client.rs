@@ -8,7 +8,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use leno_runtime::{Scope, Stop};
-use leno_tls::{Alpn, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector};
+use leno_tls::{
+    Alpn, HandshakeError, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -17,7 +19,7 @@ use tokio::{
 
 use crate::{
     context::{Context, Credentials, Server},
-    exit::CommandError,
+    exit::{CommandError, chain},
 };
 
 /// The API of one mesh.
@@ -274,15 +276,28 @@ impl Client {
                 })?;
                 let connector = connector(self.context.credentials.as_ref())?;
                 let connected = connector.connect(stream).await;
-                let connected = connected.map_err(|error| {
-                    CommandError::unreachable(format!(
-                        "{host}:{port} did not prove to be the control plane: {error}"
-                    ))
-                })?;
+                let connected = connected
+                    .map_err(|error| unproven(context, &format!("{host}:{port}"), &error))?;
                 self.handshake(connected.stream).await
             }
         }
     }
+}
+
+/// Somebody answers there, but not who the context is of.
+fn unproven(context: &str, address: &str, error: &HandshakeError) -> CommandError {
+    let cause = chain(error);
+    if leno_agent::is_another(error) {
+        let what = format!(
+            "the control plane at {address} is another than that of context \"{context}\": {cause}"
+        );
+        return CommandError::unreachable(what).hint(
+            "if it was made anew, have a context made there:  leno user create NAME > FILE\n  and take it here:  leno context import -f FILE",
+        );
+    }
+    let what = format!("{address} did not prove to be the control plane: {cause}");
+    CommandError::unreachable(what)
+        .hint("does another program listen there, or is a clock wrong here or there?")
 }
 
 fn connector(credentials: Option<&Credentials>) -> Result<ControlConnector, CommandError> {

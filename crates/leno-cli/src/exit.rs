@@ -13,6 +13,11 @@
 
 use std::fmt;
 
+/// A permission is missing.
+pub(crate) const PERMISSION: u8 = 4;
+/// The agent or the control plane cannot be reached.
+pub(crate) const UNREACHABLE: u8 = 5;
+
 /// Why a command failed: what, then what to do about it.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -40,12 +45,12 @@ impl CommandError {
 
     /// A permission is missing.
     pub(crate) fn permission(what: impl fmt::Display) -> Self {
-        Self::new(4, what)
+        Self::new(PERMISSION, what)
     }
 
     /// Somebody cannot be reached.
     pub(crate) fn unreachable(what: impl fmt::Display) -> Self {
-        Self::new(5, what)
+        Self::new(UNREACHABLE, what)
     }
 
     /// Something was not accepted.

@@ -4,11 +4,16 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
+    process::Command,
+    time::Duration,
 };
 
 use leno_e2e::{Backend, Load, SOON, response};
 use leno_testkit::{Member, Mesh, Signal, Wire, skip, suite, until, until_ok};
 use serde_json::Value;
+
+/// What a host that is no member any more is told to do.
+const OUT: &str = "end the agent, leno leave, then leno join";
 
 /// `cart` runs on host b; it is called from a.
 struct Fixture {
@@ -42,6 +47,7 @@ suite!(
         a_revoked_host_is_out_until_a_new_token_lets_it_in,
         a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing,
         where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back,
+        a_host_of_another_control_plane_knows_that_it_is,
     ]
 );
 
@@ -73,6 +79,24 @@ impl Fixture {
             .filter(of)
             .map(|item| (text(&item["metadata"]["uid"]), text(&item["spec"]["host"])))
             .collect()
+    }
+
+    /// On b nothing says that all is well, and no program is taken in; what is told names this reason.
+    fn is_out(&self, reason: &str) {
+        let b = self.mesh.host("b");
+        let refused = self.mesh.run(&b).program(["true"]).to_end();
+        assert_eq!(refused.code, 6, "{}", refused.stderr);
+        let mut check = Command::new(leno_testkit::leno_binary());
+        let none = b.disk().join("no-context");
+        check
+            .arg("check")
+            .env("LENO_AGENT_SOCKET", self.mesh.agent_socket("b"))
+            .env("LENO_CONFIG", none);
+        let check = b.run(&mut check);
+        assert_eq!(check.code, 3, "{}", check.text());
+        for said in [refused.stderr.clone(), check.text()] {
+            assert!(said.contains(reason) && said.contains(OUT), "{said}");
+        }
     }
 
     /// Ends b's agent as Ctrl-C does.
@@ -126,7 +150,6 @@ fn a_host_that_lost_its_membership_leaves_no_ghost(fixture: &mut Fixture) {
 }
 
 fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
-    const OUT: &str = "join again with a new token";
     let [(_, name)] = fixture.workloads("cart").try_into().expect("one workload");
     until_ok("cart answers", SOON, || fixture.call("cart"));
     let unknown = fixture.mesh.leno(&["agent", "revoke", "nobody"]);
@@ -148,8 +171,14 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
     let list = fixture.mesh.leno(&["agent", "list"]).good().text();
     let row = list.lines().find(|line| line.starts_with(&name));
     assert!(row.is_some_and(|row| row.contains("revoked")), "{list}");
-    // Its next session is refused, also after its restart; revoking it again changes nothing.
+    // Its host knows, and says once what to do.
     fixture.mesh.agent("b").says(OUT, SOON);
+    fixture.is_out("a member of the mesh no more");
+    let said = fixture.mesh.agent("b").stderr();
+    let told = said.matches("what runs goes on until its certificates end");
+    assert_eq!(told.count(), 1, "{said}");
+    assert!(!said.contains("control plane is away"), "{said}");
+    // Its next session is refused, also after its restart; revoking it again changes nothing.
     fixture.end_agent();
     fixture.mesh.spawn_agent("b");
     fixture.mesh.agent("b").says(OUT, SOON);
@@ -165,6 +194,31 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
         let [(_, again)] = fixture.workloads("cart").try_into().ok()?;
         (again != name).then_some(())
     });
+}
+
+fn a_host_of_another_control_plane_knows_that_it_is(fixture: &mut Fixture) {
+    let before = fixture.mesh.host("cp").disk().join("default");
+    let another = fixture.mesh.host("cp").disk().join("another");
+    fixture.mesh.stop_control_plane();
+    fixture.mesh.move_data_to(&another);
+    fixture.mesh.start_control_plane();
+    fixture
+        .mesh
+        .agent("b")
+        .says("another than the one that this host joined", SOON);
+    fixture.mesh.agent("b").says(OUT, SOON);
+    fixture.is_out("another than the one that this host joined");
+    // The one that it joined is back: so is the host, by itself, and says so.
+    fixture.mesh.stop_control_plane();
+    fixture.mesh.move_data_to(&before);
+    fixture.mesh.start_control_plane();
+    until("b is connected again", Duration::from_secs(90), || {
+        let said = fixture.mesh.agent("b").stderr();
+        let (_, since) = said.rsplit_once("is another than the one")?;
+        let back = since.contains("connected to the control plane again");
+        back.then_some(())
+    });
+    until_ok("cart answers", SOON, || fixture.call("cart"));
 }
 
 fn a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing(fixture: &mut Fixture) {

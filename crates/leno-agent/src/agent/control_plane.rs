@@ -9,13 +9,15 @@ use leno_wire::{
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::{Agent, FEATURES, Up};
+use super::{Agent, Asked, FEATURES, Up};
 use crate::{
     ads::Change,
     certificates::Renewal,
     hosted::Hosted,
     link::{LinkEvent, OUTBOX, Outgoing},
     local::Connection,
+    protocol::NO_MEMBER,
+    standing::{Lost, Standing},
 };
 
 impl Agent {
@@ -38,16 +40,48 @@ impl Agent {
                 self.tell_version();
                 self.ask(answer);
             }
-            LinkEvent::Down { reason } => {
-                if !std::mem::replace(&mut self.down_said, true) {
-                    tracing::warn!(
-                        reason,
-                        "the control plane is away; what runs goes on with what it knows"
-                    );
+            LinkEvent::Down { lost } => self.on_down(lost),
+        }
+    }
+
+    /// Told once, until it is otherwise.
+    fn on_down(&mut self, lost: Lost) {
+        if self.standing.is_new(&lost) {
+            match &lost {
+                Lost::Away(reason) => tracing::warn!(
+                    reason,
+                    "the control plane is away; what runs goes on with what it knows"
+                ),
+                Lost::Outside { what, hint } => {
+                    tracing::error!("{what}; what runs goes on until its certificates end; {hint}")
                 }
-                self.up = None;
-                self.worker.send(Update::ControlPlane { connected: false });
             }
+        }
+        self.standing = Standing::Lost(lost);
+        self.up = None;
+        self.worker.send(Update::ControlPlane { connected: false });
+        let Some(refusal) = self.standing.refusal() else {
+            return;
+        };
+        // A namespace that is one workload waits on: whoever runs it sees the log, and nobody a prompt.
+        let in_vain = |asked: &Asked| asked.connection != Connection::SIDECAR;
+        let refused: Vec<Asked> = self
+            .asked
+            .extract_if(|_, asked| in_vain(asked))
+            .map(|(_, asked)| asked)
+            .collect();
+        for asked in refused {
+            self.refuse(asked.connection, NO_MEMBER.into(), refusal.clone());
+        }
+    }
+
+    /// A session stands: only now, for whoever is no member is connected as well until it is told so.
+    fn on_welcome(&mut self) {
+        match std::mem::replace(&mut self.standing, Standing::Connected) {
+            // As loud as what it takes back.
+            Standing::Lost(_) => tracing::warn!("connected to the control plane again"),
+            Standing::Unheard => tracing::info!("connected to the control plane"),
+            Standing::Connected => {}
         }
     }
 
@@ -56,8 +90,6 @@ impl Agent {
         channel: Channel,
         reply: tokio::sync::oneshot::Sender<Outgoing>,
     ) {
-        tracing::info!("connected to the control plane");
-        self.down_said = false;
         let ((session, session_out), (ads, ads_out)) =
             (mpsc::channel(OUTBOX), mpsc::channel(OUTBOX));
         self.up = Some(Up {
@@ -154,6 +186,7 @@ impl Agent {
             }
             Some(control_message::Message::Welcome(welcome)) => {
                 tracing::debug!(version = welcome.control_plane_version, "welcomed");
+                self.on_welcome();
             }
             // A message of a later version that this one need not understand.
             None => {}

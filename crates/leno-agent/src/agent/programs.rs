@@ -23,6 +23,7 @@ use crate::{
     local::{self, Connection, LocalEvent},
     protocol::{self, FromAgent, Network, Start, ToAgent},
     run_user::Allowed,
+    standing::Standing,
 };
 
 /// Sockets made at once in the network of another user's program.
@@ -120,7 +121,8 @@ impl Agent {
             name: self.config.host.to_string(),
             mesh: self.membership.borrow().mesh.to_string(),
             addresses: self.config.addresses.clone(),
-            connected: self.up.is_some(),
+            connected: matches!(self.standing, Standing::Connected),
+            trouble: self.standing.trouble(),
         };
         self.tell(connection, FromAgent::Host(host));
     }
@@ -154,6 +156,11 @@ impl Agent {
         }
         if let Some(uid) = self.returning(&start, run_user)? {
             return self.on_return(connection, uid, &start, descriptors);
+        }
+        if connection != Connection::SIDECAR
+            && let Some(refusal) = self.standing.refusal()
+        {
+            return Err(Unfit::new(protocol::NO_MEMBER, refusal));
         }
         let sockets = hosted::sockets(
             &start,

@@ -5,14 +5,16 @@ mod mesh;
 mod objects;
 
 use clap::Args;
+use leno_agent::protocol::Host;
 use serde_json::{Value, json};
 
 use crate::{
     client::Client,
     context,
-    exit::Outcome,
+    exit::{CommandError, Outcome, PERMISSION, UNREACHABLE},
     joined::Joined,
     output::{Shape, print, print_value},
+    run::AgentSocket,
 };
 
 /// Check that the mesh is healthy, and say what to do if not.
@@ -99,7 +101,7 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
     Ok(if ill { 3 } else { 0 })
 }
 
-fn show(findings: &[Finding], shape: Shape) -> Result<(), crate::exit::CommandError> {
+fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
     if shape != Shape::Table {
         return print_value(&findings.iter().map(document).collect(), shape.into());
     }
@@ -166,27 +168,77 @@ fn this_host() -> Vec<Finding> {
         )
     });
     findings.extend(conntrack::finding());
-    let agents = crate::places::agent_sockets();
-    let agent = agents
-        .iter()
-        .find(|path| std::os::unix::net::UnixStream::connect(path).is_ok());
-    findings.push(match agent {
-        Some(path) => well(
-            "this host",
-            format!("the agent answers at {}", path.display()),
-        ),
-        None => match Joined::here() {
-            Some(joined) => ill(
-                "this host",
-                "its agent answers",
-                joined.to_string(),
-                "leno agent starts it",
-            ),
-            None => well(
-                "this host",
-                "no agent runs here: programs here are in no mesh",
-            ),
-        },
-    });
+    findings.push(agent());
     findings
+}
+
+/// Of the agent here: whether there is one, and how it stands with its control plane.
+fn agent() -> Finding {
+    let here = "this host";
+    let wrong =
+        |error: CommandError| ill(here, "its agent does not answer", error.what, error.hint);
+    let socket = match AgentSocket::connect(None) {
+        Ok(socket) => socket,
+        Err(error) if error.code == UNREACHABLE => {
+            return match Joined::here() {
+                Some(joined) => ill(
+                    here,
+                    "its agent does not answer",
+                    joined.to_string(),
+                    "leno agent starts it",
+                ),
+                None => well(here, "no agent runs here: programs here are in no mesh"),
+            };
+        }
+        Err(error) => return wrong(error),
+    };
+    let answers = format!("the agent answers at {}", socket.path().display());
+    match socket.host() {
+        Ok(host) => judge(answers, host),
+        // It says nothing to who may not run programs here; that it does is an answer.
+        Err(error) if error.code == PERMISSION => well(here, answers),
+        Err(error) => wrong(error),
+    }
+}
+
+fn judge(answers: String, host: Host) -> Finding {
+    match host.trouble {
+        None => well("this host", answers),
+        Some(trouble) => ill(
+            "this host",
+            "its agent is not connected to the control plane",
+            trouble.what,
+            trouble.hint,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leno_agent::protocol::Trouble;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_without_a_session_is_trouble_with_the_agents_own_next_step() {
+        let host = |trouble| Host {
+            name: "b".into(),
+            mesh: "default".into(),
+            addresses: Vec::new(),
+            connected: false,
+            trouble,
+        };
+        let revoked = Trouble {
+            what: "this host is a member of the mesh no more".into(),
+            hint: "leno leave".into(),
+        };
+        let finding = judge("the agent answers".into(), host(Some(revoked)));
+        assert!(finding.is_trouble());
+        let shown = format!("{finding:?}");
+        assert!(
+            shown.contains("no more") && shown.contains("leno leave"),
+            "{shown}"
+        );
+        assert!(!judge("the agent answers".into(), host(None)).is_trouble());
+    }
 }

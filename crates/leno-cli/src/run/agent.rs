@@ -62,6 +62,11 @@ impl AgentSocket {
         }))
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the agent says of the host.
     pub(crate) fn host(&self) -> Result<Host, CommandError> {
         let lost = |error: io::Error| {

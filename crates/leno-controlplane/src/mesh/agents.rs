@@ -58,7 +58,7 @@ pub(crate) enum SignError {
     #[error("{agent} hosts no workload {uid}: a certificate is given for what is registered only")]
     NotHosted { agent: DnsLabel, uid: String },
     /// The agent is not of this mesh, or no longer.
-    #[error("{0} is no agent of this mesh (any more): join again with a new token")]
+    #[error("{0} is no agent of this mesh, or no longer")]
     UnknownAgent(DnsLabel),
     /// The certificate is of an earlier joining than the last: what that may do is no longer allowed, and what this may
     /// do was never given to it.
@@ -395,21 +395,27 @@ impl Mesh {
     }
 
     pub(super) fn end_session(&mut self, session: SessionId, reason: &'static str) {
+        self.end_with(session, Status::aborted(reason));
+    }
+
+    fn end_with(&mut self, session: SessionId, status: Status) {
         if let Some(outgoing) = self.sessions.remove(&session) {
-            tracing::info!(agent = %outgoing.agent, reason, "an agent's session is ended");
-            outgoing.end(Status::aborted(reason));
+            tracing::info!(agent = %outgoing.agent, reason = status.message(), "an agent's session is ended");
+            outgoing.end(status);
         }
     }
 
     /// Ends everything of an agent that is no longer welcome.
     pub(super) fn end_agent(&mut self, agent: &DnsLabel, reason: &'static str) {
         let mut fx = Effects::default();
+        // Either stream says that it need not come back.
+        let status = Status::permission_denied(reason);
         if let Some(session) = self.registry.agent(agent).and_then(|agent| agent.session) {
-            fx.end.push((session, reason));
+            self.end_with(session, status.clone());
         }
         self.registry.remove(agent, &mut fx);
         self.follow(fx);
-        self.end_ads_of(agent, &Status::permission_denied(reason));
+        self.end_ads_of(agent, &status);
     }
 
     fn say(&mut self, session: SessionId, message: control_message::Message) {

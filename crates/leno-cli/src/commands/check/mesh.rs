@@ -26,13 +26,7 @@ pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
     let status = match client.get("/leno/v1/status").await {
         Ok(status) => status,
         Err(error) => {
-            let error = CommandError::from(error);
-            findings.push(ill(
-                "control plane",
-                "the control plane does not answer",
-                error.what,
-                "start it: leno up, or leno control-plane",
-            ));
+            findings.push(silent(CommandError::from(error)));
             return;
         }
     };
@@ -53,6 +47,21 @@ pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
             "is it of another version? compare leno --version here and there",
         ));
     }
+}
+
+/// It was not reached, or said no. The error knows best what to do: where it runs elsewhere, nothing is started here.
+fn silent(error: CommandError) -> Finding {
+    let hint = if error.hint.is_empty() {
+        "is it running? its own log says more".into()
+    } else {
+        error.hint
+    };
+    ill(
+        "control plane",
+        "the control plane does not answer",
+        error.what,
+        hint,
+    )
 }
 
 async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), CommandError> {

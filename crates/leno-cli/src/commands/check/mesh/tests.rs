@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{super::State, *};
 
 fn troubles(findings: &[Finding]) -> Vec<&str> {
     let ill = findings.iter().filter(|of| of.is_trouble());
@@ -90,4 +90,15 @@ fn calls_that_fail_are_trouble_and_denied_ones_are_told() {
     assert_eq!(troubles(&findings), ["front → cart: calls fail"]);
     assert_eq!(findings.len(), 2);
     assert!(troubles(&calls(&[])).is_empty());
+}
+
+#[test]
+fn a_control_plane_elsewhere_is_not_to_be_started_here() {
+    let error = CommandError::unreachable("10.0.0.1:15012 cannot be reached");
+    let finding = silent(error.hint("is it running there?"));
+    let State::Ill { why, hint } = finding.state else {
+        panic!("{finding:?}");
+    };
+    assert!(why.contains("cannot be reached"), "{why}");
+    assert_eq!(hint, "is it running there?");
 }
