@@ -534,7 +534,12 @@ fn a_host_is_of_one_mesh_until_it_left_and_its_name_stays(fixture: &mut Fixture)
     assert!(leave().good().stderr.contains("membership.json"));
     assert!(leave().good().stderr.contains("no mesh"));
     let after = fixture.mesh.token(&["--service", "cart"]);
-    assert_eq!(join(&after, &["--no-agent"]).0, 0);
+    let (code, said) = join(&after, &["--no-agent"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains(&format!("the name {name} is taken")),
+        "{said}"
+    );
     fixture.mesh.start_agent(&name);
     let pid = fixture.mesh.agent(&name).pid();
     let third = fixture.mesh.token(&["--service", "cart"]);
@@ -547,6 +552,20 @@ fn a_host_is_of_one_mesh_until_it_left_and_its_name_stays(fixture: &mut Fixture)
     );
     let output = leave();
     refused((output.code, output.stderr), &["another agent"]);
+    // Without its agent a program is told of, for nobody else does.
+    let program = fixture.mesh.run(&host).service("cart").port("80:8080");
+    let program = program.start();
+    until("it is kept for the next agent", SOON, || {
+        let kept = fs::read_to_string(host.run_dir().join("workloads.json")).ok()?;
+        kept.contains("cart").then_some(())
+    });
+    let agent = fixture.mesh.agent(&name);
+    agent.signal(Signal::INT);
+    assert_eq!(agent.wait(SOON), 0);
+    let said = leave().good().stderr;
+    assert!(said.contains("in no mesh from now on"), "{said}");
+    assert!(said.contains("(cart-"), "{said}");
+    drop(program);
     let (code, said) = fixture.join(&third);
     assert_eq!(code, 0, "it was not spent: {said}");
 }

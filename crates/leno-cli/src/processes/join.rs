@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use leno_agent::{Config, DialError, JoinError, Membership, MembershipError};
 use leno_runtime::block_on_local;
-use leno_types::JoinToken;
+use leno_types::{DnsLabel, JoinToken};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::{agent, start_log};
@@ -55,10 +55,23 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
         "✔ pin matches  ✔ joined mesh \"{}\" as host {}",
         membership.mesh, membership.agent
     );
+    let was = previous.map(|previous| previous.agent);
+    if let Some(text) = renamed(&config.host, &membership.agent, was.as_ref()) {
+        eprintln!("⚠ {text}");
+    }
     if args.no_agent {
         return Ok(0);
     }
     agent::run(config, membership)
+}
+
+/// Why a host is not called what it asked for; `None` where it is, or was called so before.
+fn renamed(asked: &DnsLabel, got: &DnsLabel, was: Option<&DnsLabel>) -> Option<String> {
+    (asked != got && was != Some(got)).then(|| {
+        format!(
+            "the name {asked} is taken: by another host, or by this one's membership before it left or was revoked (leno agent list).\n  This host is {got} from now on; leno agent revoke {asked} does not concern it"
+        )
+    })
 }
 
 /// Before the token is spent: a host is in one mesh. Who joins that mesh again stays who it was, by the membership
@@ -126,4 +139,25 @@ fn ask(text: &mut String) -> io::Result<usize> {
     tcsetattr(&input, OptionalActions::Now, &before)?;
     eprintln!();
     read
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn another_name_than_asked_for_is_told_with_its_reason_when_it_is_new() {
+        let name = |text: &str| text.parse::<DnsLabel>().unwrap();
+        let (b, other) = (name("b"), name("b-4d73"));
+        let told = renamed(&b, &other, None).unwrap();
+        assert!(
+            told.contains("b is taken") && told.contains("b-4d73"),
+            "{told}"
+        );
+        assert!(renamed(&b, &other, Some(&b)).is_some());
+        assert_eq!(renamed(&b, &other, Some(&other)), None);
+        assert_eq!(renamed(&b, &b, None), None);
+    }
 }

@@ -21,7 +21,8 @@ pub(crate) struct LeaveArgs {
     run_dir: Option<PathBuf>,
 }
 
-/// Removes what `leno join` kept, and says what it was. While the agent runs, it is told to be ended first.
+/// Removes what `leno join` kept, and says what it was and whom it concerns. While the agent runs, it is told to be ended
+/// first.
 pub(crate) fn leave(args: &LeaveArgs) -> Outcome {
     let data_dir = args
         .data_dir
@@ -31,6 +32,7 @@ pub(crate) fn leave(args: &LeaveArgs) -> Outcome {
     leno_agent::nobody_listens(&run_dir).map_err(|error| {
         CommandError::refused(error).hint("its programs would lose the mesh: end them, then it")
     })?;
+    let programs = leno_agent::served(&run_dir);
     let kept = KEPT_FILES.map(|name| run_dir.join(name));
     let mut removed = 0;
     for path in std::iter::once(Membership::file(&data_dir)).chain(kept) {
@@ -49,6 +51,12 @@ pub(crate) fn leave(args: &LeaveArgs) -> Outcome {
         eprintln!(
             "this host is a member of no mesh (nothing in {})",
             data_dir.display()
+        );
+    }
+    if !programs.is_empty() {
+        eprintln!(
+            "⚠ in no mesh from now on, where they still run: {}\n  nobody calls them, and their own calls get no answer: end them, or join a mesh, whose agent here takes them in",
+            programs.join(", ")
         );
     }
     Ok(0)
