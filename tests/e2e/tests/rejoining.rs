@@ -1,7 +1,7 @@
 //! Hosts that join again or are shown the door, and services whose instances come and go: one program is one workload, and a name stays.
 
 use std::{
-    fs,
+    fs, io,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Command,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use leno_e2e::{Backend, Load, SOON, response};
-use leno_testkit::{Member, Mesh, Signal, Wire, skip, suite, until, until_ok};
+use leno_testkit::{Answer, Member, Mesh, Signal, Wire, skip, suite, until, until_ok};
 use serde_json::Value;
 
 /// What a host that is no member any more is told to do.
@@ -45,9 +45,10 @@ suite!(
         a_host_that_joins_again_with_a_running_program_is_served_as_itself,
         a_host_that_lost_its_membership_leaves_no_ghost,
         a_revoked_host_is_out_until_a_new_token_lets_it_in,
+        a_host_of_another_control_plane_knows_that_it_is,
+        a_host_that_joins_right_after_a_restart_is_known_to_callers_that_came_back,
         a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing,
         where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back,
-        a_host_of_another_control_plane_knows_that_it_is,
     ]
 );
 
@@ -65,6 +66,16 @@ impl Fixture {
             200 => Ok(String::from_utf8_lossy(&answer.body).into_owned()),
             _ => Err(answer.head),
         }
+    }
+
+    /// What is answered at an address, which no name was asked for.
+    fn call_at(&self, to: SocketAddr) -> io::Result<Answer> {
+        let stream = self
+            .caller
+            .within(|| TcpStream::connect_timeout(&to, SOON))?;
+        let mut wire = Wire::new(stream);
+        wire.try_send("GET /secret HTTP/1.1\r\nhost: gone\r\nconnection: close\r\n\r\n")?;
+        wire.try_message()
     }
 
     /// Uid and host of every workload of a service.
@@ -99,9 +110,9 @@ impl Fixture {
         }
     }
 
-    /// Ends b's agent as Ctrl-C does.
-    fn end_agent(&mut self) {
-        let agent = self.mesh.agent("b");
+    /// Ends an agent as Ctrl-C does.
+    fn end_agent(&mut self, host: &str) {
+        let agent = self.mesh.agent(host);
         agent.signal(Signal::INT);
         assert_eq!(agent.wait(SOON), 0);
     }
@@ -113,7 +124,7 @@ fn a_host_that_joins_again_with_a_running_program_is_served_as_itself(fixture: &
         let listed = fixture.workloads("cart");
         (listed.len() == 1).then_some(listed)
     });
-    fixture.end_agent();
+    fixture.end_agent("b");
     let b = fixture.mesh.host("b");
     fixture.mesh.join_existing(&b);
     until_ok("cart answers again", SOON, || fixture.call("cart"));
@@ -179,7 +190,7 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
     assert_eq!(told.count(), 1, "{said}");
     assert!(!said.contains("control plane is away"), "{said}");
     // Its next session is refused, also after its restart; revoking it again changes nothing.
-    fixture.end_agent();
+    fixture.end_agent("b");
     fixture.mesh.spawn_agent("b");
     fixture.mesh.agent("b").says(OUT, SOON);
     fixture.mesh.leno(&["agent", "revoke", &name]).good();
@@ -221,6 +232,34 @@ fn a_host_of_another_control_plane_knows_that_it_is(fixture: &mut Fixture) {
     until_ok("cart answers", SOON, || fixture.call("cart"));
 }
 
+/// A control plane that has just started still waits for agents that may come back: here for one that never will.
+fn a_host_that_joins_right_after_a_restart_is_known_to_callers_that_came_back(
+    fixture: &mut Fixture,
+) {
+    fixture.mesh.join("away");
+    fixture.mesh.kill_agent("away");
+    fixture.mesh.stop_control_plane();
+    fixture.mesh.start_control_plane();
+    until("the caller's agent is back", SOON, || {
+        let said = fixture.mesh.agent("a").stderr();
+        let (_, since) = said.rsplit_once("the control plane is away")?;
+        since
+            .contains("connected to the control plane again")
+            .then_some(())
+    });
+    let new = fixture.mesh.network.add_outside("new");
+    fixture.mesh.join_existing(&new);
+    let gone = fixture.mesh.run(&new).service("gone").port("80:8080");
+    let gone = gone.start();
+    let _backend = Backend::http(gone.listen(8080), |_| response(200, "", "gone"));
+    until_ok("its program is called by its address", SOON, || {
+        let answer = fixture.call_at(SocketAddr::from((new.v4, 8080)))?;
+        let served = answer.status() == 200 && answer.body == b"gone";
+        served.then_some(()).ok_or(io::Error::other(answer.head))
+    });
+    fixture.end_agent("new");
+}
+
 fn a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing(fixture: &mut Fixture) {
     // In no network of the mesh: nothing but its own coming says that it is a member.
     let far = fixture.mesh.network.add_outside("far");
@@ -229,16 +268,11 @@ fn a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing(fixture: &mu
     let gone = gone.start();
     let _backend = Backend::http(gone.listen(8080), |_| response(200, "", "gone"));
     let to = SocketAddr::from((far.v4, 8080));
-    let call = |fixture: &Fixture| {
-        let stream = fixture
-            .caller
-            .within(|| TcpStream::connect_timeout(&to, SOON))?;
-        let mut wire = Wire::new(stream);
-        wire.try_send("GET /secret HTTP/1.1\r\nhost: gone\r\nconnection: close\r\n\r\n")?;
-        wire.try_message()
-    };
     let served = |fixture: &Fixture| {
-        let answer = call(fixture).ok().filter(|answer| answer.status() == 200)?;
+        let answer = fixture
+            .call_at(to)
+            .ok()
+            .filter(|answer| answer.status() == 200)?;
         (answer.body == b"gone").then_some(())
     };
     until("its program is called by its address", SOON, || {
@@ -254,7 +288,7 @@ fn a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing(fixture: &mu
     let stranger = Backend::http(stranger, |_| response(200, "", "stranger"));
     let silent = |fixture: &Fixture| {
         for _ in 0..3 {
-            let answer = call(fixture);
+            let answer = fixture.call_at(to);
             let told = answer.is_ok_and(|answer| answer.status() == 200);
             assert!(!told, "the stranger answered");
         }

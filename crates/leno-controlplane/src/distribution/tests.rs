@@ -225,6 +225,26 @@ fn what_a_proxy_brings_along_is_not_sent_again_and_what_is_missing_is_held_back_
 }
 
 #[test]
+fn the_mesh_is_not_held_back_in_grace_for_it_says_who_must_not_be_called_in_clear() {
+    let (mut catalog, mut subscriber, mut proxy) = (
+        Catalog::default(),
+        Subscriber::new(Duration::ZERO),
+        Proxy::default(),
+    );
+    let mut request = ask(Type::Mesh, &["*"]);
+    request.initial_resource_versions = BTreeMap::from([("w1".to_owned(), "old".to_owned())]);
+    put(&mut catalog, &mut subscriber, Type::Mesh, "w1", Some("a"));
+    subscriber
+        .request(&request, &catalog, Duration::ZERO)
+        .unwrap();
+    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(0, Some(30)));
+    assert_eq!(answers[0].resources.len(), 1);
+    put(&mut catalog, &mut subscriber, Type::Mesh, "w1", Some("b"));
+    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(1, Some(30)));
+    assert_eq!(answers[0].resources.len(), 1);
+}
+
+#[test]
 fn an_unknown_name_is_absent_within_a_second_even_in_grace() {
     let (catalog, mut subscriber, mut proxy) = (
         Catalog::default(),

@@ -123,6 +123,8 @@ impl TypeState {
             .map(|(name, _)| Arc::clone(name))
     }
 
+    /// What is sent without asking. The mesh itself is never held back: the store keeps who its members are, and whoever
+    /// does not know a new one sends in clear to it.
     pub(super) fn collect_all(
         &mut self,
         kind: Type,
@@ -138,12 +140,10 @@ impl TypeState {
         let mut later = false;
         for resource in &all {
             let held = self.held.get(&resource.name);
-            let hold_back =
-                kind == Type::Mesh && held.is_some_and(|held| held.resumed) && hold.in_grace();
             if held.is_some_and(|held| held.version == resource.version) {
                 continue;
             }
-            if hold_back || batch.is_full() {
+            if batch.is_full() {
                 later = true;
                 continue;
             }
