@@ -28,7 +28,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Between proxies: a peer from which nothing came for so long, while streams are open, is sent a PING.
     pub ping_after: Duration,
-    /// What stays silent so long after that is broken: its streams end.
+    /// What stays silent so long after that is broken: its streams end. Also how long a client that was told to go may
+    /// take to say that it has heard.
     pub ping_timeout: Duration,
     /// Bytes of a request kept to be sent once more when an endpoint proves not to have seen them.
     pub replay_bytes: usize,
@@ -120,7 +121,7 @@ counters! {
     h2_protocol_errors,
     /// HTTP/2 connections closed for abuse (ENHANCE_YOUR_CALM): rapid resets, floods.
     h2_abuse,
-    /// HTTP/2 connections to or from a proxy that answered no PING.
+    /// HTTP/2 connections whose other end answered no PING: a proxy, or a client that was told to go.
     h2_dead_peers,
     /// Interim responses above the limit.
     interim_overflows,

@@ -7,11 +7,12 @@ mod common;
 use std::{collections::BTreeSet, rc::Rc};
 
 use bytes::Bytes;
-use common::run;
-use leno_http::{ResponseHead, server};
+use common::{run, run_paused};
+use leno_http::{Counters, Limits, ResponseHead, server};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, duplex},
     task::spawn_local,
+    time::Instant,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -119,5 +120,58 @@ fn as_many_uploads_as_may_be_open_are_answered_early_and_none_is_lost() {
         }
         assert_eq!(answered.len(), UPLOADS as usize + 1);
         upload.abort();
+    });
+}
+
+/// A server that is drained as soon as it stands; when its last word was given, and how often a PING was in vain.
+fn drained(io: tokio::io::DuplexStream) -> tokio::task::JoinHandle<(Instant, u64)> {
+    spawn_local(async move {
+        let served = server::H2::handshake(io, Rc::default(), Bytes::new());
+        let mut server = served.await.unwrap();
+        server.drain();
+        assert!(server.next().await.is_none(), "nothing was asked");
+        (
+            Instant::now(),
+            Counters::with(|counters| counters.h2_dead_peers.get()),
+        )
+    })
+}
+
+#[test]
+fn a_client_that_is_told_to_go_and_answers_no_ping_is_waited_for_no_longer_than_others() {
+    run_paused(async {
+        let begun = Instant::now();
+        let (mut client, io) = duplex(64 * 1024);
+        let server = drained(io);
+        client.write_all(PREFACE).await.unwrap();
+        client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let mut goaways = Vec::new();
+        while let Some(frame) = read_frame(&mut client).await {
+            if frame.kind == GOAWAY {
+                goaways.push(u32::from_be_bytes(frame.payload[..4].try_into().unwrap()));
+            }
+        }
+        // Twice, the second with the last stream that was served.
+        assert_eq!(goaways, [i32::MAX.unsigned_abs(), 0]);
+        let (ended, in_vain) = server.await.unwrap();
+        let limit = Limits::default().ping_timeout;
+        let took = ended - begun;
+        assert!(took >= limit && took < 2 * limit, "{took:?}");
+        assert_eq!(in_vain, 1);
+    });
+}
+
+#[test]
+fn a_client_that_is_told_to_go_and_reads_nothing_is_left() {
+    run_paused(async {
+        let begun = Instant::now();
+        let (mut client, io) = duplex(64);
+        let server = drained(io);
+        client.write_all(PREFACE).await.unwrap();
+        client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        assert_eq!(read_frame(&mut client).await.unwrap().kind, SETTINGS);
+        let (ended, _) = server.await.unwrap();
+        let took = ended - begun;
+        assert!(took < 3 * Limits::default().ping_timeout, "{took:?}");
     });
 }

@@ -29,6 +29,16 @@ use crate::{
 /// Hears of a request that is answered here as malformed; the field to answer it with.
 type Malformed = dyn Fn(&ServerError) -> (&'static str, String);
 
+/// How far a connection is on its way out, as the client was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// A first GOAWAY, and a PING whose answer says that it was read.
+    Asked,
+    /// There was no answer: the last GOAWAY, after which nothing is waited for but that it is written.
+    Told,
+}
+
 /// An HTTP/2 connection from a client.
 pub struct H2<IO> {
     connection: h2::server::Connection<Prefixed<Watched<IO>>, Bytes>,
@@ -39,6 +49,7 @@ pub struct H2<IO> {
     /// Of its exchanges.
     timers: Timers,
     idle_since: Option<Instant>,
+    leaving: Leaving,
     malformed: Option<Box<Malformed>>,
     heard: Rc<Cell<bool>>,
     /// Where the client is asked whether it is there.
@@ -71,6 +82,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
                 timer: Timer::default(),
                 timers: Timers::default(),
                 idle_since: None,
+                leaving: Leaving::No,
                 malformed: None,
                 heard,
                 asked: None,
@@ -118,8 +130,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
     }
 
     /// Tells the client to open no further streams: GOAWAY twice, as RFC 9113 6.8 advises; `next` gives `None` once
-    /// the last stream is done.
+    /// the last stream is done. A client that answers no PING is waited for no longer than others are.
     pub fn drain(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Asked;
+            self.idle_since = None;
+        }
         self.connection.graceful_shutdown();
     }
 
@@ -178,12 +194,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> H2<IO> {
             return Poll::Pending;
         }
         let since = *self.idle_since.get_or_insert_with(Instant::now);
-        if self.timer.poll(cx, since + self.limits.idle_timeout) {
-            count(|counters| &counters.idle_closes);
-            self.idle_since = None;
-            self.connection.graceful_shutdown();
-            cx.waker().wake_by_ref();
+        let wait = match self.leaving {
+            Leaving::No => self.limits.idle_timeout,
+            Leaving::Asked | Leaving::Told => self.limits.ping_timeout,
+        };
+        if !self.timer.poll(cx, since + wait) {
+            return Poll::Pending;
         }
+        self.idle_since = None;
+        match self.leaving {
+            Leaving::No => {
+                count(|counters| &counters.idle_closes);
+                self.drain();
+            }
+            Leaving::Asked => {
+                count(|counters| &counters.h2_dead_peers);
+                self.leaving = Leaving::Told;
+                self.connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            }
+            // It does not even read.
+            Leaving::Told => return Poll::Ready(None),
+        }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
