@@ -8,11 +8,10 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use leno_net::netns::NetNs;
@@ -25,6 +24,8 @@ use rustix::{
 const FRAME: usize = 256 * 1024;
 /// Frames that wait to be looked at.
 const BUFFER: usize = 64 * 1024 * 1024;
+/// More frames than that holds, each of which counts for hundreds of bytes at least.
+const QUEUE: usize = BUFFER / 256;
 /// ETH_P_ALL, in network order (packet(7)).
 const EVERY_PROTOCOL: u16 = 0x0003_u16.to_be();
 
@@ -37,9 +38,17 @@ struct Seen {
     dialled: HashMap<(IpAddr, u16), u64>,
 }
 
+/// The socket, and what was read from it.
+struct Looker {
+    socket: Arc<OwnedFd>,
+    texts: Vec<Vec<u8>>,
+    frame: Vec<u8>,
+    seen: Seen,
+}
+
 /// A running capture.
 pub struct Capture {
-    seen: Arc<Mutex<Seen>>,
+    looker: Arc<Mutex<Looker>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,13 +71,18 @@ impl Capture {
         sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, BUFFER))
             .expect("a larger buffer");
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let socket = Arc::new(socket);
+        let looker = Arc::new(Mutex::new(Looker {
+            socket: Arc::clone(&socket),
+            texts: texts.iter().map(|text| text.to_vec()).collect(),
+            frame: vec![0; FRAME],
+            seen: Seen::default(),
+        }));
         let stop = Arc::new(AtomicBool::new(false));
-        let texts: Vec<Vec<u8>> = texts.iter().map(|text| text.to_vec()).collect();
-        let (theirs, ended) = (Arc::clone(&seen), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || look(&socket, &texts, &theirs, &ended));
+        let (theirs, ended) = (Arc::clone(&looker), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || look(&socket, &theirs, &ended));
         Self {
-            seen,
+            looker,
             stop,
             thread: Some(thread),
         }
@@ -93,8 +107,7 @@ impl Capture {
     #[must_use]
     #[track_caller]
     pub fn count(&self, text: &[u8]) -> u64 {
-        self.settle();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &self.settled().seen;
         seen.found.get(text).copied().unwrap_or(0)
     }
 
@@ -102,35 +115,27 @@ impl Capture {
     #[must_use]
     #[track_caller]
     pub fn ends(&self, text: &[u8]) -> BTreeSet<(IpAddr, IpAddr)> {
-        self.settle();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &self.settled().seen;
         seen.ends.get(text).cloned().unwrap_or_default()
     }
 
-    /// What was sent before is in the socket's queue by now: the loop is idle once when it has seen all of it.
-    fn settle(&self) {
-        let before = self.frames();
-        crate::until("the capture is read", Duration::from_secs(10), || {
-            let now = self.frames();
-            std::thread::sleep(Duration::from_millis(30));
-            (now == self.frames() || now > before + 2_000).then_some(())
-        });
+    /// What has been sent is in the socket's queue: all of that was looked at when this returns.
+    fn settled(&self) -> MutexGuard<'_, Looker> {
+        let mut looker = self.looker.lock().unwrap_or_else(PoisonError::into_inner);
+        looker.read();
+        looker
     }
 
     /// How many frames were seen.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .frames
+        self.settled().seen.frames
     }
 
     /// How many frames went to an address and TCP port.
     #[must_use]
     pub fn to(&self, address: impl Into<IpAddr>, port: u16) -> u64 {
-        self.settle();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &self.settled().seen;
         seen.ports
             .get(&(address.into(), port))
             .copied()
@@ -141,8 +146,7 @@ impl Capture {
     /// before do not count.
     #[must_use]
     pub fn dialled(&self, address: impl Into<IpAddr>, port: u16) -> u64 {
-        self.settle();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = &self.settled().seen;
         seen.dialled
             .get(&(address.into(), port))
             .copied()
@@ -178,33 +182,45 @@ impl Drop for Capture {
     }
 }
 
-fn look(socket: &OwnedFd, texts: &[Vec<u8>], seen: &Mutex<Seen>, stop: &AtomicBool) {
-    let mut frame = vec![0; FRAME];
+fn look(socket: &OwnedFd, looker: &Mutex<Looker>, stop: &AtomicBool) {
     let wait = Timespec {
         tv_sec: 0,
         tv_nsec: 50_000_000,
     };
     while !stop.load(Ordering::Relaxed) {
         let mut ready = [PollFd::new(socket, PollFlags::IN)];
-        if !matches!(poll(&mut ready, Some(&wait)), Ok(1..)) {
-            continue;
+        if matches!(poll(&mut ready, Some(&wait)), Ok(1..)) {
+            let mut looker = looker.lock().unwrap_or_else(PoisonError::into_inner);
+            looker.read();
         }
-        let Ok((length, _)) = rustix::net::recv(socket, &mut frame[..], RecvFlags::DONTWAIT) else {
-            continue;
-        };
-        let frame = frame.get(..length).unwrap_or_default();
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.frames += 1;
+    }
+}
+
+impl Looker {
+    /// Looks at every frame that waits, or at as many as a queue can hold where they come without end.
+    fn read(&mut self) {
+        for _ in 0..QUEUE {
+            let read = rustix::net::recv(&*self.socket, &mut self.frame[..], RecvFlags::DONTWAIT);
+            let Ok((length, _)) = read else { return };
+            let frame = self.frame.get(..length).unwrap_or_default();
+            self.seen.note(frame, &self.texts);
+        }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, frame: &[u8], texts: &[Vec<u8>]) {
+        self.frames += 1;
         if let Some((to, begins)) = tcp_destination(frame) {
-            *seen.ports.entry(to).or_default() += 1;
+            *self.ports.entry(to).or_default() += 1;
             if begins {
-                *seen.dialled.entry(to).or_default() += 1;
+                *self.dialled.entry(to).or_default() += 1;
             }
         }
         for text in texts.iter().filter(|text| contains(frame, text)) {
-            *seen.found.entry(text.clone()).or_default() += 1;
+            *self.found.entry(text.clone()).or_default() += 1;
             if let Some(ends) = ends(frame) {
-                seen.ends.entry(text.clone()).or_default().insert(ends);
+                self.ends.entry(text.clone()).or_default().insert(ends);
             }
         }
     }

@@ -90,19 +90,21 @@ fn a_flood_of_names_takes_nobodys_answers_away() {
     });
 }
 
-/// How long the middle and the slowest but one of a hundred requests took, each on a connection of its own, its name
-/// asked first.
-async fn took(captured: Captured, name: &str, to: SocketAddr) -> (Duration, Duration) {
+/// Requests in a row, of which the middle and the slowest are judged.
+const REQUESTS: usize = 40;
+
+/// How many turns others had while each request was served, on a connection of its own, its name asked first; sorted.
+async fn took(captured: Captured, name: &str, to: SocketAddr, turns: &Cell<u64>) -> Vec<u64> {
     let mut took = Vec::new();
-    for _ in 0..100 {
-        let begun = Instant::now();
+    for _ in 0..REQUESTS {
+        let begun = turns.get();
         assert_eq!(resolve(captured, name).await, Some(to.ip()));
         let mut stream = captured.connect(to).await;
         assert_eq!(ask(&mut stream, &get("/")).await.status(), 200);
-        took.push(begun.elapsed());
+        took.push(turns.get() - begun);
     }
     took.sort_unstable();
-    (took[50], took[98])
+    took
 }
 
 #[test]
@@ -118,35 +120,33 @@ fn the_neighbour_of_a_flood_is_served_as_before() {
         let cart = two.workload("cart", &[(80, port, HTTP)]).await;
         let vip = world.service("shop/cart", 80, HTTP, vec![cart.endpoint]);
         let (web, mail) = (one.capture(&web), one.capture(&mail));
-        let (alone, _) = took(mail, "cart.", vip).await;
+        let turns = Rc::new(Cell::new(0));
+        took(mail, "cart.", vip, &turns).await;
 
         one.seen.silent.set(true);
-        let flooding = Rc::new(Cell::new(true));
-        let floods = Rc::clone(&flooding);
+        let theirs = Rc::clone(&turns);
         let flood = tokio::task::spawn_local(async move {
             let socket = program(web).await;
             let mut open = Vec::new();
-            let mut number = 0_u64;
-            while floods.get() {
-                for _ in 0..32 {
-                    number += 1;
-                    query(&socket, &format!("nobody{number}.")).await;
+            loop {
+                for number in 0..32 {
+                    query(&socket, &format!("nobody{}-{number}.", theirs.get())).await;
                 }
                 if open.len() < 1_000 {
                     let unknown = SocketAddr::from(([10, 77, 3, 1], 80));
                     open.push(web.connect(unknown).await);
                 }
+                theirs.set(theirs.get() + 1);
                 tokio::task::yield_now().await;
             }
-            number
         });
-        let (median, slowest) = took(mail, "cart.", vip).await;
-        flooding.set(false);
-        assert!(flood.await.unwrap() > 1_000);
-        // Who is starved waits for whole seconds; the flood and its neighbour share this test's thread as well.
-        let fine = median < Duration::from_millis(50) || median < alone * 10;
-        assert!(fine, "alone {alone:?}, beside a flood {median:?}");
-        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+        let took = took(mail, "cart.", vip, &turns).await;
+        flood.abort();
+        // Flood, proxy and neighbour share one thread, so that turns are told apart however loaded the machine is: about
+        // 40 of a millisecond go by while one is served beside others. Who is starved waits for whole seconds.
+        assert!(turns.get() > 200, "no flood: {took:?}");
+        let (median, slowest) = (took[REQUESTS / 2], took[REQUESTS - 2]);
+        assert!(median < 200 && slowest < 1_000, "{took:?}");
     });
 }
 
