@@ -20,7 +20,8 @@ mod view;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use leno_config::AccessAction;
 use leno_runtime::block_on_local;
 
@@ -68,6 +69,16 @@ enum Command {
     Proxy(commands::ProxyArgs),
     User(commands::UserArgs),
     Context(commands::ContextArgs),
+    /// Print a script that lets a shell complete leno's commands and options
+    #[command(after_help = "Examples:
+  source <(leno completion bash)
+  leno completion zsh > \"${fpath[1]}/_leno\"
+  leno completion fish > ~/.config/fish/completions/leno.fish")]
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
     /// Show which version this is
     Version,
 }
@@ -152,6 +163,12 @@ fn dispatch(cli: Cli) -> Outcome {
             output::print(concat!("leno ", env!("CARGO_PKG_VERSION")));
             Ok(0)
         }
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "leno", &mut script);
+            output::print(String::from_utf8_lossy(&script).trim_end());
+            Ok(0)
+        }
         Command::Check(args) => block_on_local("check", commands::check(context, &args)),
     }
 }
@@ -163,4 +180,25 @@ fn with_client(
 ) -> Outcome {
     let client = commands::client(context)?;
     block_on_local("command", async { command(&client).await })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn every_shell_gets_a_script_that_knows_every_command() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "leno", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {command}");
+            }
+        }
+    }
 }

@@ -42,18 +42,40 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// At SIGTERM the program's callers are sent away first; it gets the signal when none is left, or after --drain.
 /// The exit code is the program's, 128 + n when signal n ended it; 126 and 127 when it cannot be started.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno run --service cart --port 80:8080/http -- ./cart --listen 0.0.0.0:8080
+  leno run --service cart --version v2 --port 80:8080 --check http:/healthz -- ./cart
+  leno run --service web --port 80:8080 --publish 8080 -- ./web
+  leno run -- curl http://cart/
+An exit code of leno's own comes with a line that begins with \"leno:\"; any other is the program's.")]
 pub(crate) struct RunArgs {
     /// The service it serves; without one it only calls
     #[arg(long, value_name = "NAME")]
     service: Option<String>,
     /// The namespace it belongs to
-    #[arg(long, short, value_name = "NAMESPACE", default_value = "")]
+    #[arg(
+        long,
+        short,
+        value_name = "NAMESPACE",
+        default_value = "",
+        hide_default_value = true
+    )]
     namespace: String,
     /// The service account it runs as; the service's name if not given
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     service_account: String,
     /// Its version: labels the workload, and makes a service NAME-VERSION beside NAME
-    #[arg(long, value_name = "VERSION", default_value = "")]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "",
+        hide_default_value = true
+    )]
     version: String,
     /// A port: `SERVICE[:PROGRAM][/PROTOCOL]`, such as 80:8080/http; protocols: http, http2, grpc, tls, tcp
     #[arg(long = "port", value_name = "PORT", value_parser = parse_port)]

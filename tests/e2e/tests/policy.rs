@@ -301,6 +301,8 @@ fn no_allow_overrides_a_deny_and_the_commands_say_so(fixture: &mut Fixture) {
     let said = mesh.leno(&["allow", "other", "catalog"]).good();
     let words = "deny-other-catalog, which leno deny wrote, is deleted";
     assert!(said.stderr.contains(words), "{}", said.stderr);
+    let words = "undo: leno deny other catalog; leno delete accesspolicy allow-other-catalog";
+    assert!(said.stderr.contains(words), "{}", said.stderr);
     until("it may call again", SOON, || {
         let seen = tally(&fixture.other, "catalog", "GET / HTTP/1.1\r\n", 1);
         seen.keys().all(|key| key.starts_with('v')).then_some(())

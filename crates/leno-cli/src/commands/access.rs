@@ -115,22 +115,38 @@ async fn write(
         eprintln!("accesspolicy/{name}, which leno deny wrote, is deleted");
     }
     if !common.dry_run && common.output == Format::Table {
-        eprintln!(
-            "undo: {}",
-            delete(namespace, &plan.name, client.namespace())
-        );
+        eprintln!("undo: {}", undo(args, namespace, plan, client.namespace()));
     }
     Ok(code)
 }
 
+/// The commands after which everything is as it was: a deny that was lifted is written again.
+fn undo(args: &AccessArgs, namespace: &str, plan: &Plan, usual: &str) -> String {
+    let delete = delete(namespace, &plan.name, usual);
+    if plan.lifted.is_empty() {
+        return delete;
+    }
+    let caller = if args.caller == "*" {
+        "'*'"
+    } else {
+        &args.caller
+    };
+    let option = option(namespace, usual);
+    format!("leno deny {caller} {}{option}; {delete}", args.service)
+}
+
 /// The command that deletes a policy.
 fn delete(namespace: &str, name: &str, usual: &str) -> String {
-    let option = if namespace == usual {
-        String::new()
-    } else {
-        format!(" -n {namespace}")
-    };
+    let option = option(namespace, usual);
     format!("leno delete accesspolicy {name}{option}")
+}
+
+/// The option that names a namespace, where it is not the usual one.
+fn option(namespace: &str, usual: &str) -> String {
+    if namespace == usual {
+        return String::new();
+    }
+    format!(" -n {namespace}")
 }
 
 /// The account that a word means; `None` is everybody.

@@ -37,11 +37,11 @@ enum TokenCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   leno token create --service cart
-  leno token create --service cart --service catalog --uses 3 --ttl 24h
+  leno token create --service cart,catalog --uses 3 --ttl 24h
   leno token create    (a host whose programs only call)")]
 struct CreateArgs {
-    /// A service that the host's programs may serve
-    #[arg(long = "service", value_name = "NAME")]
+    /// A service that the host's programs may serve; several by commas, or by the option again
+    #[arg(long = "service", value_name = "NAME", value_delimiter = ',')]
     services: Vec<String>,
     /// The namespace they live in
     #[arg(long, short)]

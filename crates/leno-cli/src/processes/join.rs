@@ -22,6 +22,10 @@ use crate::{
 
 /// Join a mesh with a token from `leno token create`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno token create | ssh db1 leno join --token-file -
+  leno join --token-file token --address 10.0.0.2
+  leno join --token-file token --no-agent    (then leno agent, from systemd for one)")]
 pub(crate) struct JoinArgs {
     /// The file that holds the token; - reads standard input
     #[arg(long, value_name = "FILE")]

@@ -34,6 +34,10 @@ use crate::{
 
 /// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno up
+  leno up --detach --address 10.0.0.1 --prefix 10.0.0.0/24
+  leno up --mesh shop --workload-ttl 1h --allow-user deploy=cart,web")]
 pub(crate) struct UpArgs {
     /// The mesh's name, and that of the context
     #[arg(long, default_value = "default")]
