@@ -8,6 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Write permission of the group and of everybody.
+const OTHERS_WRITE: u32 = 0o022;
+/// Everybody may write, and nobody remove what another wrote: inode(7).
+const STICKY: u32 = 0o1000;
+
 /// Makes a directory, and those above it, for its owner alone.
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     own_dir(path, 0o700)
@@ -19,25 +24,42 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Below a directory like /tmp anybody can make one first: with links in it that lead elsewhere, or with a socket at
-/// which another listens. One that is there must be this user's or root's; this user's is closed to the writing of
-/// others.
+/// which another listens. One that is there must be this user's or root's, with nothing of others in it; this user's is
+/// closed to the writing of others.
 fn own_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)?;
     let found = fs::symlink_metadata(path)?;
     let own = leno_net::process::user();
+    let refused = |text: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     if !found.is_dir() || ![own, 0].contains(&found.uid()) {
-        let text = format!(
+        return refused(format!(
             "it is not a directory of this user's own (it is user {}'s): remove it, or name another directory",
             found.uid()
-        );
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        ));
     }
-    let others_write = found.mode() & 0o022 != 0;
-    if found.uid() == own && others_write {
-        let closed = fs::Permissions::from_mode(found.mode() & 0o7755);
-        fs::set_permissions(path, closed)?;
+    if found.mode() & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    let owners = owners_in(path)?;
+    // A tmpfs that was mounted for us is sticky and empty; /tmp is neither ours to use nor to close.
+    let shared = found.mode() & STICKY != 0 && found.uid() == own && !owners.is_empty();
+    if shared || owners.iter().any(|owner| ![own, 0].contains(owner)) {
+        let text = format!(
+            "others may write to {}: name a directory below it",
+            path.display()
+        );
+        return refused(text);
+    }
+    if found.uid() == own {
+        fs::set_permissions(path, fs::Permissions::from_mode(found.mode() & 0o7755))?;
     }
     Ok(())
+}
+
+/// Whose the entries of a directory are.
+fn owners_in(path: &Path) -> io::Result<Vec<u32>> {
+    let owner = |entry: io::Result<fs::DirEntry>| Ok(entry?.metadata()?.uid());
+    fs::read_dir(path)?.map(owner).collect()
 }
 
 /// Replaces a file's content in one step, mode 0600: a crash leaves the old content or the new.
@@ -120,6 +142,26 @@ mod tests {
         symlink(&dir, &link).unwrap();
         let refused = open_dir(&link).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_directory_of_everybodys_like_tmp_is_refused_and_left_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let shared = place.path().join("tmp");
+        fs::create_dir(&shared).unwrap();
+        fs::write(shared.join("somebodys"), "").unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        let refused = open_dir(&shared).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(refused.to_string().contains("below it"), "{refused}");
+        assert_eq!(fs::metadata(&shared).unwrap().mode() & 0o7777, 0o1777);
+        private_dir(&shared.join("agent")).unwrap();
+        // A mount for us alone looks the same but for what is in it.
+        let fresh = place.path().join("fresh");
+        fs::create_dir(&fresh).unwrap();
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o1777)).unwrap();
+        open_dir(&fresh).unwrap();
+        assert_eq!(fs::metadata(&fresh).unwrap().mode() & 0o7777, 0o1755);
     }
 
     #[test]

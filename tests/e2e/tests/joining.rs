@@ -603,7 +603,15 @@ fn a_disk_without_space_does_not_cost_the_token(fixture: &mut Fixture) {
     let data = host.disk().join("data");
     fs::create_dir_all(&data).expect("a directory");
     let path = data.display().to_string();
-    let mounted = host.exec(&["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", &path]);
+    let mounted = host.exec(&[
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=64k,mode=700",
+        "tmpfs",
+        &path,
+    ]);
     if mounted.code != 0 {
         leno_testkit::skip!("no tmpfs can be mounted here: {}", mounted.stderr.trim());
     }
