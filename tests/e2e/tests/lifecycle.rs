@@ -51,6 +51,7 @@ suite!(
         a_program_that_cannot_be_started_is_told_apart,
         without_an_agent_the_next_step_is_named,
         a_service_outside_of_the_scope_is_refused,
+        a_program_that_goes_before_it_is_admitted_leaves_nothing_in_the_mesh,
         standard_input_reaches_the_program,
         sigterm_reaches_the_program_and_its_code_comes_back,
         what_was_begun_is_finished_before_the_program_gets_its_sigterm,
@@ -122,6 +123,26 @@ fn a_service_outside_of_the_scope_is_refused(fixture: &mut Fixture) {
         .to_end();
     assert_eq!(output.code, 6, "{}", output.stderr);
     assert!(output.stderr.contains("payments"), "{}", output.stderr);
+}
+
+fn a_program_that_goes_before_it_is_admitted_leaves_nothing_in_the_mesh(fixture: &mut Fixture) {
+    let b = fixture.mesh.host("b");
+    let still = |mesh: &mut Mesh, signal| {
+        mesh.control_plane.as_mut().expect("it runs").signal(signal);
+    };
+    still(&mut fixture.mesh, Signal::STOP);
+    let job = fixture.mesh.run(&b).service("job");
+    let mut waiting = job.program(["sleep", "60"]).spawn();
+    waiting.says("waiting for the control plane", SOON);
+    waiting.kill();
+    still(&mut fixture.mesh, Signal::CONT);
+    // Asked for later: when this is in, so was the other.
+    let later = fixture.mesh.run(&b).start();
+    until("nothing of it is left", SOON, || {
+        let proxies = fixture.mesh.api("/leno/v1/proxies").to_string();
+        (!proxies.contains("/sa/job")).then_some(())
+    });
+    later.stop();
 }
 
 fn standard_input_reaches_the_program(fixture: &mut Fixture) {

@@ -322,7 +322,7 @@ impl Agent {
     /// the control plane knows the old one no more, the program comes anew, and is served under what it gets then.
     fn on_registered_again(&mut self, registered: &wire::Registered) {
         let Some(old) = self.again.remove(&registered.request) else {
-            return;
+            return self.on_registered_late(registered);
         };
         if registered.uid == old.to_string() {
             return;
@@ -339,5 +339,20 @@ impl Agent {
             Some(connection) => drop(self.callers.remove(&connection)),
             None => {}
         }
+    }
+
+    /// The program has gone, or was told that it waited in vain: nobody would ever end what was made for it. One that
+    /// came again under the same id has its own request on the way.
+    fn on_registered_late(&mut self, registered: &wire::Registered) {
+        let uid = &registered.uid;
+        let is_hosted = self.hosted.keys().any(|hosted| hosted.to_string() == *uid);
+        let mut asked = self.asked.values();
+        if is_hosted || asked.any(|asked| asked.start.uid.as_ref() == Some(uid)) {
+            return;
+        }
+        tracing::info!(uid, "a program has gone while it was registered");
+        self.say(agent_message::Message::Deregister(wire::Deregister {
+            uid: uid.clone(),
+        }));
     }
 }
