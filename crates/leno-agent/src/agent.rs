@@ -9,21 +9,21 @@ mod pages;
 mod programs;
 mod renewals;
 mod restart;
+mod start;
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     rc::Rc,
     time::{Duration, Instant, SystemTime},
 };
 
-use leno_dataplane::{Event, ListenRole, Update, Worker, WorkerConfig};
+use leno_dataplane::{Event, ListenRole, Update, Worker};
 use leno_ir::Mesh;
 use leno_net::capture::Installed;
-use leno_runtime::{Fatal, Readiness, Scope, Stop, Tasks};
-use leno_tls::control::ControlConnector;
+use leno_runtime::{Fatal, Readiness, Scope, Stop};
 use leno_types::WorkloadUid;
 use leno_wire::{
     agent::{self as wire, AgentMessage, agent_message},
@@ -34,20 +34,21 @@ use tonic::transport::Channel;
 
 use crate::{
     Config, Membership,
-    admin::{self, Ask},
+    admin::Ask,
     ads::{AdsClient, Type},
     certificates::{Issued, Renewal},
-    dial, files,
-    handover::{self, Handle, Handles, Inherited},
+    handover::{Handles, Inherited},
     host_network::Routes,
     hosted::{self, Hosted, Sockets},
-    link::{self, LinkEvent, Target},
+    link::LinkEvent,
     local::{self, Connection, LocalEvent},
     protocol::{FromAgent, Start},
     report::Reporter,
-    sidecar,
+    saved::Kept,
     standing::Standing,
 };
+
+pub use start::run;
 
 /// What this build understands beyond the first version of the protocol (CP10).
 const FEATURES: &[&str] = &["access/v1"];
@@ -88,159 +89,6 @@ pub enum AgentError {
     /// A part of it that must not end has ended.
     #[error(transparent)]
     Fatal(#[from] Fatal),
-}
-
-/// Runs a host's agent until the stop. Must be called on a current-thread runtime with a `LocalSet`.
-///
-/// # Errors
-/// When it cannot listen, or a vital part of it ends.
-pub async fn run(
-    config: Config,
-    mut membership: Membership,
-    ready: Readiness,
-    stop: Stop,
-) -> Result<(), AgentError> {
-    if let Err(error) = leno_net::process::allow_open_files() {
-        tracing::warn!(%error, "the limit on open files stays as it is");
-    }
-    let mut tasks = Tasks::new(stop.clone());
-    let (inputs_in, inputs) = mpsc::channel(INPUTS);
-    let socket = config.socket();
-    files::open_dir(&config.run_dir).map_err(|source| AgentError::Io {
-        path: config.run_dir.display().to_string(),
-        source,
-    })?;
-    let mut inherited = if config.takeover {
-        handover::take_over(&socket)?
-    } else {
-        Inherited::default()
-    };
-    let mut handles = Handles::default();
-    let io = |source| AgentError::Io {
-        path: socket.display().to_string(),
-        source,
-    };
-    let local = local::listen(inherited.socket.take(), &socket).map_err(io)?;
-    handles.keep(Handle::Socket, &local).map_err(io)?;
-    if config.sidecar.is_some() {
-        membership.control_planes = sidecar::resolve(&membership.control_planes).await;
-    }
-    let sidecar = config
-        .sidecar
-        .as_ref()
-        .map(|start| sidecar::take(start, &config));
-    let mut sidecar = sidecar.transpose()?;
-    let hbone = admin::everywhere(inherited.take(Handle::Hbone), config.hbone_port)?;
-    for listener in &hbone.listeners {
-        handles.keep(Handle::Hbone, listener).map_err(io)?;
-    }
-    let asks = admin::start(&config, &mut inherited, &mut handles, &mut tasks)?;
-    let worker = leno_dataplane::start(
-        "data plane",
-        worker_config(&config, hbone.port),
-        Stop::new(),
-    );
-    for listener in sidecar.iter_mut().flat_map(|(of, _)| of.inbound.drain(..)) {
-        worker.send(Update::Listen {
-            role: ListenRole::Inbound,
-            listener,
-        });
-    }
-
-    let handed_over = Rc::new(Cell::new(false));
-    let membership = Rc::new(RefCell::new(membership));
-    let (link_in, link) = mpsc::channel(INPUTS);
-    let (local_in, local_events) = mpsc::channel(INPUTS);
-    // It outlives the stop by the goodbye.
-    let link_stop = Stop::new();
-    let linked = {
-        let (stop, target) = (link_stop.clone(), target(Rc::clone(&membership)));
-        async move {
-            stop.run_until_stopped(link::run(target, link_in)).await;
-        }
-    };
-    tasks.spawn_critical("control plane link", linked);
-    let captured = sidecar.is_some();
-    let mut namespace_rules = None;
-    if let Some((sidecar, rules)) = sidecar {
-        namespace_rules = Some(rules);
-        let (events, stop) = (local_in.clone(), stop.clone());
-        tasks.spawn_critical("sidecar", async move {
-            // `None` is the stop, which the loop hears as well.
-            stop.run_until_stopped(sidecar.run(events)).await;
-        });
-    }
-    tasks.spawn_critical("agent socket", local::serve(local, local_in, stop.clone()));
-    let mailboxes = Mailboxes {
-        link,
-        local: local_events,
-        inputs,
-        asks,
-    };
-    let start = Beginning {
-        config,
-        membership,
-        worker,
-        hbone_port: hbone.port,
-        hbone: hbone.listeners,
-        inputs: inputs_in,
-        handles,
-        inherited,
-        namespace_rules,
-        ready,
-        stop,
-        link_stop,
-        handed_over: Rc::clone(&handed_over),
-    };
-    tasks.spawn_critical("agent", Agent::new(start).run(mailboxes));
-    let ended = tasks.run(HANDOVER_DRAIN + DRAIN).await;
-    if !handed_over.get() {
-        give_back(&socket, captured && ended.is_ok());
-    }
-    Ok(ended?)
-}
-
-/// Removes what an agent without successor must not leave behind: its socket, and where it ends on request also the
-/// rules of a captured namespace.
-fn give_back(socket: &Path, release: bool) {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "the agent's socket stays behind")
-        }
-        Ok(()) | Err(_) => {}
-    }
-    if release {
-        sidecar::release();
-    }
-}
-
-fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
-    WorkerConfig {
-        hbone_port,
-        dns_upstreams: config.dns_upstreams.clone(),
-        dns_search: config.dns_search.clone(),
-        ipv6: leno_net::link::ipv6_enabled(),
-        access_log: config.access_log.is_some(),
-        mark: config.sidecar.is_some(),
-        ..WorkerConfig::default()
-    }
-}
-
-/// How to connect, with the certificate of the moment.
-fn target(membership: Rc<RefCell<Membership>>) -> impl FnMut() -> Option<Target> {
-    move || {
-        let membership = membership.borrow();
-        let connector = ControlConnector::trusted(
-            &membership.bundle,
-            Some(&membership.certificate),
-            dial::ALPN,
-        )
-        .ok()?;
-        Some(Target {
-            addresses: membership.control_planes.clone(),
-            connector,
-        })
-    }
 }
 
 /// Where the loop's inputs come from.
@@ -302,6 +150,8 @@ struct Beginning {
     inputs: mpsc::Sender<Input>,
     handles: Handles,
     inherited: Inherited,
+    /// What a predecessor left, where it can be told whose that is.
+    kept: Option<Kept>,
     namespace_rules: Option<Installed>,
     ready: Readiness,
     stop: Stop,
@@ -342,10 +192,14 @@ struct Agent {
     rules_restored: u64,
     next_request: u64,
     started: Instant,
-    /// Whether the run directory is in memory.
+    /// Whether the run directory is this agent's.
+    keeps_state: bool,
+    /// Whether it is in memory.
     keeps_keys: bool,
     dirty_configuration: bool,
     dirty_workloads: bool,
+    /// When what could not be written is tried again.
+    save_again: Option<Instant>,
     standing: Standing,
 }
 
@@ -360,6 +214,7 @@ impl Agent {
             inputs,
             handles,
             inherited,
+            kept,
             namespace_rules,
             ready,
             stop,
@@ -398,12 +253,14 @@ impl Agent {
             rules_restored: 0,
             next_request: 0,
             started: Instant::now(),
+            keeps_state: kept.is_some(),
             keeps_keys,
             dirty_configuration: false,
             dirty_workloads: false,
+            save_again: None,
             standing: Standing::default(),
         };
-        agent.restore();
+        agent.restore(kept.unwrap_or_default());
         // Only now: a peer that comes first finds the workloads of a predecessor, and their certificates.
         for listener in hbone {
             agent.worker.send(Update::Listen {
@@ -536,7 +393,7 @@ impl Agent {
             self.watch_rules();
         }
         self.report(now);
-        self.save();
+        self.save_late(now);
     }
 
     fn report(&mut self, now: Instant) {

@@ -88,8 +88,8 @@ impl Unfit {
 }
 
 impl Hosted {
-    /// What is written down for a successor; `None` before there is a certificate.
-    /// As it is saved, with its key where that touches no disk.
+    /// What is written down for a successor, with its key where that touches no disk; `None` before there is a
+    /// certificate.
     pub(crate) fn saved(&self, keep_key: bool) -> Option<SavedWorkload> {
         let key = self.key.as_ref()?;
         Some(SavedWorkload {

@@ -45,11 +45,39 @@ pub(crate) struct SavedWorkload {
     pub(crate) ports: Option<Ports>,
 }
 
-/// Takes the directory for an agent. What another left there, before this host joined anew as somebody else, is removed:
-/// its workloads are what comes back.
+/// What an agent finds of its predecessor.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The workloads that it hosted; none when it left none, or what it left cannot be read.
+    pub(crate) workloads: Vec<SavedWorkload>,
+    /// The configuration that it ran, as far as it can be read.
+    pub(crate) configuration: Vec<DeltaDiscoveryResponse>,
+    /// Workloads of another agent, whose state was removed.
+    pub(crate) left: Vec<SavedWorkload>,
+}
+
+/// Takes the directory for an agent, with what is its own there. What another left, before this host joined anew as
+/// somebody else, is removed.
 ///
 /// `pins` are those of the roots that the agent trusts.
+///
+/// # Errors
+/// When it cannot be told, or written down, whose it is: then nothing there may be used.
 pub(crate) fn claim(
+    run_dir: &Path,
+    (mesh, agent): (&str, &str),
+    pins: &[String],
+) -> io::Result<Kept> {
+    let left = take(run_dir, (mesh, agent), pins)?;
+    Ok(Kept {
+        workloads: load_workloads(run_dir),
+        configuration: load_configuration(run_dir),
+        left,
+    })
+}
+
+/// Makes the directory this agent's; gives the workloads of another whose it was.
+fn take(
     run_dir: &Path,
     (mesh, agent): (&str, &str),
     pins: &[String],
@@ -114,8 +142,7 @@ pub(crate) fn save_configuration(
     files::write_private_unsynced(&run_dir.join(CONFIGURATION), &content)
 }
 
-/// The workloads that a predecessor hosted; none when it left none, or what it left cannot be read.
-pub(crate) fn load_workloads(run_dir: &Path) -> Vec<SavedWorkload> {
+fn load_workloads(run_dir: &Path) -> Vec<SavedWorkload> {
     let content = files::read_optional(&run_dir.join(WORKLOADS))
         .ok()
         .flatten();
@@ -149,8 +176,7 @@ fn named(run_dir: &Path, where_unknown: bool) -> Vec<String> {
         .collect()
 }
 
-/// The configuration that a predecessor ran, as far as it can be read.
-pub(crate) fn load_configuration(run_dir: &Path) -> Vec<DeltaDiscoveryResponse> {
+fn load_configuration(run_dir: &Path) -> Vec<DeltaDiscoveryResponse> {
     let content = files::read_optional(&run_dir.join(CONFIGURATION))
         .ok()
         .flatten()
@@ -178,7 +204,7 @@ mod tests {
         let dir = directory.path();
         let pins = ["sha256/a", "sha256/b", "sha256/c"].map(str::to_owned);
         let claim = |mesh, agent, pins: &[String]| claim(dir, (mesh, agent), pins).unwrap();
-        assert!(claim("default", "b", &pins[..1]).is_empty());
+        assert!(claim("default", "b", &pins[..1]).left.is_empty());
         save_configuration(dir, &[DeltaDiscoveryResponse::default()]).unwrap();
         let saved = SavedWorkload {
             uid: "u".into(),
@@ -197,9 +223,13 @@ mod tests {
         assert_eq!(served(dir), ["cart (cart-1234)"]);
         // Also while the mesh changes its root, and after that.
         for pins in [&pins[..1], &pins[..2], &pins[1..2]] {
-            assert!(claim("default", "b", pins).is_empty());
-            assert_eq!(load_workloads(dir).len(), 1);
-            assert_eq!(load_configuration(dir).len(), 1);
+            let kept = claim("default", "b", pins);
+            let found = (
+                kept.left.len(),
+                kept.workloads.len(),
+                kept.configuration.len(),
+            );
+            assert_eq!(found, (0, 1, 1));
         }
         let written = [WORKLOADS, CONFIGURATION].map(|file| fs::read(dir.join(file)).unwrap());
         // The last is of a mesh made anew under the same name.
@@ -212,9 +242,19 @@ mod tests {
             for (file, content) in [WORKLOADS, CONFIGURATION].into_iter().zip(&written) {
                 fs::write(dir.join(file), content).unwrap();
             }
-            assert_eq!(claim(mesh, agent, &pins[pin..=pin]).len(), 1);
-            assert!(load_workloads(dir).is_empty() && load_configuration(dir).is_empty());
+            let kept = claim(mesh, agent, &pins[pin..=pin]);
+            assert_eq!(kept.left.len(), 1);
+            assert!(kept.workloads.is_empty() && kept.configuration.is_empty());
         }
+    }
+
+    #[test]
+    fn a_directory_of_which_nobody_can_tell_whose_it_is_gives_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path();
+        save_configuration(dir, &[DeltaDiscoveryResponse::default()]).unwrap();
+        fs::create_dir(dir.join(OWNER)).unwrap();
+        claim(dir, ("default", "b"), &["sha256/a".to_owned()]).unwrap_err();
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
-    path::Path,
     time::Duration,
 };
 
@@ -29,7 +28,7 @@ use crate::{
     hosted::LISTEN_BACKLOG,
     local::{Connection, LocalEvent},
     protocol::{FromAgent, Port, Socket, Start, ToAgent},
-    saved,
+    saved::SavedWorkload,
 };
 
 /// The nftables table of a wholly captured namespace.
@@ -54,14 +53,18 @@ pub(crate) struct Sidecar {
 
 /// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules,
 /// which the agent watches from then on.
-pub(crate) fn take(start: &Start, config: &Config) -> Result<(Sidecar, Installed), AgentError> {
+pub(crate) fn take(
+    start: &Start,
+    config: &Config,
+    before: &[SavedWorkload],
+) -> Result<(Sidecar, Installed), AgentError> {
     let families: &[bool] = if leno_net::link::ipv6_enabled() {
         &[false, true]
     } else {
         &[false]
     };
     let mut start = Start {
-        uid: former_uid(start, &config.run_dir),
+        uid: former_uid(start, before),
         sockets: Vec::new(),
         ..start.clone()
     };
@@ -244,12 +247,11 @@ fn check_address(ports: &[Port], addresses: &[IpAddr]) -> Option<SocketAddr> {
 }
 
 /// The id under which a predecessor of this agent had the namespace.
-fn former_uid(start: &Start, run_dir: &Path) -> Option<String> {
-    let before = saved::load_workloads(run_dir);
-    let same = before.into_iter().find(|workload| {
+fn former_uid(start: &Start, before: &[SavedWorkload]) -> Option<String> {
+    let same = before.iter().find(|workload| {
         workload.start.service == start.service && workload.start.namespace == start.namespace
     });
-    same.map(|workload| workload.uid)
+    same.map(|workload| workload.uid.clone())
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {

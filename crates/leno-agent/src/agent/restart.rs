@@ -1,6 +1,9 @@
 //! What outlives this process: state for a restart, listeners for a successor.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
 
 use leno_dataplane::{AppDial, ListenRole, Update};
 use leno_types::WorkloadUid;
@@ -12,36 +15,25 @@ use crate::{
     host_network::{self, Routes},
     hosted::{self, Hosted},
     local::Connection,
-    saved::{self, SavedWorkload},
+    saved::{self, Kept, SavedWorkload},
 };
 
+/// What could not be written for a restart is tried again after so long.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
 impl Agent {
-    pub(super) fn restore(&mut self) {
-        // Another agent's workloads are not this one's to serve: they would be called by other ids.
-        let (mesh, agent, pins) = {
-            let membership = self.membership.borrow();
-            let pins = membership.bundle.pins();
-            (
-                membership.mesh.to_string(),
-                membership.agent.to_string(),
-                pins,
-            )
-        };
-        match saved::claim(&self.config.run_dir, (&mesh, &agent), &pins) {
-            Ok(left) => left.iter().for_each(|workload| {
-                tracing::info!(
-                    workload = workload.name,
-                    "a workload of this host's former membership is registered anew"
-                );
-                host_network::forget(&workload.uid);
-            }),
-            Err(error) => tracing::warn!(%error, "the run directory cannot be taken over"),
+    /// Serves on what a predecessor of this agent served.
+    pub(super) fn restore(&mut self, kept: Kept) {
+        for workload in kept.left {
+            tracing::info!(
+                workload = workload.name,
+                "a workload of this host's former membership is registered anew"
+            );
+            host_network::forget(&workload.uid);
         }
-        let changes = self
-            .ads
-            .restore(saved::load_configuration(&self.config.run_dir));
+        let changes = self.ads.restore(kept.configuration);
         self.routes = Routes::taken_over(saved::load_routes(&self.config.run_dir));
-        for workload in saved::load_workloads(&self.config.run_dir) {
+        for workload in kept.workloads {
             match self.restored(&workload) {
                 Ok(hosted) => drop(self.hosted.insert(hosted.uid, hosted)),
                 Err(reason) => {
@@ -86,20 +78,36 @@ impl Agent {
         })
     }
 
+    /// Writes down for a successor what has changed. What cannot be written is tried again with the next change, or
+    /// after a while.
     pub(super) fn save(&mut self) {
+        if !self.keeps_state {
+            return;
+        }
         let run_dir = &self.config.run_dir;
         if std::mem::take(&mut self.dirty_configuration)
             && let Err(error) = saved::save_configuration(run_dir, &self.ads.save())
         {
             tracing::warn!(%error, "the configuration cannot be kept for a restart");
+            self.save_again = Some(Instant::now() + SAVE_AGAIN);
         }
         if std::mem::take(&mut self.dirty_workloads) {
             let saved = |hosted: &Hosted| hosted.saved(self.keeps_keys);
             let workloads: Vec<_> = self.hosted.values().filter_map(saved).collect();
             if let Err(error) = saved::save_workloads(run_dir, &workloads) {
                 tracing::warn!(%error, "the workloads cannot be kept for a restart");
+                self.save_again = Some(Instant::now() + SAVE_AGAIN);
             }
         }
+    }
+
+    /// Writes everything anew where it could not be written before.
+    pub(super) fn save_late(&mut self, now: Instant) {
+        if self.save_again.is_some_and(|at| now >= at) {
+            self.save_again = None;
+            (self.dirty_configuration, self.dirty_workloads) = (true, true);
+        }
+        self.save();
     }
 
     /// Writes down which routes are ours.
