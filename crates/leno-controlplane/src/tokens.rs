@@ -117,6 +117,12 @@ impl AgentRecord {
         issued < self.created
     }
 
+    /// Whether this is what was known before `revision` of the store.
+    #[must_use]
+    pub fn is_before(&self, revision: u64) -> bool {
+        self.revision.is_none_or(|own| own < revision)
+    }
+
     /// Notes that its certificate was renewed; whether that is worth writing down.
     pub fn renew(&mut self, now: u64) -> bool {
         let due = now >= self.renewed.saturating_add(NOTED_EVERY);
@@ -475,6 +481,15 @@ mod tests {
         let scope = AgentScope::any("default".parse().unwrap());
         let agent = AgentRecord::new(&"b".parse().unwrap(), &scope, String::new(), 1_000);
         assert!(agent.outdates(999) && !agent.outdates(1_000) && !agent.outdates(1_001));
+    }
+
+    #[test]
+    fn a_record_gives_way_to_a_later_one_only() {
+        let scope = AgentScope::any("default".parse().unwrap());
+        let mut agent = AgentRecord::new(&"b".parse().unwrap(), &scope, String::new(), 1_000);
+        assert!(agent.is_before(1), "it is not in the store yet");
+        agent.revision = Some(7);
+        assert!(agent.is_before(8) && !agent.is_before(7) && !agent.is_before(6));
     }
 
     #[test]

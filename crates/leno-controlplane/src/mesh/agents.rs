@@ -167,13 +167,18 @@ impl Mesh {
     /// Takes an agent in that has just been written, at `revision`.
     pub(crate) fn note_agent(&mut self, mut agent: AgentRecord, revision: u64) {
         agent.revision = Some(revision);
-        if let Ok(name) = agent.name.parse::<DnsLabel>() {
-            self.counters.redeemed = self.counters.redeemed.saturating_add(1);
-            // Whoever holds a stream of that name has shown a certificate that counts no more.
-            self.end_ads_of(&name, &Status::aborted("this agent has joined again"));
+        let Ok(name) = agent.name.parse::<DnsLabel>() else {
+            return;
+        };
+        self.counters.redeemed = self.counters.redeemed.saturating_add(1);
+        // Whoever holds a stream of that name has shown a certificate that counts no more.
+        self.end_ads_of(&name, &Status::aborted("this agent has joined again"));
+        // What came from the store meanwhile may be newer: that it is revoked.
+        let known = self.known_agents.get(&name);
+        if known.is_none_or(|known| known.is_before(revision)) {
             self.known_agents.insert(name, agent);
-            self.mesh_due = true;
         }
+        self.mesh_due = true;
     }
 
     /// A new certificate for an agent that has one.
