@@ -10,14 +10,17 @@ use std::{
 };
 
 use leno_runtime::{Scope, Stop};
-use leno_store::{Store, StoreError, Watch, Write};
+use leno_store::{Store, StoreError, Watch};
 use leno_types::{Identity, MeshName};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::mesh::Mesh;
+use crate::{
+    behind::{self, Behind, Left},
+    mesh::Mesh,
+};
 
 /// Jobs that may wait.
 const QUEUE: usize = 4_096;
@@ -87,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) scope: Scope,
     pub(crate) handle: Handle,
+    behind: Behind,
     next_id: u64,
 }
 
@@ -105,6 +109,7 @@ impl Core {
             store,
             scope,
             handle: Handle(sender),
+            behind: Behind::default(),
             next_id: 0,
         };
         (core, Jobs(receiver))
@@ -125,39 +130,34 @@ impl Core {
     /// Does what all events since the last time made due.
     fn flush(&mut self) {
         let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
-        let (mut writes, mut agents, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
         for mesh in self.meshes.values_mut() {
+            let mut writes = Vec::new();
             mesh.flush(uptime, wall, &mut writes);
-            agents.extend(mesh.upkeep_of_agents(uptime, wall));
-            forgotten.append(&mut mesh.take_forgotten());
+            self.behind.add(writes);
+            self.behind.add(mesh.upkeep_of_agents(uptime, wall));
+            self.behind.add(mesh.take_forgotten());
         }
-        if !writes.is_empty() {
-            self.write_behind("virtual addresses were not written down", writes);
-        }
-        for write in agents {
-            self.write_behind(
-                "an agent's renewal or end was not written down",
-                vec![write],
-            );
-        }
-        for write in forgotten {
-            self.write_behind(
-                "that a service is forgotten was not written down",
-                vec![write],
-            );
-        }
+        self.write_behind(uptime);
     }
 
-    /// Writes what nobody waits for. A full store is said, and tried again with the next change.
-    fn write_behind(&mut self, failed: &'static str, writes: Vec<Write>) {
-        let commit = self.store.commit(writes);
+    /// Begins to write what nobody waits for.
+    fn write_behind(&mut self, now: Duration) {
+        let Some(batch) = self.behind.begin(now) else {
+            return;
+        };
+        let (store, handle) = (Arc::clone(&self.store), self.handle.clone());
+        let again = batch.clone();
         let started = self.scope.spawn("store-write", async move {
-            if let Err(error) = commit.await {
-                tracing::error!(%error, "{failed}");
+            let left = behind::write(&*store, batch).await;
+            let done = move |core: &mut Self| core.behind.done(left, core.clock.uptime());
+            if handle.call(done).await.is_err() {
+                tracing::debug!("nobody is left to be told what was written");
             }
         });
         if let Err(error) = started {
-            tracing::error!(%error, "{failed}");
+            tracing::error!(%error, "writing has to wait");
+            self.behind.done(Left::default(), now);
+            self.behind.add(again);
         }
     }
 
@@ -251,4 +251,7 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
     for mesh in core.meshes.values_mut() {
         mesh.end_all();
     }
+    let rest = core.behind.rest();
+    core.behind
+        .done(behind::write(&*core.store, rest).await, core.clock.uptime());
 }

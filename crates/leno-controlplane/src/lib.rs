@@ -5,6 +5,7 @@
 //! randomness of its own.
 
 pub mod authority;
+mod behind;
 mod challenge;
 pub mod config;
 mod core;

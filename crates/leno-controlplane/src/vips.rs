@@ -125,15 +125,28 @@ pub struct Vips {
 }
 
 impl Vips {
-    /// Takes in what the store kept.
+    /// Takes in what the store kept. A pair that rests gives way to whoever holds it since.
     pub fn load(&mut self, service: ServiceName, record: VipRecord) {
         let hold = match record.released {
             Some(since) => Hold::Rests { since },
             None => Hold::Held,
         };
-        if (FIRST..=LAST).contains(&record.number) && !self.by_number.contains_key(&record.number) {
+        let free = match hold {
+            Hold::Held => self.is_free(record.number),
+            Hold::Offered { .. } | Hold::Rests { .. } => {
+                !self.by_number.contains_key(&record.number)
+            }
+        };
+        if (FIRST..=LAST).contains(&record.number) && free {
             self.insert(service, record.number, hold);
         }
+    }
+
+    /// Whether no service that exists has the pair.
+    fn is_free(&self, number: u16) -> bool {
+        let holder = self.by_number.get(&number);
+        let hold = holder.and_then(|holder| self.by_service.get(holder));
+        !matches!(hold, Some((_, Hold::Held)))
     }
 
     /// What the store should keep of a service's pair; `None`: nothing.
@@ -230,12 +243,7 @@ impl Vips {
 
     /// Takes what a stored document names; what another already holds stays with that one.
     pub fn adopt(&mut self, service: &ServiceName, vip: Vip) -> bool {
-        let free = match self.by_number.get(&vip.0) {
-            None => true,
-            Some(holder) => {
-                holder == service || !matches!(self.by_service.get(holder), Some((_, Hold::Held)))
-            }
-        };
+        let free = self.is_free(vip.0) || self.by_number.get(&vip.0) == Some(service);
         if free {
             if let Some(holder) = self.by_number.get(&vip.0).cloned() {
                 self.remove(&holder);
@@ -378,6 +386,26 @@ mod tests {
             vips.check(&name("shop/new"), &[cart.v6()], 7700),
             Ok(Some(cart))
         );
+    }
+
+    #[test]
+    fn a_pair_that_rests_gives_way_to_who_holds_it_whatever_the_store_tells_first() {
+        let rests = VipRecord {
+            number: 5,
+            released: Some(0),
+        };
+        let held = VipRecord {
+            released: None,
+            ..rests
+        };
+        let (a, b) = (name("shop/a"), name("shop/b"));
+        for order in [[(&a, rests), (&b, held)], [(&b, held), (&a, rests)]] {
+            let mut vips = Vips::default();
+            for (service, record) in order {
+                vips.load(service.clone(), record);
+            }
+            assert_eq!((vips.get(&b), vips.record(&a)), (Some(Vip(5)), None));
+        }
     }
 
     #[test]

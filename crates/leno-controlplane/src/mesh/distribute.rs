@@ -231,11 +231,14 @@ impl Mesh {
     fn write_vip(&self, name: &ServiceName, writes: &mut Vec<Write>) {
         let (namespace, service) = (name.namespace.as_str(), name.name.as_str());
         let key = StoreKey::new(self.settings.name.clone(), VIPS, namespace, service);
-        let record = self.vips().record(name);
-        if let Some(record) = record {
-            let value = serde_json::to_vec(&record).expect("numbers are JSON");
-            writes.push(Write::put(key, value, Expect::Any));
-        }
+        writes.push(match self.vips().record(name) {
+            Some(record) => {
+                let value = serde_json::to_vec(&record).expect("numbers are JSON");
+                Write::put(key, value, Expect::Any)
+            }
+            // What has rested is anybody's: a name that comes and goes leaves nothing behind.
+            None => Write::delete(key, Expect::Any),
+        });
     }
 
     /// A discovery stream opens.

@@ -348,13 +348,13 @@ fn a_nack_is_visible_on_the_object_and_at_the_proxy_and_an_ack_programs() {
         agent
             .refuse(&answer, "svc/default/cart: vips: too many")
             .await;
-        let object = control
-            .await_document(path, |object| programmed(object, "False"))
+        // Until then it is not programmed either: the proxy has not answered.
+        control
+            .await_document(path, |object| {
+                programmed(object, "False")
+                    && object.to_string().contains("b rejected: vips: too many")
+            })
             .await;
-        assert!(
-            object.to_string().contains("b rejected: vips: too many"),
-            "{object:#}"
-        );
         let (_, proxies) = control
             .admin("GET", "/meshes/default/leno/v1/proxies", None)
             .await;
