@@ -29,6 +29,9 @@ const NOISE: f64 = 2.0;
 const UNREACHABLE: Duration = Duration::from_millis(500);
 /// It is never passed over for longer without being tried.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(10);
+/// What an endpoint that has too much to do is taken to need for its next answer: a quick refusal must not make it look
+/// quick. Fades as every observation.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// The endpoints of one service, as one worker sees them.
 #[derive(Debug, Default)]
@@ -80,6 +83,8 @@ pub enum Outcome {
     Failure,
     /// It could not be reached: it is passed over at once.
     ConnectFailure,
+    /// It has too much to do, and says so: it is well, and others are better.
+    Busy,
     /// Nothing can be concluded: the caller went away.
     Cancelled,
 }
@@ -272,11 +277,15 @@ impl Balancer {
         let room = out == 0 || (out + 1) * 100 <= total * MAX_EJECTED_PERCENT;
         let entry = self.entry(uid)?;
         entry.pending = entry.pending.saturating_sub(1);
-        if let Some(latency) = latency {
+        if let Some(latency) = latency.filter(|_| outcome != Outcome::Busy) {
             entry.load.observe(now, latency);
         }
         match outcome {
             Outcome::Cancelled => return None,
+            Outcome::Busy => {
+                entry.load.observe(now, BUSY);
+                return None;
+            }
             Outcome::Success => {
                 (entry.failures, entry.unreachable, entry.unreachable_until) = (0, 0, None);
                 if entry

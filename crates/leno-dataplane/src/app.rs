@@ -17,7 +17,7 @@ use leno_http::client;
 use leno_telemetry::counters::Limit;
 use tokio::{
     net::TcpStream,
-    sync::{Notify, Semaphore, SemaphorePermit},
+    sync::Notify,
     time::{timeout, timeout_at},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     AppDial, Event,
     clusters::Learned,
     counters::limit,
+    queue::{Asks, Open, Queue},
     state::{Local, Shared},
 };
 
@@ -57,8 +58,10 @@ impl Default for AppSide {
 /// Connections to one port of a program.
 pub(crate) struct AppPort {
     idle: RefCell<Vec<(client::H1, Dialled, Instant)>>,
-    room: Semaphore,
-    queued: Cell<usize>,
+    /// Who has a place among HTTP/1's connections, and who waits for one.
+    h1: Queue,
+    /// The same for requests over HTTP/2.
+    h2: Queue,
     shared: RefCell<Vec<client::H2>>,
     connecting: Cell<bool>,
     connected: Notify,
@@ -83,6 +86,16 @@ pub(crate) enum AppError {
     Overflow {
         /// Its port.
         port: u16,
+    },
+    /// There is room left for what is more important, or for callers that ask less.
+    #[error(
+        "port {port} of the program has too much to do: {priority} priority, or who asks most, goes first"
+    )]
+    Shed {
+        /// Its port.
+        port: u16,
+        /// Of what was refused.
+        priority: &'static str,
     },
 }
 
@@ -170,11 +183,12 @@ impl AppSide {
 
     fn port(&self, shared: &Shared, port: u16) -> Rc<AppPort> {
         let mut ports = self.ports.borrow_mut();
+        let limits = &shared.config.limits;
         let make = || {
             Rc::new(AppPort {
                 idle: RefCell::default(),
-                room: Semaphore::new(shared.config.limits.app_connections),
-                queued: Cell::new(0),
+                h1: Queue::new(limits, limits.app_connections),
+                h2: Queue::new(limits, limits.app_streams),
                 shared: RefCell::default(),
                 connecting: Cell::new(false),
                 connected: Notify::new(),
@@ -192,6 +206,8 @@ impl AppSide {
                 .borrow_mut()
                 .retain(|(_, _, since)| now.saturating_duration_since(*since) < limit);
             port.shared.borrow_mut().retain(|h2| !h2.is_closing());
+            port.h1.tick();
+            port.h2.tick();
         }
     }
 }
@@ -199,7 +215,8 @@ impl AppSide {
 /// The connections of one exchange with an HTTP/1 program: hold it until the exchange is over.
 pub(crate) struct Exchange<'p> {
     port: &'p AppPort,
-    _permit: SemaphorePermit<'p>,
+    _place: Open<'p>,
+    http2: bool,
 }
 
 impl Local {
@@ -321,6 +338,9 @@ impl Local {
         let deadline = Instant::now() + limits.queue_timeout;
         while port.connecting.get() || port.shared.borrow().len() >= limits.app_h2_connections {
             limit(Limit::AppConnections);
+            if !port.connecting.get() {
+                port.full();
+            }
             let changed = port.connected.notified();
             if timeout_at(deadline.into(), changed).await.is_err() {
                 return Err(overflow());
@@ -352,6 +372,7 @@ impl Local {
             driver.await;
             drop(dialled);
             port_.shared.borrow_mut().retain(|h2| !h2.is_closing());
+            port_.h2.set_places(usize::MAX);
             port_.connected.notify_waiters();
         };
         shared
@@ -388,39 +409,34 @@ impl AppPort {
         shared.iter().find(|h2| h2.has_capacity()).cloned()
     }
 
-    /// A place among the connections that may be open; waits in a bounded queue.
+    /// A place among the requests that may be open over this version of HTTP; waits in a bounded line.
     ///
     /// # Errors
-    /// [`AppError::Overflow`].
-    pub(crate) async fn begin(&self, shared: &Shared, port: u16) -> Result<Exchange<'_>, AppError> {
-        if let Ok(permit) = self.room.try_acquire() {
-            return Ok(Exchange {
-                port: self,
-                _permit: permit,
-            });
-        }
-        Box::pin(self.queue(shared, port)).await
+    /// [`AppError::Overflow`], [`AppError::Shed`].
+    pub(crate) async fn begin(
+        &self,
+        port: u16,
+        http2: bool,
+        who: impl FnOnce() -> Asks,
+    ) -> Result<Exchange<'_>, AppError> {
+        let queue = if http2 { &self.h2 } else { &self.h1 };
+        let place = match queue.begin_calm() {
+            Some(place) => place,
+            None => Box::pin(queue.begin(port, who())).await?,
+        };
+        Ok(Exchange {
+            port: self,
+            _place: place,
+            http2,
+        })
     }
 
-    async fn queue(&self, shared: &Shared, port: u16) -> Result<Exchange<'_>, AppError> {
-        let limits = &shared.config.limits;
-        let waiting = self.queued.get();
-        if waiting >= limits.app_queue {
-            limit(Limit::AppQueue);
-            return Err(AppError::Overflow { port });
-        }
-        limit(Limit::AppConnections);
-        let _waiting = Waiting::begin(&self.queued);
-        match timeout(limits.queue_timeout, self.room.acquire()).await {
-            Ok(Ok(permit)) => Ok(Exchange {
-                port: self,
-                _permit: permit,
-            }),
-            Ok(Err(_)) | Err(_) => {
-                limit(Limit::AppQueue);
-                Err(AppError::Overflow { port })
-            }
-        }
+    /// All connections that may be open are, and none takes a further stream: as many requests as they take have a
+    /// place, and the others wait in line.
+    fn full(&self) {
+        let shared = self.shared.borrow();
+        let streams = shared.iter().map(client::H2::stream_limit);
+        self.h2.set_places(streams.fold(0, usize::saturating_add));
     }
 }
 
@@ -444,19 +460,12 @@ impl Exchange<'_> {
     }
 }
 
-/// One more in a queue while it lives.
-struct Waiting<'c>(&'c Cell<usize>);
-
-impl<'c> Waiting<'c> {
-    fn begin(cell: &'c Cell<usize>) -> Self {
-        cell.set(cell.get() + 1);
-        Self(cell)
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        if self.http2 {
+            // A stream of a shared connection is free.
+            self.port.connected.notify_one();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use leno_net::room::Room;
 use leno_types::ports;
 use tokio::net::TcpStream;
 
@@ -32,6 +33,8 @@ pub struct WorkerConfig {
     pub mark: bool,
     /// Where an accepted connection was going; the kernel knows.
     pub original_destination: OriginalDestination,
+    /// What memory this process has and could still get.
+    pub memory: fn() -> Option<Room>,
 }
 
 impl Default for WorkerConfig {
@@ -47,6 +50,7 @@ impl Default for WorkerConfig {
             access_log: false,
             mark: false,
             original_destination: leno_net::socket::original_destination,
+            memory: leno_net::room::room,
         }
     }
 }
@@ -58,6 +62,8 @@ pub struct Limits {
     pub http: leno_http::Limits,
     /// Tasks open at once: connections, streams, queries.
     pub tasks: usize,
+    /// How late the worker may come to what is ready to run, all of the last half second.
+    pub lag: Duration,
     /// Destinations and services known at once; the least recently used goes first.
     pub destinations: usize,
     /// Destinations asked for and not answered yet.
@@ -92,8 +98,10 @@ pub struct Limits {
     pub queue_timeout: Duration,
     /// HTTP/1 connections to one port of an application.
     pub app_connections: usize,
-    /// Requests that wait for one of those.
+    /// Requests that wait for one of those, or for their turn among HTTP/2's.
     pub app_queue: usize,
+    /// How long a request waits for one of those once their line has not been empty for `queue_timeout`.
+    pub standing_queue_timeout: Duration,
     /// HTTP/1 connections to an application kept for the next request: as many as may be open, or a busy program is
     /// dialled again for every other request. Those not needed any more go by their age.
     pub app_idle_connections: usize,
@@ -101,6 +109,8 @@ pub struct Limits {
     pub app_idle: Duration,
     /// HTTP/2 connections to one port of an application.
     pub app_h2_connections: usize,
+    /// Requests open at once to one port of an application over HTTP/2, where it allows as many.
+    pub app_streams: usize,
     /// Unconnected sockets in stock for one workload and address family.
     pub app_sockets: usize,
     /// How long a dial waits for a socket to come.
@@ -132,6 +142,7 @@ impl Default for Limits {
         Self {
             http: leno_http::Limits::default(),
             tasks: 65_536,
+            lag: Duration::from_millis(200),
             destinations: 4_096,
             discoveries: 1_024,
             discovery_timeout: Duration::from_secs(2),
@@ -149,9 +160,11 @@ impl Default for Limits {
             queue_timeout: Duration::from_secs(5),
             app_connections: 512,
             app_queue: 1_024,
+            standing_queue_timeout: Duration::from_millis(500),
             app_idle_connections: 512,
             app_idle: Duration::from_secs(30),
             app_h2_connections: 4,
+            app_streams: 1_024,
             app_sockets: 32,
             socket_timeout: Duration::from_secs(2),
             tries: 3,

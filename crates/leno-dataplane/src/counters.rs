@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use leno_telemetry::counters::{Counter, Counters, Family, Gauge, Limit};
-use leno_types::Refusal;
+use leno_types::{Priority, Refusal, Signal};
 
 thread_local! {
     static COUNTERS: RefCell<Counters> = RefCell::default();
@@ -22,6 +22,11 @@ pub(crate) fn limit(limit: Limit) {
 /// Counts a refusal.
 pub(crate) fn refused(reason: Refusal) {
     COUNTERS.with_borrow_mut(|counters| counters.refused(reason));
+}
+
+/// Counts what was refused because there is too much to do.
+pub(crate) fn shed(priority: Priority, signal: Signal) {
+    COUNTERS.with_borrow_mut(|counters| counters.shed(priority, signal));
 }
 
 /// Counts a failed handshake.

@@ -70,6 +70,8 @@ pub(crate) struct To {
     pub(crate) http2: bool,
     /// The sender can try another endpoint, when nothing of the request had an effect.
     pub(crate) can_retry: bool,
+    /// Another endpoint was tried before.
+    pub(crate) retried: bool,
 }
 
 impl To {
@@ -84,6 +86,9 @@ impl To {
         text.push(if self.http2 { 'b' } else { 'a' });
         if self.can_retry {
             text.push('r');
+        }
+        if self.retried {
+            text.push('t');
         }
         value(text)
     }
@@ -109,6 +114,7 @@ impl To {
             service,
             http2: flags.contains('b'),
             can_retry: flags.contains('r'),
+            retried: flags.contains('t'),
         })
     }
 }
@@ -117,7 +123,7 @@ impl To {
 #[derive(Default)]
 pub(crate) struct ToCache(RefCell<Vec<(ToKey, HeaderValue)>>);
 
-type ToKey = (SocketAddr, Option<(ServiceName, u16)>, bool, bool);
+type ToKey = (SocketAddr, Option<(ServiceName, u16)>, [bool; 3]);
 
 impl ToCache {
     /// The field's value, made once.
@@ -125,17 +131,15 @@ impl ToCache {
         &self,
         address: SocketAddr,
         service: Option<(&ServiceName, u16)>,
-        http2: bool,
-        can_retry: bool,
+        flags: [bool; 3],
         make: impl FnOnce() -> HeaderValue,
     ) -> HeaderValue {
         /// So many are remembered.
         const CEILING: usize = 16;
         let mut known = self.0.borrow_mut();
-        let found = known.iter().find(|((to, of, h2, again), _)| {
+        let found = known.iter().find(|((to, of, known), _)| {
             *to == address
-                && *h2 == http2
-                && *again == can_retry
+                && *known == flags
                 && of.as_ref().map(|(name, port)| (name, *port)) == service
         });
         if let Some((_, value)) = found {
@@ -146,7 +150,7 @@ impl ToCache {
             known.clear();
         }
         let service = service.map(|(name, port)| (name.clone(), port));
-        known.push(((address, service, http2, can_retry), value.clone()));
+        known.push(((address, service, flags), value.clone()));
         value
     }
 }
@@ -236,6 +240,7 @@ mod tests {
             "1 10.0.0.5:8080 shop/cart:80 a",
             "1 [2001:db8::1]:8080 - br",
             "1 10.0.0.5:8080 shop/cart:80 br",
+            "1 10.0.0.5:8080 shop/cart:80 at",
         ] {
             let to = To::read(text.as_bytes()).unwrap();
             assert_eq!(to.write(), text);

@@ -29,6 +29,7 @@ use crate::{
     ending::Ending,
     inbound::{Admission, Strangers},
     outbox::Outbox,
+    overload::Load,
     places::WorkloadPlaces,
     pool::Pool,
     record::Record,
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) silent: Strangers,
     pub(crate) record: Record,
     pub(crate) callers: Callers,
+    pub(crate) load: Load,
 }
 
 /// A workload of this host. It may be known by its sockets or certificate before it is described.

@@ -14,7 +14,7 @@ use std::{
 use leno_http::Corker;
 use leno_runtime::{Scope, Stop};
 use leno_telemetry::counters::{Counter, Gauge, Limit};
-use leno_types::{Refusal, WorkloadUid};
+use leno_types::{Priority, Refusal, WorkloadUid};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
@@ -29,6 +29,7 @@ use crate::{
     inbound::Arrival,
     outbound,
     outbox::Outbox,
+    overload::{self, Load},
     places::{Place, Places},
     record::Record,
     state::{Local, Shared},
@@ -72,6 +73,7 @@ pub(crate) async fn run(
         handshakes: Default::default(),
         silent: Default::default(),
         callers: Default::default(),
+        load: Load::default(),
         record: Record::new(config.access_log, config.limits.refusals),
         config,
     });
@@ -92,6 +94,12 @@ pub(crate) async fn run(
     };
     if let Err(error) = corks.spawn("cork", flushing) {
         tracing::error!(%error, "small writes are not put together");
+    }
+    if let Err(error) = corks.spawn(
+        "load",
+        overload::watch(Rc::clone(&shared), corks.stop().clone()),
+    ) {
+        tracing::error!(%error, "an overload would not be noticed");
     }
     // The outbox ends when it was closed and emptied.
     tokio::join!(work, shared.outbox.run(events));
@@ -299,7 +307,8 @@ impl Worker {
         match role {
             ListenRole::Hbone => {
                 let names = ("accept-hbone", "mesh-inbound");
-                self.accept(names, stop, listener, None, move |stream, from, _| {
+                let gate = (Priority::High, None);
+                self.accept(names, stop, listener, gate, move |stream, from, _| {
                     inbound::serve(Rc::clone(&shared), stream, from)
                 });
             }
@@ -307,14 +316,16 @@ impl Worker {
                 let local = self.shared.local(uid);
                 let places = Some(local.places.published.clone());
                 let names = ("accept-published", "published");
-                self.accept(names, stop, listener, places, move |stream, from, place| {
+                let gate = (Priority::Default, places);
+                self.accept(names, stop, listener, gate, move |stream, from, place| {
                     let arrival = Arrival::Published(Rc::clone(&local), port);
                     inbound::serve_plain(Rc::clone(&shared), arrival, stream, from, place)
                 });
             }
             ListenRole::Inbound => {
                 let names = ("accept-inbound", "inbound");
-                self.accept(names, stop, listener, None, move |stream, from, place| {
+                let gate = (Priority::Default, None);
+                self.accept(names, stop, listener, gate, move |stream, from, place| {
                     let arrival = Arrival::Captured;
                     inbound::serve_plain(Rc::clone(&shared), arrival, stream, from, place)
                 });
@@ -330,18 +341,21 @@ impl Worker {
         let (shared, local) = (Rc::clone(&self.shared), Rc::clone(local));
         let places = Some(local.places.outbound.clone());
         let names = ("accept-outbound", "outbound");
-        self.accept(names, stop, listener, places, move |stream, from, place| {
+        let gate = (Priority::High, places);
+        self.accept(names, stop, listener, gate, move |stream, from, place| {
             outbound::serve(Rc::clone(&shared), Rc::clone(&local), stream, from, place)
         });
     }
 
-    /// Accepts until the stop; each connection is a task of its own. One that there is no place for is reset.
+    /// Accepts until the stop; each connection is a task of its own. One that there is no place for is reset, and so is
+    /// what an overload leaves no room for: of callers from outside those of default priority and less, of members all
+    /// (what is cheaper, their requests, was refused before).
     fn accept<Work: Future<Output = ()> + 'static>(
         &self,
         (name, task): (&'static str, &'static str),
         stop: Stop,
         listener: std::net::TcpListener,
-        places: Option<Places>,
+        (priority, places): (Priority, Option<Places>),
         serve: impl Fn(TcpStream, SocketAddr, Option<Place>) -> Work + 'static,
     ) {
         let listener = match TcpListener::from_std(listener) {
@@ -354,6 +368,11 @@ impl Worker {
                 match listener.accept().await {
                     Ok((stream, from)) => {
                         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                        if shared.load.refuses(|| priority).is_some() {
+                            refused(Refusal::Overload);
+                            outbound::reset(&stream);
+                            continue;
+                        }
                         let place = places.as_ref().map(Places::take);
                         if matches!(place, Some(None)) {
                             refused(Refusal::Overflow);

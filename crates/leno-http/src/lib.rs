@@ -27,6 +27,7 @@ pub mod server;
 mod sink;
 mod timer;
 mod tunnel;
+mod urgency;
 mod websocket;
 
 pub use ahead::ReadAhead;
@@ -41,3 +42,4 @@ pub use limits::{Counters, Limits};
 pub use relay::{Ended, RelayOptions, Relayed, Side, Unsent, UnsentReason, Upstream, relay};
 pub use reply::{Incoming, Reply};
 pub use tunnel::Tunnel;
+pub use urgency::urgency;

@@ -470,6 +470,7 @@ const fn grpc_code(reason: Refusal) -> u8 {
         | Refusal::UpstreamConnectFailure
         | Refusal::UpstreamReset
         | Refusal::Overflow
+        | Refusal::Overload
         | Refusal::UnknownDestination
         | Refusal::DiscoveryTimeout
         | Refusal::ServiceGone

@@ -266,6 +266,34 @@ fn a_refused_stream_comes_back_with_the_body_that_was_taken_from_it() {
 }
 
 #[test]
+fn an_answer_that_declines_comes_back_once_as_if_it_had_never_been() {
+    run(async {
+        let first = picky_upstream(|respond| {
+            let declined = Response::builder().status(503).header("x-declined", "1");
+            let declined = declined.body(()).unwrap();
+            respond.send_response(declined, true).unwrap();
+            true
+        })
+        .await;
+        let second = picky_upstream(|_| false).await;
+        let (mut client, io) = duplex(64 * 1024);
+        let served = spawn_local(serve_twice(
+            server::H1::new(io, Bytes::new(), Rc::default()),
+            first,
+            second,
+        ));
+        let request = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+        send(&mut client, request).await;
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+        let (why, relayed) = served.await.unwrap();
+        assert_eq!(
+            (why, relayed.status),
+            (Some(UnsentReason::Declined), Some(200))
+        );
+    });
+}
+
+#[test]
 fn another_reset_is_not_sent_twice() {
     run(async {
         let reset = |respond: &mut h2::server::SendResponse<Bytes>| {

@@ -31,6 +31,7 @@ async fn carry(incoming: leno_http::Incoming<'_>, upstream: Upstream) -> Relayed
         request_timeout: None,
         idle_timeout: None,
         on_response: &mut |_: &mut ResponseHead| {},
+        declined: &|_| false,
         cancel: &cancel,
     };
     relay(incoming, upstream, options).await.unwrap()

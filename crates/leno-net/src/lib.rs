@@ -15,6 +15,7 @@ mod netlink;
 pub mod netns;
 pub mod process;
 pub mod program;
+pub mod room;
 pub mod socket;
 mod sys;
 

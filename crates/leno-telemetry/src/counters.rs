@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use leno_types::Refusal;
+use leno_types::{Priority, Refusal, Signal};
 
 use crate::prometheus::{self, Kind, Labels};
 
@@ -142,6 +142,10 @@ closed_set! {
         KnownDestinations = "leno_known_destinations",
         /// Workloads served.
         Workloads = "leno_workloads",
+        /// The lag of the worker that stands, in milliseconds.
+        Lag = "leno_worker_lag_milliseconds",
+        /// The proxy's memory, in percent of what it has and could still get.
+        Memory = "leno_memory_used_percent",
         /// Resources of the control plane held.
         XdsResources = "leno_xds_resources",
     }
@@ -161,6 +165,16 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// What is counted with a priority and a signal.
+    ShedFamily {
+        /// What was refused because there is too much to do, by priority and signal.
+        Shed = "leno_shed_total",
+    }
+}
+
+const SHED: usize = Priority::ALL.len() * Signal::ALL.len();
+
 impl Family {
     const fn label(self) -> &'static str {
         match self {
@@ -177,6 +191,8 @@ pub struct Counters {
     plain: [u64; Counter::ALL.len()],
     gauges: [i64; Gauge::ALL.len()],
     labelled: BTreeMap<(Family, &'static str), u64>,
+    /// By priority and signal.
+    shed: [u64; SHED],
     /// What [`Counters::observe`] was last told; not part of a sum.
     observed: BTreeMap<(Family, &'static str), u64>,
 }
@@ -187,6 +203,7 @@ impl Default for Counters {
             plain: [0; Counter::ALL.len()],
             gauges: [0; Gauge::ALL.len()],
             labelled: BTreeMap::new(),
+            shed: [0; SHED],
             observed: BTreeMap::new(),
         }
     }
@@ -213,6 +230,13 @@ impl Counters {
     /// Counts a refusal.
     pub fn refused(&mut self, refusal: Refusal) {
         self.labelled(Family::Refused, refusal.code(), 1);
+    }
+
+    /// Counts what was refused because there is too much to do.
+    pub fn shed(&mut self, priority: Priority, signal: Signal) {
+        if let Some(value) = self.shed.get_mut(shed_place(priority, signal)) {
+            *value = value.saturating_add(1);
+        }
     }
 
     /// Counts a failed handshake; `reason` is a label of a closed set.
@@ -249,6 +273,9 @@ impl Counters {
         for (value, more) in self.gauges.iter_mut().zip(delta.gauges) {
             *value = value.saturating_add(more);
         }
+        for (value, more) in self.shed.iter_mut().zip(delta.shed) {
+            *value = value.saturating_add(more);
+        }
         for ((family, name), more) in &delta.labelled {
             self.labelled(*family, name, *more);
         }
@@ -270,6 +297,13 @@ impl Counters {
     #[must_use]
     pub fn get_labelled(&self, family: Family, name: &'static str) -> u64 {
         self.labelled.get(&(family, name)).copied().unwrap_or(0)
+    }
+
+    /// How much was refused because there is too much to do.
+    #[must_use]
+    pub fn get_shed(&self, priority: Priority, signal: Signal) -> u64 {
+        let place = shed_place(priority, signal);
+        self.shed.get(place).copied().unwrap_or(0)
     }
 
     /// A gauge's value.
@@ -307,12 +341,32 @@ impl Counters {
                 prometheus::sample(out, family.as_str(), &labels, value);
             }
         }
+        self.prometheus_shed(out);
+    }
+
+    fn prometheus_shed(&self, out: &mut String) {
+        let family = ShedFamily::Shed;
+        prometheus::header(out, family.as_str(), Kind::Counter, family.help());
+        for priority in Priority::ALL {
+            for signal in Signal::ALL {
+                let labels = Labels::default()
+                    .with("priority", priority.as_str())
+                    .with("signal", signal.as_str())
+                    .finish();
+                let value = self.get_shed(*priority, *signal);
+                prometheus::sample(out, family.as_str(), &labels, value);
+            }
+        }
     }
 
     fn labelled(&mut self, family: Family, name: &'static str, more: u64) {
         let value = self.labelled.entry((family, name)).or_default();
         *value = value.saturating_add(more);
     }
+}
+
+const fn shed_place(priority: Priority, signal: Signal) -> usize {
+    priority as usize * Signal::ALL.len() + signal as usize
 }
 
 #[cfg(test)]
@@ -332,6 +386,7 @@ mod tests {
         two.add(Counter::DnsQueries, 4);
         two.refused(Refusal::Denied);
         two.handshake_failed("expired");
+        two.shed(Priority::Low, Signal::Lag);
         two.gauge(Gauge::OpenConnections, 2);
         sum.merge(&one.take_delta());
         sum.merge(&two.take_delta());
@@ -342,6 +397,8 @@ mod tests {
         assert_eq!(sum.get_limit(Limit::Handshakes), 1);
         assert_eq!(sum.get_labelled(Family::Refused, "RBAC"), 1);
         assert_eq!(sum.get_labelled(Family::HandshakeFailed, "expired"), 1);
+        assert_eq!(sum.get_shed(Priority::Low, Signal::Lag), 1);
+        assert_eq!(sum.get_shed(Priority::Default, Signal::Lag), 0);
         assert_eq!(sum.get_gauge(Gauge::OpenConnections), 4);
     }
 
@@ -368,6 +425,7 @@ mod tests {
         for refusal in Refusal::ALL {
             assert!(text.contains(&format!("leno_refused_total{{reason=\"{refusal}\"}} 0\n")));
         }
+        assert!(text.contains("leno_shed_total{priority=\"low\",signal=\"app\"} 0\n"));
         let mut names: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let all = names.len();
         names.sort_unstable();
@@ -379,7 +437,7 @@ mod tests {
             .count();
         assert_eq!(
             headers,
-            Counter::ALL.len() + Gauge::ALL.len() + Family::ALL.len()
+            Counter::ALL.len() + Gauge::ALL.len() + Family::ALL.len() + ShedFamily::ALL.len()
         );
     }
 }

@@ -9,6 +9,7 @@ mod host_port;
 mod identity;
 mod join_token;
 mod name;
+mod overload;
 mod refusal;
 mod uid;
 
@@ -18,6 +19,7 @@ pub use host_port::{HostPort, HostPortError};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use join_token::{JoinToken, JoinTokenError};
 pub use name::{DnsLabel, MeshName, NameError, ServiceName, parse_service_host};
+pub use overload::{Priority, Signal};
 pub use refusal::Refusal;
 pub use uid::{UidError, WorkloadUid};
 

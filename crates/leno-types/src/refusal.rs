@@ -38,6 +38,8 @@ refusals! {
     UpstreamReset = "UC", 503, "the endpoint closed the connection before it answered";
     /// A limit on connections, streams or queued requests (Envoy UO).
     Overflow = "UO", 503, "a limit on connections or queued requests was reached";
+    /// Less important than what else there is to do, of which there is too much (Envoy OM).
+    Overload = "OM", 503, "too much is asked, and this goes first";
     /// No route matches the request (Envoy NR).
     NoRoute = "NR", 404, "no route matches";
     /// A route matches, and leads to no backend that can be used (Envoy NC; 500 as the Gateway API demands).

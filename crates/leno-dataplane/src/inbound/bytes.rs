@@ -8,7 +8,7 @@ use leno_telemetry::{
     Protocol, Reporter, RequestOutcome,
     counters::{Gauge, Limit},
 };
-use leno_types::Refusal;
+use leno_types::{Priority, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Conn, Verified, requests, tunnelled};
@@ -32,6 +32,9 @@ pub(super) async fn serve(conn: &Rc<Conn>, incoming: Incoming<'static>) {
         }
         return;
     }
+    if let Some(denial) = conn.shared.load.denies(|| priority(&verified)) {
+        return refuse(conn, incoming, Some(&verified), &denial).await;
+    }
     let (mut app, _dialled) = match conn.local.dial_app(&conn.shared, verified.to.address).await {
         Ok(dialled) => dialled,
         Err(error) => {
@@ -44,6 +47,14 @@ pub(super) async fn serve(conn: &Rc<Conn>, incoming: Incoming<'static>) {
     };
     let carried = Carried::default();
     carry(conn, &verified, &mut tunnel, &mut app, &carried).await;
+}
+
+fn priority(verified: &Verified) -> Priority {
+    if verified.to.retried {
+        Priority::Low
+    } else {
+        Priority::Default
+    }
 }
 
 fn accept(conn: &Conn, incoming: Incoming<'static>) -> Option<Tunnel> {
@@ -80,6 +91,7 @@ fn destination(conn: &Conn, incoming: &Incoming<'_>) -> Result<Rc<Verified>, Den
         service: None,
         http2: false,
         can_retry: false,
+        retried: false,
     };
     conn.verify(&info, to, None).map(Rc::new)
 }

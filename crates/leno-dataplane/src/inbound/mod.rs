@@ -20,13 +20,13 @@ use std::{
 };
 
 use ::bytes::Bytes;
-use leno_http::{Corked, ReadAhead, ServerError, server};
+use leno_http::{Corked, ReadAhead, RequestHead, ServerError, server};
 use leno_ir::{AccessRule, ServicePortRef};
 use leno_policy::Verdict;
 use leno_runtime::Stop;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_tls::{Accepted, Alpn, Peer, verify_failure_reason};
-use leno_types::{AppProtocol, Identity, Refusal, ports};
+use leno_types::{AppProtocol, Identity, Priority, Refusal, ports};
 use tokio::{net::TcpStream, sync::Notify, time::sleep_until};
 
 use crate::{
@@ -34,6 +34,7 @@ use crate::{
     ending::Ending,
     metadata::{self, To},
     outbound::Denial,
+    overload,
     record::{EdgeCache, Party, Refused},
     state::{Described, Local, Shared, instant_of},
 };
@@ -177,6 +178,8 @@ pub(crate) struct Verified {
     pub(crate) protocol: Option<AppProtocol>,
     pub(crate) caller: Party,
     pub(crate) admission: Rc<Admission>,
+    /// The same for everything of this caller.
+    pub(crate) key: u64,
     pub(crate) edges: EdgeCache,
     generation: u64,
 }
@@ -259,9 +262,26 @@ impl Conn {
             protocol: of.protocol,
             caller,
             admission,
+            key: self.key(),
             edges: EdgeCache::default(),
             generation: info.generation,
         })
+    }
+
+    /// Tells callers apart: by whom they proved to be, otherwise by their address.
+    fn key(&self) -> u64 {
+        match self.caller() {
+            Some(identity) => self.shared.load.key(identity),
+            None => self.shared.load.key(&self.from.ip()),
+        }
+    }
+
+    /// How important a request on this connection is.
+    fn priority(&self, verified: &Verified, head: &RequestHead) -> Priority {
+        if self.peer.is_none() || verified.to.retried {
+            return Priority::Low;
+        }
+        overload::priority_of(head)
     }
 
     fn info(&self) -> Result<Rc<Described>, Denial> {

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use leno_http::{Incoming, ServerError};
 use leno_ir::MtlsMode;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
-use leno_types::{AppProtocol, Refusal, ports};
+use leno_types::{AppProtocol, Priority, Refusal, ports};
 use tokio::net::TcpStream;
 
 use super::{Admission, Conn, Verified, bytes as raw, requests};
@@ -145,10 +145,12 @@ fn admit(conn: &Conn, http2: bool) -> Result<Verified, Denial> {
             service: service.map(|of| (of.service.clone(), of.port)),
             http2,
             can_retry: false,
+            retried: false,
         },
         protocol: of.protocol,
         caller: Party::unknown(),
         admission,
+        key: conn.key(),
         edges: EdgeCache::default(),
         generation: info.generation,
     })
@@ -162,6 +164,10 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
     };
     match verified.protocol {
         Some(AppProtocol::Tcp | AppProtocol::Tls) => {
+            if let Some(denial) = conn.shared.load.denies(|| Priority::Low) {
+                close(conn, &stream, &verified, &denial);
+                return Ok(());
+            }
             let app = conn.local.dial_app(&conn.shared, verified.to.address);
             match app.await {
                 Ok((app, _dialled)) => {
@@ -292,6 +298,10 @@ async fn run_undeclared(
             http1(conn, stream, prefix).await
         }
         First::Caller(_) => {
+            if let Some(denial) = conn.shared.load.denies(|| Priority::Low) {
+                close(conn, &stream, verified, &denial);
+                return Ok(());
+            }
             let said = BytesMut::new();
             carry(conn, verified, stream, app, prefix, said).await;
             Ok(())

@@ -7,7 +7,7 @@ use leno_http::{
     relay,
 };
 use leno_telemetry::{EdgeId, Protocol, Reporter, RequestOutcome, counters::Gauge};
-use leno_types::{AppProtocol, Refusal};
+use leno_types::{AppProtocol, Priority, Refusal};
 
 use super::{Conn, Verified, bytes};
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
     counters::Open,
     metadata::{self, To},
     outbound::{Denial, begin_trace},
+    overload::come_again,
+    queue::Asks,
     record::{self, Finished, LogHead, Party},
 };
 
@@ -91,6 +93,10 @@ pub(super) async fn carry(
     slot: &mut Option<Incoming<'_>>,
 ) {
     let _open = Open::new(Gauge::OpenRequests);
+    let load = &conn.shared.load;
+    if let Some(denial) = load.denies(|| asks(conn, verified, slot, false).priority) {
+        return refuse_slot(conn, slot, request, Some(verified), denial).await;
+    }
     let http2 = match verified.protocol {
         Some(AppProtocol::Http) => false,
         Some(AppProtocol::Http2 | AppProtocol::Grpc) => true,
@@ -106,10 +112,11 @@ pub(super) async fn carry(
     }
     let mut again = 0;
     loop {
+        let asks = |slot: &Option<Incoming<'_>>| asks(conn, verified, slot, again > 0);
         let sent = if http2 {
-            send_h2(conn, verified, &request, slot).await
+            send_h2(conn, verified, &request, slot, asks).await
         } else {
-            send_h1(conn, verified, &request, slot).await
+            send_h1(conn, verified, &request, slot, asks).await
         };
         let denial = match sent {
             Sent::Done(relayed, counted) => {
@@ -123,6 +130,18 @@ pub(super) async fn carry(
             Sent::Failed(denial) => denial,
         };
         return refuse_slot(conn, slot, request, Some(verified), denial).await;
+    }
+}
+
+/// Who asks for a place at the program, and how important it is: first where it had one already.
+fn asks(conn: &Conn, verified: &Verified, slot: &Option<Incoming<'_>>, again: bool) -> Asks {
+    let priority = match slot {
+        Some(incoming) if !again => conn.priority(verified, &incoming.head),
+        Some(_) | None => Priority::High,
+    };
+    Asks {
+        priority,
+        caller: verified.key,
     }
 }
 
@@ -153,11 +172,13 @@ async fn send_h1(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
+    asks: impl Fn(&Option<Incoming<'_>>) -> Asks,
 ) -> Sent {
     let shared = &conn.shared;
     let address = verified.to.address;
     let port = conn.local.app_port(shared, address.port());
-    let exchange = match port.begin(shared, address.port()).await {
+    let begun = port.begin(address.port(), false, || asks(slot));
+    let exchange = match begun.await {
         Ok(exchange) => exchange,
         Err(error) => return Sent::Failed(denial(&error)),
     };
@@ -182,10 +203,17 @@ async fn send_h2(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
+    asks: impl Fn(&Option<Incoming<'_>>) -> Asks,
 ) -> Sent {
     if let Some(incoming) = slot {
         incoming.head.fields.remove(CASE_FIELD);
     }
+    let number = verified.to.address.port();
+    let port = conn.local.app_port(&conn.shared, number);
+    let _exchange = match port.begin(number, true, || asks(slot)).await {
+        Ok(exchange) => exchange,
+        Err(error) => return Sent::Failed(denial(&error)),
+    };
     let h2 = match conn.local.app_h2(&conn.shared, verified.to.address).await {
         Ok(h2) => h2,
         Err(error) => return Sent::Failed(denial(&error)),
@@ -222,6 +250,7 @@ async fn relayed(
         request_timeout: None,
         idle_timeout: Some(conn.shared.config.limits.exchange_idle),
         on_response: &mut on_response,
+        declined: &|_| false,
         cancel: &verified.admission.ending.cancel,
     };
     let Some(incoming) = slot.take() else {
@@ -238,7 +267,7 @@ async fn relayed(
 
 fn unsent(why: UnsentReason) -> Sent {
     match why {
-        UnsentReason::RefusedStream => {
+        UnsentReason::RefusedStream | UnsentReason::Declined => {
             let why = "the program refused the stream";
             Sent::Failed(Denial::new(Refusal::UpstreamReset, why))
         }
@@ -268,6 +297,7 @@ pub(super) fn denial(error: &AppError) -> Denial {
             format!("{error}: {source}"),
         ),
         AppError::Overflow { .. } => Denial::new(Refusal::Overflow, error.to_string()),
+        AppError::Shed { .. } => Denial::new(Refusal::Overload, error.to_string()),
     }
 }
 
@@ -388,25 +418,23 @@ pub(super) async fn refuse(
     verified: Option<&Verified>,
     denial: Denial,
 ) {
-    let id = request.id;
+    let (id, again) = (request.id, come_again(denial.reason, request.grpc));
     conn.note(id, &denial, verified.map(|verified| &verified.to));
     let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
     let rule = Some(denial.rule.as_str()).filter(|rule| !rule.is_empty());
     tell(conn, verified, request, outcome, false, Some(id), rule);
     let reply = incoming.reply;
-    let no_effect = matches!(
-        denial.reason,
-        Refusal::UpstreamConnectFailure | Refusal::Overflow
-    );
+    // Where there is too much to do it is told so, and decides itself.
+    let no_effect = denial.reason == Refusal::UpstreamConnectFailure;
     if no_effect && verified.is_some_and(|verified| verified.to.can_retry) {
         // The calling proxy takes another endpoint.
         return reply.refuse_stream();
     }
     let answered = if conn.peer.is_some() {
         let text = format!("{} ({id:016x})", denial.detail);
-        reply.refuse(denial.reason, &[], &text).await
+        reply.refuse(denial.reason, again, &text).await
     } else {
-        reply.refuse(denial.reason, &[], "").await
+        reply.refuse(denial.reason, again, "").await
     };
     if let Err(error) = answered {
         tracing::trace!(%error, "a refused caller did not wait for its answer");

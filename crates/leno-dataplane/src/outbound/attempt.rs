@@ -41,8 +41,20 @@ pub(super) enum Failed {
     Going,
     /// The endpoint's proxy did not take it.
     RefusedStream(WorkloadUid),
+    /// The endpoint's proxy has too much to do, or its program.
+    Busy(WorkloadUid, Refusal),
     /// Out of time.
     Timeout,
+}
+
+/// Which of a request's tries one is.
+pub(super) struct Try<'a> {
+    /// Another endpoint can be tried after it.
+    pub(super) can_retry: bool,
+    /// Another one was tried before.
+    pub(super) retried: bool,
+    /// Whether the budget allows another one, which is then taken out of it.
+    pub(super) again: &'a dyn Fn() -> bool,
 }
 
 /// An exchange that was taken, until it is told of.
@@ -69,7 +81,7 @@ pub(super) async fn send(
     request: &Request,
     chosen: Chosen,
     slot: &mut Option<Incoming<'_>>,
-    can_retry: bool,
+    attempt: &Try<'_>,
     now: Instant,
 ) -> Result<(Relayed, End), Failed> {
     let peer = flow.local.pool.peer(&chosen.endpoint);
@@ -83,13 +95,23 @@ pub(super) async fn send(
     };
     if let Some(incoming) = slot.as_mut().filter(|_| connection.alpn == Alpn::Leno1) {
         let head = &mut incoming.head;
-        describe(flow, plan, &chosen, &peer, request, can_retry, head);
+        describe(flow, plan, &chosen, &peer, request, attempt, head);
     }
     let seen = Seen::new(edge(flow, plan, &chosen, &peer, request.protocol));
     let options = RelayOptions {
         request_timeout: shorter(plan.left(request.begun), plan.try_timeout),
         idle_timeout: Some(flow.shared.config.limits.exchange_idle),
         on_response: &mut |head| seen.look(flow, request, head),
+        declined: &|head| {
+            connection.alpn == Alpn::Leno1
+                && busy(head).is_some_and(|reason| {
+                    let again = (attempt.again)();
+                    if again {
+                        seen.refused.set(Some(reason));
+                    }
+                    again
+                })
+        },
         cancel: &flow.local.ending.cancel,
     };
     let Some(incoming) = slot.take() else {
@@ -110,7 +132,11 @@ pub(super) async fn send(
         Err(Unsent { mut incoming, why }) => {
             incoming.head.private.clear();
             *slot = Some(incoming);
-            Err(unsent(why, &peer, &connection, &chosen).told(chosen))
+            let failed = match (why, seen.refused.get()) {
+                (UnsentReason::Declined, Some(reason)) => Failed::Busy(chosen.endpoint.uid, reason),
+                (why, _) => unsent(why, &peer, &connection, &chosen),
+            };
+            Err(failed.told(chosen))
         }
     }
 }
@@ -139,6 +165,7 @@ impl Failed {
     /// Tells the balancer what of this is the endpoint's fault.
     fn told(self, chosen: Chosen) -> Self {
         match &self {
+            Self::Busy(..) => chosen.finish(Outcome::Busy, None),
             Self::Pool(_, PoolError::NoCertificate | PoolError::Overflow)
             | Self::Going
             | Self::Timeout => drop(chosen),
@@ -192,21 +219,22 @@ fn describe(
     chosen: &Chosen,
     peer: &Peer,
     request: &Request,
-    can_retry: bool,
+    attempt: &Try<'_>,
     head: &mut RequestHead,
 ) {
     let service = plan.target.service();
-    let to = peer
-        .to
-        .field(chosen.address, service, request.http2, can_retry, || {
-            To {
-                address: chosen.address,
-                service: service.map(|(service, port)| (service.clone(), port)),
-                http2: request.http2,
-                can_retry,
-            }
-            .write()
-        });
+    let (http2, can_retry, retried) = (request.http2, attempt.can_retry, attempt.retried);
+    let flags = [http2, can_retry, retried];
+    let to = peer.to.field(chosen.address, service, flags, || {
+        To {
+            address: chosen.address,
+            service: service.map(|(service, port)| (service.clone(), port)),
+            http2,
+            can_retry,
+            retried,
+        }
+        .write()
+    });
     head.private.reserve_exact(2);
     head.private.push((metadata::SENT_TO.clone(), to));
     if let Some(info) = flow.local.info() {
@@ -251,6 +279,13 @@ impl Seen {
     }
 }
 
+/// Why the peer's proxy refused what nobody can have begun with: there is too much to do.
+fn busy(head: &ResponseHead) -> Option<Refusal> {
+    let refused = head.fields.get(metadata::REFUSED)?;
+    metadata::read_refused(refused)
+        .filter(|reason| matches!(reason, Refusal::Overload | Refusal::Overflow))
+}
+
 fn switched(status: u16, begun: Instant) -> RequestOutcome {
     RequestOutcome {
         response_code: status,
@@ -266,7 +301,9 @@ fn switched(status: u16, begun: Instant) -> RequestOutcome {
 /// Why nothing of the request had an effect. A connection that takes no further stream is kept no longer.
 fn unsent(why: UnsentReason, peer: &Peer, connection: &Rc<Connection>, chosen: &Chosen) -> Failed {
     match why {
-        UnsentReason::RefusedStream => Failed::RefusedStream(chosen.endpoint.uid),
+        UnsentReason::RefusedStream | UnsentReason::Declined => {
+            Failed::RefusedStream(chosen.endpoint.uid)
+        }
         UnsentReason::GoAway | UnsentReason::ConnectionDead | UnsentReason::StaleConnection => {
             peer.discard(connection);
             Failed::Going

@@ -129,6 +129,8 @@ pub(super) fn verdict(relayed: &Relayed, told: Option<Refusal>) -> Outcome {
     const UNAVAILABLE: u8 = 14;
     match (relayed.ended, told) {
         (_, Some(Refusal::UpstreamConnectFailure)) => Outcome::ConnectFailure,
+        // A quick no is no quick endpoint, and neither is it a bad one.
+        (_, Some(Refusal::Overload | Refusal::Overflow)) => Outcome::Busy,
         // The mesh said no on purpose: that says nothing about the endpoint's health.
         (_, Some(Refusal::Denied | Refusal::StreamEnded | Refusal::ForgedDestination)) => {
             Outcome::Success

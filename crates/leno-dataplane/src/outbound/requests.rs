@@ -1,6 +1,9 @@
 //! One request of a program: route, endpoint, connection, relay; and again elsewhere when nothing of it had an effect.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 use leno_http::{Incoming, RequestHead, Version};
 use leno_telemetry::{
@@ -12,12 +15,12 @@ use leno_types::{Refusal, WorkloadUid};
 
 use super::{
     Denial, Flow,
-    attempt::{Failed, send},
+    attempt::{Failed, Try, send},
     plan::{Plan, plan},
 };
 use crate::{
     counters::{Open, count, limit},
-    metadata,
+    metadata, overload,
     record::{self, Finished, LogHead, Party},
     target::Retry,
 };
@@ -51,7 +54,10 @@ pub(super) async fn exchange(flow: &Flow, mut incoming: Incoming<'_>) {
     };
     let reply = &mut incoming.reply;
     reply.label_refusals(metadata::REFUSED, flow.local.name(), request.id);
-    let denied = prepare(flow, &mut incoming.head);
+    let denied = prepare(flow, &mut incoming.head).or_else(|| {
+        let head = &incoming.head;
+        flow.shared.load.denies(|| overload::priority_of(head))
+    });
     let request = Request {
         log: flow.shared.record.log_head(&incoming.head),
         ..request
@@ -127,7 +133,16 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
         };
         let can_retry =
             plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
-        let failed = match send(flow, &plan, &request, chosen, slot, can_retry, now).await {
+        let allowed = RefCell::new(tries.retry.take());
+        let attempt = Try {
+            can_retry,
+            retried: tries.made > 0,
+            // An endpoint that has too much to do must not make the others have it: within the budget only.
+            again: &|| can_retry && allow(&plan, &request, &mut allowed.borrow_mut()),
+        };
+        let sent = send(flow, &plan, &request, chosen, slot, &attempt, now).await;
+        tries.retry = allowed.into_inner();
+        let failed = match sent {
             Ok((relayed, end)) => return end.finish(flow, &plan, request, relayed),
             Err(failed) => failed,
         };
@@ -135,6 +150,14 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
             return refuse_slot(flow, slot, request, &plan, denial).await;
         }
     }
+}
+
+/// Takes a retry out of the budget, unless one was taken for this request.
+fn allow(plan: &Plan, request: &Request, retry: &mut Option<Retry>) -> bool {
+    if retry.is_none() {
+        *retry = plan.target.try_retry(request.begun);
+    }
+    retry.is_some()
 }
 
 async fn refuse_slot(
@@ -184,6 +207,10 @@ impl Tries {
                 (uid, unreachable(error.refusal(), error.to_string()), false)
             }
             Failed::Tunnel(uid, why, reason) => (uid, unreachable(reason, why), false),
+            Failed::Busy(uid, reason) => {
+                let why = "the endpoint's proxy, or its program, has too much to do";
+                (uid, unreachable(reason, why.into()), false)
+            }
             Failed::RefusedStream(uid) => {
                 let why = "the endpoint's proxy did not take it: its program accepts no connection";
                 (
@@ -204,12 +231,9 @@ impl Tries {
             return Err(denial);
         }
         self.last = Some(denial);
-        if !free && self.retry.is_none() {
-            self.retry = plan.target.try_retry(request.begun);
-            if self.retry.is_none() {
-                limit(Limit::Tries);
-                return self.last.take().map_or(Ok(()), Err);
-            }
+        if !free && !allow(plan, request, &mut self.retry) {
+            limit(Limit::Tries);
+            return self.last.take().map_or(Ok(()), Err);
         }
         count(Counter::Retries);
         Ok(())
@@ -224,11 +248,14 @@ async fn refuse(
     plan: Option<&Plan>,
     denial: Denial,
 ) {
-    let id = request.id;
+    let (id, again) = (
+        request.id,
+        overload::come_again(denial.reason, request.grpc),
+    );
     let outcome = record::refused_outcome(denial.reason, request.grpc, request.begun);
     tell_refused(flow, request, plan, &denial, outcome);
     let text = format!("{} ({id:016x})", denial.detail);
-    let answered = incoming.reply.refuse(denial.reason, &[], &text).await;
+    let answered = incoming.reply.refuse(denial.reason, again, &text).await;
     if let Err(error) = answered {
         tracing::trace!(%error, "a refused caller did not wait for its answer");
     }

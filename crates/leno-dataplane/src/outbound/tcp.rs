@@ -16,7 +16,7 @@ use leno_telemetry::{
     counters::{Counter, Gauge, Limit},
 };
 use leno_tls::Alpn;
-use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
+use leno_types::{Identity, Priority, Refusal, ServiceName, WorkloadUid};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use super::{Denial, Flow};
@@ -75,6 +75,9 @@ pub(super) async fn bytes(
 
 /// Opens a stream of bytes to an endpoint; to another when one does not take it.
 pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial> {
+    if let Some(denial) = flow.shared.load.denies(|| Priority::Default) {
+        return Err(denial);
+    }
     let begun = Instant::now();
     target.request(begun);
     let limits = &flow.shared.config.limits;
@@ -93,7 +96,7 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
             }));
         };
         let uid = chosen.endpoint.uid;
-        let denial = match try_one(flow, target, chosen).await {
+        let denial = match try_one(flow, target, chosen, !avoid.is_empty()).await {
             Ok(opened) => return Ok(opened),
             Err(Some(denial)) => denial,
             // The connection was going away: that costs no endpoint anything.
@@ -124,7 +127,12 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
 }
 
 /// One try; `Err(None)` when only the connection was at fault.
-async fn try_one(flow: &Flow, target: &Target, chosen: Chosen) -> Result<Opened, Option<Denial>> {
+async fn try_one(
+    flow: &Flow,
+    target: &Target,
+    chosen: Chosen,
+    retried: bool,
+) -> Result<Opened, Option<Denial>> {
     let begun = Instant::now();
     let peer = flow.local.pool.peer(&chosen.endpoint);
     let connection = match peer.connection(&flow.shared, &flow.local, begun).await {
@@ -142,6 +150,7 @@ async fn try_one(flow: &Flow, target: &Target, chosen: Chosen) -> Result<Opened,
             service: service.map(|(service, port)| (service.clone(), port)),
             http2: false,
             can_retry: false,
+            retried,
         };
         private.push((metadata::SENT_TO.clone(), to.write()));
         if let Some(info) = flow.local.info() {
@@ -196,6 +205,7 @@ fn refused(
             let reason = reason.unwrap_or(Refusal::UpstreamConnectFailure);
             let outcome = match reason {
                 Refusal::Denied | Refusal::ForgedDestination => Outcome::Success,
+                Refusal::Overload | Refusal::Overflow => Outcome::Busy,
                 _ => Outcome::ConnectFailure,
             };
             chosen.finish(outcome, None);

@@ -151,6 +151,14 @@ impl H2 {
             )
     }
 
+    /// How many streams the peer allows at the same time (MAX_CONCURRENT_STREAMS).
+    #[must_use]
+    pub fn stream_limit(&self) -> usize {
+        let send = self.0.send.borrow();
+        send.as_ref()
+            .map_or(0, SendRequest::current_max_send_streams)
+    }
+
     /// Streams open through this connection.
     #[must_use]
     pub fn open_streams(&self) -> usize {

@@ -163,6 +163,10 @@ impl<'c> Exchange<'c> {
         self.relayed.request_bytes = self.upload.bytes;
         let (answer, keep_alive, switched) = match waited {
             Waited::Answered(answer) => {
+                if self.upload.has_replay() && (options.declined)(&answer.head) {
+                    sink.abort(h2::Reason::CANCEL);
+                    return self.unanswered(NoAnswer::Declined);
+                }
                 self.relayed.first_byte = Some(self.started.elapsed());
                 self.upload.forget_replay();
                 let is_h1 = awaiting.is_h1();
@@ -309,6 +313,7 @@ impl<'c> Exchange<'c> {
     fn unanswered(&mut self, why: NoAnswer) -> Next {
         let reason = match why {
             NoAnswer::RefusedStream => Some(UnsentReason::RefusedStream),
+            NoAnswer::Declined => Some(UnsentReason::Declined),
             NoAnswer::GoAway => Some(UnsentReason::GoAway),
             NoAnswer::Stale if is_idempotent(&self.head.method) => {
                 Some(UnsentReason::StaleConnection)

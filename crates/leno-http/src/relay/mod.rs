@@ -34,6 +34,9 @@ pub struct RelayOptions<'a> {
     /// Sees and may edit the final response head (or the one that switches) before it is written; not interim ones,
     /// and not the refusals that relay makes itself.
     pub on_response: &'a mut dyn FnMut(&mut ResponseHead),
+    /// Whether this final response says that nothing of the request had an effect, and it is wanted back instead. Asked
+    /// once, only where it can be given back.
+    pub declined: &'a dyn Fn(&ResponseHead) -> bool,
     /// Ends the exchange from outside.
     pub cancel: &'a Cancel,
 }
@@ -103,6 +106,8 @@ pub struct Unsent<'c> {
 pub enum UnsentReason {
     /// REFUSED_STREAM (RFC 9113 8.7), or no room for a further stream.
     RefusedStream,
+    /// An answer that [`RelayOptions::declined`] knows.
+    Declined,
     /// A GOAWAY whose last stream is below ours, or the connection takes no further stream.
     GoAway,
     /// The connection was dead before anything was sent.

@@ -87,6 +87,11 @@ impl Pump {
         self.replay.take().map(|replay| replay.pieces)
     }
 
+    /// Whether everything taken from the body can be had again.
+    pub(super) const fn has_replay(&self) -> bool {
+        self.replay.is_some()
+    }
+
     pub(super) fn forget_replay(&mut self) {
         self.replay = None;
     }

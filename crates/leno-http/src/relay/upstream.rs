@@ -50,6 +50,8 @@ pub(super) struct FinalAnswer<'u> {
 pub(super) enum NoAnswer {
     /// Not processed, says the peer: REFUSED_STREAM.
     RefusedStream,
+    /// Not processed, says the answer.
+    Declined,
     /// Not processed: a GOAWAY below our stream.
     GoAway,
     /// A reused HTTP/1 connection closed without a byte of an answer.

@@ -179,6 +179,7 @@ impl Mesh {
             request_timeout: self.timeout,
             idle_timeout: self.idle,
             on_response: &mut edit,
+            declined: &|head| head.fields.contains("x-declined"),
             cancel: &cancel,
         };
         relay(incoming, upstream, options).await
