@@ -340,7 +340,7 @@ fn absent(of: Type, name: &str) -> Option<Change> {
                 service,
                 answer: None,
             }),
-            ResourceName::Address(_) | ResourceName::Host(_) => None,
+            ResourceName::Address(_) | ResourceName::Host(_) | ResourceName::Hostname(_) => None,
         },
     }
 }

@@ -79,6 +79,11 @@ const SERVICE: &[Column] = &[
             )
         },
     ),
+    column("Hostnames", 1, "Its further names.", |object, _| {
+        joined(each(object.pointer("/status/addresses"), |address| {
+            plain(address.get("hostname"))
+        }))
+    }),
 ];
 
 const ENDPOINT_SLICE: &[Column] = &[
@@ -177,6 +182,44 @@ const ACCESS_POLICY: &[Column] = &[
     AGE,
 ];
 
+const HOSTNAME_GENERATOR: &[Column] = &[
+    NAME,
+    column("Template", 0, "What the names are like.", |object, _| {
+        text(object, "/spec/template").map_or_else(none, Into::into)
+    }),
+    column("Services", 0, "Which services get one.", |object, _| {
+        let service = object.pointer("/spec/selector/service");
+        let of = |key: &str| service.and_then(|service| service.get(key));
+        let labels = of("matchLabels").and_then(Value::as_object);
+        let labels = labels.into_iter().flatten();
+        let mut parts: Vec<String> = labels
+            .map(|(key, value)| format!("{key}={}", plain(Some(value))))
+            .collect();
+        parts.extend(each(of("namespaces"), |name| {
+            format!("{}/*", plain(Some(name)))
+        }));
+        match parts.is_empty() {
+            true => "all".into(),
+            false => joined(parts),
+        }
+    }),
+    column(
+        "Names",
+        0,
+        "How many services have their name.",
+        |object, _| {
+            let count = |pointer| object.pointer(pointer).map(|count| plain(Some(count)));
+            match (count("/status/names"), count("/status/services")) {
+                (Some(names), Some(services)) => format!("{names}/{services}"),
+                _ => none(),
+            }
+        },
+    ),
+    STATUS,
+    PROGRAMMED,
+    AGE,
+];
+
 const WORKLOAD: &[Column] = &[
     NAME,
     column("Service-Account", 0, "Its identity.", |object, _| {
@@ -204,6 +247,7 @@ const fn columns(kind: Kind) -> &'static [Column] {
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::HttpRoute => HTTP_ROUTE,
         Kind::AccessPolicy => ACCESS_POLICY,
+        Kind::HostnameGenerator => HOSTNAME_GENERATOR,
         Kind::Workload => WORKLOAD,
     }
 }
@@ -373,7 +417,7 @@ fn status(object: &Value) -> String {
         .filter(|condition| condition.get("status").is_some_and(|is| is == "False"))
         .filter_map(|condition| {
             let kind = condition.get("type").and_then(Value::as_str)?;
-            let order = ["Accepted", "ResolvedRefs", "Programmed"];
+            let order = ["Accepted", "ResolvedRefs", "Generated", "Programmed"];
             let at = order
                 .iter()
                 .position(|of| *of == kind)

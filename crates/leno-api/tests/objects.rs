@@ -511,7 +511,8 @@ async fn tables_have_columns_and_rows() {
             "External-IP",
             "Port(s)",
             "Age",
-            "Selector"
+            "Selector",
+            "Hostnames"
         ]
     );
     let cells = table["rows"][0]["cells"].as_array().unwrap();

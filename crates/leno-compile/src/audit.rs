@@ -25,6 +25,8 @@ impl Compiler {
         if self.unaudited.is_empty() {
             let mut keys = self.known.possible_keys();
             keys.extend(self.outputs.keys().cloned());
+            keys.extend(self.hostnames.names().cloned().map(Key::Hostname));
+            keys.extend(self.hostnames.services().cloned().map(Key::Destination));
             // Taken from the end.
             self.unaudited = keys.into_iter().rev().collect();
         }
@@ -35,8 +37,9 @@ impl Compiler {
             };
             audit.compared += 1;
             let view = View::fresh(&self.known);
-            let output = compile(&view, &key);
+            let output = compile(&view, &self.hostnames, &key);
             if self.outputs.get(&key).map(|output| &**output) == output.as_ref() {
+                self.mend_hostnames(&key, &mut audit);
                 continue;
             }
             let reads = output.as_ref().map(|_| view.into_reads());
@@ -46,9 +49,27 @@ impl Compiler {
             }
             let output = output.map(Arc::new);
             self.replace(&key, output.clone());
-            audit.mended.push((key, output));
+            audit.mended.push((key.clone(), output));
+            self.mend_hostnames(&key, &mut audit);
         }
         audit
+    }
+
+    /// What a service is called besides is looked at with it, as who has a name follows from all of them.
+    fn mend_hostnames(&mut self, key: &Key, audit: &mut Audit) {
+        let Key::Destination(service) = key else {
+            return;
+        };
+        for host in self.set_claims(service) {
+            let key = Key::Hostname(host);
+            let view = View::fresh(&self.known);
+            let output = compile(&view, &self.hostnames, &key);
+            let reads = output.as_ref().map(|_| view.into_reads());
+            self.output_reads.record(&key, reads.unwrap_or_default());
+            let output = output.map(Arc::new);
+            self.replace(&key, output.clone());
+            audit.mended.push((key, output));
+        }
     }
 
     fn mend_service(&mut self, name: &ServiceName) {
@@ -85,7 +106,11 @@ mod tests {
                 protocol: None,
                 name: String::new(),
             }];
-            let remembered = Remembered { ports, own: true };
+            let remembered = Remembered {
+                ports,
+                own: true,
+                since: None,
+            };
             let input = Input::Remembered(name(service), Some(Arc::new(remembered)));
             compiler.apply(vec![input]);
         }

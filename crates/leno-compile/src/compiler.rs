@@ -8,11 +8,13 @@ use std::{
 
 use leno_config::Kind;
 use leno_ir::{Destination, Provenance, ResourceName};
-use leno_types::{DnsLabel, ServiceName, TrustDomain};
+use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
 
 use crate::{
-    Condition, EffectiveService, Input, Key, Output, Services, conditions, destination,
+    Condition, EffectiveService, Generated, Input, Key, MAX_GENERATORS, Output, Services,
+    conditions, destination,
     graph::Graph,
+    hostnames::{self, Hostnames},
     known::{Known, ObjectName, Touched, remove},
     service,
     view::{Read, ServiceMap, View},
@@ -30,6 +32,8 @@ pub struct Compilations {
     pub endpoints: u64,
     /// Workloads with their access rules.
     pub workloads: u64,
+    /// Further names of services.
+    pub hostnames: u64,
 }
 
 /// Everything known of one mesh, and everything compiled from it.
@@ -38,6 +42,8 @@ pub struct Compiler {
     pub(crate) known: Known,
     pub(crate) services: ServiceMap,
     pub(crate) service_reads: Graph<ServiceName>,
+    pub(crate) hostnames: Hostnames,
+    pub(crate) hostname_reads: Graph<ServiceName>,
     pub(crate) outputs: BTreeMap<Key, Arc<Output>>,
     pub(crate) output_reads: Graph<Key>,
     /// Services by virtual address; of several that claim one, the first by name has it.
@@ -57,6 +63,8 @@ impl Compiler {
             known: Known::new(domain),
             services: ServiceMap::new(),
             service_reads: Graph::new(),
+            hostnames: Hostnames::default(),
+            hostname_reads: Graph::new(),
             outputs: BTreeMap::new(),
             output_reads: Graph::new(),
             vips: BTreeMap::new(),
@@ -72,13 +80,14 @@ impl Compiler {
         for input in inputs {
             self.known.set(input, &mut touched);
         }
-        self.compile_services(&mut touched);
+        let services = self.compile_services(&mut touched);
+        self.compile_hostnames(services, &mut touched);
         let mut dirty = self.output_reads.dirty(&touched.reads);
         dirty.append(&mut touched.keys);
         let mut changed = Vec::new();
         for key in dirty {
             let view = View::new(&self.known, &self.services);
-            let output = compile(&view, &key);
+            let output = compile(&view, &self.hostnames, &key);
             // What is not there is not watched for: the change that makes it names its key.
             let reads = output.as_ref().map(|_| view.into_reads());
             self.output_reads.record(&key, reads.unwrap_or_default());
@@ -93,8 +102,9 @@ impl Compiler {
         changed
     }
 
-    /// Services first: an output that reads one is dirty only where the service came out different.
-    fn compile_services(&mut self, touched: &mut Touched) {
+    /// Services first: an output that reads one is dirty only where the service came out different. Gives those.
+    fn compile_services(&mut self, touched: &mut Touched) -> BTreeSet<ServiceName> {
+        let mut changed = BTreeSet::new();
         let mut dirty = self.service_reads.dirty(&touched.reads);
         dirty.append(&mut touched.services);
         for name in dirty {
@@ -111,8 +121,31 @@ impl Compiler {
             };
             touched.reads.insert(Read::Effective(name.clone()));
             touched.keys.insert(Key::Destination(name.clone()));
-            touched.keys.insert(Key::Endpoints(name));
+            touched.keys.insert(Key::Endpoints(name.clone()));
+            changed.insert(name);
         }
+        changed
+    }
+
+    /// Then what these services, and those whose readings changed, are called besides.
+    fn compile_hostnames(&mut self, mut dirty: BTreeSet<ServiceName>, touched: &mut Touched) {
+        dirty.append(&mut self.hostname_reads.dirty(&touched.reads));
+        for name in dirty {
+            for host in self.set_claims(&name) {
+                touched.reads.insert(Read::Claimants(host.clone()));
+                touched.keys.insert(Key::Hostname(host));
+            }
+        }
+    }
+
+    /// Asks anew what a service is called besides; gives the names about which anything changed.
+    pub(crate) fn set_claims(&mut self, name: &ServiceName) -> BTreeSet<HostName> {
+        let view = View::new(&self.known, &self.services);
+        let claims = hostnames::claims(&view, name);
+        // What is not there is not watched for.
+        let reads = self.services.contains_key(name).then(|| view.into_reads());
+        self.hostname_reads.record(name, reads.unwrap_or_default());
+        self.hostnames.set(name, claims)
     }
 
     fn count(&mut self, key: &Key) {
@@ -122,6 +155,7 @@ impl Compiler {
             Key::Host(_) => self.compilations.hosts += 1,
             Key::Endpoints(_) => self.compilations.endpoints += 1,
             Key::OwnWorkload(_) => self.compilations.workloads += 1,
+            Key::Hostname(_) => self.compilations.hostnames += 1,
         }
     }
 
@@ -165,13 +199,16 @@ impl Compiler {
     pub fn full(&self) -> BTreeMap<Key, Output> {
         let (known, touched) = self.known.rebuilt();
         let mut keys = touched.keys;
+        let mut hostnames = Hostnames::default();
         for name in touched.services {
+            let claims = hostnames::claims(&View::fresh(&known), &name);
+            keys.extend(hostnames.set(&name, claims).into_iter().map(Key::Hostname));
             keys.insert(Key::Destination(name.clone()));
             keys.insert(Key::Endpoints(name));
         }
         keys.into_iter()
             .filter_map(|key| {
-                let output = compile(&View::fresh(&known), &key)?;
+                let output = compile(&View::fresh(&known), &hostnames, &key)?;
                 Some((key, output))
             })
             .collect()
@@ -189,6 +226,7 @@ impl Compiler {
         let key = match name {
             ResourceName::Service(name) => Key::Destination(name.clone()),
             ResourceName::Host(address) => Key::Host(*address),
+            ResourceName::Hostname(name) => Key::Hostname(name.clone()),
             ResourceName::Address(address) => {
                 match self.vips.get(address).and_then(BTreeSet::first) {
                     Some(name) => Key::Destination(name.clone()),
@@ -231,6 +269,11 @@ impl Compiler {
                 .known
                 .policy(&name)
                 .map(|policy| conditions::of_policy(policy, self)),
+            Kind::HostnameGenerator => self.known.generator(&name).map(|generator| {
+                let mut in_force = self.known.generators().take(MAX_GENERATORS);
+                let in_force = in_force.any(|of| std::ptr::eq(of, generator));
+                conditions::of_generator(generator, in_force, &self.generated_by(&name))
+            }),
             Kind::EndpointSlice | Kind::Workload => None,
         };
         conditions.unwrap_or_default()
@@ -256,8 +299,33 @@ impl Compiler {
                 .filter(|key| self.outputs.contains_key(key))
                 .collect();
         }
+        if kind == Kind::HostnameGenerator {
+            // By its domain proxies know which names to ask for.
+            let there = self.known.generator(&name).map(|_| Key::Mesh);
+            let given = self
+                .generated_by(&name)
+                .into_iter()
+                .filter_map(|(_, of)| of.name.ok());
+            return there.into_iter().chain(given.map(Key::Hostname)).collect();
+        }
         let keys = self.carriers.get(&(kind, name));
         keys.into_iter().flatten().cloned().collect()
+    }
+
+    /// What every generator that selects a service gives to it.
+    #[must_use]
+    pub fn generated(&self, service: &ServiceName) -> Vec<Generated> {
+        let claims = self.hostnames.of(service).iter();
+        claims.map(|claim| self.hostnames.outcome(claim)).collect()
+    }
+
+    /// What a generator gives, by service.
+    #[must_use]
+    pub fn generated_by(&self, generator: &ServiceName) -> Vec<(ServiceName, Generated)> {
+        let claims = self.hostnames.by(generator);
+        claims
+            .map(|claim| (claim.by.service.clone(), self.hostnames.outcome(claim)))
+            .collect()
     }
 }
 
@@ -292,9 +360,17 @@ impl Services for Compiler {
 }
 
 /// What a key means: a pure function of the key and what the view shows.
-pub(crate) fn compile(view: &View<'_>, key: &Key) -> Option<Output> {
+pub(crate) fn compile(view: &View<'_>, hostnames: &Hostnames, key: &Key) -> Option<Output> {
     match key {
-        Key::Mesh => view.mesh().cloned().map(Output::Mesh),
+        Key::Mesh => view.mesh().cloned().map(|mut mesh| {
+            let generators = view.generators().into_iter();
+            let domains = generators.map(|of| of.template.domain().clone());
+            mesh.domains = domains.collect();
+            Output::Mesh(mesh)
+        }),
+        Key::Hostname(name) => {
+            destination::of_hostname(view, hostnames, name).map(Output::Destination)
+        }
         Key::Destination(name) => destination::of_service(view, name).map(Output::Destination),
         Key::Host(address) => destination::of_host(view, *address).map(Output::Destination),
         Key::Endpoints(name) => service::endpoints(view, name).map(Output::Endpoints),
@@ -320,9 +396,9 @@ fn objects(output: &Output) -> BTreeSet<(Kind, ObjectName)> {
             .iter()
             .filter_map(|rule| object(Kind::AccessPolicy, &rule.provenance))
             .collect(),
-        Output::Destination(Destination::Host(_)) | Output::Endpoints(_) | Output::Mesh(_) => {
-            BTreeSet::new()
-        }
+        Output::Destination(Destination::Host(_) | Destination::Hostname(_))
+        | Output::Endpoints(_)
+        | Output::Mesh(_) => BTreeSet::new(),
     }
 }
 

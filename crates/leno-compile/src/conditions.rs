@@ -1,11 +1,15 @@
-//! What is said about objects: `Accepted` and `ResolvedRefs`, in the words of the Gateway API (CP12).
+//! What is said about objects: `Accepted` and `ResolvedRefs`, in the words of the Gateway API, and `Generated` (CP12).
 
-use leno_config::{AccessPolicy, HttpRoute, Meta, ParentRef};
+use leno_config::{AccessPolicy, HostnameGenerator, HttpRoute, Meta, ParentRef};
+use leno_types::ServiceName;
 
 use crate::{
-    Condition, Dangling, Services,
+    Condition, Dangling, Generated, MAX_GENERATORS, Services,
     references::{of_policy as dangling_of_policy, of_route as dangling_of_route},
 };
+
+/// Services that one message names.
+const NAMED: usize = 5;
 
 fn condition(
     meta: &Meta,
@@ -56,5 +60,53 @@ pub(crate) fn of_policy(policy: &AccessPolicy, services: &impl Services) -> Vec<
     vec![
         condition(&policy.meta, None, "Accepted", &[]),
         condition(&policy.meta, None, "ResolvedRefs", &dangling),
+    ]
+}
+
+/// A generator is accepted, unless too many are older; whether every service that it selects has its name is said with
+/// what the others lack.
+pub(crate) fn of_generator(
+    generator: &HostnameGenerator,
+    in_force: bool,
+    generated: &[(ServiceName, Generated)],
+) -> Vec<Condition> {
+    let of = |r#type, failed: Option<(&'static str, String)>, fine: String| Condition {
+        parent: None,
+        r#type,
+        status: failed.is_none(),
+        reason: failed.as_ref().map_or(r#type, |(reason, _)| *reason),
+        message: failed.map_or(fine, |(_, message)| message),
+        observed_generation: generator.meta.generation,
+    };
+    if !in_force {
+        let message = format!(
+            "{MAX_GENERATORS} older ones are there, which is as many as are in force: delete one"
+        );
+        let failed = Some(("TooMany", message));
+        return vec![of("Accepted", failed, String::new())];
+    }
+    let mut lacking = Vec::new();
+    let mut first = None;
+    for (service, given) in generated {
+        if let Err((reason, message)) = &given.name {
+            first = first.or(Some(*reason));
+            lacking.push(format!("{service}: {message}"));
+        }
+    }
+    let (all, lack) = (generated.len(), lacking.len());
+    let more = lack.saturating_sub(NAMED);
+    lacking.truncate(NAMED);
+    if more > 0 {
+        lacking.push(format!("and {more} more"));
+    }
+    let have = format!("{} of {all} services have a name", all - lack);
+    let failed = match first {
+        None if all == 0 => Some(("NoService", "it selects no service".to_owned())),
+        None => None,
+        Some(reason) => Some((reason, format!("{have}; {}", lacking.join("; ")))),
+    };
+    vec![
+        of("Accepted", None, String::new()),
+        of("Generated", failed, have),
     ]
 }

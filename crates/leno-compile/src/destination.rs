@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use leno_ir::{Destination, EndpointPort, Host, Service};
-use leno_types::ServiceName;
+use leno_ir::{Destination, EndpointPort, Host, Hostname, Service};
+use leno_types::{HostName, ServiceName};
 
-use crate::{WorkloadRecord, route, service, view::View};
+use crate::{WorkloadRecord, hostnames::Hostnames, route, service, view::View};
 
 /// A service with its routes; `None` when there is no such service.
 pub(crate) fn of_service(view: &View<'_>, name: &ServiceName) -> Option<Destination> {
@@ -17,6 +17,7 @@ pub(crate) fn of_service(view: &View<'_>, name: &ServiceName) -> Option<Destinat
     Some(Destination::Service(Service {
         name: name.clone(),
         vips,
+        headless: effective.headless,
         ports: effective.ports.clone(),
         routes: route::routes(view, &effective),
     }))
@@ -47,6 +48,17 @@ pub(crate) fn of_host(view: &View<'_>, address: IpAddr) -> Option<Destination> {
         return None;
     }
     Some(Destination::Host(Host { address, endpoints }))
+}
+
+/// Whose name it is; `None` when no service has it.
+pub(crate) fn of_hostname(
+    view: &View<'_>,
+    hostnames: &Hostnames,
+    name: &HostName,
+) -> Option<Destination> {
+    let service = view.holder(hostnames, name)?;
+    let name = name.clone();
+    Some(Destination::Hostname(Hostname { name, service }))
 }
 
 /// Its ports, whichever services they belong to.

@@ -1,10 +1,14 @@
 //! What is compiled: objects as people wrote them, and what the registry knows.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use leno_config::{Kind, Resource};
 use leno_ir::{Health, Mesh, ServicePort};
-use leno_types::{AppProtocol, DnsLabel, ServiceName, WorkloadUid};
+use leno_types::{AppProtocol, DnsLabel, HostName, ServiceName, WorkloadUid};
 
 /// One change of what is known. `None` means that it is gone.
 #[derive(Clone, Debug)]
@@ -17,8 +21,10 @@ pub enum Input {
     Remembered(ServiceName, Option<Arc<Remembered>>),
     /// The virtual addresses of a service; none when it has none (any more).
     Vips(ServiceName, Vec<IpAddr>),
-    /// The mesh.
+    /// The mesh; below which domains services have further names is filled in.
     Mesh(Arc<Mesh>),
+    /// Names by which the control plane is reached: no service gets one.
+    Reserved(Arc<BTreeSet<HostName>>),
 }
 
 /// What stays of a derived service when its last workload is gone: its name goes on, and nobody answers (503, reason
@@ -30,6 +36,8 @@ pub struct Remembered {
     /// Whether workloads were registered for it, not only for a version of another service: then no version's name
     /// may take its place.
     pub own: bool,
+    /// When workloads first were, as [`leno_config::Meta::creation`] has it.
+    pub since: Option<String>,
 }
 
 /// A registered workload, as the registry authorised it (CP5).

@@ -9,11 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use leno_config::{AccessPolicy, AccessTarget, HttpRoute, Kind, Resource, Service};
+use leno_config::{
+    AccessPolicy, AccessTarget, HostnameGenerator, HttpRoute, Kind, Resource, Service,
+};
 use leno_ir::Mesh;
-use leno_types::{DnsLabel, ServiceName, TrustDomain, WorkloadUid};
+use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain, WorkloadUid};
 
-use crate::{Input, Key, Remembered, WorkloadRecord, view::Read};
+use crate::{Input, Key, Remembered, WorkloadRecord, hostnames::Born, view::Read};
 
 /// Namespace and name of an object of any kind.
 pub(crate) type ObjectName = ServiceName;
@@ -53,10 +55,14 @@ pub(crate) struct Known {
     services: BTreeMap<ServiceName, Arc<Resource>>,
     routes: BTreeMap<ObjectName, Arc<Resource>>,
     policies: BTreeMap<ObjectName, Arc<Resource>>,
+    generators: BTreeMap<ObjectName, Arc<Resource>>,
     workloads: BTreeMap<WorkloadUid, Member>,
     remembered: BTreeMap<ServiceName, Arc<Remembered>>,
     vips: BTreeMap<ServiceName, Vec<IpAddr>>,
     mesh: Option<Arc<Mesh>>,
+    /// Names that no service may have.
+    reserved: Arc<BTreeSet<HostName>>,
+    generators_by_age: BTreeSet<(Born, ObjectName)>,
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
     policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
     in_namespace: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
@@ -91,21 +97,28 @@ fn members<'k, K: Ord, V>(
 fn as_service(resource: &Resource) -> Option<&Service> {
     match resource {
         Resource::Service(service) => Some(service),
-        Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
+        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
     }
 }
 
 fn as_route(resource: &Resource) -> Option<&HttpRoute> {
     match resource {
         Resource::HttpRoute(route) => Some(route),
-        Resource::Service(_) | Resource::AccessPolicy(_) => None,
+        Resource::Service(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
     }
 }
 
 fn as_policy(resource: &Resource) -> Option<&AccessPolicy> {
     match resource {
         Resource::AccessPolicy(policy) => Some(policy),
-        Resource::Service(_) | Resource::HttpRoute(_) => None,
+        Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
+    }
+}
+
+fn as_generator(resource: &Resource) -> Option<&HostnameGenerator> {
+    match resource {
+        Resource::HostnameGenerator(generator) => Some(generator),
+        Resource::Service(_) | Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
     }
 }
 
@@ -117,10 +130,13 @@ impl Known {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
+            generators: BTreeMap::new(),
             workloads: BTreeMap::new(),
             remembered: BTreeMap::new(),
             vips: BTreeMap::new(),
             mesh: None,
+            reserved: Arc::default(),
+            generators_by_age: BTreeSet::new(),
             routes_of: BTreeMap::new(),
             policies_of: BTreeMap::new(),
             in_namespace: BTreeMap::new(),
@@ -138,6 +154,7 @@ impl Known {
             (Kind::Service, &self.services),
             (Kind::HttpRoute, &self.routes),
             (Kind::AccessPolicy, &self.policies),
+            (Kind::HostnameGenerator, &self.generators),
         ];
         for (kind, objects) in objects {
             for (name, resource) in objects {
@@ -160,6 +177,7 @@ impl Known {
         if let Some(mesh) = &self.mesh {
             known.set(Input::Mesh(mesh.clone()), &mut touched);
         }
+        known.set(Input::Reserved(self.reserved.clone()), &mut touched);
         (known, touched)
     }
 
@@ -174,6 +192,7 @@ impl Known {
                     Kind::Service => self.set_service(name, resource, touched),
                     Kind::HttpRoute => self.set_route(name, resource, touched),
                     Kind::AccessPolicy => self.set_policy(name, resource, touched),
+                    Kind::HostnameGenerator => self.set_generator(name, resource, touched),
                     Kind::EndpointSlice | Kind::Workload => {}
                 }
             }
@@ -188,7 +207,14 @@ impl Known {
                     touched.reads.insert(Read::Vips(name));
                 }
             }
+            Input::Reserved(names) => {
+                self.reserved = names;
+                touched.reads.insert(Read::Reserved);
+            }
             Input::Mesh(mesh) => {
+                if self.mesh().is_none_or(|before| before.name != mesh.name) {
+                    touched.reads.insert(Read::MeshName);
+                }
                 self.mesh = Some(mesh);
                 touched.reads.insert(Read::Mesh);
                 touched.keys.insert(Key::Mesh);
@@ -302,6 +328,27 @@ impl Known {
             insert(&mut self.policies_of, target.clone(), name.clone());
             touched.reads.insert(Read::Policies(target.clone()));
         }
+    }
+
+    fn set_generator(
+        &mut self,
+        name: ObjectName,
+        resource: Option<Arc<Resource>>,
+        touched: &mut Touched,
+    ) {
+        let born = |of: &HostnameGenerator| Born::of_meta(&of.meta);
+        let before = replace(&mut self.generators, &name, resource);
+        let before = before.as_deref().and_then(as_generator);
+        if before == self.generator(&name) {
+            return;
+        }
+        if let Some(before) = before {
+            self.generators_by_age.remove(&(born(before), name.clone()));
+        }
+        if let Some(after) = self.generator(&name).map(born) {
+            self.generators_by_age.insert((after, name));
+        }
+        touched.reads.insert(Read::Generators);
     }
 
     fn set_workload(
@@ -432,6 +479,23 @@ impl Known {
     /// The names of the policies with a target.
     pub(crate) fn policies_of(&self, target: &AccessTarget) -> impl Iterator<Item = &ObjectName> {
         members(&self.policies_of, target)
+    }
+
+    /// A generator of names.
+    pub(crate) fn generator(&self, name: &ObjectName) -> Option<&HostnameGenerator> {
+        let generator = self.generators.get(name);
+        generator.and_then(|generator| as_generator(generator))
+    }
+
+    /// All of them, the oldest first.
+    pub(crate) fn generators(&self) -> impl Iterator<Item = &HostnameGenerator> {
+        let by_age = self.generators_by_age.iter();
+        by_age.filter_map(|(_, name)| self.generator(name))
+    }
+
+    /// Whether no service may have a name.
+    pub(crate) fn is_reserved(&self, name: &HostName) -> bool {
+        self.reserved.contains(name)
     }
 
     /// A workload.

@@ -10,6 +10,7 @@ mod compiler;
 mod conditions;
 mod destination;
 mod graph;
+mod hostnames;
 mod input;
 mod known;
 mod output;
@@ -21,7 +22,8 @@ mod workload;
 
 pub use audit::Audit;
 pub use compiler::{Compilations, Compiler};
+pub use hostnames::MAX_GENERATORS;
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
-pub use output::{Condition, EffectiveService, Key, Origin, Output};
+pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};
 pub use references::{Dangling, Services, dangling};
 pub use workload::access_rules;

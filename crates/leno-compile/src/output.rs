@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use leno_config::ParentRef;
-use leno_types::{ServiceName, WorkloadUid};
+use leno_types::{HostName, ServiceName, WorkloadUid};
 
 /// What a proxy can be told about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,12 +18,14 @@ pub enum Key {
     Endpoints(ServiceName),
     /// A workload, for the agent that hosts it.
     OwnWorkload(WorkloadUid),
+    /// A further name of a service.
+    Hostname(HostName),
 }
 
 /// What it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// For [`Key::Destination`] and [`Key::Host`].
+    /// For [`Key::Destination`], [`Key::Host`] and [`Key::Hostname`].
     Destination(leno_ir::Destination),
     /// For [`Key::Endpoints`].
     Endpoints(leno_ir::Endpoints),
@@ -64,7 +66,7 @@ pub struct EffectiveService {
 pub struct Condition {
     /// The parent of a route that it is about.
     pub parent: Option<ParentRef>,
-    /// `Accepted` or `ResolvedRefs`.
+    /// `Accepted`, `ResolvedRefs` or `Generated`.
     pub r#type: &'static str,
     /// Whether it holds.
     pub status: bool,
@@ -74,4 +76,13 @@ pub struct Condition {
     pub message: String,
     /// The generation of the object that it is about.
     pub observed_generation: u64,
+}
+
+/// What a generator gives to a service that it selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// The generator: its namespace and its name.
+    pub generator: ServiceName,
+    /// The name that the service has by it; otherwise one word for machines and a sentence for people.
+    pub name: Result<HostName, (&'static str, String)>,
 }

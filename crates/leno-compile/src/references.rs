@@ -43,7 +43,7 @@ pub struct Dangling {
 #[must_use]
 pub fn dangling(resource: &Resource, services: &impl Services) -> Vec<Dangling> {
     match resource {
-        Resource::Service(_) => Vec::new(),
+        Resource::Service(_) | Resource::HostnameGenerator(_) => Vec::new(),
         Resource::HttpRoute(route) => of_route(route, services),
         Resource::AccessPolicy(policy) => of_policy(policy, services),
     }

@@ -9,12 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use leno_config::{AccessPolicy, AccessTarget, HttpRoute, Service};
+use leno_config::{AccessPolicy, AccessTarget, HostnameGenerator, HttpRoute, Service};
 use leno_ir::Mesh;
-use leno_types::{ServiceName, TrustDomain, WorkloadUid};
+use leno_types::{HostName, MeshName, ServiceName, TrustDomain, WorkloadUid};
 
 use crate::{
-    EffectiveService, Remembered, WorkloadRecord,
+    EffectiveService, MAX_GENERATORS, Remembered, WorkloadRecord,
+    hostnames::Hostnames,
     known::{Known, ObjectName},
     service,
 };
@@ -46,6 +47,14 @@ pub(crate) enum Read {
     Policies(AccessTarget),
     /// The mesh.
     Mesh,
+    /// The name of the mesh alone.
+    MeshName,
+    /// The range of generators, with what they say.
+    Generators,
+    /// Names that no service may have.
+    Reserved,
+    /// The range of services that would have a name.
+    Claimants(HostName),
 }
 
 /// Services as compiled before.
@@ -190,6 +199,30 @@ impl<'a> View<'a> {
         }
         let policies = names.into_iter().filter_map(|name| self.known.policy(name));
         policies.collect()
+    }
+
+    /// See [`Read::MeshName`].
+    pub(crate) fn mesh_name(&self) -> Option<&'a MeshName> {
+        self.record(Read::MeshName);
+        self.known.mesh().map(|mesh| &mesh.name)
+    }
+
+    /// See [`Read::Generators`]; those in force, the oldest first.
+    pub(crate) fn generators(&self) -> Vec<&'a HostnameGenerator> {
+        self.record(Read::Generators);
+        self.known.generators().take(MAX_GENERATORS).collect()
+    }
+
+    /// See [`Read::Reserved`].
+    pub(crate) fn is_reserved(&self, name: &HostName) -> bool {
+        self.record(Read::Reserved);
+        self.known.is_reserved(name)
+    }
+
+    /// The one of those that would have a name that has it; see [`Read::Claimants`].
+    pub(crate) fn holder(&self, hostnames: &Hostnames, name: &HostName) -> Option<ServiceName> {
+        self.record(Read::Claimants(name.clone()));
+        hostnames.holder(name).map(|holder| holder.service.clone())
     }
 
     /// See [`Read::Mesh`].

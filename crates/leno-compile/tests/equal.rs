@@ -50,7 +50,27 @@ fn meta(dice: &mut Dice, namespace: &str, name: &str) -> Value {
     if dice.below(2) == 0 {
         meta["creationTimestamp"] = json!(format!("2026-05-01T12:00:0{}Z", dice.below(3)));
     }
+    if dice.below(2) == 0 {
+        meta["labels"] = json!({"tier": dice.one(&["front", "Back", "no_name"])});
+    }
     meta
+}
+
+fn generator(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let template = dice.one(&[
+        "{{ .Name }}.{{ .Namespace }}.mesh.local",
+        "{{ .Name }}.mesh.local",
+        "{{ label \"tier\" }}.{{ .Mesh }}.example.com",
+        "one.for.all.mesh.local",
+    ]);
+    let service = match dice.below(4) {
+        0 => json!({"matchLabels": {"tier": "front"}}),
+        1 => json!({"namespaces": [dice.one(NAMESPACES)]}),
+        2 => json!({"matchLabels": {"leno.dev/derived": "true"}}),
+        _ => json!({}),
+    };
+    json!({"apiVersion": "leno.dev/v1alpha1", "kind": "HostnameGenerator", "metadata": meta(dice, namespace, name),
+        "spec": {"selector": {"service": service}, "template": template}})
 }
 
 fn service(dice: &mut Dice, namespace: &str, name: &str) -> Value {
@@ -221,6 +241,7 @@ fn mesh(dice: &mut Dice) -> Mesh {
         vip_v4: "240.240.0.0/16".parse().unwrap(),
         vip_v6: "2001:2::/48".parse().unwrap(),
         namespaces: Default::default(),
+        domains: Default::default(),
     }
 }
 
@@ -238,7 +259,17 @@ fn edit(seed: u64) -> Input {
     let dice = &mut Dice(seed);
     let namespace = dice.one(NAMESPACES);
     let gone = dice.below(4) == 0;
-    match dice.below(11) {
+    match dice.below(14) {
+        11 | 12 => {
+            let name = dice.one(OBJECTS);
+            let value = (!gone).then(|| generator(dice, namespace, name));
+            object(Kind::HostnameGenerator, value, namespace, name)
+        }
+        13 => {
+            let names = ["a.mesh.local", "a.shop.mesh.local"];
+            let names = dice.several(2, &names).into_iter();
+            Input::Reserved(Arc::new(names.map(|name| name.parse().unwrap()).collect()))
+        }
         10 => {
             let service = format!("{namespace}/{}", dice.one(SERVICES));
             let remembered = Remembered {
@@ -248,6 +279,8 @@ fn edit(seed: u64) -> Input {
                     name: "port-80".into(),
                 }],
                 own: dice.below(2) == 0,
+                since: (dice.below(2) == 0)
+                    .then(|| format!("2026-05-01T12:00:0{}Z", dice.below(3))),
             };
             let remembered = (!gone).then(|| Arc::new(remembered));
             Input::Remembered(service.parse().unwrap(), remembered)
@@ -308,6 +341,7 @@ fn identity(input: &Input) -> String {
         Input::Remembered(name, _) => format!("remembered {name}"),
         Input::Vips(name, _) => format!("vips {name}"),
         Input::Mesh(_) => "mesh".into(),
+        Input::Reserved(_) => "reserved".into(),
     }
 }
 
@@ -335,12 +369,22 @@ fn lookups(compiler: &Compiler) -> Vec<String> {
         all.push(format!("{key:?} {:?}", compiler.aliases(key)));
     }
     for namespace in NAMESPACES {
-        for kind in [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy] {
+        for kind in [
+            Kind::Service,
+            Kind::HttpRoute,
+            Kind::AccessPolicy,
+            Kind::HostnameGenerator,
+        ] {
             for name in OBJECTS.iter().chain(SERVICES) {
                 let of: ServiceName = format!("{namespace}/{name}").parse().unwrap();
                 let conditions = compiler.conditions(kind, &of.namespace, &of.name);
                 let carriers = compiler.resources_from(kind, &of.namespace, &of.name);
                 all.push(format!("{kind} {of} {conditions:?} {carriers:?}"));
+                all.push(format!(
+                    "{:?} {:?}",
+                    compiler.generated(&of),
+                    compiler.generated_by(&of)
+                ));
             }
         }
     }
@@ -412,7 +456,8 @@ proptest! {
 fn the_edits_reach_everything() {
     let mut compiler = Compiler::new("default.leno".parse().unwrap());
     let (mut routes, mut invalid, mut rules, mut derived, mut selected) = (0, 0, 0, 0, 0);
-    for seed in 0..4_000 {
+    let (mut named, mut conflicts) = (0, 0);
+    for seed in 0..6_000 {
         for (_, output) in compiler.apply(vec![edit(seed)]) {
             match output.as_deref() {
                 Some(Output::Destination(leno_ir::Destination::Service(service))) => {
@@ -425,16 +470,25 @@ fn the_edits_reach_everything() {
                 _ => {}
             }
         }
+        for service in compiler.services() {
+            for given in compiler.generated(&service.name) {
+                match given.name {
+                    Ok(_) => named += 1,
+                    Err(("Conflict", _)) => conflicts += 1,
+                    Err(_) => {}
+                }
+            }
+        }
         derived += compiler
             .services()
             .iter()
             .filter(|service| service.origin != Origin::Applied)
             .count();
     }
-    for count in [routes, invalid, rules, derived, selected] {
+    for count in [routes, invalid, rules, derived, selected, named, conflicts] {
         assert!(
             count > 400,
-            "{routes} {invalid} {rules} {derived} {selected}"
+            "{routes} {invalid} {rules} {derived} {selected} {named} {conflicts}"
         );
     }
 }

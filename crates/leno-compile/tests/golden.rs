@@ -1,6 +1,6 @@
 //! What documents and registrations compile to: each `testdata/*.yaml` beside its `.golden`. Registrations are lines
 //! `#! workload UID ns=.. name=.. sa=.. service=.. version=.. ip=.. port=80:8080/http health=.. label=k=v`, addresses
-//! `#! vips NS/NAME ADDRESS ..`. `UPDATE_GOLDEN=1 cargo test -p leno-compile` rewrites them.
+//! `#! vips NS/NAME ADDRESS ..`; `#! remembered NS/NAME SINCE`, `#! mesh NAME`, `#! reserved HOSTNAME ..`. `UPDATE_GOLDEN=1 cargo test -p leno-compile` rewrites them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(
     clippy::disallowed_methods,
@@ -15,13 +15,13 @@ use std::{
     sync::Arc,
 };
 
-use leno_compile::{Compiler, Input, Output, RegisteredPort, WorkloadRecord};
+use leno_compile::{Compiler, Input, Output, RegisteredPort, Remembered, WorkloadRecord};
 use leno_config::{admit, parse_documents};
 use leno_ir::{
-    AccessRule, Destination, Endpoint, Health, OwnWorkload, PathMatch, Principal, Provenance,
+    AccessRule, Destination, Endpoint, Health, Mesh, OwnWorkload, PathMatch, Principal, Provenance,
     Route, RouteMatch, Service, ValueMatch,
 };
-use leno_types::WorkloadUid;
+use leno_types::{ServiceName, WorkloadUid};
 
 fn port(text: &str) -> RegisteredPort {
     let (ports, protocol) = text
@@ -86,6 +86,20 @@ fn workload(words: &[&str]) -> Input {
     Input::Workload(uid, Some(Arc::new(record)))
 }
 
+fn mesh(name: &str) -> Mesh {
+    Mesh {
+        name: name.parse().unwrap(),
+        trust_domain: "default.leno".parse().unwrap(),
+        trust_bundle: String::new(),
+        prefixes: Vec::new(),
+        addresses: Vec::new(),
+        vip_v4: "240.240.0.0/16".parse().unwrap(),
+        vip_v6: "2001:2::/48".parse().unwrap(),
+        namespaces: Default::default(),
+        domains: Default::default(),
+    }
+}
+
 fn inputs(file: &str, text: &str) -> Vec<Input> {
     let mut inputs = Vec::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
@@ -96,6 +110,20 @@ fn inputs(file: &str, text: &str) -> Vec<Input> {
                 let vips = rest.iter().map(|vip| vip.parse().unwrap()).collect();
                 inputs.push(Input::Vips(name.parse().unwrap(), vips));
             }
+            ["remembered", name, since] => {
+                let remembered = Remembered {
+                    ports: Vec::new(),
+                    own: true,
+                    since: Some((*since).into()),
+                };
+                let remembered = Some(Arc::new(remembered));
+                inputs.push(Input::Remembered(name.parse().unwrap(), remembered));
+            }
+            ["reserved", names @ ..] => {
+                let names = names.iter().map(|name| name.parse().unwrap()).collect();
+                inputs.push(Input::Reserved(Arc::new(names)));
+            }
+            ["mesh", name] => inputs.push(Input::Mesh(Arc::new(mesh(name)))),
             other => panic!("{other:?}"),
         }
     }
@@ -180,7 +208,10 @@ fn route(out: &mut String, route: &Route) {
 }
 
 fn service(out: &mut String, of: &Service) {
-    writeln!(out, "  vips {:?}", of.vips).unwrap();
+    match of.headless {
+        true => writeln!(out, "  headless").unwrap(),
+        false => writeln!(out, "  vips {:?}", of.vips).unwrap(),
+    }
     for port in &of.ports {
         let protocol = port
             .protocol
@@ -295,6 +326,10 @@ fn render(path: &Path) -> String {
             )
             .unwrap();
         }
+        let of = ServiceName::new(namespace.clone(), name.clone());
+        for (service, given) in compiler.generated_by(&of) {
+            writeln!(out, "  {service} {:?}", given.name).unwrap();
+        }
         writeln!(
             out,
             "  carried by {:?}",
@@ -311,7 +346,10 @@ fn render(path: &Path) -> String {
             }
             Output::Endpoints(of) => of.endpoints.iter().for_each(|of| endpoint(&mut out, of)),
             Output::OwnWorkload(of) => own(&mut out, of),
-            Output::Mesh(_) => {}
+            Output::Destination(Destination::Hostname(of)) => {
+                writeln!(out, "  {} is {}", of.name, of.service).unwrap();
+            }
+            Output::Mesh(of) => writeln!(out, "  domains {:?}", of.domains).unwrap(),
         }
     }
     out

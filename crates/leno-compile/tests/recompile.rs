@@ -8,6 +8,7 @@ use leno_config::{AccessAction, Kind, SplitBackend, access_policy, admit, httpro
 use leno_ir::Health;
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
 use serde_json::Value;
+use serde_json::json;
 
 fn label(text: &str) -> DnsLabel {
     text.parse().unwrap()
@@ -92,6 +93,7 @@ fn cost(compiler: &mut Compiler, change: Input) -> (Compilations, Vec<Key>) {
         hosts: after.hosts - before.hosts,
         endpoints: after.endpoints - before.endpoints,
         workloads: after.workloads - before.workloads,
+        hostnames: after.hostnames - before.hostnames,
     };
     (cost, changed)
 }
@@ -110,7 +112,8 @@ fn a_change_of_health_recompiles_no_route() {
             destinations: 0,
             hosts: 1,
             endpoints: 1,
-            workloads: 1
+            workloads: 1,
+            hostnames: 0,
         }
     );
     assert_eq!(
@@ -130,7 +133,8 @@ fn a_replica_that_comes_or_goes_recompiles_no_route() {
             destinations: 0,
             hosts: 1,
             endpoints: 1,
-            workloads: 1
+            workloads: 1,
+            hostnames: 0,
         }
     );
     assert_eq!(changed.len(), 3);
@@ -178,6 +182,7 @@ fn a_route_or_a_policy_recompiles_what_it_names() {
         policy,
         Compilations {
             workloads: 10,
+            hostnames: 0,
             ..Compilations::default()
         }
     );
@@ -355,4 +360,40 @@ fn a_version_gets_no_part_in_a_service_that_others_are_registered_for() {
         assert!(compiler.get(&Key::OwnWorkload(uid)).is_none());
         assert_eq!(endpoints(&compiler), ["w1"]);
     }
+}
+
+#[test]
+fn a_generator_names_every_service_and_a_label_changes_the_names_of_one() {
+    let mut compiler = mesh();
+    let known = leno_ir::Mesh {
+        name: "default".parse().unwrap(),
+        trust_domain: "default.leno".parse().unwrap(),
+        trust_bundle: String::new(),
+        prefixes: Vec::new(),
+        addresses: Vec::new(),
+        vip_v4: "240.240.0.0/16".parse().unwrap(),
+        vip_v6: "2001:2::/48".parse().unwrap(),
+        namespaces: Default::default(),
+        domains: Default::default(),
+    };
+    compiler.apply(vec![Input::Mesh(Arc::new(known))]);
+    let generator = json!({
+        "apiVersion": "leno.dev/v1alpha1", "kind": "HostnameGenerator",
+        "metadata": {"name": "all", "namespace": "shop"},
+        "spec": {"selector": {"service": {}}, "template": "{{ .DisplayName }}.mesh.local"},
+    });
+    let (came, changed) = cost(&mut compiler, object(Kind::HostnameGenerator, generator));
+    assert_eq!((came.hostnames, came.destinations), (100, 0));
+    assert_eq!((changed.len(), &changed[0]), (101, &Key::Mesh));
+    let mut basket = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": service(5).name.as_str(), "namespace": "shop"},
+        "spec": {"ports": [{"port": 80, "targetPort": 8080}]},
+    });
+    compiler.apply(vec![object(Kind::Service, basket.clone())]);
+    basket["metadata"]["labels"] = json!({"leno.dev/display-name": "basket"});
+    let (labelled, changed) = cost(&mut compiler, object(Kind::Service, basket));
+    assert_eq!(labelled.hostnames, 2);
+    let key = |name: &str| Key::Hostname(format!("{name}.mesh.local").parse().unwrap());
+    assert_eq!(changed, [key("basket"), key(service(5).name.as_str())]);
 }

@@ -27,7 +27,11 @@ fn is_of(word: &str, kind: &str) -> bool {
 
 const ELSEWHERE: &[(&[&str], &str)] = &[
     (
-        &["virtualservice", "trafficsplit"],
+        &["meshservice", "meshmultizoneservice"],
+        "in Leno it is a Service, which is derived from what runs: leno run --service",
+    ),
+    (
+        &["virtualservice", "trafficsplit", "meshhttproute"],
         "in Leno it is an HTTPRoute attached to a Service: leno split writes one",
     ),
     (
@@ -41,6 +45,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
             "networkauthentication",
             "serverauthorization",
             "networkpolicy",
+            "meshtrafficpermission",
         ],
         "in Leno it is an AccessPolicy: leno allow and leno deny write one",
     ),
@@ -66,6 +71,7 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
             "externalworkload",
             "workloadentry",
             "workloadgroup",
+            "meshexternalservice",
         ],
         "in Leno a program is a member by leno run, on a host by leno join; what is outside the mesh is reached as it is",
     ),
@@ -125,6 +131,8 @@ mod tests {
             ("PeerAuthentication", "mutual TLS"),
             ("ServiceProfile", "HTTPRoute"),
             ("Ingress", "--publish"),
+            ("MeshService", "leno run --service"),
+            ("meshtrafficpermissions.kuma.io", "AccessPolicy"),
             ("ingresses", "--publish"),
             ("Deployment", "leno run"),
         ] {

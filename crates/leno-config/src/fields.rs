@@ -7,8 +7,8 @@ use std::{fmt::Display, str::FromStr};
 use serde_json::{Map, Value};
 
 use crate::{
-    Admitted, Finding, Kind, Resource, access_policy, httproute, meta, nearest, path::member_path,
-    service,
+    Admitted, Finding, Kind, Resource, access_policy, hostname_generator, httproute, meta, nearest,
+    path::member_path, service,
 };
 
 /// A document with more mistakes than this is told about the first ones only.
@@ -390,6 +390,9 @@ fn read(kind: Kind, value: &mut Value, findings: &mut Findings) -> Option<Resour
         Kind::HttpRoute => httproute::read(meta, &mut root, findings).map(Resource::HttpRoute),
         Kind::AccessPolicy => {
             access_policy::read(meta, &mut root, findings).map(Resource::AccessPolicy)
+        }
+        Kind::HostnameGenerator => {
+            hostname_generator::read(meta, &mut root, findings).map(Resource::HostnameGenerator)
         }
         Kind::EndpointSlice | Kind::Workload => None,
     }

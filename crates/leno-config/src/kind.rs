@@ -13,6 +13,8 @@ pub enum Kind {
     HttpRoute,
     /// leno.dev/v1alpha1 `AccessPolicy`: who may call.
     AccessPolicy,
+    /// leno.dev/v1alpha1 `HostnameGenerator`: further names for services.
+    HostnameGenerator,
     /// leno.dev/v1alpha1 `Workload`: one running program; derived from its registration, never written.
     Workload,
 }
@@ -24,6 +26,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::HttpRoute,
         Self::AccessPolicy,
+        Self::HostnameGenerator,
         Self::Workload,
     ];
 
@@ -34,7 +37,7 @@ impl Kind {
             Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::HttpRoute => "gateway.networking.k8s.io",
-            Self::AccessPolicy | Self::Workload => "leno.dev",
+            Self::AccessPolicy | Self::HostnameGenerator | Self::Workload => "leno.dev",
         }
     }
 
@@ -43,7 +46,7 @@ impl Kind {
     pub const fn version(self) -> &'static str {
         match self {
             Self::Service | Self::EndpointSlice | Self::HttpRoute => "v1",
-            Self::AccessPolicy | Self::Workload => "v1alpha1",
+            Self::AccessPolicy | Self::HostnameGenerator | Self::Workload => "v1alpha1",
         }
     }
 
@@ -64,6 +67,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::HttpRoute => "HTTPRoute",
             Self::AccessPolicy => "AccessPolicy",
+            Self::HostnameGenerator => "HostnameGenerator",
             Self::Workload => "Workload",
         }
     }
@@ -76,6 +80,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::HttpRoute => "httproutes",
             Self::AccessPolicy => "accesspolicies",
+            Self::HostnameGenerator => "hostnamegenerators",
             Self::Workload => "workloads",
         }
     }
@@ -88,6 +93,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslice",
             Self::HttpRoute => "httproute",
             Self::AccessPolicy => "accesspolicy",
+            Self::HostnameGenerator => "hostnamegenerator",
             Self::Workload => "workload",
         }
     }
@@ -100,6 +106,7 @@ impl Kind {
             Self::EndpointSlice => &["eps"],
             Self::HttpRoute => &[],
             Self::AccessPolicy => &["ap"],
+            Self::HostnameGenerator => &["hg"],
             Self::Workload => &["wl"],
         }
     }
@@ -112,6 +119,7 @@ impl Kind {
             | Self::EndpointSlice
             | Self::HttpRoute
             | Self::AccessPolicy
+            | Self::HostnameGenerator
             | Self::Workload => true,
         }
     }
@@ -121,7 +129,7 @@ impl Kind {
     pub const fn derived(self) -> bool {
         match self {
             Self::EndpointSlice | Self::Workload => true,
-            Self::Service | Self::HttpRoute | Self::AccessPolicy => false,
+            Self::Service | Self::HttpRoute | Self::AccessPolicy | Self::HostnameGenerator => false,
         }
     }
 

@@ -9,6 +9,8 @@ mod document;
 mod elsewhere;
 mod fields;
 mod finding;
+mod hostname_generator;
+mod hostname_template;
 mod httproute;
 mod kind;
 mod meta;
@@ -23,11 +25,13 @@ use serde_json::Value;
 pub use document::{Document, parse_documents};
 pub use elsewhere::instead_of;
 pub use finding::{Finding, nearest};
+pub use hostname_template::{HostnameTemplate, HostnameTemplateError, NamedService, Unnamed};
 pub use kind::Kind;
 pub use resource::{
-    AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, BackendRef, HttpRoute,
-    IpFamily, Meta, ParentRef, PathMatch, Principal, Resource, RouteMatch, RouteRule,
-    SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort, TargetPort,
+    AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, BackendRef,
+    HostnameGenerator, HttpRoute, IpFamily, Meta, ParentRef, PathMatch, Principal, Resource,
+    RouteMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort,
+    ServiceSelector, TargetPort,
 };
 pub use template::{SplitBackend, access_policy, httproute_split, service_template};
 

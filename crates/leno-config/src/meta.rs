@@ -128,7 +128,7 @@ fn annotations(meta: &Object<'_>, findings: &mut Findings) -> BTreeMap<String, S
 }
 
 /// `name` or `prefix/name`, where the prefix is a DNS name.
-fn is_qualified(text: &str) -> bool {
+pub(crate) fn is_qualified(text: &str) -> bool {
     match text.split_once('/') {
         None => is_label_word(text),
         Some((prefix, name)) => {

@@ -1,10 +1,14 @@
 //! Resources, typed: what is left of a document once it is known to be right.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use leno_types::{AppProtocol, DnsLabel, Identity, ServiceName};
 
-use crate::Kind;
+use crate::{HostnameTemplate, Kind};
 
 /// The annotation in which `leno apply` keeps where a document was written: `shop.yaml:12`.
 pub const SOURCE_ANNOTATION: &str = "leno.dev/source";
@@ -20,6 +24,8 @@ pub enum Resource {
     HttpRoute(HttpRoute),
     /// A policy.
     AccessPolicy(AccessPolicy),
+    /// A generator of names.
+    HostnameGenerator(HostnameGenerator),
 }
 
 impl Resource {
@@ -30,6 +36,7 @@ impl Resource {
             Self::Service(service) => &service.meta,
             Self::HttpRoute(route) => &route.meta,
             Self::AccessPolicy(policy) => &policy.meta,
+            Self::HostnameGenerator(generator) => &generator.meta,
         }
     }
 
@@ -40,6 +47,7 @@ impl Resource {
             Self::Service(_) => Kind::Service,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
+            Self::HostnameGenerator(_) => Kind::HostnameGenerator,
         }
     }
 }
@@ -298,4 +306,36 @@ pub enum Principal {
         /// Its name.
         name: DnsLabel,
     },
+}
+
+/// Further names for services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostnameGenerator {
+    /// Metadata.
+    pub meta: Meta,
+    /// Which services get one.
+    pub services: ServiceSelector,
+    /// What the names are like.
+    pub template: HostnameTemplate,
+}
+
+/// Services of a mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSelector {
+    /// Labels they have, all of them.
+    pub labels: BTreeMap<String, String>,
+    /// Namespaces they live in; empty for every one.
+    pub namespaces: BTreeSet<DnsLabel>,
+}
+
+impl ServiceSelector {
+    /// Whether it means a service of this namespace with these labels.
+    #[must_use]
+    pub fn selects(&self, namespace: &DnsLabel, labels: &BTreeMap<String, String>) -> bool {
+        (self.namespaces.is_empty() || self.namespaces.contains(namespace))
+            && self
+                .labels
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value))
+    }
 }

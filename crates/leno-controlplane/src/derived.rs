@@ -6,6 +6,7 @@
 //! Invariant: a status says of an object only what was compiled from its stored generation.
 
 mod ages;
+mod hostnames;
 mod objects;
 mod references;
 
@@ -17,7 +18,7 @@ use std::{
 };
 
 use leno_api::Derived;
-use leno_compile::{Condition, EffectiveService, Key, Origin, Output};
+use leno_compile::{Condition, EffectiveService, Generated, Key, Origin, Output};
 use leno_config::{Finding, Kind, ParentRef, Resource};
 use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
@@ -49,6 +50,8 @@ type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
 struct Published {
     services: BTreeMap<ServiceName, (EffectiveService, Vec<IpAddr>)>,
     endpoints: BTreeMap<ServiceName, Arc<Output>>,
+    /// What services that nobody wrote are called besides.
+    hostnames: BTreeMap<ServiceName, Vec<Generated>>,
     /// Where each program listens.
     program_ports: BTreeMap<WorkloadUid, Vec<u16>>,
     workloads: Vec<Value>,
@@ -107,6 +110,11 @@ impl Shared {
                 Some((service.name.clone(), output))
             })
             .collect();
+        let derived = services.iter().filter(|of| of.origin != Origin::Applied);
+        let hostnames = derived
+            .map(|of| (of.name.clone(), mesh.compiler.generated(&of.name)))
+            .filter(|(_, generated)| !generated.is_empty())
+            .collect();
         let with_addresses = |service: EffectiveService| {
             let addresses = addressed.get(&service.name).cloned().unwrap_or_default();
             (service.name.clone(), (service, addresses))
@@ -127,6 +135,7 @@ impl Shared {
         let published = Published {
             services: services.into_iter().map(with_addresses).collect(),
             endpoints,
+            hostnames,
             program_ports: references::program_ports(mesh),
             workloads: workloads(mesh, &ages),
             ages: ages.clone(),
@@ -212,11 +221,18 @@ impl Derived for DerivedMeshes {
                     .filter(|(service, _)| service.origin != Origin::Applied);
                 derived
                     .map(|(service, addresses)| {
-                        derived_service(service, addresses, published.ages.service(&service.name))
+                        let since = published.ages.service(&service.name);
+                        let mut object = derived_service(service, addresses, since);
+                        if let Some(generated) = published.hostnames.get(&service.name) {
+                            let mut status = json!({"loadBalancer": {}});
+                            hostnames::of_service(&mut status, generated);
+                            object["status"] = status;
+                        }
+                        object
                     })
                     .collect()
             }
-            Kind::HttpRoute | Kind::AccessPolicy => Vec::new(),
+            Kind::HttpRoute | Kind::AccessPolicy | Kind::HostnameGenerator => Vec::new(),
         };
         if let Some(namespace) = namespace {
             objects.retain(|object| {
@@ -449,7 +465,17 @@ fn status_of(
         }
         Kind::Service => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
-            json!({"loadBalancer": {}, "conditions": all})
+            let mut status = json!({"loadBalancer": {}, "conditions": all});
+            let service = ServiceName::new(namespace.clone(), name.clone());
+            hostnames::of_service(&mut status, &mesh.compiler.generated(&service));
+            status
+        }
+        Kind::HostnameGenerator => {
+            let all: Vec<Value> = by_parent.into_values().flatten().collect();
+            let mut status = json!({"conditions": all});
+            let generator = ServiceName::new(namespace.clone(), name.clone());
+            hostnames::of_generator(&mut status, &mesh.compiler, &generator);
+            status
         }
         Kind::AccessPolicy | Kind::EndpointSlice | Kind::Workload => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
@@ -478,12 +504,22 @@ fn programmed(mesh: &Mesh, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) ->
         let (of, canonical) = resource_of(&key);
         let resource = mesh.catalog.get(of, &canonical);
         let version = resource.map(|resource| resource.version.as_ref());
-        let owner = match &key {
-            Key::OwnWorkload(uid) => mesh.registry.workload(uid).map(|(agent, _, _)| agent),
-            Key::Mesh | Key::Destination(_) | Key::Host(_) | Key::Endpoints(_) => None,
+        let names = mesh.asked_names(&key);
+        let owners: Vec<Option<&DnsLabel>> = match &key {
+            Key::OwnWorkload(uid) => {
+                vec![mesh.registry.workload(uid).map(|(agent, _, _)| agent)]
+            }
+            // Every proxy is told without asking.
+            Key::Mesh => mesh
+                .hub
+                .streams()
+                .map(|(_, agent, _)| Some(agent))
+                .collect(),
+            Key::Destination(_) | Key::Host(_) | Key::Hostname(_) | Key::Endpoints(_) => vec![None],
         };
-        mesh.hub
-            .programmed(of, &mesh.asked_names(&key), version, owner, &mut found);
+        for owner in owners {
+            mesh.hub.programmed(of, &names, version, owner, &mut found);
+        }
     }
     // One proxy may have several of the resources, and runs the object when it runs them all.
     let behind: BTreeSet<&DnsLabel> = found.behind.iter().chain(found.refused.keys()).collect();

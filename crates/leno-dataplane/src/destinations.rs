@@ -13,7 +13,7 @@ use std::{
 
 use leno_ir::{Destination, Host, ResourceName, Service};
 use leno_telemetry::counters::{Counter, Limit};
-use leno_types::Refusal;
+use leno_types::{Refusal, ServiceName};
 use tokio::{sync::Notify, time::timeout_at};
 
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) enum Answer {
     Service(Rc<ServiceView>),
     /// The workloads at one address.
     Host(Rc<HostView>),
+    /// The service that has a name by a template.
+    Hostname(ServiceName),
 }
 
 /// A service, with its own endpoints once they were looked up.
@@ -305,6 +307,7 @@ impl Destinations {
                 host,
                 learned: learned.unwrap_or_default(),
             })),
+            Some(Destination::Hostname(of)) => Answer::Hostname(of.service),
         });
         entry.changed.notify_waiters();
     }
@@ -349,6 +352,9 @@ fn names_of(
         Some(Destination::Host(host)) => {
             names.push(ResourceName::Host(host.address));
             names.push(ResourceName::Address(host.address));
+        }
+        Some(Destination::Hostname(of)) => {
+            names.push(ResourceName::Hostname(of.name.clone()));
         }
         None => {}
     }

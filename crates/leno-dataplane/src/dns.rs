@@ -1,14 +1,15 @@
 //! DNS as captured: names of the mesh are answered here, everything else by the host's resolvers.
 //!
-//! A question about a mesh name never leaves the host. `cart`, `cart.NS` of one's own namespace, `cart.NS.svc` and
-//! `cart.NS.svc.cluster.local` can mean nothing else, so what is unknown there does not exist; `cart.NS` of another
-//! namespace looks like any domain (`example.com`), so what is known to be no service is asked outside, and so is what
-//! only the host's search list made of a name. Where the control plane does not answer, that is only done with names of
-//! namespaces that the mesh does not have: otherwise an outside resolver could turn mutual TLS into plaintext.
+//! A question about a mesh name never leaves the host. What can mean nothing else and is unknown does not exist, and so is
+//! `cart.NS` of a namespace that the mesh has; what looks like any domain and is known to be no service is asked outside.
+//! Where the control plane does not answer, that is only done with names that are below no namespace and no domain of the
+//! mesh's: otherwise an outside resolver could turn mutual TLS into plaintext.
 
+mod names;
 mod outside;
 
 use std::{
+    collections::VecDeque,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
@@ -22,16 +23,19 @@ use hickory_proto::{
         rdata::{A, AAAA},
     },
 };
-use leno_ir::ResourceName;
 use leno_telemetry::counters::{Counter, Limit};
-use leno_types::{DnsLabel, ServiceName, parse_service_host};
+use leno_types::{HostName, ServiceName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
-use self::outside::forward;
+pub(crate) use self::names::read_name;
+use self::{
+    names::{Meaning, Named, Reading},
+    outside::forward,
+};
 use crate::{
     counters::{count, limit},
     destinations::Answer,
@@ -49,40 +53,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The longest answer over UDP that is taken from upstream.
 const LONGEST_UDP: usize = 8 * 1024;
 
-/// What the name of a question is.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Named {
-    /// A service, and nothing else.
-    Mesh(ServiceName),
-    /// A service, or something outside.
-    Perhaps(ServiceName),
-    /// This host itself (RFC 6761 6.3).
-    Localhost,
-    /// Nothing of the mesh's.
-    Outside,
-}
-
-/// Reads a name as a workload of `namespace` means it.
-pub(crate) fn read_name(name: &str, namespace: &DnsLabel, search: &[String]) -> Named {
-    let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    if lower == "localhost" || lower.ends_with(".localhost") {
-        return Named::Localhost;
-    }
-    if let Some(service) = parse_service_host(&lower, namespace) {
-        let labels = lower.split('.').count();
-        return if labels == 2 && service.namespace != *namespace {
-            Named::Perhaps(service)
-        } else {
-            Named::Mesh(service)
-        };
-    }
-    let searched = search.iter().find_map(|domain| {
-        let short = lower.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        parse_service_host(short, namespace)
-    });
-    searched.map_or(Named::Outside, Named::Perhaps)
-}
-
 /// What is said to a question.
 enum Said {
     /// Addresses, maybe none.
@@ -91,10 +61,12 @@ enum Said {
     NoSuchName,
     /// It cannot be told now.
     Failed,
-    /// The control plane may know of this service; whether the name can be nothing else.
-    Ask(ServiceName, bool),
-    /// Somebody else knows.
-    Forward,
+    /// The control plane is to be asked.
+    Ask,
+    /// The name means this service.
+    Is(ServiceName),
+    /// The mesh has no such name: what else it may mean is tried, and at last somebody else is asked.
+    NotOurs,
 }
 
 /// Serves a UDP socket until the workload's end. What is known is answered at once: only a question that must wait takes
@@ -206,8 +178,8 @@ enum Looked {
 struct Waiting {
     message: Message,
     query: Vec<u8>,
-    /// A service to ask the control plane about, and whether the name can be nothing else.
-    service: Option<(ServiceName, bool)>,
+    /// What its name may mean, as far as that is not known.
+    meanings: VecDeque<Meaning>,
     family: Family,
     _place: Place,
 }
@@ -241,18 +213,17 @@ fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
         Err(answer) => return Some(Looked::Answer(answer)),
     };
     let family = Family::of(&question, shared.config.ipv6);
-    let said = say(shared, local, &question, family);
-    let service = match said {
-        Said::Ask(service, certain) => Some((service, certain)),
-        Said::Forward => None,
+    let mut meanings = VecDeque::new();
+    match say(shared, local, &question, family, &mut meanings) {
+        Said::Ask | Said::NotOurs => {}
         said => return reply(&message, said).map(Looked::Answer),
-    };
+    }
     let Some(place) = local.places.dns_queries.take() else {
         return respond(&message, ResponseCode::ServFail, &[]).map(Looked::Answer);
     };
     Some(Looked::Wait(Box::new(Waiting {
         query: query.to_vec(),
-        service,
+        meanings,
         family,
         message,
         _place: place,
@@ -261,23 +232,24 @@ fn look(shared: &Shared, local: &Local, query: &[u8]) -> Option<Looked> {
 
 impl Waiting {
     /// The answer, once it is known.
-    async fn answer(self, shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
-        if let Some((service, certain)) = self.service {
-            let asked = ResourceName::Service(service.clone());
-            let found = shared.destinations.find(shared, &asked).await;
+    async fn answer(mut self, shared: &Shared, tcp: bool) -> Option<Vec<u8>> {
+        while let Some(meaning) = self.meanings.front() {
+            let found = shared.destinations.find(shared, &meaning.asked()).await;
             let answer = found.as_ref().map(|entry| entry.answer());
-            let mut said = means(shared, &service, certain, self.family, answer.ok());
-            if let Said::Ask(..) = said
+            let mut said = means(shared, meaning, self.family, answer.ok());
+            if let (Said::Ask, Meaning::Service(service, _)) = (&said, meaning)
                 && shared
                     .clusters
-                    .find(shared, &service, Instant::now())
+                    .find(shared, service, Instant::now())
                     .await
                     .is_ok()
             {
-                said = headless(shared, &service, certain, self.family);
+                said = headless(shared, service, self.family);
             }
-            if !matches!(said, Said::Forward) {
-                return reply(&self.message, said);
+            match said {
+                Said::NotOurs => drop(self.meanings.pop_front()),
+                Said::Is(service) => is_given(&mut self.meanings, service),
+                said => return reply(&self.message, said),
             }
         }
         forward(shared, &self.message, &self.query, tcp).await
@@ -294,7 +266,7 @@ fn reply(message: &Message, said: Said) -> Option<Vec<u8>> {
             count(Counter::DnsMeshAnswers);
             respond(message, ResponseCode::NXDomain, &[])
         }
-        Said::Failed | Said::Ask(..) | Said::Forward => {
+        Said::Failed | Said::Ask | Said::Is(_) | Said::NotOurs => {
             respond(message, ResponseCode::ServFail, &[])
         }
     }
@@ -323,15 +295,25 @@ impl Family {
     }
 }
 
-/// What can be said without asking anybody.
-fn say(shared: &Shared, local: &Local, question: &Query, family: Family) -> Said {
+/// What can be said without asking anybody; otherwise `meanings` are what the name may mean.
+fn say(
+    shared: &Shared,
+    local: &Local,
+    question: &Query,
+    family: Family,
+    meanings: &mut VecDeque<Meaning>,
+) -> Said {
     let Some(info) = local.info() else {
         return Said::Failed;
     };
     let name = question.name().to_ascii();
-    let namespace = &info.own.namespace;
-    let (service, certain) = match read_name(&name, namespace, &shared.config.dns_search) {
-        Named::Outside => return Said::Forward,
+    let may_name = |name: &HostName| {
+        let mesh = shared.mesh.borrow();
+        mesh.as_ref().is_some_and(|mesh| mesh.may_name(name))
+    };
+    let search = &shared.config.dns_search;
+    match read_name(&name, &info.own.namespace, search, may_name) {
+        Named::Perhaps(some) => *meanings = some,
         Named::Localhost => {
             let own = [
                 IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -339,42 +321,71 @@ fn say(shared: &Shared, local: &Local, question: &Query, family: Family) -> Said
             ];
             return Said::Addresses(own.into_iter().filter(|ip| family.has(ip)).collect());
         }
-        Named::Mesh(service) => (service, true),
-        Named::Perhaps(service) => (service, false),
-    };
-    let asked = ResourceName::Service(service.clone());
-    match shared.destinations.known(shared, &asked, Instant::now()) {
-        Some(entry) => means(shared, &service, certain, family, Some(entry.answer())),
-        None => Said::Ask(service, certain),
     }
+    while let Some(meaning) = meanings.front() {
+        let now = Instant::now();
+        let Some(entry) = shared.destinations.known(shared, &meaning.asked(), now) else {
+            return Said::Ask;
+        };
+        match means(shared, meaning, family, Some(entry.answer())) {
+            Said::NotOurs => drop(meanings.pop_front()),
+            Said::Is(service) => is_given(meanings, service),
+            said => return said,
+        }
+    }
+    Said::NotOurs
 }
 
-/// What an answer about a service, or none in time, means for its name.
-fn means(
-    shared: &Shared,
-    service: &ServiceName,
-    certain: bool,
-    family: Family,
-    answer: Option<Answer>,
-) -> Said {
-    match answer {
-        Some(Answer::Service(view)) => {
+/// The first meaning is this service.
+fn is_given(meanings: &mut VecDeque<Meaning>, service: ServiceName) {
+    meanings.pop_front();
+    meanings.push_front(Meaning::Service(service, Reading::Given));
+}
+
+/// What an answer about a meaning, or none in time, means for its name.
+fn means(shared: &Shared, meaning: &Meaning, family: Family, answer: Option<Answer>) -> Said {
+    let (service, reading) = match (meaning, answer) {
+        (Meaning::Hostname(_), Some(Answer::Hostname(service))) => return Said::Is(service),
+        (Meaning::Hostname(_), Some(_)) => return Said::NotOurs,
+        (Meaning::Hostname(_), None) => return Said::Failed,
+        (Meaning::Service(service, _), Some(Answer::Service(view))) => {
+            if view.service.headless {
+                return headless(shared, service, family);
+            }
             if view.service.vips.is_empty() {
-                return headless(shared, service, certain, family);
+                return Said::Failed;
             }
             // Who asks for a name is about to call it.
             shared.clusters.prefetch(shared, service);
             let vips = view.service.vips.iter().copied();
-            Said::Addresses(vips.filter(|ip| family.has(ip)).collect())
+            return Said::Addresses(vips.filter(|ip| family.has(ip)).collect());
         }
-        Some(_) if certain => Said::NoSuchName,
-        None if certain || shared.has_namespace(&service.namespace) => Said::Failed,
-        Some(_) | None => Said::Forward,
+        (Meaning::Service(service, reading), Some(_)) => {
+            let ours = match reading {
+                Reading::Certain => true,
+                Reading::Namespace => shared.has_namespace(&service.namespace),
+                Reading::Searched => false,
+                // It has just ended, and its name has not yet.
+                Reading::Given => return Said::Failed,
+            };
+            return match ours {
+                true => Said::NoSuchName,
+                false => Said::NotOurs,
+            };
+        }
+        (Meaning::Service(service, reading), None) => (service, *reading),
+    };
+    match reading {
+        Reading::Certain | Reading::Given => Said::Failed,
+        Reading::Namespace | Reading::Searched if shared.has_namespace(&service.namespace) => {
+            Said::Failed
+        }
+        Reading::Namespace | Reading::Searched => Said::NotOurs,
     }
 }
 
-/// A service without virtual addresses stands for its endpoints: whoever calls chooses among theirs.
-fn headless(shared: &Shared, service: &ServiceName, certain: bool, family: Family) -> Said {
+/// A headless service stands for its endpoints: whoever calls chooses among theirs.
+fn headless(shared: &Shared, service: &ServiceName, family: Family) -> Said {
     match shared.clusters.known(shared, service, Instant::now()) {
         Some(cluster) => {
             // What the mesh does not claim would be called in clear.
@@ -384,7 +395,7 @@ fn headless(shared: &Shared, service: &ServiceName, certain: bool, family: Famil
             let some = fit.filter(|ip| family.has(ip)).take(MAX_ENDPOINTS);
             Said::Addresses(some.collect())
         }
-        None => Said::Ask(service.clone(), certain),
+        None => Said::Ask,
     }
 }
 
@@ -408,31 +419,4 @@ pub(crate) fn respond(
         }
     }
     answer.to_vec().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use super::*;
-
-    #[test]
-    fn a_name_is_the_meshs_only_where_it_can_mean_nothing_else() {
-        let here: DnsLabel = "shop".parse().unwrap();
-        let search = ["corp.example".to_owned()];
-        let read = |name: &str| read_name(name, &here, &search);
-        let service = |text: &str| text.parse::<ServiceName>().unwrap();
-        for name in ["cart", "CART.", "cart.shop", "cart.shop.svc.cluster.local."] {
-            assert_eq!(read(name), Named::Mesh(service("shop/cart")), "{name}");
-        }
-        assert_eq!(read("cart.bank.svc"), Named::Mesh(service("bank/cart")));
-        assert_eq!(read("example.com."), Named::Perhaps(service("com/example")));
-        assert_eq!(
-            read("cart.corp.example"),
-            Named::Perhaps(service("shop/cart"))
-        );
-        assert_eq!(read("www.example.com"), Named::Outside);
-        assert_eq!(read("localhost."), Named::Localhost);
-        assert_eq!(read("."), Named::Outside);
-    }
 }

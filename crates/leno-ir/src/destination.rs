@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use leno_types::{AppProtocol, Identity, ServiceName, WorkloadUid};
+use leno_types::{AppProtocol, HostName, Identity, ServiceName, WorkloadUid};
 
 use crate::Route;
 
@@ -13,6 +13,17 @@ pub enum Destination {
     Service(Service),
     /// A member of the mesh, by its own address.
     Host(Host),
+    /// Another name of a service, which is to be looked up by its own.
+    Hostname(Hostname),
+}
+
+/// A further name of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hostname {
+    /// The name.
+    pub name: HostName,
+    /// Whose it is.
+    pub service: ServiceName,
 }
 
 /// A service.
@@ -22,6 +33,8 @@ pub struct Service {
     pub name: ServiceName,
     /// Its virtual addresses.
     pub vips: Vec<IpAddr>,
+    /// It has no virtual address and gets none: its name means its endpoints.
+    pub headless: bool,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Its routes in order; when there are none, everything goes to its own endpoints.

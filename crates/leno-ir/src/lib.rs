@@ -13,7 +13,7 @@ mod wire;
 
 pub use access::{AccessAction, AccessRule, FEATURES, Principal};
 pub use destination::{
-    Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Service, ServicePort,
+    Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Hostname, Service, ServicePort,
 };
 pub use mesh::{Mesh, MtlsMode, OwnWorkload, Prefix, PrefixError, ServicePortRef, WorkloadPort};
 pub use name::{ResourceName, ResourceNameError};

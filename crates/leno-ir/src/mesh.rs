@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use leno_types::{
-    AppProtocol, DnsLabel, Identity, MeshName, ServiceName, TrustDomain, WorkloadUid,
+    AppProtocol, DnsLabel, HostName, Identity, MeshName, ServiceName, TrustDomain, WorkloadUid,
 };
 
 use crate::AccessRule;
@@ -27,6 +27,8 @@ pub struct Mesh {
     pub vip_v6: Prefix,
     /// Namespaces that have services, or had some not long ago.
     pub namespaces: BTreeSet<DnsLabel>,
+    /// Below these, services may have further names.
+    pub domains: BTreeSet<HostName>,
 }
 
 impl Mesh {
@@ -36,6 +38,12 @@ impl Mesh {
         self.is_virtual(address)
             || self.prefixes.iter().any(|prefix| prefix.contains(address))
             || self.addresses.contains(&address)
+    }
+
+    /// Whether a service may have this name by a template.
+    #[must_use]
+    pub fn may_name(&self, name: &HostName) -> bool {
+        name.above().any(|domain| self.domains.contains(domain))
     }
 
     /// Whether an address is a service's virtual one.

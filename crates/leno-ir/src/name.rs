@@ -2,9 +2,9 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use leno_types::{DnsLabel, ServiceName};
+use leno_types::{DnsLabel, HostName, ServiceName};
 
-/// What a proxy asks for: a service by its name or, for an address, whatever answers there.
+/// What a proxy asks for: a service by its name or a further one or, for an address, whatever answers there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceName {
     /// `svc/NAMESPACE/NAME`: canonical for services and their endpoints.
@@ -13,11 +13,15 @@ pub enum ResourceName {
     Address(IpAddr),
     /// `host/ADDRESS`: canonical for a host.
     Host(IpAddr),
+    /// `name/HOSTNAME`: canonical for a further name of a service.
+    Hostname(HostName),
 }
 
-/// The text is none of the three forms.
+/// The text is none of the four forms.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no resource name: svc/NAMESPACE/NAME, ip/ADDRESS or host/ADDRESS")]
+#[error(
+    "\"{0}\" is no resource name: svc/NAMESPACE/NAME, ip/ADDRESS, host/ADDRESS or name/HOSTNAME"
+)]
 pub struct ResourceNameError(pub String);
 
 impl FromStr for ResourceName {
@@ -37,6 +41,7 @@ impl FromStr for ResourceName {
             }
             "ip" => rest.parse().map(Self::Address).map_err(|_| error()),
             "host" => rest.parse().map(Self::Host).map_err(|_| error()),
+            "name" => rest.parse().map(Self::Hostname).map_err(|_| error()),
             _ => Err(error()),
         }
     }
@@ -48,6 +53,7 @@ impl fmt::Display for ResourceName {
             Self::Service(name) => write!(f, "svc/{name}"),
             Self::Address(address) => write!(f, "ip/{address}"),
             Self::Host(address) => write!(f, "host/{address}"),
+            Self::Hostname(name) => write!(f, "name/{name}"),
         }
     }
 }

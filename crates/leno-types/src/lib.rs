@@ -5,6 +5,7 @@
 
 mod app_protocol;
 mod duration;
+mod host_name;
 mod host_port;
 mod identity;
 mod join_token;
@@ -15,6 +16,7 @@ mod uid;
 
 pub use app_protocol::{AppProtocol, AppProtocolError};
 pub use duration::{DurationError, format_duration, parse_duration};
+pub use host_name::{HostName, HostNameError};
 pub use host_port::{HostPort, HostPortError};
 pub use identity::{Identity, IdentityError, TrustDomain};
 pub use join_token::{JoinToken, JoinTokenError};

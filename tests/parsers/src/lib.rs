@@ -67,6 +67,8 @@ targets! {
     h2_head = leno_http::fuzzing::http2_head;
     /// A latency histogram from an agent.
     histogram = wire::histogram;
+    /// A template of host names, then a label a line, `KEY=VALUE`.
+    hostname_template = names::hostname_template;
     /// What a control plane sends.
     ir_wire = wire::ir;
     /// A join token.

@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use leno_config::{HostnameTemplate, NamedService};
 use leno_ir::{Prefix, ResourceName};
 use leno_types::{
-    AppProtocol, DnsLabel, HostPort, Identity, JoinToken, Refusal, TrustDomain, WorkloadUid,
-    parse_duration, parse_service_host,
+    AppProtocol, DnsLabel, HostName, HostPort, Identity, JoinToken, Refusal, TrustDomain,
+    WorkloadUid, parse_duration, parse_service_host,
 };
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -27,6 +28,7 @@ pub(crate) fn names(data: &[u8]) -> bool {
     };
     let read = [
         round::<DnsLabel>(text),
+        round::<HostName>(text),
         round::<HostPort>(text),
         round::<Identity>(text),
         round::<Prefix>(text),
@@ -41,6 +43,38 @@ pub(crate) fn names(data: &[u8]) -> bool {
         drop(parse_service_host(text, &namespace));
     }
     read.contains(&true)
+}
+
+/// What a template gives lies below its domain, and is no name by which the mesh knows a service.
+pub(crate) fn hostname_template(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return false;
+    };
+    let mut lines = text.lines();
+    let Ok(template) = lines.next().unwrap_or_default().parse::<HostnameTemplate>() else {
+        return false;
+    };
+    assert_eq!(
+        template.to_string().parse::<HostnameTemplate>().as_ref(),
+        Ok(&template)
+    );
+    let labels = lines.filter_map(|line| line.split_once('='));
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let (Ok(mesh), Ok(namespace), Ok(name)) = ("default".parse(), "shop".parse(), "cart".parse())
+    else {
+        return false;
+    };
+    let filled = template.fill(NamedService {
+        mesh: &mesh,
+        namespace: &namespace,
+        name: &name,
+        labels: &labels.collect(),
+    });
+    if let Ok(filled) = &filled {
+        assert!(filled.is_within(template.domain().as_str()) && filled != template.domain());
+        assert_eq!(parse_service_host(filled.as_str(), &namespace), None);
+    }
+    filled.is_ok()
 }
 
 /// The check digits are put right first, or nothing behind them would ever be reached.

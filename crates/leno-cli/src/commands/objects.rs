@@ -21,7 +21,7 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/js
   leno get httproute catalog -o yaml
   leno get workloads -l app=catalog --watch")]
 pub(crate) struct GetArgs {
-    /// What: services, httproutes, accesspolicies, endpointslices, workloads, or several with commas; or KIND/NAME
+    /// What: services, httproutes, accesspolicies, hostnamegenerators, endpointslices, workloads, or several with commas; or KIND/NAME
     #[arg(value_name = "KIND[/NAME]")]
     kind: Option<String>,
     /// Which; all if not given

@@ -168,7 +168,7 @@ fn change(
 ) -> Result<Change, CommandError> {
     let read = |value: &&Value| match admit(Kind::HttpRoute, Value::clone(value)).ok()?.resource {
         Resource::HttpRoute(route) => Some(route),
-        Resource::Service(_) | Resource::AccessPolicy(_) => None,
+        Resource::Service(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
     };
     let attached = |route: &HttpRoute| {
         let of = |parent: &leno_config::ParentRef| parent.service == *service;

@@ -19,7 +19,7 @@ struct With<'a> {
 pub(super) fn warnings(published: &Published, together: &[&Resource]) -> Vec<Vec<Finding>> {
     let services = together.iter().filter_map(|resource| match resource {
         Resource::Service(service) => Some((service.name(), EffectiveService::of(service))),
-        Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
+        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
     });
     let batch = services.collect();
     let with = With { published, batch };

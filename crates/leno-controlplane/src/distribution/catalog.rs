@@ -141,7 +141,8 @@ impl Catalog {
                 };
                 self.get(kind, name)
             }
-            Ok(ResourceName::Service(_) | ResourceName::Host(_)) | Err(_) => self.get(kind, asked),
+            Ok(ResourceName::Service(_) | ResourceName::Host(_) | ResourceName::Hostname(_))
+            | Err(_) => self.get(kind, asked),
         }
     }
 

@@ -148,7 +148,7 @@ impl Mesh {
                 Some(agent) => self.hub.changed_wildcard(kind, Some(&agent.clone())),
                 None => BTreeSet::new(),
             },
-            Key::Destination(_) | Key::Host(_) | Key::Endpoints(_) => {
+            Key::Destination(_) | Key::Host(_) | Key::Hostname(_) | Key::Endpoints(_) => {
                 self.hub.changed(kind, &asked)
             }
         };
@@ -199,7 +199,9 @@ impl Mesh {
             Resource::Service(service) => {
                 Some((service.cluster_ips.clone(), service.families.clone()))
             }
-            Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
+            Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => {
+                None
+            }
         });
         let mut vips = self.shared.vips();
         let (named, families) = applied.unwrap_or_default();
@@ -421,6 +423,10 @@ pub(crate) fn resource_of(key: &Key) -> (Type, String) {
             ResourceName::Service(name.clone()).to_string(),
         ),
         Key::Host(address) => (Type::Destination, ResourceName::Host(*address).to_string()),
+        Key::Hostname(name) => (
+            Type::Destination,
+            ResourceName::Hostname(name.clone()).to_string(),
+        ),
         Key::Endpoints(name) => (
             Type::Endpoints,
             ResourceName::Service(name.clone()).to_string(),

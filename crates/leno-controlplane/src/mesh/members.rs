@@ -62,6 +62,8 @@ impl Mesh {
             vip_v4: vips::prefix_v4(),
             vip_v6: vips::prefix_v6(),
             namespaces: self.namespaces.clone(),
+            // Filled in by the compiler.
+            domains: BTreeSet::new(),
         }
     }
 

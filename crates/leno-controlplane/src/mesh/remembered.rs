@@ -19,6 +19,7 @@ use leno_types::{AppProtocol, MeshName, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use super::{Mesh, sources::service_of};
+use crate::times::rfc3339;
 
 /// The collection of remembered services in the store.
 pub(crate) const SERVICES: &str = "leno/services";
@@ -34,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(10);
 struct Record {
     ports: Vec<PortRecord>,
     own: bool,
+    /// Since when it is there, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
     /// Since when nobody serves it, seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     empty: Option<u64>,
@@ -86,11 +90,13 @@ impl RememberedServices {
                     }
                 }
                 Origin::Registered | Origin::Version => {
+                    let known = self.services.get(name);
+                    let since = known.and_then(|kept| kept.what.since.clone());
                     let what = Remembered {
                         ports: service.ports.clone(),
                         own: service.origin == Origin::Registered,
+                        since: since.or_else(|| Some(rfc3339(now))),
                     };
-                    let known = self.services.get(name);
                     if known.is_some_and(|kept| *kept.what == what && kept.empty.is_none()) {
                         continue;
                     }
@@ -148,6 +154,7 @@ impl RememberedServices {
         Some(Record {
             ports: kept.what.ports.iter().map(port).collect(),
             own: kept.what.own,
+            since: kept.what.since.clone(),
             empty: kept.empty,
         })
     }
@@ -185,6 +192,7 @@ impl Mesh {
         let what = Arc::new(Remembered {
             ports: ports.map(port).collect(),
             own: record.own,
+            since: record.since,
         });
         let empty = record.empty;
         self.pending

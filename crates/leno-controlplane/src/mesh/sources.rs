@@ -19,12 +19,22 @@ use crate::{
 /// The collection of virtual addresses in the store.
 pub(super) const VIPS: &str = "leno/vips";
 /// Kinds that people write.
-const STORED: [Kind; 3] = [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy];
+const STORED: [Kind; 4] = [
+    Kind::Service,
+    Kind::HttpRoute,
+    Kind::AccessPolicy,
+    Kind::HostnameGenerator,
+];
 
 impl Mesh {
     /// Reads everything the store has of this mesh; what is no longer there goes.
     pub(crate) fn load(&mut self, store: &dyn Store) -> Result<(), StoreError> {
         let first = self.revision == 0;
+        if first {
+            let own = self.server_names();
+            let own = own.iter().filter_map(|name| name.parse().ok());
+            self.pending.push(Input::Reserved(Arc::new(own.collect())));
+        }
         for kind in STORED {
             let (entries, _) = store.list(&self.settings.name, &store_resource(kind), None)?;
             let mut there = BTreeSet::new();

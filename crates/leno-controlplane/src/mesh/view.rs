@@ -134,6 +134,7 @@ impl Mesh {
                 Some(Key::Destination(service))
             }
             (Type::Destination, Ok(ResourceName::Host(address))) => Some(Key::Host(address)),
+            (Type::Destination, Ok(ResourceName::Hostname(name))) => Some(Key::Hostname(name)),
             _ => None,
         };
         let output = key.and_then(|key| self.compiler.get(&key));
@@ -296,7 +297,8 @@ fn output_value(output: &Output) -> Value {
                 "prefixes": texts(&mesh.prefixes),
                 "addresses": mesh.addresses,
                 "vip_prefixes": texts(&[mesh.vip_v4, mesh.vip_v6]),
-                "namespaces": mesh.namespaces.iter().map(DnsLabel::as_str).collect::<Vec<_>>(),
+                "domains": mesh.domains.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "namespaces": mesh.namespaces.iter().map(DnsLabel::as_str).collect::<Vec<_>>(),
             })
         }
         Output::OwnWorkload(own) => json!({
@@ -330,9 +332,14 @@ fn output_value(output: &Output) -> Value {
             "address": host.address,
             "endpoints": host.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         }),
+        Output::Destination(leno_ir::Destination::Hostname(of)) => json!({
+            "hostname": of.name.as_str(),
+            "service": of.service.to_string(),
+        }),
         Output::Destination(leno_ir::Destination::Service(service)) => json!({
             "service": service.name.to_string(),
             "vips": service.vips,
+            "headless": service.headless,
             "ports": service.ports.iter().map(|port| json!({
                 "port": port.port,
                 "name": port.name,

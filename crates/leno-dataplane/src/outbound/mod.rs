@@ -186,7 +186,8 @@ fn known(entry: Rc<Entry>, to: SocketAddr) -> Meaning {
                 Meaning::Refused(Refusal::UnknownDestination, why.into())
             }
         },
-        Answer::Absent | Answer::Pending => {
+        // An address is nobody's further name.
+        Answer::Absent | Answer::Pending | Answer::Hostname(_) => {
             let why = format!("nothing in the mesh has the address {}", to.ip());
             Meaning::Refused(Refusal::UnknownDestination, why.into())
         }

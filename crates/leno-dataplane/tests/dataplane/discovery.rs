@@ -211,7 +211,7 @@ fn a_destination_that_is_not_used_is_unsubscribed_and_one_that_is_stays() {
     });
 }
 
-async fn resolve(captured: Captured, name: &str, kind: RecordType) -> Message {
+pub async fn resolve(captured: Captured, name: &str, kind: RecordType) -> Message {
     exchange(
         captured,
         &[Query::query(Name::from_ascii(name).unwrap(), kind)],
@@ -234,7 +234,7 @@ async fn exchange(captured: Captured, questions: &[Query]) -> Message {
 }
 
 /// A resolver outside that says 192.0.2.1 to everything, and what it was asked.
-async fn resolver() -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
+pub async fn resolver() -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
     let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = upstream.local_addr().unwrap();
     let asked = Rc::new(RefCell::new(Vec::new()));
@@ -282,10 +282,11 @@ fn without_a_control_plane_no_name_that_may_be_the_meshs_is_asked_outside() {
             assert_eq!(code(name).await, ResponseCode::NoError, "{name}");
         }
         assert_eq!(asked.borrow().len(), 3);
-        // What is known to be nothing of the mesh's may be somebody else's.
         one.seen.silent.set(false);
         one.send(Update::ControlPlane { connected: true });
-        while code("other.bank.").await != ResponseCode::NoError {}
+        // What is nobody's in a namespace of the mesh does not exist.
+        while code("other.bank.").await != ResponseCode::NXDomain {}
+        assert_eq!(asked.borrow().len(), 3);
     });
 }
 
@@ -359,11 +360,29 @@ fn a_headless_name_is_only_what_the_mesh_claims() {
         let name: ServiceName = "shop/each".parse().unwrap();
         {
             let mut services = world.services.borrow_mut();
-            services.get_mut(&name).unwrap().vips.clear();
+            let each = services.get_mut(&name).unwrap();
+            (each.headless, each.vips) = (true, Vec::new());
         }
         let answer = resolve(one.capture(&web), "each.", RecordType::A).await;
         let all: Vec<_> = answer.answers.iter().map(|of| of.data.ip_addr()).collect();
         assert_eq!(all, [Some([127, 7, 0, 9].into())]);
+    });
+}
+
+#[test]
+fn a_service_that_has_no_address_yet_is_not_taken_for_a_headless_one() {
+    run(async {
+        let world = World::new();
+        let one = Host::start(&world);
+        let web = one.workload("web", &[]).await;
+        world.service("shop/late", 80, None, vec![web.endpoint.clone()]);
+        let name: ServiceName = "shop/late".parse().unwrap();
+        {
+            let mut services = world.services.borrow_mut();
+            services.get_mut(&name).unwrap().vips.clear();
+        }
+        let answer = resolve(one.capture(&web), "late.", RecordType::A).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     });
 }
 

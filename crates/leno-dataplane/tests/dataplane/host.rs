@@ -13,7 +13,7 @@ use leno_dataplane::{
     AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, WorkerConfig, start,
 };
 use leno_ir::{
-    AccessRule, Destination, Endpoint, EndpointPort, Endpoints, Health, Mesh, MtlsMode,
+    AccessRule, Destination, Endpoint, EndpointPort, Endpoints, Health, Hostname, Mesh, MtlsMode,
     OwnWorkload, ResourceName, Route, Service, ServicePort, ServicePortRef, WorkloadPort,
 };
 use leno_runtime::Stop;
@@ -22,7 +22,7 @@ use leno_tls::{
     Alpn, Connected, Connector, PrivateKey, TrustBundle, WorkloadCertificate,
     ca::{Csr, Intermediate, RootAuthority, Usage},
 };
-use leno_types::{AppProtocol, Identity, ServiceName, TrustDomain, WorkloadUid};
+use leno_types::{AppProtocol, HostName, Identity, ServiceName, TrustDomain, WorkloadUid};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{Notify, mpsc},
@@ -44,6 +44,7 @@ pub struct World {
     pub services: RefCell<HashMap<ServiceName, Service>>,
     pub endpoints: RefCell<HashMap<ServiceName, Vec<Endpoint>>>,
     pub hosts: RefCell<HashMap<IpAddr, leno_ir::Host>>,
+    hostnames: RefCell<HashMap<HostName, ServiceName>>,
     senders: RefCell<Vec<mpsc::UnboundedSender<Update>>>,
     generation: Cell<u64>,
     next: Cell<u8>,
@@ -95,6 +96,7 @@ impl World {
             services: RefCell::default(),
             endpoints: RefCell::default(),
             hosts: RefCell::default(),
+            hostnames: RefCell::default(),
             senders: RefCell::default(),
             generation: Cell::new(0),
             next: Cell::new(1),
@@ -118,6 +120,7 @@ impl World {
             vip_v4: "240.240.0.0/16".parse().unwrap(),
             vip_v6: "2001:2::/48".parse().unwrap(),
             namespaces: ["shop", "bank"].map(|name| name.parse().unwrap()).into(),
+            domains: ["mesh.local".parse().unwrap()].into(),
         }
     }
 
@@ -168,6 +171,7 @@ impl World {
         let description = Service {
             name: service.clone(),
             vips: vec![vip, v6],
+            headless: false,
             ports: vec![ServicePort {
                 port,
                 protocol,
@@ -260,7 +264,7 @@ impl World {
         let service = match name {
             ResourceName::Service(name) => services.get(name),
             ResourceName::Address(ip) => services.values().find(|s| s.vips.contains(ip)),
-            ResourceName::Host(_) => None,
+            ResourceName::Host(_) | ResourceName::Hostname(_) => None,
         };
         if let Some(service) = service {
             return Some(Destination::Service(service.clone()));
@@ -269,7 +273,33 @@ impl World {
             ResourceName::Address(ip) | ResourceName::Host(ip) => {
                 self.hosts.borrow().get(ip).cloned().map(Destination::Host)
             }
+            ResourceName::Hostname(name) => {
+                let service = self.hostnames.borrow().get(name).cloned()?;
+                let name = name.clone();
+                Some(Destination::Hostname(Hostname { name, service }))
+            }
             ResourceName::Service(_) => None,
+        }
+    }
+
+    /// Gives a name to a service, or to nobody, everywhere.
+    pub fn name(&self, name: &str, service: Option<&str>) {
+        let name: HostName = name.parse().unwrap();
+        match service {
+            Some(service) => {
+                let service = service.parse().unwrap();
+                self.hostnames.borrow_mut().insert(name.clone(), service)
+            }
+            None => self.hostnames.borrow_mut().remove(&name),
+        };
+        let name = ResourceName::Hostname(name);
+        let answer = self.destination(&name);
+        for sender in &*self.senders.borrow() {
+            drop(sender.send(Update::Destination {
+                name: name.clone(),
+                aliases: Vec::new(),
+                answer: answer.clone(),
+            }));
         }
     }
 }

@@ -12,6 +12,7 @@ mod bytes;
 mod declared;
 mod discovery;
 mod host;
+mod hostnames;
 mod inbound;
 mod neighbours;
 mod requests;

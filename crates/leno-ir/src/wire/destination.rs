@@ -9,7 +9,9 @@ use super::{
     route::{route_from_wire, route_to_wire},
     texts,
 };
-use crate::{Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Service, ServicePort};
+use crate::{
+    Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Hostname, Service, ServicePort,
+};
 
 impl Destination {
     /// The message that says this.
@@ -20,6 +22,10 @@ impl Destination {
             Self::Host(host) => wire::destination::Kind::Host(wire::Host {
                 address: host.address.to_string(),
                 endpoints: host.endpoints.iter().map(endpoint_to_wire).collect(),
+            }),
+            Self::Hostname(of) => wire::destination::Kind::Hostname(wire::Hostname {
+                name: of.name.to_string(),
+                service: of.service.to_string(),
             }),
         };
         wire::Destination { kind: Some(kind) }
@@ -41,6 +47,10 @@ impl Destination {
             wire::destination::Kind::Host(host) => Ok(Self::Host(Host {
                 address: parse("address", &host.address)?,
                 endpoints: all(&host.endpoints, endpoint_from_wire)?,
+            })),
+            wire::destination::Kind::Hostname(of) => Ok(Self::Hostname(Hostname {
+                name: parse("name", &of.name)?,
+                service: parse("service", &of.service)?,
             })),
         }
     }
@@ -77,6 +87,7 @@ fn service_to_wire(service: &Service) -> wire::Service {
     wire::Service {
         name: service.name.to_string(),
         vips: texts(&service.vips),
+        headless: service.headless,
         ports: service.ports.iter().map(port).collect(),
         routes: service.routes.iter().map(route_to_wire).collect(),
     }
@@ -93,6 +104,7 @@ fn service_from_wire(message: &wire::Service) -> Result<Service, WireError> {
     Ok(Service {
         name: parse("name", &message.name)?,
         vips: parse_all("vips", &message.vips)?,
+        headless: message.headless,
         ports: all(&message.ports, service_port)?,
         routes: all(&message.routes, route_from_wire)?,
     })

@@ -22,6 +22,7 @@ impl Mesh {
             vip_prefix_v4: self.vip_v4.to_string(),
             vip_prefix_v6: self.vip_v6.to_string(),
             namespaces: self.namespaces.iter().map(ToString::to_string).collect(),
+            domains: self.domains.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -39,6 +40,9 @@ impl Mesh {
             vip_v4: parse("vip_prefix_v4", &message.vip_prefix_v4)?,
             vip_v6: parse("vip_prefix_v6", &message.vip_prefix_v6)?,
             namespaces: parse_all("namespaces", &message.namespaces)?
+                .into_iter()
+                .collect(),
+            domains: parse_all("domains", &message.domains)?
                 .into_iter()
                 .collect(),
         })

@@ -41,6 +41,9 @@ pub struct Mesh {
     /// Namespaces that have or had services: SERVICE.NAMESPACE is never asked of an outside resolver. Sorted.
     #[prost(string, repeated, tag = "8")]
     pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Domains below which services may have further names: those are asked for before an outside resolver is. Sorted.
+    #[prost(string, repeated, tag = "9")]
+    pub domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkloadPort {
@@ -106,7 +109,7 @@ pub struct OwnWorkload {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Destination {
-    #[prost(oneof = "destination::Kind", tags = "1, 2")]
+    #[prost(oneof = "destination::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<destination::Kind>,
 }
 /// Nested message and enum types in `Destination`.
@@ -117,7 +120,18 @@ pub mod destination {
         Service(super::Service),
         #[prost(message, tag = "2")]
         Host(super::Host),
+        #[prost(message, tag = "3")]
+        Hostname(super::Hostname),
     }
+}
+/// A further name of a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Hostname {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// NAMESPACE/NAME
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
@@ -130,6 +144,9 @@ pub struct Service {
     /// Ordered: the first that matches wins. Empty: everything goes to the service's own endpoints.
     #[prost(message, repeated, tag = "4")]
     pub routes: ::prost::alloc::vec::Vec<Route>,
+    /// It has no virtual addresses and gets none: its name means its endpoints.
+    #[prost(bool, tag = "5")]
+    pub headless: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicePort {

@@ -173,7 +173,7 @@ impl Wish<'_> {
         let admitted = admit(Kind::AccessPolicy, self.document(action, name)).ok()?;
         match admitted.resource {
             Resource::AccessPolicy(policy) => Some(policy),
-            Resource::Service(_) | Resource::HttpRoute(_) => None,
+            Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
         }
     }
 

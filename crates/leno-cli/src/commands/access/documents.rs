@@ -22,7 +22,7 @@ pub(crate) async fn cut_off_by(
         .filter_map(|document| admit(document.kind, document.value.clone()).ok())
         .filter_map(|admitted| match admitted.resource {
             Resource::AccessPolicy(policy) => Some(policy),
-            Resource::Service(_) | Resource::HttpRoute(_) => None,
+            Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
         });
     let policies: Vec<AccessPolicy> = policies.collect();
     if policies.is_empty() {

@@ -126,7 +126,11 @@ async fn force(
         let conditions = conditions(&object, generation);
         let late = begun.elapsed() > PATIENCE;
         // Of a moment ago: nobody has looked at it yet.
-        let unseen = conditions.is_empty() && matches!(kind, Kind::HttpRoute | Kind::AccessPolicy);
+        let judged_by_mesh = matches!(
+            kind,
+            Kind::HttpRoute | Kind::AccessPolicy | Kind::HostnameGenerator
+        );
+        let unseen = conditions.is_empty() && judged_by_mesh;
         match conditions.iter().find(|condition| is_behind(condition)) {
             Some(condition) if late => {
                 let what = format!(
@@ -158,7 +162,9 @@ fn judged(conditions: &[Value], name: &str, took: Duration, told: &[Finding]) ->
         None if accepted => "accepted ✔".to_owned(),
         None => "accepted by no service ✘".to_owned(),
     };
-    let refused = of("Accepted").chain(of("ResolvedRefs"));
+    let refused = of("Accepted")
+        .chain(of("ResolvedRefs"))
+        .chain(of("Generated"));
     let messages: BTreeSet<&str> = refused
         .filter(|condition| !holds(condition))
         .map(|condition| text(condition, "/message"))
@@ -166,7 +172,9 @@ fn judged(conditions: &[Value], name: &str, took: Duration, told: &[Finding]) ->
     if messages.is_empty() {
         return Force::Whole(line);
     }
-    let what = if accepted {
+    let what = if of("Generated").any(|condition| !holds(condition)) {
+        format!("{name} is in force as far as it goes: not every service has its name")
+    } else if accepted {
         format!("{name} is in force as far as it goes: what it refers to is not there")
     } else {
         format!("{name} is stored, and no service takes it")

@@ -10,7 +10,12 @@ use crate::{
     output::{items, text},
 };
 
-const KINDS: [Kind; 3] = [Kind::Service, Kind::HttpRoute, Kind::AccessPolicy];
+const KINDS: [Kind; 4] = [
+    Kind::Service,
+    Kind::HttpRoute,
+    Kind::AccessPolicy,
+    Kind::HostnameGenerator,
+];
 
 /// Every object of which a condition does not hold.
 pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
@@ -66,6 +71,7 @@ fn missing(condition: &str, name: &str) -> String {
     match condition {
         "Accepted" => format!("{name} is not accepted"),
         "ResolvedRefs" => format!("what {name} refers to is not there"),
+        "Generated" => format!("not every service that {name} means has its name"),
         _ => format!("not every proxy that it concerns runs {name}"),
     }
 }
@@ -75,6 +81,7 @@ fn hint(condition: &str) -> &'static str {
         "Accepted" | "ResolvedRefs" => {
             "mend the reference, or start what it names; leno get services -A shows what there is"
         }
+        "Generated" => "leno get services -A -o wide shows which names there are",
         _ => "leno proxy status shows which proxies are away or refuse it",
     }
 }
