@@ -1,5 +1,5 @@
 //! `kill -9` at random moments while transactions are written: what was acknowledged is there, all of it or nothing of
-//! each transaction, and the file is sound.
+//! each transaction, and the file is sound. What writes, and is killed, is this program itself, told so by its environment.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test may panic")]
 
 use std::{
@@ -12,6 +12,9 @@ use std::{
 use leno_store::{Expect, Key, Options, SqliteStore, Store, Write};
 
 const ROUNDS: usize = 30;
+/// The test, whose name this program is started again with.
+const TEST: &str = "acknowledged_writes_survive_kill_9";
+/// Names the store that this program writes to until it is killed.
 const FILE: &str = "LENO_STORE_KILL_TEST_FILE";
 
 fn key(name: &str) -> Key {
@@ -39,17 +42,13 @@ async fn write_for_ever(store: &SqliteStore, start: u64) {
     tokio::join!(one("x"), one("y"), one("z"));
 }
 
-#[test]
-#[ignore = "the writing half of acknowledged_writes_survive_kill_9, which starts it"]
-fn writer() {
-    let Ok(path) = std::env::var(FILE) else {
-        return;
-    };
+/// The writing half; never returns.
+fn write_until_killed(path: &Path) {
     let options = Options {
         max_changes: 50,
         ..Options::default()
     };
-    let store = SqliteStore::open(Path::new(&path), options).unwrap();
+    let store = SqliteStore::open(path, options).unwrap();
     let start = store.revision() + 1;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
@@ -60,13 +59,7 @@ fn writer() {
 /// Runs the writer until it is killed after `life`; answers the last acknowledged number of each of x, y and z.
 fn run_and_kill(path: &Path, life: Duration) -> [u64; 3] {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "writer",
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
         .env(FILE, path)
         .stdout(Stdio::piped())
         .spawn()
@@ -107,6 +100,9 @@ fn run_and_kill(path: &Path, life: Duration) -> [u64; 3] {
 
 #[test]
 fn acknowledged_writes_survive_kill_9() {
+    if let Ok(path) = std::env::var(FILE) {
+        return write_until_killed(Path::new(&path));
+    }
     let directory = tempfile::TempDir::new().unwrap();
     let path = directory.path().join("store.db");
     let mut acknowledged = 0;
