@@ -14,7 +14,7 @@ use std::{
 };
 
 use leno_telemetry::LatencyHistogram;
-use leno_types::Refusal;
+use leno_types::{Refusal, deployed_name};
 use leno_wire::agent::EdgeDelta;
 
 use crate::documents::Edge;
@@ -350,7 +350,7 @@ fn source_name(edge: &EdgeDelta, names: &impl Names) -> String {
         "" | "unknown" => LEGACY.into(),
         workload => names
             .display(workload)
-            .unwrap_or_else(|| base_name(workload)),
+            .unwrap_or_else(|| text(deployed_name(workload))),
     }
 }
 
@@ -366,22 +366,13 @@ fn destination_name(edge: &EdgeDelta, names: &impl Names) -> String {
     let service = service.rsplit('/').next().unwrap_or_default();
     let base = match (service, edge.destination_workload.as_str()) {
         ("" | "unknown", "") => return "unknown".into(),
-        ("" | "unknown", workload) => return base_name(workload),
+        ("" | "unknown", workload) => return text(deployed_name(workload)),
         (service, _) => service,
     };
     match edge.destination_version.as_str() {
         "" | "unknown" => text(base),
         version => text(&format!("{base}-{version}")),
     }
-}
-
-/// A workload's name without the end of its id: for one that is gone already.
-fn base_name(workload: &str) -> String {
-    let base = match workload.rsplit_once('-') {
-        Some((base, id)) if id.len() == 4 && id.bytes().all(|b| b.is_ascii_hexdigit()) => base,
-        _ => workload,
-    };
-    text(base)
 }
 
 /// What an agent wrote, as it is kept: people read it on terminals, to which a control character is a command.

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use leno_types::{Identity, Refusal};
+use leno_types::{Identity, Refusal, deployed_name};
 
 use crate::{
     Delta, EdgeKey, LatencyHistogram, MAX_EDGES, Protocol, Requests, ResponseKey, Tcp,
@@ -188,7 +188,7 @@ impl Totals {
 /// The edge between what two instances are of.
 fn of_workloads(key: &Arc<EdgeKey>) -> Arc<EdgeKey> {
     let (source, destination) = (&key.source_workload, &key.destination_workload);
-    let (from, to) = (workload(source), workload(destination));
+    let (from, to) = (deployed_name(source), deployed_name(destination));
     if (from.len(), to.len()) == (source.len(), destination.len()) {
         return Arc::clone(key);
     }
@@ -197,21 +197,6 @@ fn of_workloads(key: &Arc<EdgeKey>) -> Arc<EdgeKey> {
         destination_workload: to.into(),
         ..EdgeKey::clone(key)
     })
-}
-
-/// The name of an instance without the end of its id, which is four hexadecimal digits (the registry's `unique_name`).
-fn workload(instance: &str) -> &str {
-    match instance.rsplit_once('-') {
-        Some((name, id))
-            if id.len() == 4
-                && id
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) =>
-        {
-            name
-        }
-        _ => instance,
-    }
 }
 
 fn http_labels(edge: &EdgeKey, response: ResponseKey) -> String {

@@ -23,7 +23,7 @@ pub use join_token::{JoinToken, JoinTokenError};
 pub use name::{DnsLabel, MeshName, NameError, ServiceName, parse_service_host};
 pub use overload::{Priority, Signal};
 pub use refusal::Refusal;
-pub use uid::{UidError, WorkloadUid};
+pub use uid::{UidError, WorkloadUid, deployed_name};
 
 /// Ports every proxy of a mesh keeps for itself; a workload may not register one and a peer may not ask for one.
 pub mod ports {

@@ -1,5 +1,7 @@
 //! The id of one running workload: 128 bits, written as one DNS label of 32 lower-case hex digits, and the SNI
 //! by which a caller names it on a shared address.
+//!
+//! Owns how a workload's name comes of what was deployed and of its id (`cart-9f2c`), and back.
 
 use std::{fmt, str::FromStr};
 
@@ -24,6 +26,26 @@ impl WorkloadUid {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// What a workload's name ends with, so that two instances of a program differ: `-9f2c`.
+    #[must_use]
+    pub fn name_end(&self) -> String {
+        let [first, second, ..] = self.0;
+        format!("-{first:02x}{second:02x}")
+    }
+}
+
+/// What a workload of this name is an instance of: its name without [`WorkloadUid::name_end`].
+#[must_use]
+pub fn deployed_name(workload: &str) -> &str {
+    match workload.rsplit_once('-') {
+        Some((name, end)) if end.len() == 4 && end.bytes().all(is_digit) => name,
+        _ => workload,
+    }
+}
+
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 impl FromStr for WorkloadUid {
@@ -60,6 +82,18 @@ impl fmt::Debug for WorkloadUid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workloads_name_leads_back_to_what_was_deployed() {
+        let uid = WorkloadUid::from_bytes([0xa5; 16]);
+        for deployed in ["cart", "cart-v2", "db-2024"] {
+            let name = format!("{deployed}{}", uid.name_end());
+            assert_eq!(deployed_name(&name), deployed, "{name}");
+        }
+        for other in ["cart", "cart-v2", "cart-A5A5", "cart-a5a5a", ""] {
+            assert_eq!(deployed_name(other), other);
+        }
+    }
 
     #[test]
     fn an_id_survives_text_and_nothing_else_is_one() {

@@ -10,7 +10,7 @@ pub(super) use documents::cut_off_by;
 use clap::Args;
 use leno_config::{AccessAction, Kind};
 use leno_controlplane::documents::{Edge, EdgeList, Proxy, ProxyWorkload};
-use leno_types::{Identity, ServiceName, TrustDomain};
+use leno_types::{Identity, ServiceName, TrustDomain, deployed_name};
 use serde_json::Value;
 
 use self::decision::{Caller, Plan, Wish, plan};
@@ -276,11 +276,7 @@ fn account_of(mesh: &Mesh, name: &str) -> Option<Account> {
     let calls = calls.filter(|edge| edge.source == name);
     let called = calls.filter_map(|edge| edge.source_identity.as_deref());
     let all = mesh.proxies.iter().flat_map(|proxy| &proxy.workloads);
-    let of_name = |workload: &&ProxyWorkload| {
-        // A workload is called as its program, and an end of its id.
-        let base = workload.name.rsplit_once('-').map(|(base, _)| base);
-        base == Some(name)
-    };
+    let of_name = |workload: &&ProxyWorkload| deployed_name(&workload.name) == name;
     let running = all.filter(of_name).map(|of| of.identity.as_str());
     called.chain(running).find_map(known::account)
 }

@@ -7,7 +7,7 @@ use leno_compile::{Input, RegisteredPort, WorkloadRecord};
 use leno_config::{Kind, Resource};
 use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
-use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
 
 use super::{Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
 use crate::{
@@ -324,10 +324,7 @@ fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> Workl
 fn display_name(workload: &Workload) -> String {
     let base = match &workload.service {
         Some(service) => service.as_str(),
-        None => workload
-            .name
-            .rsplit_once('-')
-            .map_or(workload.name.as_str(), |(base, _)| base),
+        None => deployed_name(&workload.name),
     };
     match &workload.version {
         Some(version) => format!("{base}-{version}"),

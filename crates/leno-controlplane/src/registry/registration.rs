@@ -120,8 +120,7 @@ impl Registration {
 
     /// Its name in the mesh: the one asked for or the service's, and the end of its id.
     pub(super) fn unique_name(&self, uid: WorkloadUid) -> String {
-        let [a, b, ..] = *uid.as_bytes();
-        let suffix = format!("-{a:02x}{b:02x}");
+        let suffix = uid.name_end();
         let legal = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
         let asked: String = self
             .name
