@@ -1,7 +1,8 @@
 //! The control plane's own metrics, Prometheus text on port 15014. Every name is in this file.
 
+mod text;
+
 use std::{
-    fmt::Write as _,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -21,10 +22,7 @@ use crate::{
     times::unix,
 };
 
-/// Upper bounds of the buckets, seconds.
-const BOUNDS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
-];
+use text::Text;
 
 /// A store that measures how long a commit takes.
 pub(crate) struct MeteredStore {
@@ -230,14 +228,19 @@ fn of_store(out: &mut Text, store: &MeteredStore) {
 }
 
 fn of_mesh(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
-    counters_of(out, mesh);
+    of_distribution(out, mesh);
+    of_members(out, mesh);
+    of_telemetry(out, mesh);
     gauges_of(out, mesh, wall);
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn counters_of(out: &mut Text, mesh: &Mesh) {
-    let label = format!("mesh=\"{}\"", mesh.name());
-    let (counters, registry) = (&mesh.counters, mesh.registry.counters());
+fn label_of(mesh: &Mesh) -> String {
+    format!("mesh=\"{}\"", mesh.name())
+}
+
+/// What is compiled, and told to proxies.
+fn of_distribution(out: &mut Text, mesh: &Mesh) {
+    let (label, counters) = (label_of(mesh), &mesh.counters);
     let (mut nacks, mut over) = (counters.closed_nacks, counters.closed_over_limit);
     for (_, _, subscriber) in mesh.hub.streams() {
         nacks = nacks.saturating_add(subscriber.nacks);
@@ -296,6 +299,21 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             counters.streams_ended,
         ),
         (
+            "leno_services_forgotten_total",
+            "Services that nobody serves, forgotten before their time because there are too many.",
+            mesh.services_forgotten(),
+        ),
+    ] {
+        out.counter(name, help, &label, value);
+    }
+}
+
+/// Who is let in, and who holds a lease.
+fn of_members(out: &mut Text, mesh: &Mesh) {
+    let label = label_of(mesh);
+    let (counters, registry) = (&mesh.counters, mesh.registry.counters());
+    for (name, help, value) in [
+        (
             "leno_ca_signed_total",
             "Certificates signed.",
             mesh.authority.signed,
@@ -340,6 +358,15 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             "Addresses claimed and not proven at first.",
             registry.unproven,
         ),
+    ] {
+        out.counter(name, help, &label, value);
+    }
+}
+
+/// What agents report.
+fn of_telemetry(out: &mut Text, mesh: &Mesh) {
+    let label = label_of(mesh);
+    for (name, help, value) in [
         (
             "leno_telemetry_dropped_total",
             "Edges dropped for a ceiling.",
@@ -351,14 +378,9 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
             mesh.telemetry.malformed,
         ),
         (
-            "leno_services_forgotten_total",
-            "Services that nobody serves, forgotten before their time because there are too many.",
-            mesh.services_forgotten(),
-        ),
-        (
             "leno_telemetry_foreign_total",
             "Edges of workloads that the reporting agent does not host.",
-            counters.foreign_edges,
+            mesh.counters.foreign_edges,
         ),
     ] {
         out.counter(name, help, &label, value);
@@ -366,7 +388,7 @@ fn counters_of(out: &mut Text, mesh: &Mesh) {
 }
 
 fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
-    let label = format!("mesh=\"{}\"", mesh.name());
+    let label = label_of(mesh);
     let counters = &mesh.counters;
     let until = |time: SystemTime| unix(time) as f64 - unix(wall) as f64;
     for (name, help, value) in [
@@ -430,96 +452,4 @@ fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
         &convergence.histogram,
         convergence.seconds,
     );
-}
-
-/// Prometheus text: the lines of one metric stand together under its head, whatever order they come in.
-#[derive(Default)]
-struct Text(Vec<Group>);
-
-struct Group {
-    name: String,
-    text: String,
-}
-
-impl Text {
-    fn group(&mut self, name: &str, help: &str, kind: &str) -> &mut Group {
-        let at = self.0.iter().position(|group| group.name == name);
-        let at = at.unwrap_or_else(|| {
-            self.0.push(Group {
-                name: name.to_owned(),
-                text: format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"),
-            });
-            self.0.len() - 1
-        });
-        self.0.get_mut(at).expect("it was found, or is the last")
-    }
-
-    fn counter(&mut self, name: &str, help: &str, labels: &str, value: u64) {
-        self.group(name, help, "counter").line("", labels, value);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, labels: &str, value: f64) {
-        self.group(name, help, "gauge").line("", labels, value);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, labels: &str, of: &LatencyHistogram, sum: f64) {
-        let group = self.group(name, help, "histogram");
-        let comma = if labels.is_empty() { "" } else { "," };
-        for bound in BOUNDS {
-            let below = of
-                .buckets()
-                .filter(|(middle, _)| middle.as_secs_f64() <= bound);
-            let count: u64 = below.map(|(_, count)| count).sum();
-            group.line("_bucket", &format!("{labels}{comma}le=\"{bound}\""), count);
-        }
-        group.line(
-            "_bucket",
-            &format!("{labels}{comma}le=\"+Inf\""),
-            of.count(),
-        );
-        group.line("_sum", labels, sum);
-        group.line("_count", labels, of.count());
-    }
-
-    fn into_string(self) -> String {
-        self.0.into_iter().map(|group| group.text).collect()
-    }
-}
-
-impl Group {
-    fn line(&mut self, suffix: &str, labels: &str, value: impl std::fmt::Display) {
-        let Self { name, text } = self;
-        let outcome = if labels.is_empty() {
-            writeln!(text, "{name}{suffix} {value}")
-        } else {
-            writeln!(text, "{name}{suffix}{{{labels}}} {value}")
-        };
-        outcome.expect("writing to a string cannot fail");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lines_of_one_metric_stand_together_for_all_meshes() {
-        let mut out = Text::default();
-        for mesh in ["mesh=\"a\"", "mesh=\"b\""] {
-            out.counter("leno_x_total", "X.", mesh, 1);
-            out.gauge("leno_y", "Y.", mesh, 2.0);
-            out.histogram("leno_z", "Z.", mesh, &LatencyHistogram::default(), 0.0);
-        }
-        let text = out.into_string();
-        let mut families: Vec<&str> = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.split(['{', ' ']).next())
-            .map(|name| name.trim_end_matches("_bucket"))
-            .map(|name| name.trim_end_matches("_sum").trim_end_matches("_count"))
-            .collect();
-        families.dedup();
-        assert_eq!(families, ["leno_x_total", "leno_y", "leno_z"], "{text}");
-        assert_eq!(text.matches("# TYPE leno_z histogram\n").count(), 1);
-    }
 }
