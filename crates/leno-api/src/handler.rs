@@ -107,6 +107,9 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         mesh: &mesh,
         parts: &parts,
     };
+    if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
+        server.api.derived.settled(&mesh).await;
+    }
     match target {
         InMesh::Objects(objects) => serve_objects(&call, objects, body).await,
         InMesh::Apply if parts.method == Method::POST => apply::apply(&call, body).await,

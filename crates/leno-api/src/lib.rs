@@ -38,6 +38,7 @@ use std::{
 };
 
 use axum::routing::any;
+use futures_util::future::BoxFuture;
 use leno_config::{Finding, Kind, Resource};
 use leno_store::{Key, Store};
 use leno_types::DnsLabel;
@@ -45,6 +46,12 @@ use serde_json::Value;
 
 /// What the control plane knows beside the stored objects.
 pub trait Derived: Send + Sync {
+    /// Ready once what was acknowledged before this call shows in what is derived: who reads sees what came of it.
+    fn settled<'a>(&'a self, mesh: &'a DnsLabel) -> BoxFuture<'a, ()> {
+        let _ = mesh;
+        Box::pin(std::future::ready(()))
+    }
+
     /// All objects of a derived kind, whole, with `metadata.name` and `.namespace`; `metadata.resourceVersion` is
     /// the API's to set.
     fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value>;

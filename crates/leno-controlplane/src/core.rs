@@ -77,6 +77,11 @@ impl Clock {
         self.start.elapsed()
     }
 
+    /// When so much time will have passed since the start.
+    fn at(&self, uptime: Duration) -> Instant {
+        self.start + uptime
+    }
+
     /// The wall clock.
     pub(crate) fn wall(&self) -> SystemTime {
         SystemTime::now()
@@ -132,7 +137,7 @@ impl Core {
         let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
         for mesh in self.meshes.values_mut() {
             let mut writes = Vec::new();
-            mesh.flush(uptime, wall, &mut writes);
+            mesh.flush(&self.clock, wall, &mut writes);
             self.behind.add(writes);
             self.behind.add(mesh.upkeep_of_agents(uptime, wall));
             self.behind.add(mesh.take_forgotten());
@@ -159,6 +164,12 @@ impl Core {
             self.behind.done(Left::default(), now);
             self.behind.add(again);
         }
+    }
+
+    /// When there is something to do although nothing happens.
+    fn next_due(&self) -> Option<Instant> {
+        let due = self.meshes.values().filter_map(Mesh::next_due).min()?;
+        Some(self.clock.at(due))
     }
 
     fn tick(&mut self) {
@@ -201,6 +212,14 @@ impl Core {
 /// What waits to be done.
 pub(crate) struct Jobs(mpsc::Receiver<Job>);
 
+/// Ready at `due`.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Owns the state until `stop`.
 pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
     let mut watch = match core.reload() {
@@ -221,6 +240,7 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
                 core.tick();
                 Ok(())
             }
+            () = until(core.next_due()) => Ok(()),
             change = watch.next() => change.map(|change| core.change(&change)),
             Some(job) = jobs.0.recv() => {
                 job(&mut core);

@@ -14,18 +14,20 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
 use leno_api::Derived;
 use leno_compile::{Condition, EffectiveService, Generated, Key, Origin, Output};
 use leno_config::{Finding, Kind, ParentRef, Resource};
 use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
+    core::Handle,
     distribution::Programmed,
     mesh::{Mesh, locked, remembered_key, resource_of},
     times::{rfc3339_of, unix},
@@ -39,6 +41,8 @@ use objects::{derived_service, endpoint_slices, workloads};
 const CONTROLLER: &str = "leno.dev/control-plane";
 /// The reason for `Programmed` of what no proxy is told of.
 const NOT_ACCEPTED: &str = "Invalid";
+/// How long a reader waits to see what has happened; it then sees what there is.
+const SETTLES: Duration = Duration::from_secs(5);
 /// Proxies that a message names.
 const NAMED: usize = 5;
 
@@ -74,8 +78,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Nothing published yet.
-    pub(crate) fn new(name: MeshName) -> Self {
+    /// Nothing published yet; `changes` is the same for all meshes.
+    pub(crate) fn new(name: MeshName, changes: watch::Sender<u64>) -> Self {
         Self {
             name,
             vips: Mutex::default(),
@@ -83,8 +87,13 @@ impl Shared {
             derived: Mutex::default(),
             transitions: Mutex::default(),
             ages: Mutex::default(),
-            changes: watch::Sender::new(0),
+            changes,
         }
+    }
+
+    /// Counts what all meshes show anew.
+    pub(crate) fn changes(&self) -> watch::Sender<u64> {
+        self.changes.clone()
     }
 
     /// The addresses of services.
@@ -159,47 +168,56 @@ impl Shared {
 }
 
 /// What the API sees of all meshes.
-#[derive(Debug)]
 pub(crate) struct DerivedMeshes {
     meshes: BTreeMap<MeshName, Arc<Shared>>,
     changes: watch::Sender<u64>,
+    handle: Handle,
 }
 
 impl DerivedMeshes {
-    /// Of these meshes.
-    pub(crate) fn new(meshes: impl IntoIterator<Item = Arc<Shared>>) -> Self {
+    /// Of these meshes, which count in `changes` what they show anew.
+    pub(crate) fn new(
+        meshes: impl IntoIterator<Item = Arc<Shared>>,
+        changes: watch::Sender<u64>,
+        handle: Handle,
+    ) -> Self {
         let meshes = meshes
             .into_iter()
             .map(|shared| (shared.name.clone(), shared))
             .collect();
         Self {
             meshes,
-            changes: watch::Sender::new(0),
-        }
-    }
-
-    /// Passes on that a mesh has changed; runs for as long as there is one.
-    pub(crate) async fn follow(self: Arc<Self>) {
-        let mut receivers: Vec<_> = self
-            .meshes
-            .values()
-            .map(|shared| shared.changes.subscribe())
-            .collect();
-        loop {
-            let changed = receivers
-                .iter_mut()
-                .map(|receiver| Box::pin(receiver.changed()));
-            let (outcome, _, rest) = futures_util::future::select_all(changed).await;
-            drop(rest);
-            if outcome.is_err() {
-                return;
-            }
-            self.changes.send_modify(|version| *version += 1);
+            changes,
+            handle,
         }
     }
 }
 
 impl Derived for DerivedMeshes {
+    fn settled<'a>(&'a self, mesh: &'a DnsLabel) -> BoxFuture<'a, ()> {
+        let (told, shown) = oneshot::channel();
+        let mesh = mesh.clone();
+        let asked = self.handle.call(move |core| {
+            let revision = core.store.revision();
+            if let Some(mesh) = core.meshes.get_mut(&mesh) {
+                mesh.tell_when_shown(revision, told);
+            }
+        });
+        Box::pin(async move {
+            let shown = async {
+                // Who is not told reads what there is: the control plane ends.
+                if asked.await.is_ok() {
+                    let _ending = shown.await;
+                }
+            };
+            if tokio::time::timeout(SETTLES, shown).await.is_err() {
+                tracing::warn!(
+                    "what is shown is older than what is known: there is too much to do"
+                );
+            }
+        })
+    }
+
     fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
         let Some(shared) = self.meshes.get(mesh) else {
             return Vec::new();

@@ -7,6 +7,7 @@ mod agents;
 mod distribute;
 mod members;
 mod names;
+mod pace;
 mod promised;
 mod remembered;
 mod sources;
@@ -39,12 +40,14 @@ pub(crate) use distribute::{ADS_QUEUE, resource_of};
 pub(crate) use remembered::remembered_key;
 
 use names::WorkloadNames;
+use pace::{Pace, Readers};
 use promised::Promised;
 use remembered::RememberedServices;
 use versions::Versions;
 
 use crate::{
     authority::{Authority, server_names},
+    core::Clock,
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
     registry::{Effects, Registry, SessionId},
@@ -143,6 +146,9 @@ pub(crate) struct Mesh {
     /// As proxies are told them.
     namespaces: BTreeSet<DnsLabel>,
     publish_due: bool,
+    compiling: Pace,
+    publishing: Pace,
+    readers: Readers,
     /// When the auditor last looked.
     audited: Duration,
     own: BTreeMap<WorkloadUid, DnsLabel>,
@@ -169,6 +175,7 @@ impl Mesh {
         settings: Settings,
         authority: Authority,
         certificate: WorkloadCertificate,
+        changes: watch::Sender<u64>,
         now: Duration,
     ) -> Self {
         let domain = authority.domain().clone();
@@ -176,7 +183,7 @@ impl Mesh {
         Self {
             registry: Registry::new(domain.clone(), mint, now),
             compiler: Compiler::new(domain),
-            shared: Arc::new(Shared::new(settings.name.clone())),
+            shared: Arc::new(Shared::new(settings.name.clone(), changes)),
             settings,
             authority,
             certificate: watch::Sender::new(certificate),
@@ -198,6 +205,9 @@ impl Mesh {
             mesh_due: true,
             namespaces: BTreeSet::new(),
             publish_due: true,
+            compiling: Pace::default(),
+            publishing: Pace::default(),
+            readers: Readers::default(),
             audited: now,
             own: BTreeMap::new(),
             own_by_agent: BTreeMap::new(),
@@ -329,11 +339,25 @@ impl Mesh {
         }
     }
 
-    /// Does what events made due.
-    pub(crate) fn flush(&mut self, now: Duration, wall: SystemTime, writes: &mut Vec<Write>) {
-        self.compile(wall, writes);
+    /// Does what events made due, as far as its pace allows.
+    pub(crate) fn flush(&mut self, clock: &Clock, wall: SystemTime, writes: &mut Vec<Write>) {
+        let now = clock.uptime();
+        if self.is_compile_due() && self.compiling.allows(now) {
+            self.compile(wall, writes);
+            self.compiling.worked(now, clock.uptime());
+        }
+        if !self.is_compile_due() {
+            self.readers.compiled(self.revision);
+        }
         self.push(now);
-        self.publish(now, wall);
+        let now = clock.uptime();
+        if self.publish_due && now >= self.next_publication() {
+            self.publish(now, wall);
+            self.publishing.worked(now, clock.uptime());
+        }
+        if !self.publish_due {
+            self.readers.shown();
+        }
     }
 
     /// Ends every stream: the control plane stops. Agents come back to another, or to the next.

@@ -165,7 +165,7 @@ impl Bound {
         let store_dyn: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
         // Streams end when the state's task does; only then connections are asked to.
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
-        let derived = Arc::new(DerivedMeshes::new([Arc::clone(&mesh.shared)]));
+        let (shared, changes) = (Arc::clone(&mesh.shared), mesh.shared.changes());
         let acceptor =
             acceptor_of(&mesh.certificate.borrow(), mesh.authority.bundle()).map_err(|error| {
                 StartError::Authority {
@@ -179,9 +179,10 @@ impl Bound {
         let names = vec![(mesh.domain().clone(), mesh.name().clone())];
         let meshes = BTreeMap::from([(mesh.name().clone(), mesh)]);
         let (core, jobs) = Core::new(meshes, Arc::clone(&store_dyn), clock, scope.clone());
+        let derived = DerivedMeshes::new([shared], changes, core.handle.clone());
         let api = Api::new(
             Arc::clone(&store_dyn),
-            Arc::clone(&derived) as Arc<dyn leno_api::Derived>,
+            Arc::new(derived) as Arc<dyn leno_api::Derived>,
         );
         let context = Context {
             handle: core.handle.clone(),
@@ -204,12 +205,6 @@ impl Bound {
         };
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn_critical("state", core::run(core, jobs, stop.clone()));
-        tasks.spawn("derived", {
-            let stop = stop.clone();
-            async move {
-                stop.run_until_stopped(derived.follow()).await;
-            }
-        });
         tasks.spawn_critical(
             "own-certificate",
             follow_certificate(certificates, bundle, acceptor, stop.clone()),
@@ -331,7 +326,9 @@ fn open_mesh(
         prefixes: config.prefixes.clone(),
         advertise,
     };
-    Ok(Mesh::new(settings, authority, certificate, clock.uptime()))
+    let changes = watch::Sender::new(0);
+    let now = clock.uptime();
+    Ok(Mesh::new(settings, authority, certificate, changes, now))
 }
 
 /// Where others reach what listens here. For "every address" it is the one that leads out of this machine: asking the

@@ -31,8 +31,8 @@ pub(crate) const ADS_QUEUE: usize = 64;
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
 /// How many: an hour is enough for 230,000.
 const AUDITED: usize = 64;
-/// Least time between two publications of statuses and derived objects.
-const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+/// Least time between two publications of statuses and derived objects for which nobody waits.
+pub(super) const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// What one agent may see.
 struct AgentView<'a> {
@@ -361,10 +361,6 @@ impl Mesh {
 
     /// Shows statuses and derived objects to the API.
     pub(super) fn publish(&mut self, now: Duration, wall: SystemTime) {
-        let young = now < self.published.saturating_add(PUBLISH_EVERY) && !self.published.is_zero();
-        if !self.publish_due || young {
-            return;
-        }
         self.publish_due = false;
         self.published = now;
         self.measure_convergence(now);

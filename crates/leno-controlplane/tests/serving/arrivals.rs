@@ -1,10 +1,14 @@
 //! A service that comes after a proxy has asked for it: by name, by address, for its endpoints, in every order.
 
+use std::net::SocketAddr;
+
+use leno_controlplane::Config;
 use leno_wire::{
     agent::{HealthChange, agent_message},
     mesh as wire,
 };
 use prost::Message;
+use serde_json::{Value, json};
 
 use super::{Agent, ControlPlane, DESTINATION, ENDPOINTS, Membership, cart, test};
 
@@ -63,7 +67,9 @@ async fn health(agent: &Agent, uid: &str, healthy: bool) {
 fn an_agent_with_all_the_workloads_it_may_have_names_them_in_one_burst() {
     const ALL: usize = 512;
     test("burst", async |directory| {
-        let control = ControlPlane::start(directory.path()).await;
+        let port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let change = |config: &mut Config| config.metrics = Some(port);
+        let control = ControlPlane::start_with(directory.path(), change).await;
         let membership = Membership::join(&control, "host", cart()).await;
         let mut host = membership.connect(&control).await;
         let new = vec![String::new(); ALL];
@@ -72,6 +78,62 @@ fn an_agent_with_all_the_workloads_it_may_have_names_them_in_one_burst() {
         uids.dedup();
         // None was turned away as an attack (too many small frames) or for lack of room.
         assert_eq!(uids.len(), ALL);
+        // Nor was all that they are made anew for each: what comes while that is done is done together.
+        let metrics = control.scrape().await;
+        let of = metrics.lines().find_map(|line| {
+            let rest = line.strip_prefix("leno_compile_total{mesh=\"default\"} ")?;
+            rest.parse::<usize>().ok()
+        });
+        let compilations = of.unwrap();
+        assert!(compilations < ALL, "{compilations} for {ALL}");
+        control.stop().await;
+    });
+}
+
+#[test]
+fn what_an_acknowledged_change_made_is_read_after_it() {
+    const WORKLOADS: &str = "/meshes/default/apis/leno.dev/v1alpha1/namespaces/default/workloads";
+    const SLICES: &str =
+        "/meshes/default/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    const CART: &str = "/meshes/default/api/v1/namespaces/default/services/cart";
+    test("read", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let membership = Membership::join(&control, "host", cart()).await;
+        let mut host = membership.connect(&control).await;
+        for number in 1..=20 {
+            let registered = host.register("cart", 8080, "").await;
+            let (code, list) = control.admin("GET", WORKLOADS, None).await;
+            assert_eq!(code, 200, "{list}");
+            let items = list["items"].as_array().unwrap();
+            assert_eq!(items.len(), number);
+            let listed = |of: &Value| of["metadata"]["uid"] == registered.uid;
+            assert!(items.iter().any(listed));
+            let slices = control.admin("GET", SLICES, None).await.1;
+            let endpoints = slices["items"][0]["endpoints"].as_array().unwrap();
+            assert_eq!(endpoints.len(), number);
+            assert_eq!(control.admin("GET", CART, None).await.0, 200);
+        }
+        // What a person writes as well, with what is to be said of it.
+        for number in 0..20 {
+            let name = format!("route-{number}");
+            let collection =
+                "/meshes/default/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes";
+            let route = json!({
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "HTTPRoute",
+                "metadata": {"name": name, "namespace": "default"},
+                "spec": {
+                    "parentRefs": [{"kind": "Service", "group": "", "name": "cart"}],
+                    "rules": [{"backendRefs": [{"name": "cart", "port": 80}]}],
+                },
+            });
+            let (code, answer) = control.admin("POST", collection, Some(route)).await;
+            assert_eq!(code, 201, "{answer}");
+            let path = format!("{collection}/{name}");
+            let read = control.admin("GET", &path, None).await.1;
+            let accepted = &read["status"]["parents"][0]["conditions"][0];
+            assert_eq!(accepted["status"], "True", "{read}");
+        }
         control.stop().await;
     });
 }
