@@ -88,9 +88,9 @@ impl Target {
         }
     }
 
-    /// Whether there is more than one endpoint to try.
-    pub(crate) fn has_others(&self) -> bool {
-        matches!(self, Self::Service { cluster, .. } if cluster.len() > 1)
+    /// Whether there are more endpoints to try than so many.
+    pub(crate) fn has_more_than(&self, tried: usize) -> bool {
+        matches!(self, Self::Service { cluster, .. } if cluster.len() > tried)
     }
 
     /// Counts a request for the budget of retries.

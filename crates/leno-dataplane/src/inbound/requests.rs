@@ -126,7 +126,13 @@ pub(super) async fn carry(
                 again += 1;
                 continue;
             }
+            // It may have said just then how many it takes; who refuses for another reason is not asked on and on.
+            Sent::Refused if again < RESENDS => {
+                again = RESENDS;
+                continue;
+            }
             Sent::Again(why) => Denial::new(Refusal::UpstreamReset, why),
+            Sent::Refused => Denial::new(Refusal::UpstreamReset, "the program refused the stream"),
             Sent::Failed(denial) => denial,
         };
         return refuse_slot(conn, slot, request, Some(verified), denial).await;
@@ -163,6 +169,8 @@ enum Sent {
     Done(Relayed, bool),
     /// Nothing of it had an effect: the connection was of no use.
     Again(&'static str),
+    /// Nothing of it had an effect: the program did not take it.
+    Refused,
     /// The program cannot be reached.
     Failed(Denial),
 }
@@ -267,10 +275,7 @@ async fn relayed(
 
 fn unsent(why: UnsentReason) -> Sent {
     match why {
-        UnsentReason::RefusedStream | UnsentReason::Declined => {
-            let why = "the program refused the stream";
-            Sent::Failed(Denial::new(Refusal::UpstreamReset, why))
-        }
+        UnsentReason::RefusedStream | UnsentReason::Declined => Sent::Refused,
         UnsentReason::GoAway | UnsentReason::ConnectionDead | UnsentReason::StaleConnection => {
             Sent::Again("the program closed every connection at once")
         }

@@ -131,8 +131,8 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
             let denial = tries.last.take().unwrap_or_else(|| none_left(&plan));
             return refuse_slot(flow, slot, request, &plan, denial).await;
         };
-        let can_retry =
-            plan.target.has_others() && tries.made + 1 < flow.shared.config.limits.tries;
+        let made = tries.made + 1;
+        let can_retry = plan.target.has_more_than(made) && made < flow.shared.config.limits.tries;
         let allowed = RefCell::new(tries.retry.take());
         let attempt = Try {
             can_retry,
@@ -227,7 +227,7 @@ impl Tries {
             limit(Limit::Tries);
             return Err(denial);
         }
-        if !plan.target.has_others() {
+        if !plan.target.has_more_than(self.made) {
             return Err(denial);
         }
         self.last = Some(denial);

@@ -111,7 +111,7 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
             limit(Limit::Tries);
             return Err(denial);
         }
-        if !target.has_others() {
+        if !target.has_more_than(avoid.len()) {
             return Err(denial);
         }
         if retry.is_none() {

@@ -31,7 +31,7 @@ use tokio::{
 /// Where test connections were going: there is no redirect here.
 static ORIGINAL: LazyLock<Mutex<HashMap<SocketAddr, SocketAddr>>> = LazyLock::new(Mutex::default);
 
-fn original_destination(stream: &TcpStream) -> std::io::Result<Option<SocketAddr>> {
+pub fn original_destination(stream: &TcpStream) -> std::io::Result<Option<SocketAddr>> {
     let from = stream.peer_addr()?;
     Ok(ORIGINAL.lock().unwrap().get(&from).copied())
 }

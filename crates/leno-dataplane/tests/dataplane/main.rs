@@ -15,6 +15,7 @@ mod host;
 mod hostnames;
 mod inbound;
 mod neighbours;
+mod overload;
 mod requests;
 mod resilience;
 
