@@ -297,6 +297,7 @@ fn the_kernel_has_the_rules_that_were_meant() {
             chain output {{
                 type nat hook output priority -100; policy accept;
                 meta mark 0x1ee0 accept
+                meta mark 0x1ee1 accept
                 meta skuid 4321 accept
                 ip daddr 10.9.0.0/20 accept
                 ip6 daddr fd00:78::/64 accept

@@ -2,6 +2,7 @@
 
 mod nft;
 mod rules;
+mod source;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::NetError;
 use crate::netlink::{self, Batch, Netlink};
 use nft::{Made, Start};
+pub use source::SourceAddresses;
 
 const CAPABILITY: &str = "CAP_NET_ADMIN";
 
@@ -26,6 +28,9 @@ pub const MAX_USERS: usize = 128;
 
 /// The firewall mark of Leno's own sockets, which no capture touches.
 pub const MARK: u32 = 0x1e_e0;
+
+/// The mark of Leno's own sockets that speak to a program from its caller's address ([`SourceAddresses`]).
+pub const SOURCE_MARK: u32 = 0x1e_e1;
 
 /// The IPv4 range of virtual service addresses.
 pub const VIP_RANGE_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(240, 240, 0, 0), 16);
@@ -196,7 +201,7 @@ fn refused(table: &str, error: io::Error) -> NetError {
         Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
             NetError::Unsupported {
                 what,
-                advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct and, for programs on the host's network, nft_socket",
+                advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct (with connection marks and zones where source addresses are preserved) and, for programs on the host's network, nft_socket",
                 source: error,
             }
         }

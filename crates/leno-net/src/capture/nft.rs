@@ -37,6 +37,10 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const ARPHRD_LOOPBACK: u16 = 772;
 const CT_STATE: u32 = 0;
+const CT_MARK: u32 = 3;
+const CT_ZONE: u32 = 17;
+/// `IP_CT_DIR_ORIGINAL`.
+const CT_ORIGINAL: u8 = 0;
 const SOCKET_CGROUPV2: u32 = 3;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
@@ -60,6 +64,10 @@ pub(super) enum Hook {
     NatPrerouting,
     /// Filter of packets made here, after translation.
     FilterOutput,
+    /// Packets made here, before anybody tracks their connections.
+    RawOutput,
+    /// Packets made here, which are routed again where their mark changes.
+    RouteOutput,
     /// Filter of packets delivered here, after translation.
     FilterInput,
 }
@@ -178,6 +186,8 @@ impl<'a> Table<'a> {
             Hook::FilterInput => (1, 0, "filter"),
             Hook::NatOutput => (3, -100, "nat"),
             Hook::FilterOutput => (3, 0, "filter"),
+            Hook::RawOutput => (3, -300, "filter"),
+            Hook::RouteOutput => (3, -150, "route"),
         };
         self.message(NEW_CHAIN, CREATE, |to| {
             to.text(3, chain);
@@ -298,6 +308,50 @@ impl Rule<'_, '_> {
             to.u32_be(2, key);
         });
         self.compare(EQUAL, value)
+    }
+
+    /// Gives the packet a mark.
+    pub(super) fn set_mark(&mut self, mark: u32) -> &mut Self {
+        self.value(&mark.to_ne_bytes());
+        self.expression("meta", |to| {
+            to.u32_be(2, META_MARK);
+            to.u32_be(3, REGISTER);
+        })
+    }
+
+    /// Its connection has a mark.
+    pub(super) fn connection_mark(&mut self, mark: u32) -> &mut Self {
+        self.expression("ct", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, CT_MARK);
+        });
+        self.compare(EQUAL, &mark.to_ne_bytes())
+    }
+
+    /// Gives its connection a mark.
+    pub(super) fn set_connection_mark(&mut self, mark: u32) -> &mut Self {
+        self.value(&mark.to_ne_bytes());
+        self.expression("ct", |to| {
+            to.u32_be(2, CT_MARK);
+            to.u32_be(4, REGISTER);
+        })
+    }
+
+    /// Has its connection tracked in a zone of its own, as far as packets of this direction go.
+    pub(super) fn set_original_zone(&mut self, zone: u16) -> &mut Self {
+        self.value(&zone.to_ne_bytes());
+        self.expression("ct", |to| {
+            to.u32_be(2, CT_ZONE);
+            to.bytes(3, &[CT_ORIGINAL]);
+            to.u32_be(4, REGISTER);
+        })
+    }
+
+    fn value(&mut self, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |to| {
+            to.u32_be(1, REGISTER);
+            to.nested(2, |to| to.bytes(DATA_VALUE, value));
+        })
     }
 
     fn load(&mut self, base: u32, offset: u32, length: u32) -> &mut Self {
@@ -453,10 +507,7 @@ impl Rule<'_, '_> {
 
     /// Sends the connection to a port of this namespace: on loopback for packets made here.
     pub(super) fn redirect(&mut self, port: u16) {
-        self.expression("immediate", |to| {
-            to.u32_be(1, REGISTER);
-            to.nested(2, |to| to.bytes(DATA_VALUE, &port.to_be_bytes()));
-        });
+        self.value(&port.to_be_bytes());
         self.expression("redir", |to| to.u32_be(1, REGISTER));
     }
 

@@ -7,7 +7,7 @@ use leno_types::ports;
 use super::nft::{Hook, Key, Made, Reject, Start, TCP, Table, UDP};
 use super::{
     Cgroup, HostCgroups, MARK, MAX_CGROUPS, MAX_CIDRS, MAX_PORTS, MAX_USERS, OwnNamespace,
-    VIP_RANGE_V4, VIP_RANGE_V6, WholeNamespace,
+    SOURCE_MARK, VIP_RANGE_V4, VIP_RANGE_V6, WholeNamespace,
 };
 use crate::NetError;
 
@@ -81,7 +81,9 @@ impl WholeNamespace {
         table.set("ports_out", Key::Port, left_out.into_iter().map(port_key));
 
         table.base_chain(OUTPUT, Hook::NatOutput);
-        table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
+        for mark in [MARK, SOURCE_MARK] {
+            table.rule(OUTPUT, |rule| rule.mark(mark).accept());
+        }
         for uid in &self.excluded_outbound_users {
             table.rule(OUTPUT, |rule| rule.user(*uid).accept());
         }

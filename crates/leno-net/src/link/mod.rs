@@ -2,6 +2,7 @@
 //!
 //! Every change is one request that is acknowledged or refused; what is already there is `AlreadyExists`.
 
+mod marked;
 mod route;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
+pub use marked::{deliver_marked_here, end_marked_delivery};
 pub use route::{add_local_default, add_route, delete_route, has_route_to, is_local};
 
 use crate::netlink::{

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{address, change, family, index};
 use crate::netlink::{ACK, Batch, CREATE, EXCLUSIVE, Netlink, ROUTE};
 
-const NEW_ROUTE: u16 = 24;
-const DELETE_ROUTE: u16 = 25;
+pub(super) const NEW_ROUTE: u16 = 24;
+pub(super) const DELETE_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
 
 const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
+pub(super) const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 
@@ -20,9 +20,9 @@ const TABLE_LOCAL: u8 = 255;
 const PROTOCOL_STATIC: u8 = 4;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
-const SCOPE_HOST: u8 = 254;
+pub(super) const SCOPE_HOST: u8 = 254;
 const TYPE_UNICAST: u8 = 1;
-const TYPE_LOCAL: u8 = 2;
+pub(super) const TYPE_LOCAL: u8 = 2;
 
 /// Delivers everything locally, whatever its destination, with these sources, which `lo` must already have.
 ///
@@ -125,7 +125,7 @@ fn route_type(ip: IpAddr) -> io::Result<Option<u8>> {
 }
 
 /// `struct rtmsg`.
-fn route_header(family: u8, prefix: u8, table: u8, scope: u8, kind: u8) -> [u8; 12] {
+pub(super) fn route_header(family: u8, prefix: u8, table: u8, scope: u8, kind: u8) -> [u8; 12] {
     [
         family,
         prefix,

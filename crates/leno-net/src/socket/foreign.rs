@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Shutdown, SocketType, sockopt};
 
-use super::{bind, new_socket, stream_socket};
-use crate::{netns::NetNs, sys};
+use super::{bind, new_socket, stream_socket, transparent_socket};
+use crate::{capture, netns::NetNs, sys};
 
 /// The namespace of a socket (linux/sockios.h).
 const SIOCGSKNS: libc::Ioctl = 0x894c;
@@ -142,13 +142,17 @@ impl ForeignNetwork {
             .within(|| Ok(shared(address, SocketType::DGRAM)?.into()))
     }
 
-    /// Sockets that are not connected yet, marked so that capture leaves them alone.
+    /// Sockets that are not connected yet, marked so that capture leaves them alone; `transparent` ones may speak from
+    /// any address.
     ///
     /// # Errors
     /// When there can be none.
-    pub fn streams(&self, v6: bool, count: usize) -> io::Result<Vec<OwnedFd>> {
-        self.namespace
-            .within(|| (0..count).map(|_| stream_socket(v6, true)).collect())
+    pub fn streams(&self, v6: bool, transparent: bool, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let make = |_| match transparent {
+            true => transparent_socket(v6, capture::MARK),
+            false => stream_socket(v6, true),
+        };
+        self.namespace.within(|| (0..count).map(make).collect())
     }
 }
 

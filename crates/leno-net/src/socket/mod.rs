@@ -4,7 +4,7 @@ mod foreign;
 mod owner;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -64,6 +64,24 @@ pub fn stream_socket(v6: bool, mark: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// A TCP socket that is not connected yet, may speak from an address that nobody here has ([`connect_from`]), and has a
+/// mark: `capture::MARK`, or `capture::SOURCE_MARK` where the answers need a way back.
+///
+/// Both need `CAP_NET_ADMIN`, as [`stream_socket`].
+pub fn transparent_socket(v6: bool, mark: u32) -> io::Result<OwnedFd> {
+    let fd = new_socket(v6, SocketType::STREAM)?;
+    put_mark(&fd, mark)?;
+    let (level, transparent) = if v6 {
+        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+    } else {
+        (libc::SOL_IP, libc::IP_TRANSPARENT)
+    };
+    sys::set_option(fd.as_fd(), level, transparent, 1)?;
+    // The port is chosen at connect, for these two ends: each caller has all of them.
+    sys::set_option(fd.as_fd(), libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    Ok(fd)
+}
+
 /// A UDP socket that is not bound yet, marked like [`stream_socket`].
 pub fn datagram_socket(v6: bool, mark: bool) -> io::Result<OwnedFd> {
     let fd = new_socket(v6, SocketType::DGRAM)?;
@@ -75,12 +93,21 @@ pub fn datagram_socket(v6: bool, mark: bool) -> io::Result<OwnedFd> {
 
 /// Marks a socket as Leno's own, so that capture leaves it alone. Needs `CAP_NET_ADMIN`, as [`stream_socket`].
 pub fn set_mark(socket: &impl AsFd) -> io::Result<()> {
-    sys::set_option(
-        socket.as_fd(),
-        libc::SOL_SOCKET,
-        libc::SO_MARK,
-        capture::MARK.cast_signed(),
-    )
+    put_mark(socket, capture::MARK)
+}
+
+fn put_mark(socket: &impl AsFd, mark: u32) -> io::Result<()> {
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_MARK);
+    sys::set_option(socket.as_fd(), level, option, mark.cast_signed())
+}
+
+/// Connects a socket of [`transparent_socket`] from an address of its family, whosever that is.
+pub async fn connect_from(fd: OwnedFd, source: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    rustix::net::bind(&fd, &SocketAddr::new(source, 0)).map_err(|error| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("cannot speak from {source}: {error}"))
+    })?;
+    connect(fd, addr).await
 }
 
 /// Connects a socket of [`stream_socket`] and waits for the answer; Nagle's delay is off.
