@@ -118,6 +118,11 @@ const SETTINGS: &[Setting] = &[
         meaning: "What the workload serves, as SERVICE[:PROGRAM][/PROTOCOL], separated by commas: 80:8080/http,5432. It counts as healthy while the first one accepts.",
     },
     Setting {
+        name: "LENO_PRESERVE_SOURCE",
+        default: "false",
+        meaning: "true: the program sees its callers' addresses, not the proxy's (interceptionMode TPROXY of Istio).",
+    },
+    Setting {
         name: "LENO_EXCLUDE_INBOUND_PORTS",
         default: "none",
         meaning: "Ports on which connections come in past the mesh, separated by commas: in clear, unseen, under no policy.",
@@ -302,6 +307,7 @@ fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
     let namespace = label("LENO_NAMESPACE");
     let version = label("LENO_VERSION");
     let ports = reader.list::<Port>("LENO_PORTS");
+    let preserve_source = reader.one::<bool>("LENO_PRESERVE_SOURCE");
     let exclusions = Exclusions {
         inbound_ports: ports_of(reader, "LENO_EXCLUDE_INBOUND_PORTS"),
         outbound_ports: ports_of(reader, "LENO_EXCLUDE_OUTBOUND_PORTS"),
@@ -325,6 +331,7 @@ fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
             "LENO_NAMESPACE",
             "LENO_VERSION",
             "LENO_PORTS",
+            "LENO_PRESERVE_SOURCE",
             "LENO_EXCLUDE_INBOUND_PORTS",
             "LENO_EXCLUDE_OUTBOUND_PORTS",
             "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
@@ -345,6 +352,7 @@ fn sidecar(reader: &mut Reader) -> Option<(Start, Exclusions)> {
         version: version.unwrap_or_default(),
         ports: ports.unwrap_or_default(),
         network: leno_agent::protocol::Network::Own,
+        preserve_source: preserve_source.unwrap_or(false),
         sockets: Vec::new(),
     };
     Some((start, exclusions))

@@ -104,7 +104,10 @@ fn proxy(pod: &Host, more: &[(&str, &str)]) -> Command {
         .env("LENO_ADDRESSES", format!("{},{}", pod.v4, pod.v6))
         .env("LENO_CAPTURE", "namespace")
         .env("LENO_SERVICE", "cart")
-        .env("LENO_PORTS", "80:8080/http,25:2525,443:8443/tls")
+        .env(
+            "LENO_PORTS",
+            "80:8080/http,25:2525,443:8443/tls,81:8181/http,82:8182",
+        )
         .envs(more.iter().copied());
     command
 }
@@ -400,6 +403,113 @@ fn what_is_excluded_goes_past_the_mesh_and_nothing_else_does(fixture: &mut Fixtu
     fixture.start_proxy();
 }
 
+/// Says first as whom it sees its caller.
+fn say_who(mut stream: TcpStream) {
+    let seen = stream.peer_addr().expect("its caller's address");
+    let said = format!("{}\n", seen.ip().to_canonical());
+    // A caller that has gone is the caller's affair.
+    drop(stream.write_all(said.as_bytes()));
+}
+
+/// Answers one request with it.
+fn answer_who(mut stream: TcpStream) {
+    let seen = stream.peer_addr().expect("its caller's address");
+    let said = seen.ip().to_canonical().to_string();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.extend(byte),
+            Ok(_) | Err(_) => return,
+        }
+    }
+    let length = said.len();
+    let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{said}");
+    // A caller that has gone is the caller's affair.
+    drop(stream.write_all(text.as_bytes()));
+}
+
+/// What the namespace has of routing rules and tables of nftables, in whatever order.
+fn installed(pod: &Host) -> Vec<String> {
+    let shown = [
+        &["ip", "-4", "rule"][..],
+        &["ip", "-6", "rule"],
+        &["nft", "list", "tables"],
+    ];
+    let text = shown.map(|words| pod.exec(words).text()).concat();
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn callers_are_seen_at_their_own_addresses_where_that_is_asked_for(fixture: &mut Fixture) {
+    let _needed = (need!("curl"), need!("nft"), need!("ip"));
+    each_connection(&fixture.pod, 8181, answer_who);
+    each_connection(&fixture.pod, 8182, say_who);
+    // Registered by nobody.
+    each_connection(&fixture.pod, 8183, say_who);
+    let strict = || fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1");
+    fixture.pod.within(strict).expect("a setting of the pod");
+    fixture.end_proxy();
+    let before = installed(&fixture.pod);
+    let settings = [("LENO_PRESERVE_SOURCE", "true")];
+    fixture.start_proxy_with(&settings);
+    let by_name = |from: &dyn Fn(&str) -> Output, who: &str| {
+        until_ok("it sees its caller", SOON, || {
+            let output = from("http://cart:81/");
+            match output.text() == who {
+                true => Ok(()),
+                false => Err(output),
+            }
+        });
+    };
+    let caller = fixture.mesh.host("a").v4.to_string();
+    by_name(&|url| fixture.caller.curl(&[url]), &caller);
+    let own = fixture.pod.v4.to_string();
+    let itself = |url: &str| fixture.pod.exec(&["curl", "-sS", "-m", "5", url]);
+    by_name(&itself, &own);
+    let from_outside = |fixture: &Fixture| {
+        for v6 in [false, true] {
+            let of = |host: &Host| -> IpAddr { if v6 { host.v6.into() } else { host.v4.into() } };
+            let who = of(&fixture.outside).to_string();
+            for port in [8182, 8183] {
+                let to = SocketAddr::new(of(&fixture.pod), port);
+                let mut stream = fixture.outside.connect(to).expect("a connection");
+                let mut said = String::new();
+                stream.read_to_string(&mut said).expect("a line");
+                assert_eq!(said.trim(), who, "{to}");
+            }
+            let url = format!("http://{}/", SocketAddr::new(of(&fixture.pod), 8181));
+            let output = fixture.outside.exec(&["curl", "-sS", "-m", "5", &url]);
+            assert_eq!(output.text(), who, "{}", output.stderr);
+        }
+    };
+    from_outside(fixture);
+    // What the program calls is captured as before, also where it has just been called from.
+    let url = format!("http://{}:8184/", fixture.outside.v4);
+    each_connection(&fixture.outside, 8184, answer);
+    let calls = || answered(fixture.pod.exec(&["curl", "-sS", "-m", "5", &url]));
+    until_ok("it calls back", SOON, calls);
+    // Somebody flushes it; then the proxy crashes, and its successor takes it over.
+    for words in [
+        &["nft", "delete", "table", "inet", "leno-source"][..],
+        &["ip", "rule", "del", "priority", "1000"],
+        &["ip", "-6", "rule", "del", "priority", "1000"],
+    ] {
+        let with = installed(&fixture.pod);
+        fixture.pod.exec(words).good();
+        until("it is restored", SOON, || {
+            (installed(&fixture.pod) == with).then_some(())
+        });
+    }
+    from_outside(fixture);
+    fixture.proxy.take().expect("it runs").kill();
+    fixture.start_proxy_with(&settings);
+    from_outside(fixture);
+    fixture.end_proxy();
+    assert_eq!(installed(&fixture.pod), before, "nothing is left");
+    fixture.start_proxy();
+}
+
 fn a_clean_end_gives_the_namespace_back(fixture: &mut Fixture) {
     assert!(fixture.captured());
     fixture.end_proxy();
@@ -420,6 +530,7 @@ suite!(
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,
         what_is_excluded_goes_past_the_mesh_and_nothing_else_does,
+        callers_are_seen_at_their_own_addresses_where_that_is_asked_for,
         a_wrong_environment_is_told_whole_before_anything_is_touched,
         a_clean_end_gives_the_namespace_back,
     ]

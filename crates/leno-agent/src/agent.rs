@@ -10,6 +10,7 @@ mod programs;
 mod renewals;
 mod restart;
 mod start;
+mod way_back;
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,7 +23,7 @@ use std::{
 
 use leno_dataplane::{Event, ListenRole, Update, Worker};
 use leno_ir::Mesh;
-use leno_net::capture::Installed;
+use leno_net::capture::{Installed, SourceAddresses};
 use leno_runtime::{Fatal, Readiness, Scope, Stop};
 use leno_types::WorkloadUid;
 use leno_wire::{
@@ -153,6 +154,7 @@ struct Beginning {
     /// What a predecessor left, where it can be told whose that is.
     kept: Option<Kept>,
     namespace_rules: Option<Installed>,
+    way_back: Option<SourceAddresses>,
     ready: Readiness,
     stop: Stop,
     link_stop: Stop,
@@ -188,6 +190,8 @@ struct Agent {
     emptying: Vec<PathBuf>,
     /// The capture rules of a namespace that is one workload.
     namespace_rules: Option<Installed>,
+    /// What lets programs that share this network be called from their callers' addresses.
+    way_back: Option<SourceAddresses>,
     watched: Instant,
     rules_restored: u64,
     next_request: u64,
@@ -216,6 +220,7 @@ impl Agent {
             inherited,
             kept,
             namespace_rules,
+            way_back,
             ready,
             stop,
             link_stop,
@@ -249,6 +254,7 @@ impl Agent {
             routes: Routes::default(),
             emptying: Vec::new(),
             namespace_rules,
+            way_back,
             watched: Instant::now(),
             rules_restored: 0,
             next_request: 0,

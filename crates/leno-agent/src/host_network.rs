@@ -123,6 +123,7 @@ pub(crate) fn open(
         dns_udp: Vec::new(),
         dns_tcp: Vec::new(),
         app: AppDial::Marked,
+        preserve_source: false,
     };
     if let Some(ports) = before {
         sockets.outbound = inherited.take_port(Handle::Captured, ports.outbound);

@@ -12,7 +12,10 @@ use std::{
 
 use leno_dataplane::{AppDial, CaptureSockets};
 use leno_ir::OwnWorkload;
-use leno_net::socket::{self, Expected, ForeignNetwork};
+use leno_net::{
+    NetError,
+    socket::{self, Expected, ForeignNetwork},
+};
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
 use leno_types::{Identity, WorkloadUid, ports};
 use leno_wire::agent as wire;
@@ -84,6 +87,16 @@ impl Unfit {
             code,
             message: message.into(),
         }
+    }
+}
+
+impl From<NetError> for Unfit {
+    fn from(error: NetError) -> Self {
+        let code = match error {
+            NetError::Permission { .. } => "forbidden",
+            _ => "invalid",
+        };
+        Self::new(code, error.to_string())
     }
 }
 
@@ -266,7 +279,7 @@ pub(crate) fn brought(
         }
         (Owner::Foreign(_), Network::Host { .. }) | (Owner::Trusted, _) => None,
     };
-    let mut capture = captured_by_nobody(app);
+    let mut capture = captured_by_nobody(start, app);
     for (kind, descriptor) in start.sockets.iter().zip(descriptors) {
         take(&mut capture, *kind, descriptor, foreign.as_ref())
             .map_err(|error| Unfit::new("invalid", error.to_string()))?;
@@ -319,10 +332,11 @@ pub(crate) fn opened(
 ) -> Result<Sockets, Unfit> {
     let (capture, prepared) = match &start.network {
         Network::Host { cgroup } => {
-            let (capture, prepared) = host_network::open(cgroup, ports, inherited)?;
+            let (mut capture, prepared) = host_network::open(cgroup, ports, inherited)?;
+            capture.preserve_source = start.preserve_source;
             (capture, Some(prepared))
         }
-        Network::Own => (captured_by_nobody(app), None),
+        Network::Own => (captured_by_nobody(start, app), None),
     };
     Ok(Sockets {
         capture,
@@ -332,12 +346,13 @@ pub(crate) fn opened(
     })
 }
 
-fn captured_by_nobody(app: AppDial) -> CaptureSockets {
+fn captured_by_nobody(start: &Start, app: AppDial) -> CaptureSockets {
     CaptureSockets {
         outbound: Vec::new(),
         dns_udp: Vec::new(),
         dns_tcp: Vec::new(),
         app,
+        preserve_source: start.preserve_source,
     }
 }
 

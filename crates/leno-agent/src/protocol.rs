@@ -78,6 +78,9 @@ pub struct Start {
     /// Whose network it is in.
     #[serde(default)]
     pub network: Network,
+    /// Whether it is called from its callers' addresses, not from the proxy's.
+    #[serde(default)]
+    pub preserve_source: bool,
     /// What the attached descriptors are.
     pub sockets: Vec<Socket>,
 }

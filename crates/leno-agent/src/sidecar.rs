@@ -14,7 +14,7 @@ use std::{
 };
 
 use leno_net::{
-    capture::{self, Installed, WholeNamespace},
+    capture::{self, Installed, SourceAddresses, WholeNamespace},
     fdpass::Peer,
     socket,
 };
@@ -51,13 +51,20 @@ pub(crate) struct Sidecar {
     pub(crate) inbound: Vec<TcpListener>,
 }
 
+/// What was installed in the namespace.
+pub(crate) struct Rules {
+    pub(crate) capture: Installed,
+    /// Where callers' addresses are preserved.
+    pub(crate) way_back: Option<SourceAddresses>,
+}
+
 /// Takes the namespace: listeners first, so that there is never a rule without somebody behind it, then the rules,
 /// which the agent watches from then on.
 pub(crate) fn take(
     start: &Start,
     config: &Config,
     before: &[SavedWorkload],
-) -> Result<(Sidecar, Installed), AgentError> {
+) -> Result<(Sidecar, Rules), AgentError> {
     let families: &[bool] = if leno_net::link::ipv6_enabled() {
         &[false, true]
     } else {
@@ -96,7 +103,12 @@ pub(crate) fn take(
             .collect(),
         excluded_outbound_users: exclusions.outbound_users.clone(),
     };
-    let rules = rules.install(TABLE)?;
+    // A predecessor may have been told otherwise.
+    let way_back = match start.preserve_source {
+        true => Some(SourceAddresses::install()?),
+        false => SourceAddresses::remove().map(|_| None)?,
+    };
+    let capture = rules.install(TABLE)?;
     tracing::info!("this namespace's connections go through the mesh");
     if *exclusions != Exclusions::default() {
         tracing::warn!(?exclusions, "but for these, which are not protected");
@@ -107,7 +119,7 @@ pub(crate) fn take(
         sockets,
         inbound,
     };
-    Ok((sidecar, rules))
+    Ok((sidecar, Rules { capture, way_back }))
 }
 
 /// Gives the namespace back.
@@ -119,6 +131,9 @@ pub(crate) fn release() {
         ),
         Ok(false) => {}
         Err(error) => tracing::error!(%error, "the capture rules of this namespace stay behind"),
+    }
+    if let Err(error) = SourceAddresses::remove() {
+        tracing::error!(%error, "what let callers' addresses be preserved stays behind");
     }
 }
 

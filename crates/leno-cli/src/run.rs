@@ -89,6 +89,12 @@ pub(crate) struct RunArgs {
     /// Whose network: its own, or the host's (an agent of root, and cgroup v2, are needed)
     #[arg(long, value_enum, default_value = "own")]
     network: NetworkArg,
+    /// Let the program see its callers' addresses, not the proxy's
+    ///
+    /// It then has to listen for the families its callers call from. A caller on this host's loopback is seen at the
+    /// host's address.
+    #[arg(long)]
+    preserve_source: bool,
     /// How long its callers may take to finish when it is to end
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = drain)]
     drain: Duration,
@@ -235,6 +241,7 @@ fn start_message(args: &RunArgs) -> Result<Start, CommandError> {
         program: program.unwrap_or_default(),
         ports,
         network: leno_agent::protocol::Network::Own,
+        preserve_source: args.preserve_source,
         sockets: Vec::new(),
     })
 }

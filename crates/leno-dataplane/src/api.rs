@@ -96,6 +96,9 @@ pub struct CaptureSockets {
     pub dns_tcp: Vec<std::net::TcpListener>,
     /// How the program is dialled.
     pub app: AppDial,
+    /// Whether it is dialled from its callers' addresses. Sockets that are handed in must be transparent then, and one's
+    /// own need a way back for the answers (`leno_net::capture::SourceAddresses`).
+    pub preserve_source: bool,
 }
 
 /// How a program is dialled.

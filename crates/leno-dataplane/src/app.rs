@@ -2,12 +2,18 @@
 //!
 //! An HTTP/1 program needs a connection for each request that is open: they are kept, capped and queued for, counted
 //! each time (data-plane.md section 3). HTTP/2 ones are shared. Sockets are handed in by the agent or made here.
+//!
+//! Where that is asked for, a program is spoken to from its caller's address: that of the accepted connection, never one
+//! that somebody claims. Invariant: what cannot be said from there is refused, not said from elsewhere.
+
+mod dial;
+mod lanes;
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     rc::Rc,
     time::Instant,
@@ -22,16 +28,20 @@ use tokio::{
 };
 
 use crate::{
-    AppDial, Event,
+    AppDial,
     clusters::Learned,
     counters::limit,
     queue::{Asks, Open, Queue},
     state::{Local, Shared},
 };
+pub(crate) use dial::pass_on;
+pub(crate) use lanes::Lane;
+use lanes::Lanes;
 
 /// How one workload's program is reached.
 pub(crate) struct AppSide {
     dial: Cell<AppDial>,
+    preserve_source: Cell<bool>,
     stock: [RefCell<Vec<OwnedFd>>; 2],
     demanded: [Cell<bool>; 2],
     arrived: Notify,
@@ -45,6 +55,7 @@ impl Default for AppSide {
     fn default() -> Self {
         Self {
             dial: Cell::new(AppDial::Marked),
+            preserve_source: Cell::new(false),
             stock: Default::default(),
             demanded: Default::default(),
             arrived: Notify::new(),
@@ -57,16 +68,13 @@ impl Default for AppSide {
 
 /// Connections to one port of a program.
 pub(crate) struct AppPort {
-    idle: RefCell<Vec<(client::H1, Dialled, Instant)>>,
+    lanes: Lanes,
     /// Who has a place among HTTP/1's connections, and who waits for one.
     h1: Queue,
     /// The same for requests over HTTP/2.
     h2: Queue,
-    shared: RefCell<Vec<client::H2>>,
-    connecting: Cell<bool>,
-    connected: Notify,
     /// Which of the candidate addresses answered last.
-    good: Cell<usize>,
+    good: Cell<Option<IpAddr>>,
 }
 
 /// Why a program could not be reached.
@@ -77,6 +85,19 @@ pub(crate) enum AppError {
     Connect {
         /// Its port.
         port: u16,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not accept from its caller's address.
+    #[error(
+        "the program does not accept connections on port {port} from its caller's address {from}, which is to be preserved"
+    )]
+    ConnectFrom {
+        /// Its port.
+        port: u16,
+        /// The caller's address.
+        from: IpAddr,
         /// What happened.
         #[source]
         source: io::Error,
@@ -143,9 +164,15 @@ pub(crate) struct Lease {
 }
 
 impl AppSide {
-    /// How the program is dialled from now on.
-    pub(crate) fn set_dial(&self, dial: AppDial) {
+    /// How the program is dialled from now on, and whether from its callers' addresses.
+    pub(crate) fn set_dial(&self, dial: AppDial, preserve_source: bool) {
         self.dial.set(dial);
+        self.preserve_source.set(preserve_source);
+    }
+
+    /// Whether the program is to see its callers' addresses.
+    pub(crate) fn preserves_source(&self) -> bool {
+        self.preserve_source.get()
     }
 
     /// How the program is dialled.
@@ -167,16 +194,17 @@ impl AppSide {
         Rc::clone(&self.learned)
     }
 
-    /// Whether a connection that was captured on its way was made here.
+    /// Whether a connection that was captured on its way was made here. In a network of the program's own none is.
     pub(crate) fn made(&self, from: SocketAddr, to: SocketAddr) -> bool {
-        self.dialled.borrow().contains(&(from, to))
+        self.dial() == AppDial::Marked
+            && self.dialled.borrow().contains(&(from, to))
+            && !(self.preserves_source() && dial::is_answered(to, from))
     }
 
     /// Closes what is kept for later requests, and says whether no connection to the program is left.
     pub(crate) fn is_unused(&self) -> bool {
         for port in self.ports.borrow().values() {
-            port.idle.borrow_mut().clear();
-            port.shared.borrow_mut().clear();
+            port.lanes.close();
         }
         self.dialled.borrow().is_empty()
     }
@@ -186,13 +214,10 @@ impl AppSide {
         let limits = &shared.config.limits;
         let make = || {
             Rc::new(AppPort {
-                idle: RefCell::default(),
+                lanes: Lanes::default(),
                 h1: Queue::new(limits, limits.app_connections),
                 h2: Queue::new(limits, limits.app_streams),
-                shared: RefCell::default(),
-                connecting: Cell::new(false),
-                connected: Notify::new(),
-                good: Cell::new(0),
+                good: Cell::new(None),
             })
         };
         Rc::clone(ports.entry(port).or_insert_with(make))
@@ -202,10 +227,7 @@ impl AppSide {
     pub(crate) fn sweep(&self, shared: &Shared, now: Instant) {
         let limit = shared.config.limits.app_idle;
         for port in self.ports.borrow().values() {
-            port.idle
-                .borrow_mut()
-                .retain(|(_, _, since)| now.saturating_duration_since(*since) < limit);
-            port.shared.borrow_mut().retain(|h2| !h2.is_closing());
+            port.lanes.sweep(limit, now);
             port.h1.tick();
             port.h2.tick();
         }
@@ -215,6 +237,7 @@ impl AppSide {
 /// The connections of one exchange with an HTTP/1 program: hold it until the exchange is over.
 pub(crate) struct Exchange<'p> {
     port: &'p AppPort,
+    lane: Rc<Lane>,
     _place: Open<'p>,
     http2: bool,
 }
@@ -225,87 +248,6 @@ impl Local {
         self.app.port(shared, port)
     }
 
-    /// Connects to the program: its own address first; loopback second where its namespace is its own.
-    ///
-    /// # Errors
-    /// What the last address answered.
-    pub(crate) async fn dial_app(
-        self: &Rc<Self>,
-        shared: &Shared,
-        address: SocketAddr,
-    ) -> Result<(TcpStream, Dialled), AppError> {
-        let port = self.app_port(shared, address.port());
-        let candidates = candidates(self.app.dial(), address.ip());
-        let good = port.good.get().min(candidates.len() - 1);
-        let order = std::iter::once(good).chain((0..candidates.len()).filter(|i| *i != good));
-        let mut last = io::Error::from(io::ErrorKind::NotConnected);
-        for index in order {
-            let Some(ip) = candidates.get(index) else {
-                continue;
-            };
-            match self
-                .dial_one(shared, SocketAddr::new(*ip, address.port()))
-                .await
-            {
-                Ok(stream) => {
-                    port.good.set(index);
-                    let dialled = Dialled::new(self, &stream);
-                    return Ok((stream, dialled));
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(AppError::Connect {
-            port: address.port(),
-            source: last,
-        })
-    }
-
-    async fn dial_one(&self, shared: &Shared, address: SocketAddr) -> io::Result<TcpStream> {
-        let v6 = address.is_ipv6();
-        let socket = match self.app.dial() {
-            AppDial::Marked => leno_net::socket::stream_socket(v6, shared.config.mark)?,
-            AppDial::Handed => self.socket(shared, v6).await?,
-        };
-        let limit = shared.config.limits.connect_timeout;
-        match timeout(limit, leno_net::socket::connect(socket, address)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-
-    /// A socket from the stock; asks for more when it runs low.
-    async fn socket(&self, shared: &Shared, v6: bool) -> io::Result<OwnedFd> {
-        let deadline = Instant::now() + shared.config.limits.socket_timeout;
-        loop {
-            let (socket, left) = {
-                let mut stock = self.app.stock[usize::from(v6)].borrow_mut();
-                (stock.pop(), stock.len())
-            };
-            let wanted = shared.config.limits.app_sockets;
-            let demanded = &self.app.demanded[usize::from(v6)];
-            if left <= wanted / 2 && !demanded.replace(true) {
-                shared.outbox.push(Event::NeedSockets {
-                    uid: self.uid,
-                    v6,
-                    count: wanted.saturating_sub(left).max(1),
-                });
-            }
-            match socket {
-                Some(socket) => return Ok(socket),
-                None => {
-                    let arrived = self.app.arrived.notified();
-                    if timeout_at(deadline.into(), arrived).await.is_err() {
-                        // Asked once more next time: the agent may have missed it.
-                        demanded.set(false);
-                        let why = "no socket of the program's namespace came in time";
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, why));
-                    }
-                }
-            }
-        }
-    }
-
     /// An HTTP/2 connection to the program, shared.
     ///
     /// # Errors
@@ -314,20 +256,23 @@ impl Local {
         self: &Rc<Self>,
         shared: &Rc<Shared>,
         address: SocketAddr,
+        source: Option<IpAddr>,
+        exchange: &Exchange<'_>,
     ) -> Result<client::H2, AppError> {
-        let port = self.app_port(shared, address.port());
-        if let Some(h2) = port.usable() {
-            return Ok(h2);
+        match exchange.lane.usable() {
+            Some(h2) => Ok(h2),
+            None => Box::pin(self.open_app_h2(shared, address, source, &exchange.lane)).await,
         }
-        Box::pin(self.open_app_h2(shared, address, port)).await
     }
 
     async fn open_app_h2(
         self: &Rc<Self>,
         shared: &Rc<Shared>,
         address: SocketAddr,
-        port: Rc<AppPort>,
+        source: Option<IpAddr>,
+        lane: &Rc<Lane>,
     ) -> Result<client::H2, AppError> {
+        let port = self.app_port(shared, address.port());
         let limits = &shared.config.limits;
         let overflow = || {
             limit(Limit::AppQueue);
@@ -336,23 +281,24 @@ impl Local {
             }
         };
         let deadline = Instant::now() + limits.queue_timeout;
-        while port.connecting.get() || port.shared.borrow().len() >= limits.app_h2_connections {
+        while lane.connecting.get() || lane.shared.borrow().len() >= limits.app_h2_connections {
             limit(Limit::AppConnections);
-            if !port.connecting.get() {
-                port.full();
+            // Another caller's connections are no help.
+            if source.is_none() && !lane.connecting.get() {
+                port.full(lane);
             }
-            let changed = port.connected.notified();
+            let changed = lane.connected.notified();
             if timeout_at(deadline.into(), changed).await.is_err() {
                 return Err(overflow());
             }
-            port.shared.borrow_mut().retain(|h2| !h2.is_closing());
-            if let Some(h2) = port.usable() {
+            lane.shared.borrow_mut().retain(|h2| !h2.is_closing());
+            if let Some(h2) = lane.usable() {
                 return Ok(h2);
             }
         }
         // Cleared however this ends; who waited tries again.
-        let _connecting = Connecting::begin(&port);
-        let (stream, dialled) = self.dial_app(shared, address).await?;
+        let _connecting = Connecting::begin(lane);
+        let (stream, dialled) = self.dial_app(shared, address, source).await?;
         let failed = |error: String| AppError::Connect {
             port: address.port(),
             source: io::Error::other(error),
@@ -366,14 +312,19 @@ impl Local {
             Err(_) => return Err(failed("HTTP/2 did not begin in time".into())),
         };
         h2.carry_case(false);
-        port.shared.borrow_mut().push(h2.clone());
-        let port_ = Rc::clone(&port);
+        lane.shared.borrow_mut().push(h2.clone());
+        // Weak: a connection that nobody uses does not keep its lane from making room.
+        let lane = Rc::downgrade(lane);
         let driven = async move {
             driver.await;
             drop(dialled);
-            port_.shared.borrow_mut().retain(|h2| !h2.is_closing());
-            port_.h2.set_places(usize::MAX);
-            port_.connected.notify_waiters();
+            if let Some(lane) = lane.upgrade() {
+                lane.shared.borrow_mut().retain(|h2| !h2.is_closing());
+                lane.connected.notify_waiters();
+            }
+            if source.is_none() {
+                port.h2.set_places(usize::MAX);
+            }
         };
         shared
             .background
@@ -390,12 +341,13 @@ impl Local {
         self: &Rc<Self>,
         shared: &Shared,
         address: SocketAddr,
+        source: Option<IpAddr>,
         exchange: &Exchange<'_>,
     ) -> Result<Lease, AppError> {
-        if let Some(lease) = exchange.reuse() {
-            return Ok(lease);
+        if let Some((h1, dialled)) = exchange.lane.reuse() {
+            return Ok(Lease { h1, dialled });
         }
-        let (stream, dialled) = Box::pin(self.dial_app(shared, address)).await?;
+        let (stream, dialled) = Box::pin(self.dial_app(shared, address, source)).await?;
         Ok(Lease {
             h1: client::H1::new(stream, Rc::clone(&shared.http)),
             dialled,
@@ -404,9 +356,18 @@ impl Local {
 }
 
 impl AppPort {
-    fn usable(&self) -> Option<client::H2> {
-        let shared = self.shared.borrow();
-        shared.iter().find(|h2| h2.has_capacity()).cloned()
+    fn lane(
+        &self,
+        shared: &Shared,
+        port: u16,
+        source: Option<IpAddr>,
+    ) -> Result<Rc<Lane>, AppError> {
+        let ceiling = shared.config.limits.app_sources;
+        let (lane, made_room) = self.lanes.lane(source, ceiling, Instant::now());
+        if made_room || lane.is_none() {
+            limit(Limit::AppSources);
+        }
+        lane.ok_or(AppError::Overflow { port })
     }
 
     /// A place among the requests that may be open over this version of HTTP; waits in a bounded line.
@@ -415,17 +376,19 @@ impl AppPort {
     /// [`AppError::Overflow`], [`AppError::Shed`].
     pub(crate) async fn begin(
         &self,
-        port: u16,
+        shared: &Shared,
+        (to, source): (SocketAddr, Option<IpAddr>),
         http2: bool,
         who: impl FnOnce() -> Asks,
     ) -> Result<Exchange<'_>, AppError> {
         let queue = if http2 { &self.h2 } else { &self.h1 };
         let place = match queue.begin_calm() {
             Some(place) => place,
-            None => Box::pin(queue.begin(port, who())).await?,
+            None => Box::pin(queue.begin(to.port(), who())).await?,
         };
         Ok(Exchange {
             port: self,
+            lane: self.lane(shared, to.port(), source)?,
             _place: place,
             http2,
         })
@@ -433,29 +396,18 @@ impl AppPort {
 
     /// All connections that may be open are, and none takes a further stream: as many requests as they take have a
     /// place, and the others wait in line.
-    fn full(&self) {
-        let shared = self.shared.borrow();
+    fn full(&self, lane: &Lane) {
+        let shared = lane.shared.borrow();
         let streams = shared.iter().map(client::H2::stream_limit);
         self.h2.set_places(streams.fold(0, usize::saturating_add));
     }
 }
 
 impl Exchange<'_> {
-    fn reuse(&self) -> Option<Lease> {
-        let mut idle = self.port.idle.borrow_mut();
-        while let Some((h1, dialled, _)) = idle.pop() {
-            if h1.is_reusable() {
-                return Some(Lease { h1, dialled });
-            }
-        }
-        None
-    }
-
     /// Keeps a connection for the next exchange.
     pub(crate) fn keep(&self, shared: &Shared, h1: client::H1, dialled: Dialled) {
-        let mut idle = self.port.idle.borrow_mut();
-        if idle.len() < shared.config.limits.app_idle_connections {
-            idle.push((h1, dialled, Instant::now()));
+        if self.port.lanes.idle() < shared.config.limits.app_idle_connections {
+            self.lane.keep(h1, dialled, Instant::now());
         }
     }
 }
@@ -464,18 +416,18 @@ impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if self.http2 {
             // A stream of a shared connection is free.
-            self.port.connected.notify_one();
+            self.lane.connected.notify_one();
         }
     }
 }
 
 /// A connection is being made while it lives.
-struct Connecting<'p>(&'p AppPort);
+struct Connecting<'l>(&'l Lane);
 
-impl<'p> Connecting<'p> {
-    fn begin(port: &'p AppPort) -> Self {
-        port.connecting.set(true);
-        Self(port)
+impl<'l> Connecting<'l> {
+    fn begin(lane: &'l Lane) -> Self {
+        lane.connecting.set(true);
+        Self(lane)
     }
 }
 
@@ -483,18 +435,5 @@ impl Drop for Connecting<'_> {
     fn drop(&mut self) {
         self.0.connecting.set(false);
         self.0.connected.notify_waiters();
-    }
-}
-
-/// The addresses a program may be bound to, in the order they are tried.
-fn candidates(dial: AppDial, address: IpAddr) -> Vec<IpAddr> {
-    let (v4, v6) = (
-        IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::LOCALHOST),
-    );
-    match (dial, address) {
-        (AppDial::Marked, _) => vec![address],
-        (AppDial::Handed, IpAddr::V4(_)) => vec![address, v4, v6],
-        (AppDial::Handed, IpAddr::V6(_)) => vec![address, v6, v4],
     }
 }

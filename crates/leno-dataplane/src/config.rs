@@ -107,10 +107,13 @@ pub struct Limits {
     pub app_idle_connections: usize,
     /// For how long they are kept.
     pub app_idle: Duration,
-    /// HTTP/2 connections to one port of an application.
+    /// HTTP/2 connections to one port of an application, from one address.
     pub app_h2_connections: usize,
     /// Requests open at once to one port of an application over HTTP/2, where it allows as many.
     pub app_streams: usize,
+    /// Callers' addresses from which connections to one port of an application are kept and shared, where those are
+    /// preserved. The one not used for longest makes room; where all are in use, HTTP from a further one is refused.
+    pub app_sources: usize,
     /// Unconnected sockets in stock for one workload and address family.
     pub app_sockets: usize,
     /// How long a dial waits for a socket to come.
@@ -165,6 +168,7 @@ impl Default for Limits {
             app_idle: Duration::from_secs(30),
             app_h2_connections: 4,
             app_streams: 1_024,
+            app_sources: 512,
             app_sockets: 32,
             socket_timeout: Duration::from_secs(2),
             tries: 3,

@@ -269,7 +269,7 @@ impl Worker {
 
     fn capture(&mut self, uid: WorkloadUid, sockets: CaptureSockets) {
         let local = self.shared.local(uid);
-        local.app.set_dial(sockets.app);
+        local.app.set_dial(sockets.app, sockets.preserve_source);
         for listener in sockets.outbound {
             self.accept_outbound(&local, local.stop.clone(), listener);
         }

@@ -110,6 +110,8 @@ closed_set! {
         AppConnections = "app_connections",
         /// Requests waiting for one of those.
         AppQueue = "app_queue",
+        /// Callers' addresses from which one port of an application is called.
+        AppSources = "app_sources",
         /// Unconnected sockets in stock.
         AppSockets = "app_sockets",
         /// Tries of one request.

@@ -100,6 +100,13 @@ impl<'a> RunBuilder<'a> {
         self.option("version", version)
     }
 
+    /// It sees its callers' addresses.
+    #[must_use]
+    pub fn preserve_source(mut self) -> Self {
+        self.arguments.push("--preserve-source".into());
+        self
+    }
+
     /// An ordinary user who starts it.
     #[must_use]
     pub fn user(mut self, uid: u32) -> Self {

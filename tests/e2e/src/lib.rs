@@ -151,6 +151,20 @@ pub fn response(status: u16, fields: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     bytes
 }
 
+/// A resolver that a program without IPv4 can ask. Nobody is there: what asks is captured.
+///
+/// # Panics
+/// When it cannot be set.
+#[track_caller]
+pub fn resolver_of_ipv6(mesh: &Mesh) {
+    let file = mesh.host("cp").disk().join("resolv.conf");
+    std::fs::write(&file, "nameserver 2001:db8::53\n").expect("a file");
+    // In this test's own mount namespace.
+    let mut mount = std::process::Command::new("mount");
+    let mounted = mount.arg("--bind").arg(file).arg("/etc/resolv.conf");
+    assert!(mounted.status().expect("mount").success());
+}
+
 /// nginx in a program's network: its configuration is `http`'s content.
 ///
 /// # Panics

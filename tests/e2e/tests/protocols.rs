@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use leno_e2e::{Backend, SOON, nginx, noise, response, run_script};
+use leno_e2e::{Backend, SOON, nginx, noise, resolver_of_ipv6, response, run_script};
 use leno_testkit::{
     Capture, Host, Member, Mesh, PAYLOAD, Wire, need, need_python, suite, until, until_ok,
 };
@@ -30,16 +30,6 @@ const HTTP: u16 = 8080;
 const UNDECLARED: u16 = 8081;
 const TLS: u16 = 8443;
 const GRPC: u16 = 50051;
-
-/// A resolver that a program without IPv4 can ask. Nobody is there: what asks is captured.
-fn resolver_of_ipv6(mesh: &Mesh) {
-    let file = mesh.host("cp").disk().join("resolv.conf");
-    std::fs::write(&file, "nameserver 2001:db8::53\n").expect("a file");
-    // In this test's own mount namespace.
-    let mut mount = Command::new("mount");
-    let mounted = mount.arg("--bind").arg(file).arg("/etc/resolv.conf");
-    assert!(mounted.status().expect("mount").success());
-}
 
 fn start() -> Fixture {
     let mut mesh = Mesh::builder().services(&["four", "six"]).start();

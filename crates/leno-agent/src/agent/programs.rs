@@ -7,7 +7,7 @@ use std::{
 
 use leno_dataplane::{AppDial, ListenRole, Update};
 use leno_net::{
-    NetError, cgroup,
+    cgroup,
     fdpass::Peer,
     socket::{self, Expected},
 };
@@ -237,6 +237,7 @@ impl Agent {
         };
         let (brought, foreign) = hosted::brought(start, descriptors, app_dial(connection), owner)?;
         hosted.foreign = foreign;
+        hosted.start.preserve_source = start.preserve_source;
         hosted.connection = Some(connection);
         hosted.greeted = false;
         let owed = std::mem::take(&mut hosted.owed);
@@ -278,6 +279,9 @@ impl Agent {
 
     /// Tells the data plane of a workload, once it has its certificate and its description.
     fn introduce(&mut self, uid: WorkloadUid) -> Result<(), Unfit> {
+        if let Some(start) = self.hosted.get(&uid).map(|hosted| hosted.start.clone()) {
+            self.prepare_way_back(&start)?;
+        }
         let Some(hosted) = self.hosted.get_mut(&uid).filter(|_| self.mesh.is_some()) else {
             return Ok(());
         };
@@ -330,13 +334,7 @@ impl Agent {
         let Some(capture) = hosted.and_then(|hosted| hosted.host.as_mut()) else {
             return Ok(());
         };
-        let code = |error: &NetError| match error {
-            NetError::Permission { .. } => "forbidden",
-            _ => "invalid",
-        };
-        capture
-            .install()
-            .map_err(|error| Unfit::new(code(&error), error.to_string()))
+        capture.install().map_err(Unfit::from)
     }
 
     /// Tells a program that it may run.
@@ -366,7 +364,8 @@ impl Agent {
             return;
         };
         if let Some(network) = &hosted.foreign {
-            match network.streams(v6, count.min(MOST_SOCKETS)) {
+            let (count, transparent) = (count.min(MOST_SOCKETS), hosted.start.preserve_source);
+            match network.streams(v6, transparent, count) {
                 Ok(sockets) => self.worker.send(Update::AppSockets { uid, v6, sockets }),
                 Err(error) => {
                     tracing::warn!(workload = hosted.name, %error, "a program cannot be dialled");
@@ -419,6 +418,7 @@ impl Agent {
                 Err(error) => tracing::error!(of, %error, "capture rules cannot be restored"),
             }
         }
+        self.watch_way_back();
         self.emptying.retain(|path| cgroup::remove(path).is_err());
     }
 
@@ -478,6 +478,7 @@ impl Agent {
                 self.emptying.extend(capture.release());
             }
         }
+        self.end_way_back();
         if !self.routes.added().is_empty()
             && self.hosted.values().all(|hosted| hosted.host.is_none())
         {

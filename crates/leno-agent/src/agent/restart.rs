@@ -13,7 +13,7 @@ use crate::{
     certificates::Renewal,
     handover::Inherited,
     host_network::{self, Routes},
-    hosted::{self, Hosted},
+    hosted::{self, Hosted, Unfit},
     local::Connection,
     saved::{self, Kept, SavedWorkload},
 };
@@ -34,6 +34,9 @@ impl Agent {
         let changes = self.ads.restore(kept.configuration);
         self.routes = Routes::taken_over(saved::load_routes(&self.config.run_dir));
         for workload in kept.workloads {
+            if let Err(Unfit { message, .. }) = self.prepare_way_back(&workload.start) {
+                tracing::error!(workload = workload.name, message, "it will not be called");
+            }
             match self.restored(&workload) {
                 Ok(hosted) => drop(self.hosted.insert(hosted.uid, hosted)),
                 Err(reason) => {
@@ -46,6 +49,7 @@ impl Agent {
                 }
             }
         }
+        self.end_way_back();
         // What nobody took is nobody's any more.
         self.inherited = Inherited::default();
         for change in changes {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use leno_dataplane::{ListenRole, Update, WorkerConfig};
-use leno_net::capture::Installed;
 use leno_runtime::{Readiness, Stop, Tasks};
 use leno_tls::control::ControlConnector;
 use tokio::{net::UnixListener, sync::mpsc};
@@ -24,7 +23,7 @@ use crate::{
     link::{self, LinkEvent, Target},
     local,
     saved::{self, Kept},
-    sidecar::{self, Sidecar},
+    sidecar::{self, Rules, Sidecar},
 };
 
 /// Runs a host's agent until the stop. Must be called on a current-thread runtime with a `LocalSet`.
@@ -56,13 +55,14 @@ pub async fn run(
     let link_stop = Stop::new();
     let link = spawn_link(&mut tasks, Rc::clone(&membership), link_stop.clone());
     let (local_in, local_events) = mpsc::channel(INPUTS);
-    let mut namespace_rules = None;
+    let (mut namespace_rules, mut way_back) = (None, None);
     if let Some((mut sidecar, rules)) = opened.sidecar {
         for listener in sidecar.inbound.drain(..) {
             let role = ListenRole::Inbound;
             worker.send(Update::Listen { role, listener });
         }
-        namespace_rules = Some(rules);
+        namespace_rules = Some(rules.capture);
+        way_back = rules.way_back;
         let (events, stop) = (local_in.clone(), stop.clone());
         tasks.spawn_critical("sidecar", async move {
             // `None` is the stop, which the loop hears as well.
@@ -85,6 +85,7 @@ pub async fn run(
         inherited: opened.inherited,
         kept: opened.kept,
         namespace_rules,
+        way_back,
         ready,
         stop,
         link_stop,
@@ -109,7 +110,7 @@ struct Opened {
     local: UnixListener,
     hbone: Everywhere,
     asks: mpsc::Receiver<Ask>,
-    sidecar: Option<(Sidecar, Installed)>,
+    sidecar: Option<(Sidecar, Rules)>,
     handles: Handles,
     inherited: Inherited,
     kept: Option<Kept>,

@@ -12,6 +12,7 @@ use std::{
 
 use leno_agent::protocol::{FromAgent, Host, Network, Port, Socket, Start, Started, ToAgent};
 use leno_net::{
+    capture,
     fdpass::{self, RecvBuffer},
     socket,
 };
@@ -353,9 +354,11 @@ impl Link {
         let mut left = self.place.sockets_to_make(v6, count);
         while left > 0 {
             let batch = left.min(BATCH);
-            let made = (0..batch)
-                .map(|_| socket::stream_socket(v6, true))
-                .collect::<io::Result<Vec<_>>>()?;
+            let make = |_| match self.start.preserve_source {
+                true => socket::transparent_socket(v6, capture::MARK),
+                false => socket::stream_socket(v6, true),
+            };
+            let made = (0..batch).map(make).collect::<io::Result<Vec<_>>>()?;
             let bytes = serde_json::to_vec(&ToAgent::Sockets { v6 })?;
             let borrowed: Vec<_> = made.iter().map(AsFd::as_fd).collect();
             fdpass::send(stream, &bytes, &borrowed).await?;

@@ -35,7 +35,9 @@ pub(super) async fn serve(conn: &Rc<Conn>, incoming: Incoming<'static>) {
     if let Some(denial) = conn.shared.load.denies(|| priority(&verified)) {
         return refuse(conn, incoming, Some(&verified), &denial).await;
     }
-    let (mut app, _dialled) = match conn.local.dial_app(&conn.shared, verified.to.address).await {
+    let (to, source) = conn.program(verified.to.address);
+    let dialled = conn.local.dial_app(&conn.shared, to, source);
+    let (mut app, _dialled) = match dialled.await {
         Ok(dialled) => dialled,
         Err(error) => {
             let denial = requests::denial(&error);

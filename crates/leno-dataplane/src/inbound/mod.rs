@@ -13,7 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     rc::Rc,
     time::Instant,
@@ -188,6 +188,18 @@ impl Conn {
     /// Who calls.
     pub(crate) fn caller(&self) -> Option<&Identity> {
         self.peer.as_ref().map(|peer| &peer.identity)
+    }
+
+    /// Where the program is dialled that was asked for at `to`, and as which caller; `None`: as the proxy. What came by
+    /// IPv6 cannot be spoken to by IPv4: then the address it came to is the program's.
+    fn program(&self, to: SocketAddr) -> (SocketAddr, Option<IpAddr>) {
+        let source = self.local.source_of(self.from);
+        match source {
+            Some(source) if source.is_ipv4() != to.is_ipv4() => {
+                (SocketAddr::new(self.at.ip(), to.port()), Some(source))
+            }
+            _ => (to, source),
+        }
     }
 
     /// The destination that the private fields name, verified and admitted; remembered for the next request.

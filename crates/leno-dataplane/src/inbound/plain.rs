@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{Admission, Conn, Verified, bytes as raw, requests};
 use crate::{
+    app,
     clusters::Learned,
     clusters::Spoken as Learnt,
     counters::{Open, count, refused},
@@ -21,7 +22,6 @@ use crate::{
     metadata::To,
     outbound::{Denial, reset, tls_to_http},
     places::Place,
-    pool,
     record::{EdgeCache, Party},
     splice::{Carried, End, splice},
     state::{Local, Shared},
@@ -82,7 +82,7 @@ async fn connection(
             }
             match shared.local_serving(original) {
                 Some(local) => (local, original),
-                None => return pass(shared, stream, original).await,
+                None => return pass(shared, stream, from, original).await,
             }
         }
     };
@@ -106,9 +106,14 @@ async fn connection(
 }
 
 /// What is registered by nobody in a captured namespace is none of the mesh's business: on it goes, as it came.
-async fn pass(shared: &Rc<Shared>, mut stream: TcpStream, to: SocketAddr) -> io::Result<()> {
+async fn pass(
+    shared: &Rc<Shared>,
+    mut stream: TcpStream,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> io::Result<()> {
     let limits = &shared.config.limits;
-    let mut other = pool::dial(to, shared.config.mark, limits.connect_timeout).await?;
+    let mut other = app::pass_on(shared, from, to).await?;
     let carried = Carried::default();
     let ending = std::future::pending();
     let end = splice(
@@ -168,7 +173,8 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
                 close(conn, &stream, &verified, &denial);
                 return Ok(());
             }
-            let app = conn.local.dial_app(&conn.shared, verified.to.address);
+            let (to, source) = conn.program(verified.to.address);
+            let app = conn.local.dial_app(&conn.shared, to, source);
             match app.await {
                 Ok((app, _dialled)) => {
                     let said = BytesMut::new();
@@ -270,8 +276,9 @@ async fn run_undeclared(
             Some(Spoken::Tls | Spoken::Bytes) | None => {}
         }
     }
-    let dialled = conn.local.dial_app(&conn.shared, verified.to.address).await;
-    let (mut app, _dialled) = match dialled {
+    let (to, source) = conn.program(verified.to.address);
+    let dialled = conn.local.dial_app(&conn.shared, to, source);
+    let (mut app, _dialled) = match dialled.await {
         Ok(dialled) => dialled,
         Err(error) => {
             let denial = requests::denial(&error);

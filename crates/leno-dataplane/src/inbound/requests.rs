@@ -183,14 +183,14 @@ async fn send_h1(
     asks: impl Fn(&Option<Incoming<'_>>) -> Asks,
 ) -> Sent {
     let shared = &conn.shared;
-    let address = verified.to.address;
+    let (address, source) = conn.program(verified.to.address);
     let port = conn.local.app_port(shared, address.port());
-    let begun = port.begin(address.port(), false, || asks(slot));
+    let begun = port.begin(shared, (address, source), false, || asks(slot));
     let exchange = match begun.await {
         Ok(exchange) => exchange,
         Err(error) => return Sent::Failed(denial(&error)),
     };
-    let lease = match conn.local.app_h1(shared, address, &exchange).await {
+    let lease = match conn.local.app_h1(shared, address, source, &exchange).await {
         Ok(lease) => lease,
         Err(error) => return Sent::Failed(denial(&error)),
     };
@@ -216,13 +216,14 @@ async fn send_h2(
     if let Some(incoming) = slot {
         incoming.head.fields.remove(CASE_FIELD);
     }
-    let number = verified.to.address.port();
-    let port = conn.local.app_port(&conn.shared, number);
-    let _exchange = match port.begin(number, true, || asks(slot)).await {
+    let (to, source) = conn.program(verified.to.address);
+    let port = conn.local.app_port(&conn.shared, to.port());
+    let begun = port.begin(&conn.shared, (to, source), true, || asks(slot));
+    let exchange = match begun.await {
         Ok(exchange) => exchange,
         Err(error) => return Sent::Failed(denial(&error)),
     };
-    let h2 = match conn.local.app_h2(&conn.shared, verified.to.address).await {
+    let h2 = match conn.local.app_h2(&conn.shared, to, source, &exchange).await {
         Ok(h2) => h2,
         Err(error) => return Sent::Failed(denial(&error)),
     };
@@ -297,7 +298,7 @@ fn mark_hop(conn: &Conn, address: Option<SocketAddr>, incoming: &mut Incoming<'_
 /// Why a program could not be reached.
 pub(super) fn denial(error: &AppError) -> Denial {
     match error {
-        AppError::Connect { source, .. } => Denial::new(
+        AppError::Connect { source, .. } | AppError::ConnectFrom { source, .. } => Denial::new(
             Refusal::UpstreamConnectFailure,
             format!("{error}: {source}"),
         ),

@@ -455,6 +455,7 @@ impl Host {
                 dns_udp: vec![udp],
                 dns_tcp: vec![tcp],
                 app: AppDial::Marked,
+                preserve_source: false,
             },
         });
         Captured { at, dns, dns_tcp }
