@@ -108,7 +108,10 @@ pub(crate) fn take(
         true => Some(SourceAddresses::install()?),
         false => SourceAddresses::remove().map(|_| None)?,
     };
-    let capture = rules.install(TABLE)?;
+    // An agent that cannot begin leaves nothing behind.
+    let capture = rules
+        .install(TABLE)
+        .inspect_err(|_| drop(SourceAddresses::remove()))?;
     tracing::info!("this namespace's connections go through the mesh");
     if *exclusions != Exclusions::default() {
         tracing::warn!(?exclusions, "but for these, which are not protected");
