@@ -150,6 +150,49 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_a_change_did_not_reach_is_mended_whoever_has_it() {
+        let (mut compiler, a) = (compiler(), name("shop/a"));
+        let mesh = leno_ir::Mesh {
+            name: "default".parse().unwrap(),
+            trust_domain: "default.leno".parse().unwrap(),
+            trust_bundle: String::new(),
+            prefixes: Vec::new(),
+            addresses: Vec::new(),
+            vip_v4: "240.240.0.0/16".parse().unwrap(),
+            vip_v6: "2001:2::/48".parse().unwrap(),
+            namespaces: Default::default(),
+            domains: Default::default(),
+        };
+        let generator = serde_json::json!({
+            "apiVersion": "leno.dev/v1alpha1", "kind": "HostnameGenerator",
+            "metadata": {"name": "all", "namespace": "shop"},
+            "spec": {"selector": {"service": {}}, "template": "{{ .Name }}.mesh.local"},
+        });
+        let kind = leno_config::Kind::HostnameGenerator;
+        let generator = leno_config::admit(kind, generator).unwrap().resource;
+        let generator = Some(Arc::new(generator));
+        let label = |text: &str| text.parse().unwrap();
+        compiler.apply(vec![
+            Input::Mesh(Arc::new(mesh)),
+            Input::Object(kind, label("shop"), label("all"), generator),
+        ]);
+        let named = Key::Hostname("a.mesh.local".parse().unwrap());
+        let right = compiler.get(&named);
+        assert!(right.is_some());
+        assert!(compiler.audit(100).mended.is_empty());
+        // Its claims were lost, and with them the name.
+        compiler.hostnames.set(&a, Vec::new());
+        compiler.replace(&named, None);
+        assert_eq!(keys(&compiler.audit(100)), [&named]);
+        assert_eq!(compiler.get(&named), right);
+        // The name is told to be nobody's, although the claims are right.
+        compiler.replace(&named, None);
+        assert_eq!(keys(&compiler.audit(100)), [&named]);
+        assert_eq!(compiler.get(&named), right);
+        assert!(compiler.audit(100).mended.is_empty());
+    }
+
+    #[test]
     fn what_should_be_gone_goes() {
         let mut compiler = compiler();
         let gone = Key::Endpoints(name("shop/gone"));

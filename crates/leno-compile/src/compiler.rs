@@ -11,7 +11,7 @@ use leno_ir::{Destination, Provenance, ResourceName};
 use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
 
 use crate::{
-    Condition, EffectiveService, Generated, Input, Key, MAX_GENERATORS, Output, Services,
+    Condition, EffectiveService, GivenNames, Input, Key, MAX_GENERATORS, Output, Services,
     conditions, destination,
     graph::Graph,
     hostnames::{self, Hostnames},
@@ -272,7 +272,9 @@ impl Compiler {
             Kind::HostnameGenerator => self.known.generator(&name).map(|generator| {
                 let mut in_force = self.known.generators().take(MAX_GENERATORS);
                 let in_force = in_force.any(|of| std::ptr::eq(of, generator));
-                conditions::of_generator(generator, in_force, &self.generated_by(&name))
+                let given = self.given_names();
+                let names = given.generators.get(&name).cloned().unwrap_or_default();
+                conditions::of_generator(generator, in_force, &names)
             }),
             Kind::EndpointSlice | Kind::Workload => None,
         };
@@ -300,32 +302,24 @@ impl Compiler {
                 .collect();
         }
         if kind == Kind::HostnameGenerator {
-            // By its domain proxies know which names to ask for.
+            // By its domain proxies know which names to ask for; whose those are, see `generator_of`.
             let there = self.known.generator(&name).map(|_| Key::Mesh);
-            let given = self
-                .generated_by(&name)
-                .into_iter()
-                .filter_map(|(_, of)| of.name.ok());
-            return there.into_iter().chain(given.map(Key::Hostname)).collect();
+            return there.into_iter().collect();
         }
         let keys = self.carriers.get(&(kind, name));
         keys.into_iter().flatten().cloned().collect()
     }
 
-    /// What every generator that selects a service gives to it.
+    /// What comes of all generators.
     #[must_use]
-    pub fn generated(&self, service: &ServiceName) -> Vec<Generated> {
-        let claims = self.hostnames.of(service).iter();
-        claims.map(|claim| self.hostnames.outcome(claim)).collect()
+    pub fn given_names(&self) -> Arc<GivenNames> {
+        self.hostnames.given()
     }
 
-    /// What a generator gives, by service.
+    /// The generator by which somebody has a name.
     #[must_use]
-    pub fn generated_by(&self, generator: &ServiceName) -> Vec<(ServiceName, Generated)> {
-        let claims = self.hostnames.by(generator);
-        claims
-            .map(|claim| (claim.by.service.clone(), self.hostnames.outcome(claim)))
-            .collect()
+    pub fn generator_of(&self, name: &HostName) -> Option<&ServiceName> {
+        self.hostnames.holder(name).map(|holder| &holder.generator)
     }
 }
 

@@ -1,15 +1,11 @@
 //! What is said about objects: `Accepted` and `ResolvedRefs`, in the words of the Gateway API, and `Generated` (CP12).
 
 use leno_config::{AccessPolicy, HostnameGenerator, HttpRoute, Meta, ParentRef};
-use leno_types::ServiceName;
 
 use crate::{
-    Condition, Dangling, Generated, MAX_GENERATORS, Services,
+    Condition, Dangling, GeneratorNames, MAX_GENERATORS, Services,
     references::{of_policy as dangling_of_policy, of_route as dangling_of_route},
 };
-
-/// Services that one message names.
-const NAMED: usize = 5;
 
 fn condition(
     meta: &Meta,
@@ -68,7 +64,7 @@ pub(crate) fn of_policy(policy: &AccessPolicy, services: &impl Services) -> Vec<
 pub(crate) fn of_generator(
     generator: &HostnameGenerator,
     in_force: bool,
-    generated: &[(ServiceName, Generated)],
+    names: &GeneratorNames,
 ) -> Vec<Condition> {
     let of = |r#type, failed: Option<(&'static str, String)>, fine: String| Condition {
         parent: None,
@@ -85,25 +81,19 @@ pub(crate) fn of_generator(
         let failed = Some(("TooMany", message));
         return vec![of("Accepted", failed, String::new())];
     }
-    let mut lacking = Vec::new();
-    let mut first = None;
-    for (service, given) in generated {
-        if let Err((reason, message)) = &given.name {
-            first = first.or(Some(*reason));
-            lacking.push(format!("{service}: {message}"));
-        }
-    }
-    let (all, lack) = (generated.len(), lacking.len());
-    let more = lack.saturating_sub(NAMED);
-    lacking.truncate(NAMED);
-    if more > 0 {
-        lacking.push(format!("and {more} more"));
-    }
-    let have = format!("{} of {all} services have a name", all - lack);
-    let failed = match first {
+    let (all, has) = (names.services, names.names);
+    let have = format!("{has} of {all} services have a name");
+    let failed = match names.reason {
         None if all == 0 => Some(("NoService", "it selects no service".to_owned())),
         None => None,
-        Some(reason) => Some((reason, format!("{have}; {}", lacking.join("; ")))),
+        Some(reason) => {
+            let mut lacking = names.lacking.clone();
+            let more = all.saturating_sub(has).saturating_sub(lacking.len());
+            if more > 0 {
+                lacking.push(format!("and {more} more"));
+            }
+            Some((reason, format!("{have}; {}", lacking.join("; "))))
+        }
     };
     vec![
         of("Accepted", None, String::new()),

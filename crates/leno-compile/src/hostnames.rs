@@ -5,10 +5,14 @@
 //! then the older service. A new generator or a new service so takes nothing from anybody.
 //! Invariant: the index is what the claims of every service say, whichever came first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use leno_config::{HostnameGenerator, Meta, NamedService, Unnamed};
-use leno_types::{HostName, ServiceName};
+use leno_config::{Finding, HostnameGenerator, Meta, NamedService, Service, Unnamed};
+use leno_types::{HostName, MeshName, ServiceName};
 
 use crate::{
     Generated,
@@ -62,6 +66,53 @@ pub(crate) struct Claim {
     pub(crate) name: Result<HostName, Refused>,
 }
 
+/// What is to be said of a generator that is being written: services that it selects and that would get no name by it.
+/// `holder` tells whose a name is now.
+pub fn unnamed<'s>(
+    generator: &HostnameGenerator,
+    mesh: &MeshName,
+    services: impl Iterator<Item = (&'s ServiceName, &'s BTreeMap<String, String>)>,
+    holder: impl Fn(&HostName) -> Option<ServiceName>,
+) -> Vec<Finding> {
+    let selected = services.filter(|(name, labels)| {
+        let selector = &generator.services;
+        selector.selects(&name.namespace, labels)
+    });
+    let (mut all, mut lacking) = (0_usize, Vec::new());
+    let mut firsts: BTreeMap<HostName, ServiceName> = BTreeMap::new();
+    for (name, labels) in selected {
+        all += 1;
+        let filled = generator.template.fill(NamedService {
+            mesh,
+            namespace: &name.namespace,
+            name: &name.name,
+            labels,
+        });
+        let why = match filled {
+            Err(unnamed) => Some(unnamed.to_string()),
+            Ok(host) => {
+                let has = holder(&host).or_else(|| firsts.get(&host).cloned());
+                let has = has.filter(|has| has != name);
+                let why = has.map(|has| format!("{host} is also the name of {has}"));
+                firsts.entry(host).or_insert_with(|| name.clone());
+                why
+            }
+        };
+        lacking.extend(why.map(|why| format!("{name}: {why}")));
+    }
+    if all == 0 {
+        let why = "it selects no service, so that it names nobody until there is one";
+        return vec![Finding::new("spec.selector.service", why)];
+    }
+    let more = lacking.len().saturating_sub(NAMED);
+    lacking.truncate(NAMED);
+    if more > 0 {
+        lacking.push(format!("and {more} more"));
+    }
+    let finding = |why| Finding::new("spec.template", why);
+    lacking.into_iter().map(finding).collect()
+}
+
 /// What every generator that selects a service gives to it.
 pub(crate) fn claims(view: &View<'_>, name: &ServiceName) -> Vec<Claim> {
     if view.effective(name).is_none() {
@@ -72,9 +123,7 @@ pub(crate) fn claims(view: &View<'_>, name: &ServiceName) -> Vec<Claim> {
         return Vec::new();
     };
     let applied = view.applied(name);
-    // As the API shows them.
-    let derived = || BTreeMap::from([("leno.dev/derived".to_owned(), "true".to_owned())]);
-    let labels = applied.map_or_else(derived, |service| service.meta.labels.clone());
+    let labels = labels_of(applied);
     let born = match applied {
         Some(service) => Born::of_meta(&service.meta),
         None => Born::of(view.remembered(name).and_then(|of| of.since.as_deref())),
@@ -105,6 +154,13 @@ pub(crate) fn claims(view: &View<'_>, name: &ServiceName) -> Vec<Claim> {
     selecting.map(claim).collect()
 }
 
+/// The labels of a service as the API shows them; `None` is one that nobody wrote.
+#[must_use]
+pub fn labels_of(applied: Option<&Service>) -> BTreeMap<String, String> {
+    let derived = || BTreeMap::from([("leno.dev/derived".to_owned(), "true".to_owned())]);
+    applied.map_or_else(derived, |service| service.meta.labels.clone())
+}
+
 fn object_name(meta: &Meta) -> ObjectName {
     ObjectName::new(meta.namespace.clone(), meta.name.clone())
 }
@@ -123,13 +179,55 @@ fn conflict(name: &HostName, holder: &Claimant, other: &Claimant) -> String {
     format!("{name} is the name of {}, {why}", holder.service)
 }
 
+/// Services that a generator's status names for the names that they lack.
+const NAMED: usize = 5;
+
+/// What comes of all generators.
+#[derive(Debug, Default)]
+pub struct GivenNames {
+    /// By service, the oldest generator first.
+    pub services: BTreeMap<ServiceName, Vec<Generated>>,
+    /// By generator; none that selects no service.
+    pub generators: BTreeMap<ServiceName, GeneratorNames>,
+    /// Whose each name is.
+    pub holders: BTreeMap<HostName, ServiceName>,
+}
+
+/// What comes of one generator.
+#[derive(Clone, Debug, Default)]
+pub struct GeneratorNames {
+    /// Services that it selects.
+    pub services: usize,
+    /// Of these, those that have their name.
+    pub names: usize,
+    /// One word on the first that has not.
+    pub(crate) reason: Option<&'static str>,
+    /// Which have not, and why; the first ones.
+    pub(crate) lacking: Vec<String>,
+}
+
+impl GeneratorNames {
+    fn note(&mut self, service: &ServiceName, name: &Result<HostName, (&'static str, String)>) {
+        self.services += 1;
+        match name {
+            Ok(_) => self.names += 1,
+            Err((reason, message)) => {
+                self.reason = self.reason.or(Some(reason));
+                if self.lacking.len() < NAMED {
+                    self.lacking.push(format!("{service}: {message}"));
+                }
+            }
+        }
+    }
+}
+
 /// The claims of all services.
 #[derive(Debug, Default)]
 pub(crate) struct Hostnames {
     claims: BTreeMap<ServiceName, Vec<Claim>>,
     claimants: BTreeMap<HostName, BTreeSet<Claimant>>,
-    /// The services that a generator selects.
-    selected: BTreeMap<ObjectName, BTreeSet<ServiceName>>,
+    /// What comes of all claims, until one changes.
+    given: RefCell<Option<Arc<GivenNames>>>,
 }
 
 impl Hostnames {
@@ -140,17 +238,15 @@ impl Hostnames {
             self.keep(service, claims);
             return BTreeSet::new();
         }
+        *self.given.borrow_mut() = None;
         let mut touched = BTreeSet::new();
         for claim in &before {
-            remove(&mut self.selected, &claim.by.generator, service);
             if let Ok(name) = &claim.name {
                 remove(&mut self.claimants, name, &claim.by);
                 touched.insert(name.clone());
             }
         }
         for claim in &claims {
-            let selected = self.selected.entry(claim.by.generator.clone());
-            selected.or_default().insert(service.clone());
             if let Ok(name) = &claim.name {
                 let claimants = self.claimants.entry(name.clone()).or_default();
                 claimants.insert(claim.by.clone());
@@ -167,18 +263,13 @@ impl Hostnames {
         }
     }
 
-    /// The claims of a service, the oldest generator's first.
-    pub(crate) fn of(&self, service: &ServiceName) -> &[Claim] {
-        self.claims.get(service).map_or(&[], Vec::as_slice)
-    }
-
     /// Who has a name.
     pub(crate) fn holder(&self, name: &HostName) -> Option<&Claimant> {
         self.claimants.get(name)?.first()
     }
 
     /// What comes of a claim.
-    pub(crate) fn outcome(&self, claim: &Claim) -> Generated {
+    fn outcome(&self, claim: &Claim) -> Generated {
         let name = match &claim.name {
             Err(refused @ Refused::Template(_)) => Err(("TemplateError", refused.to_string())),
             Err(refused @ Refused::Reserved(_)) => Err(("Reserved", refused.to_string())),
@@ -203,11 +294,25 @@ impl Hostnames {
         self.claimants.keys()
     }
 
-    /// What a generator gives, by service.
-    pub(crate) fn by(&self, generator: &ObjectName) -> impl Iterator<Item = &Claim> {
-        let services = self.selected.get(generator).into_iter().flatten();
-        services
-            .flat_map(|service| self.of(service))
-            .filter(move |claim| claim.by.generator == *generator)
+    /// What comes of all claims.
+    pub(crate) fn given(&self) -> Arc<GivenNames> {
+        let mut given = self.given.borrow_mut();
+        Arc::clone(given.get_or_insert_with(|| Arc::new(self.look())))
+    }
+
+    fn look(&self) -> GivenNames {
+        let mut given = GivenNames::default();
+        for (service, claims) in &self.claims {
+            let outcomes: Vec<Generated> = claims.iter().map(|claim| self.outcome(claim)).collect();
+            for outcome in &outcomes {
+                let by = given.generators.entry(outcome.generator.clone());
+                by.or_default().note(service, &outcome.name);
+                if let Ok(name) = &outcome.name {
+                    given.holders.insert(name.clone(), service.clone());
+                }
+            }
+            given.services.insert(service.clone(), outcomes);
+        }
+        given
     }
 }

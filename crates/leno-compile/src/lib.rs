@@ -22,7 +22,7 @@ mod workload;
 
 pub use audit::Audit;
 pub use compiler::{Compilations, Compiler};
-pub use hostnames::MAX_GENERATORS;
+pub use hostnames::{GeneratorNames, GivenNames, MAX_GENERATORS, labels_of, unnamed};
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
 pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};
 pub use references::{Dangling, Services, dangling};

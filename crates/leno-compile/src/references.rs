@@ -39,7 +39,7 @@ pub struct Dangling {
     pub finding: Finding,
 }
 
-/// Every reference of a document that leads nowhere.
+/// Every reference of a document that leads nowhere; of a generator see [`crate::unnamed`].
 #[must_use]
 pub fn dangling(resource: &Resource, services: &impl Services) -> Vec<Dangling> {
     match resource {

@@ -380,15 +380,11 @@ fn lookups(compiler: &Compiler) -> Vec<String> {
                 let conditions = compiler.conditions(kind, &of.namespace, &of.name);
                 let carriers = compiler.resources_from(kind, &of.namespace, &of.name);
                 all.push(format!("{kind} {of} {conditions:?} {carriers:?}"));
-                all.push(format!(
-                    "{:?} {:?}",
-                    compiler.generated(&of),
-                    compiler.generated_by(&of)
-                ));
             }
         }
     }
     all.push(format!("{:?}", compiler.services()));
+    all.push(format!("{:?}", compiler.given_names()));
     all
 }
 
@@ -470,13 +466,11 @@ fn the_edits_reach_everything() {
                 _ => {}
             }
         }
-        for service in compiler.services() {
-            for given in compiler.generated(&service.name) {
-                match given.name {
-                    Ok(_) => named += 1,
-                    Err(("Conflict", _)) => conflicts += 1,
-                    Err(_) => {}
-                }
+        for given in compiler.given_names().services.values().flatten() {
+            match given.name {
+                Ok(_) => named += 1,
+                Err(("Conflict", _)) => conflicts += 1,
+                Err(_) => {}
             }
         }
         derived += compiler

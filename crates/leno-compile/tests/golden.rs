@@ -327,8 +327,10 @@ fn render(path: &Path) -> String {
             .unwrap();
         }
         let of = ServiceName::new(namespace.clone(), name.clone());
-        for (service, given) in compiler.generated_by(&of) {
-            writeln!(out, "  {service} {:?}", given.name).unwrap();
+        for (service, given) in &compiler.given_names().services {
+            for given in given.iter().filter(|given| given.generator == of) {
+                writeln!(out, "  {service} {:?}", given.name).unwrap();
+            }
         }
         writeln!(
             out,

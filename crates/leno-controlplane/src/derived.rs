@@ -19,7 +19,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use leno_api::Derived;
-use leno_compile::{Condition, EffectiveService, Generated, Key, Origin, Output};
+use leno_compile::{Condition, EffectiveService, GivenNames, Key, Origin, Output};
 use leno_config::{Finding, Kind, ParentRef, Resource};
 use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
@@ -53,9 +53,11 @@ type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
 #[derive(Debug, Default)]
 struct Published {
     services: BTreeMap<ServiceName, (EffectiveService, Vec<IpAddr>)>,
+    /// Those of them that somebody wrote.
+    applied: BTreeMap<ServiceName, Arc<Resource>>,
     endpoints: BTreeMap<ServiceName, Arc<Output>>,
-    /// What services that nobody wrote are called besides.
-    hostnames: BTreeMap<ServiceName, Vec<Generated>>,
+    /// What services are called besides.
+    names: Arc<GivenNames>,
     /// Where each program listens.
     program_ports: BTreeMap<WorkloadUid, Vec<u16>>,
     workloads: Vec<Value>,
@@ -119,11 +121,6 @@ impl Shared {
                 Some((service.name.clone(), output))
             })
             .collect();
-        let derived = services.iter().filter(|of| of.origin != Origin::Applied);
-        let hostnames = derived
-            .map(|of| (of.name.clone(), mesh.compiler.generated(&of.name)))
-            .filter(|(_, generated)| !generated.is_empty())
-            .collect();
         let with_addresses = |service: EffectiveService| {
             let addresses = addressed.get(&service.name).cloned().unwrap_or_default();
             (service.name.clone(), (service, addresses))
@@ -143,8 +140,9 @@ impl Shared {
         ages.update(names, uids, &rfc3339_of(now));
         let published = Published {
             services: services.into_iter().map(with_addresses).collect(),
+            applied: references::applied(mesh),
             endpoints,
-            hostnames,
+            names: mesh.compiler.given_names(),
             program_ports: references::program_ports(mesh),
             workloads: workloads(mesh, &ages),
             ages: ages.clone(),
@@ -241,7 +239,7 @@ impl Derived for DerivedMeshes {
                     .map(|(service, addresses)| {
                         let since = published.ages.service(&service.name);
                         let mut object = derived_service(service, addresses, since);
-                        if let Some(generated) = published.hostnames.get(&service.name) {
+                        if let Some(generated) = published.names.services.get(&service.name) {
                             let mut status = json!({"loadBalancer": {}});
                             hostnames::of_service(&mut status, generated);
                             object["status"] = status;
@@ -305,7 +303,7 @@ impl Derived for DerivedMeshes {
 
     fn warnings(&self, mesh: &DnsLabel, together: &[&Resource]) -> Vec<Vec<Finding>> {
         match self.meshes.get(mesh) {
-            Some(shared) => references::warnings(&shared.read(), together),
+            Some(shared) => references::warnings(mesh, &shared.read(), together),
             None => vec![Vec::new(); together.len()],
         }
     }
@@ -485,14 +483,17 @@ fn status_of(
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
             let mut status = json!({"loadBalancer": {}, "conditions": all});
             let service = ServiceName::new(namespace.clone(), name.clone());
-            hostnames::of_service(&mut status, &mesh.compiler.generated(&service));
+            let names = mesh.compiler.given_names();
+            if let Some(generated) = names.services.get(&service) {
+                hostnames::of_service(&mut status, generated);
+            }
             status
         }
         Kind::HostnameGenerator => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
             let mut status = json!({"conditions": all});
             let generator = ServiceName::new(namespace.clone(), name.clone());
-            hostnames::of_generator(&mut status, &mesh.compiler, &generator);
+            hostnames::of_generator(&mut status, &mesh.compiler.given_names(), &generator);
             status
         }
         Kind::AccessPolicy | Kind::EndpointSlice | Kind::Workload => {
@@ -518,7 +519,12 @@ fn parent_value(parent: ParentRef) -> Value {
 /// Whether the proxies concerned run what an object says (CP12).
 fn programmed(mesh: &Mesh, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Condition {
     let mut found = Programmed::default();
-    for key in mesh.compiler.resources_from(kind, namespace, name) {
+    let mut keys = mesh.compiler.resources_from(kind, namespace, name);
+    if kind == Kind::HostnameGenerator {
+        let generator = ServiceName::new(namespace.clone(), name.clone());
+        keys.extend(hostnames::asked(mesh, &generator).map(Key::Hostname));
+    }
+    for key in keys {
         let (of, canonical) = resource_of(&key);
         let resource = mesh.catalog.get(of, &canonical);
         let version = resource.map(|resource| resource.version.as_ref());

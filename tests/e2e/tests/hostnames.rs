@@ -282,7 +282,8 @@ fn of_two_services_one_has_the_name_and_the_other_is_told(fixture: &mut Fixture)
         "{{ .Name }}.flat.mesh.local",
     );
     let applied = fixture.mesh.apply(&again, &["--wait"]);
-    refused(&applied, &["not every service has its name", &message]);
+    let also = format!("default/db: {name} is also the name of other/db");
+    refused(&applied, &["not every service has its name", &also]);
     delete(fixture, "again");
     let gone = ["delete", "service", "db", "-n", "other"];
     fixture.mesh.leno(&gone).good();
@@ -296,8 +297,11 @@ fn a_service_that_the_template_does_not_fit_is_told_of_and_breaks_no_other(fixtu
     let mesh = &fixture.mesh;
     mesh.apply(&labelled("{public: shop}"), &[]).good();
     let text = generator("public", "{}", "{{ label \"public\" }}.example.org");
+    let lacks = "default/cart: it has no label \"public\"";
+    let dry = mesh.apply(&text, &["--dry-run"]).good();
+    assert!(dry.stderr.contains(lacks), "{}", dry.stderr);
     let applied = mesh.apply(&text, &["--wait"]);
-    refused(&applied, &["default/cart: it has no label \"public\""]);
+    refused(&applied, &[".yaml:6", "spec.template", lacks]);
     assert_eq!(body(&fixture.caller, &[], "shop.example.org"), "v1");
     let found = mesh.leno(&["check"]);
     let said = format!("{}{}", found.text(), found.stderr);
@@ -322,6 +326,10 @@ fn a_template_that_is_none_is_refused_with_file_and_line(fixture: &mut Fixture) 
     assert!(dry.text().contains("dry run"), "{}", dry.text());
     let table = fixture.mesh.leno(&["get", "hostnamegenerators"]).text();
     assert!(!table.contains("dry"), "{table}");
+    let text = generator("none", "{matchLabels: {tier: none}}", "{{ .Name }}.a.b");
+    let dry = fixture.mesh.apply(&text, &["--dry-run"]).good();
+    let warning = "spec.selector.service: it selects no service";
+    assert!(dry.stderr.contains(warning), "{}", dry.stderr);
 }
 
 fn names_are_known_after_the_control_planes_restart(fixture: &mut Fixture) {

@@ -1,12 +1,14 @@
 //! What the status of services and generators says of further names.
 
-use leno_compile::{Compiler, Generated};
-use leno_types::ServiceName;
+use leno_compile::{Generated, GivenNames};
+use leno_types::{HostName, ServiceName};
 use serde_json::{Value, json};
+
+use crate::{distribution::Type, mesh::Mesh};
 
 /// Adds to the status of a service what it is called besides, and what generators could not give to it.
 pub(super) fn of_service(status: &mut Value, generated: &[Generated]) {
-    let Some(status) = status.as_object_mut().filter(|_| !generated.is_empty()) else {
+    let Some(status) = status.as_object_mut() else {
         return;
     };
     let by = |of: &Generated| json!({"namespace": of.generator.namespace.as_str(), "name": of.generator.name.as_str()});
@@ -34,11 +36,22 @@ pub(super) fn of_service(status: &mut Value, generated: &[Generated]) {
 }
 
 /// Adds to the status of a generator how many services it selects, and how many have their name by it.
-pub(super) fn of_generator(status: &mut Value, compiler: &Compiler, generator: &ServiceName) {
-    let generated = compiler.generated_by(generator);
-    let names = generated.iter().filter(|(_, of)| of.name.is_ok()).count();
+pub(super) fn of_generator(status: &mut Value, names: &GivenNames, generator: &ServiceName) {
+    let of = names.generators.get(generator);
     if let Some(status) = status.as_object_mut() {
-        status.insert("services".into(), generated.len().into());
+        let (services, names) = of.map_or((0, 0), |of| (of.services, of.names));
+        status.insert("services".into(), services.into());
         status.insert("names".into(), names.into());
     }
+}
+
+/// The names of a generator that some proxy has asked for.
+pub(super) fn asked<'a>(
+    mesh: &'a Mesh,
+    generator: &'a ServiceName,
+) -> impl Iterator<Item = HostName> + 'a {
+    let asked = mesh.hub.asked_below(Type::Destination, "name/");
+    asked
+        .filter_map(|name| name.strip_prefix("name/")?.parse().ok())
+        .filter(|name| mesh.compiler.generator_of(name) == Some(generator))
 }

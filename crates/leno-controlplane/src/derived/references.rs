@@ -1,10 +1,13 @@
 //! What documents that are being written refer to: services of the mesh as readers see it, and of the same batch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use leno_compile::{EffectiveService, Output, Services, dangling};
-use leno_config::{Finding, Resource};
-use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+use leno_compile::{EffectiveService, Output, Services, dangling, labels_of, unnamed};
+use leno_config::{Finding, HostnameGenerator, Resource, Service};
+use leno_types::{DnsLabel, HostName, MeshName, ServiceName, WorkloadUid};
 
 use super::Published;
 use crate::mesh::Mesh;
@@ -16,18 +19,51 @@ struct With<'a> {
 }
 
 /// What is to be said of documents that are written together, for each of them.
-pub(super) fn warnings(published: &Published, together: &[&Resource]) -> Vec<Vec<Finding>> {
-    let services = together.iter().filter_map(|resource| match resource {
-        Resource::Service(service) => Some((service.name(), EffectiveService::of(service))),
-        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
-    });
+pub(super) fn warnings(
+    mesh: &MeshName,
+    published: &Published,
+    together: &[&Resource],
+) -> Vec<Vec<Finding>> {
+    let services = together.iter().filter_map(|resource| as_service(resource));
+    let services = services.map(|service| (service.name(), EffectiveService::of(service)));
     let batch = services.collect();
     let with = With { published, batch };
     let of = |resource: &&Resource| {
+        if let Resource::HostnameGenerator(generator) = resource {
+            return unnamed_by(generator, mesh, published, together);
+        }
         let dangling = dangling(resource, &with).into_iter();
         dangling.map(|found| found.finding).collect()
     };
     together.iter().map(of).collect()
+}
+
+/// The services to which a generator would give no name.
+fn unnamed_by(
+    generator: &HostnameGenerator,
+    mesh: &MeshName,
+    published: &Published,
+    together: &[&Resource],
+) -> Vec<Finding> {
+    let stored = published.services.keys().map(|name| {
+        let applied = published.applied.get(name);
+        (
+            name.clone(),
+            labels_of(applied.and_then(|of| as_service(of))),
+        )
+    });
+    let mut services: BTreeMap<ServiceName, BTreeMap<String, String>> = stored.collect();
+    let batch = together.iter().filter_map(|resource| as_service(resource));
+    services.extend(batch.map(|service| (service.name(), labels_of(Some(service)))));
+    let holder = |host: &HostName| published.names.holders.get(host).cloned();
+    unnamed(generator, mesh, services.iter(), holder)
+}
+
+fn as_service(resource: &Resource) -> Option<&Service> {
+    match resource {
+        Resource::Service(service) => Some(service),
+        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
+    }
 }
 
 impl Services for With<'_> {
@@ -61,6 +97,13 @@ impl Services for With<'_> {
             .copied()
             .collect()
     }
+}
+
+/// The services that somebody wrote.
+pub(super) fn applied(mesh: &Mesh) -> BTreeMap<ServiceName, Arc<Resource>> {
+    let services = mesh.objects.values();
+    let named = services.filter_map(|of| Some((as_service(of)?.name(), Arc::clone(of))));
+    named.collect()
 }
 
 /// Where each program of the mesh listens.

@@ -140,6 +140,22 @@ impl Hub {
         Some(subscriber)
     }
 
+    /// The names of a type that begin so and that some stream asks for.
+    pub fn asked_below<'a>(
+        &'a self,
+        kind: Type,
+        beginning: &'a str,
+    ) -> impl Iterator<Item = &'a str> {
+        let from = (kind, Arc::from(beginning));
+        let names = self
+            .interest
+            .range(from..)
+            .map(|((of, name), _)| (of, &**name));
+        names
+            .take_while(move |(of, name)| **of == kind && name.starts_with(beginning))
+            .map(|(_, name)| name)
+    }
+
     /// All streams.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, &DnsLabel, &Subscriber)> {
         self.streams
