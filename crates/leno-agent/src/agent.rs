@@ -43,7 +43,7 @@ use crate::{
     hosted::{self, Hosted, Sockets},
     link::LinkEvent,
     local::{self, Connection, LocalEvent},
-    protocol::{FromAgent, Start},
+    protocol::{FromAgent, Start, Why},
     report::Reporter,
     saved::Kept,
     standing::Standing,
@@ -382,7 +382,7 @@ impl Agent {
             if let Some(asked) = self.asked.remove(&request) {
                 let silent = "the control plane did not answer in 10 s: is it running (leno status)? What runs already goes on";
                 let text = self.standing.refusal().unwrap_or_else(|| silent.into());
-                self.refuse(asked.connection, "away".into(), text);
+                self.refuse(asked.connection, Why::Away, text);
             }
         }
         if now - self.started > RETURN_GRACE {

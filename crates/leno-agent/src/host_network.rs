@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     handover::{Handle, Inherited},
     hosted::{LISTEN_BACKLOG, Unfit},
+    protocol::Why,
 };
 
 /// Every table's name begins so.
@@ -78,10 +79,10 @@ pub(crate) fn check(cgroup: &Path, caller: u32) -> Result<(), Unfit> {
             "--network host needs an agent with CAP_NET_ADMIN, and this one is {error}: run the agent as root (sudo leno \
              up, sudo leno join), or leave --network host away"
         );
-        Unfit::new("forbidden", text)
+        Unfit::new(Why::Forbidden, text)
     })?;
     let unfit =
-        |what: String| Unfit::new("invalid", format!("cgroup {}: {what}", cgroup.display()));
+        |what: String| Unfit::new(Why::Invalid, format!("cgroup {}: {what}", cgroup.display()));
     let real = fs::canonicalize(cgroup).map_err(|error| unfit(error.to_string()))?;
     if real != cgroup {
         return Err(unfit("it is written with links or dots".into()));
@@ -99,7 +100,7 @@ pub(crate) fn check(cgroup: &Path, caller: u32) -> Result<(), Unfit> {
             "cgroup {} belongs to user {owner}, not to {caller}",
             cgroup.display()
         );
-        return Err(Unfit::new("forbidden", text));
+        return Err(Unfit::new(Why::Forbidden, text));
     }
     Ok(())
 }
@@ -112,12 +113,16 @@ pub(crate) fn open(
 ) -> Result<(CaptureSockets, Prepared), Unfit> {
     let failed = |error: io::Error| {
         Unfit::new(
-            "invalid",
+            Why::Invalid,
             format!("the listeners on loopback cannot be opened: {error}"),
         )
     };
-    let identity = cgroup::identify(cgroup)
-        .map_err(|error| Unfit::new("invalid", format!("cgroup {}: {error}", cgroup.display())))?;
+    let identity = cgroup::identify(cgroup).map_err(|error| {
+        Unfit::new(
+            Why::Invalid,
+            format!("cgroup {}: {error}", cgroup.display()),
+        )
+    })?;
     let mut sockets = CaptureSockets {
         outbound: Vec::new(),
         dns_udp: Vec::new(),

@@ -17,7 +17,7 @@ use leno_net::{
     socket::{self, Expected, ForeignNetwork},
 };
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
-use leno_types::{Identity, WorkloadUid, ports};
+use leno_types::{Identity, MAX_WORKLOAD_PORTS, WorkloadUid, ports};
 use leno_wire::agent as wire;
 
 use crate::{
@@ -26,12 +26,9 @@ use crate::{
     handover::Inherited,
     host_network::{self, HostCapture, Ports, Prepared},
     local::Connection,
-    protocol::{Network, Port, Socket, Start},
+    protocol::{Network, Port, Socket, Start, Why},
     saved::SavedWorkload,
 };
-
-/// So many ports one workload may have; the control plane takes no more.
-const MAX_PORTS: usize = 32;
 
 /// A workload that the control plane knows.
 pub(crate) struct Hosted {
@@ -77,12 +74,12 @@ pub(crate) struct Sockets {
 /// Why a program is not taken in, in the protocol's words.
 #[derive(Debug)]
 pub(crate) struct Unfit {
-    pub(crate) code: &'static str,
+    pub(crate) code: Why,
     pub(crate) message: String,
 }
 
 impl Unfit {
-    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Why, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -93,8 +90,8 @@ impl Unfit {
 impl From<NetError> for Unfit {
     fn from(error: NetError) -> Self {
         let code = match error {
-            NetError::Permission { .. } => "forbidden",
-            _ => "invalid",
+            NetError::Permission { .. } => Why::Forbidden,
+            _ => Why::Invalid,
         };
         Self::new(code, error.to_string())
     }
@@ -170,10 +167,10 @@ pub(crate) fn registration(
 
 /// Checks what a program wants before anybody is asked.
 pub(crate) fn check(start: &Start) -> Result<(), Unfit> {
-    let invalid = |message: String| Err(Unfit::new("invalid", message));
-    if start.ports.len() > MAX_PORTS {
+    let invalid = |message: String| Err(Unfit::new(Why::Invalid, message));
+    if start.ports.len() > MAX_WORKLOAD_PORTS {
         return invalid(format!(
-            "{} ports are more than {MAX_PORTS}",
+            "{} ports are more than {MAX_WORKLOAD_PORTS}",
             start.ports.len()
         ));
     }
@@ -260,7 +257,7 @@ pub(crate) fn brought(
             start.sockets.len(),
             descriptors.len()
         );
-        return Err(Unfit::new("invalid", text));
+        return Err(Unfit::new(Why::Invalid, text));
     }
     let outbound = start.sockets.iter().position(|of| *of == Socket::Outbound);
     let foreign = match (owner, &start.network) {
@@ -268,12 +265,12 @@ pub(crate) fn brought(
             let shown = outbound.and_then(|at| descriptors.get(at));
             let shown = shown.ok_or_else(|| {
                 Unfit::new(
-                    "invalid",
+                    Why::Invalid,
                     "a program in a network of its own brings listeners",
                 )
             })?;
             socket::check(shown, Expected::BoundStream)
-                .map_err(|error| Unfit::new("invalid", error.to_string()))?;
+                .map_err(|error| Unfit::new(Why::Invalid, error.to_string()))?;
             let network = ForeignNetwork::of(shown, user);
             Some(network.map_err(|error| cannot_enter(user, &error))?)
         }
@@ -282,7 +279,7 @@ pub(crate) fn brought(
     let mut capture = captured_by_nobody(start, app);
     for (kind, descriptor) in start.sockets.iter().zip(descriptors) {
         take(&mut capture, *kind, descriptor, foreign.as_ref())
-            .map_err(|error| Unfit::new("invalid", error.to_string()))?;
+            .map_err(|error| Unfit::new(Why::Invalid, error.to_string()))?;
     }
     Ok((capture, foreign))
 }
@@ -319,7 +316,7 @@ fn cannot_enter(user: u32, error: &io::Error) -> Unfit {
         "the agent cannot use the network of user {user}'s program ({error}): only an agent of root serves other users \
          than its own"
     );
-    Unfit::new("forbidden", text)
+    Unfit::new(Why::Forbidden, text)
 }
 
 /// Opens what a program needs on the host; what is in its own network is not there yet.
@@ -372,8 +369,8 @@ fn published(
                 Ok(listener) => listeners.push((number, listener)),
                 Err(error) if needed => {
                     let code = match error.kind() {
-                        std::io::ErrorKind::PermissionDenied => "forbidden",
-                        _ => "conflict",
+                        std::io::ErrorKind::PermissionDenied => Why::Forbidden,
+                        _ => Why::Conflict,
                     };
                     let instead = "publish another port (--publish HOST:PROGRAM)";
                     return Err(Unfit::new(code, busy::why(address, &error, instead)));

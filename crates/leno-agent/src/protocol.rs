@@ -20,8 +20,35 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::handover::Handle;
 
-/// Why a program is refused where its host is no member of the mesh any more.
-pub const NO_MEMBER: &str = "no_member";
+/// Why a program is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The host's join token does not allow it.
+    Scope,
+    /// Something else has what it asks for.
+    Conflict,
+    /// There are too many of something.
+    Limit,
+    /// What it says of itself cannot be.
+    Invalid,
+    /// The user may not, or the agent lacks a permission.
+    Forbidden,
+    /// The control plane is not reached: it may be later.
+    Away,
+    /// The host is no member of the mesh any more.
+    NoMember,
+    /// A word of a later version.
+    #[serde(other)]
+    Other,
+}
+
+impl Why {
+    /// What a word of the control plane means.
+    pub(crate) fn of(code: &str) -> Self {
+        serde_json::from_value(code.into()).unwrap_or(Self::Other)
+    }
+}
 
 /// From `leno run` to the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -183,8 +210,8 @@ pub enum FromAgent {
     Started(Started),
     /// It was not taken in.
     Refused {
-        /// A word of a closed set: `scope`, `invalid`, `conflict`, `limit`, `away`, `forbidden`, [`NO_MEMBER`].
-        code: String,
+        /// Which kind of reason.
+        code: Why,
         /// What to do, for people.
         message: String,
     },
@@ -240,4 +267,20 @@ pub struct Started {
     pub identity: String,
     /// Seconds its first certificate lasts.
     pub certificate_seconds: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_a_word_and_one_of_a_later_version_is_none_of_ours() {
+        for (word, why) in [
+            ("scope", Why::Scope),
+            ("no_member", Why::NoMember),
+            ("tired", Why::Other),
+        ] {
+            assert_eq!(Why::of(word), why);
+        }
+    }
 }

@@ -27,7 +27,7 @@ use crate::{
     config::{Config, Exclusions},
     hosted::LISTEN_BACKLOG,
     local::{Connection, LocalEvent},
-    protocol::{FromAgent, Port, Socket, Start, ToAgent},
+    protocol::{FromAgent, Port, Socket, Start, ToAgent, Why},
     saved::SavedWorkload,
 };
 
@@ -183,7 +183,10 @@ impl Sidecar {
                         return;
                     }
                 }
-                FromAgent::Refused { code, message } if code == "away" => {
+                FromAgent::Refused {
+                    code: Why::Away,
+                    message,
+                } => {
                     tracing::warn!(message, "this namespace is not in the mesh yet");
                     if !self.ask(&events).await {
                         return;
@@ -191,7 +194,7 @@ impl Sidecar {
                 }
                 // This task is critical: its end is the agent's.
                 FromAgent::Refused { code, message } => {
-                    tracing::error!(code, message, "this namespace was not taken in");
+                    tracing::error!(?code, message, "this namespace was not taken in");
                     return;
                 }
                 FromAgent::Started(_) => break,

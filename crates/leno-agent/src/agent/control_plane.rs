@@ -16,7 +16,7 @@ use crate::{
     hosted::Hosted,
     link::{LinkEvent, OUTBOX, Outgoing},
     local::Connection,
-    protocol::NO_MEMBER,
+    protocol::Why,
     standing::{Lost, Standing},
 };
 
@@ -71,7 +71,7 @@ impl Agent {
             .map(|(_, asked)| asked)
             .collect();
         for asked in refused {
-            self.refuse(asked.connection, NO_MEMBER.into(), refusal.clone());
+            self.refuse(asked.connection, Why::NoMember, refusal.clone());
         }
     }
 
@@ -176,7 +176,9 @@ impl Agent {
             Some(control_message::Message::Refused(refused)) => {
                 self.again.remove(&refused.request);
                 match self.asked.remove(&refused.request) {
-                    Some(asked) => self.refuse(asked.connection, refused.code, refused.message),
+                    Some(asked) => {
+                        self.refuse(asked.connection, Why::of(&refused.code), refused.message)
+                    }
                     None => tracing::error!(
                         code = refused.code,
                         reason = refused.message,
@@ -203,7 +205,7 @@ impl Agent {
         ) else {
             return self.refuse(
                 asked.connection,
-                "invalid".into(),
+                Why::Invalid,
                 "the control plane gave an id that cannot be read".into(),
             );
         };
@@ -214,7 +216,7 @@ impl Agent {
             self.say(agent_message::Message::Deregister(wire::Deregister {
                 uid: uid.to_string(),
             }));
-            return self.refuse(asked.connection, unfit.code.into(), unfit.message);
+            return self.refuse(asked.connection, unfit.code, unfit.message);
         }
         if let Some(caller) = self.callers.get_mut(&asked.connection) {
             caller.uid = Some(uid);

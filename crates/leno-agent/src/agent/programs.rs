@@ -21,7 +21,7 @@ use crate::{
     host_network::{self, HostCapture},
     hosted::{self, Owner, Unfit},
     local::{self, Connection, LocalEvent},
-    protocol::{self, FromAgent, Network, Start, ToAgent},
+    protocol::{self, FromAgent, Network, Start, ToAgent, Why},
     run_user::Allowed,
     standing::Standing,
 };
@@ -44,7 +44,7 @@ impl Agent {
             } => match message {
                 ToAgent::Start(start) => {
                     if let Err(unfit) = self.on_start(connection, *start, descriptors) {
-                        self.refuse(connection, unfit.code.into(), unfit.message);
+                        self.refuse(connection, unfit.code, unfit.message);
                     }
                 }
                 ToAgent::Sockets { v6 } => {
@@ -112,7 +112,7 @@ impl Agent {
         if !allowed {
             // Whoever only looks whether an agent answers is not worth a warning.
             tracing::info!(user = peer.uid, "a user who may run no programs here");
-            let (code, message) = ("forbidden".into(), nothing(peer.uid));
+            let (code, message) = (Why::Forbidden, nothing(peer.uid));
             self.tell(connection, FromAgent::Refused { code, message });
             self.callers.remove(&connection);
             return;
@@ -143,7 +143,10 @@ impl Agent {
                 .values()
                 .any(|asked| asked.connection == connection)
         {
-            return Err(Unfit::new("conflict", "one connection starts one program"));
+            return Err(Unfit::new(
+                Why::Conflict,
+                "one connection starts one program",
+            ));
         }
         hosted::check(&start)?;
         self.may(run_user, |allowed| {
@@ -160,7 +163,7 @@ impl Agent {
         if connection != Connection::SIDECAR
             && let Some(refusal) = self.standing.refusal()
         {
-            return Err(Unfit::new(protocol::NO_MEMBER, refusal));
+            return Err(Unfit::new(Why::NoMember, refusal));
         }
         let sockets = hosted::sockets(
             &start,
@@ -220,7 +223,7 @@ impl Agent {
     ) -> Result<(), Unfit> {
         let allowed = self.allowed(user);
         let outcome = allowed.as_ref().map_or_else(|| Err(nothing(user)), what);
-        outcome.map_err(|message| Unfit::new("forbidden", message))
+        outcome.map_err(|message| Unfit::new(Why::Forbidden, message))
     }
 
     pub(super) fn on_return(
@@ -267,7 +270,7 @@ impl Agent {
         if let Err(unfit) = self.introduce(uid) {
             let connection = self.hosted.get(&uid).and_then(|hosted| hosted.connection);
             if let Some(connection) = connection {
-                self.refuse(connection, unfit.code.into(), unfit.message);
+                self.refuse(connection, unfit.code, unfit.message);
                 if let Some(caller) = self.callers.get_mut(&connection) {
                     caller.uid = None;
                 }
@@ -493,8 +496,8 @@ impl Agent {
         self.save();
     }
 
-    pub(super) fn refuse(&mut self, connection: Connection, code: String, message: String) {
-        tracing::warn!(code, message, "a program was not taken in");
+    pub(super) fn refuse(&mut self, connection: Connection, code: Why, message: String) {
+        tracing::warn!(?code, message, "a program was not taken in");
         self.tell(connection, FromAgent::Refused { code, message });
     }
 

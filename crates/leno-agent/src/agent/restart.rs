@@ -15,6 +15,7 @@ use crate::{
     host_network::{self, Routes},
     hosted::{self, Hosted, Unfit},
     local::Connection,
+    protocol::Why,
     saved::{self, Kept, SavedWorkload},
 };
 
@@ -130,7 +131,7 @@ impl Agent {
             .is_some_and(|caller| caller.user == 0 || caller.user == own);
         if !allowed {
             let text = "only root and the agent's own user may take over from it";
-            return self.refuse(connection, "forbidden".into(), text.into());
+            return self.refuse(connection, Why::Forbidden, text.into());
         }
         tracing::info!("a successor takes over");
         (self.dirty_configuration, self.dirty_workloads) = (true, true);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use leno_agent::protocol::{FromAgent, Host, Network, Port, Socket, Start, Started, ToAgent};
+use leno_agent::protocol::{FromAgent, Host, Network, Port, Socket, Start, Started, ToAgent, Why};
 use leno_net::{
     capture,
     fdpass::{self, RecvBuffer},
@@ -79,7 +79,7 @@ impl AgentSocket {
             message.ok_or_else(|| CommandError::unreachable("the agent closed the connection"))?;
         match serde_json::from_slice(&message.bytes) {
             Ok(FromAgent::Host(host)) => Ok(host),
-            Ok(FromAgent::Refused { code, message }) => Err(refused(&code, message)),
+            Ok(FromAgent::Refused { code, message }) => Err(refused(code, message)),
             Ok(_) => Err(CommandError::unreachable(
                 "the agent speaks out of turn; is it of another version?",
             )),
@@ -283,7 +283,7 @@ impl Link {
                     return Ok(started);
                 }
                 FromAgent::Refused { code, message } => {
-                    return Err(Failed::Refused(refused(&code, message)));
+                    return Err(Failed::Refused(refused(code, message)));
                 }
                 FromAgent::NeedSockets { v6, count } => {
                     self.send_sockets(&stream, v6, count).await?;
@@ -397,10 +397,12 @@ impl Link {
     }
 }
 
-fn refused(code: &str, message: String) -> CommandError {
+fn refused(code: Why, message: String) -> CommandError {
     match code {
-        "away" => CommandError::unreachable(message),
-        "forbidden" => CommandError::permission(message),
-        _ => CommandError::refused(message),
+        Why::Away => CommandError::unreachable(message),
+        Why::Forbidden => CommandError::permission(message),
+        Why::Scope | Why::Conflict | Why::Limit | Why::Invalid | Why::NoMember | Why::Other => {
+            CommandError::refused(message)
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! One registration, parsed: what a program may be called, where it listens.
 
-use leno_types::{AppProtocol, DnsLabel, Identity, TrustDomain, WorkloadUid, ports};
+use leno_types::{
+    AppProtocol, DnsLabel, Identity, MAX_WORKLOAD_PORTS, TrustDomain, WorkloadUid, ports,
+};
 use leno_wire::agent as wire;
 
 use super::{AgentScope, scope::OutOfScope};
-
-/// Most ports of one workload.
-const MAX_PORTS: usize = 32;
 
 /// A port of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +86,10 @@ impl Registration {
             label("version", &format!("{service}-{version}"))?;
         }
         let account = scope.authorise(&namespace, service.as_ref(), account.as_ref())?;
-        if message.ports.len() > MAX_PORTS {
+        if message.ports.len() > MAX_WORKLOAD_PORTS {
             let count = message.ports.len();
             return Err(Refused::Limit(format!(
-                "a workload has at most {MAX_PORTS} ports, this has {count}"
+                "a workload has at most {MAX_WORKLOAD_PORTS} ports, this has {count}"
             )));
         }
         let mut ports: Vec<Port> = Vec::new();
