@@ -256,18 +256,22 @@ fn tls_from_outside_reaches_the_program_as_it_came(fixture: &mut Fixture) {
 }
 
 fn a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn(fixture: &mut Fixture) {
+    no_dial_turns_twice(fixture, &["redirect to :15001", "redirect to :15006"]);
+}
+
+fn no_dial_turns_twice(fixture: &Fixture, ways: &[&str]) {
     let (_curl, _nft) = (need!("curl"), need!("nft"));
     let looped = || {
         let labels = ["reason=\"LOOP\""];
         fixture.mesh.metric("pod", "leno_refused_total", &labels)
     };
-    for listener in [15001, 15006] {
+    for way in ways {
         answered(fixture.caller.curl(&["http://cart/"])).expect("an answer");
         let before = looped();
         // Somebody's rules that take the proxy's own connections to the program back to it, mark or no mark.
         let rules = format!(
             "table inet somebodys {{\nchain output {{\ntype nat hook output priority -90\n\
-             tcp dport 8080 redirect to :{listener}\n}}\n}}"
+             tcp dport 8080 {way}\n}}\n}}"
         );
         fixture.pod.exec(&["nft", &rules]).good();
         let since = std::time::Instant::now();
@@ -278,11 +282,11 @@ fn a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn(fixture: &
             .exec(&["nft", "delete table inet somebodys"])
             .good();
         let text = output.text();
-        assert!(!text.contains(PAYLOAD), "{listener}: {text}");
-        assert!(took < Duration::from_secs(5), "{listener}: {took:?}");
+        assert!(!text.contains(PAYLOAD), "{way}: {text}");
+        assert!(took < Duration::from_secs(5), "{way}: {took:?}");
         until("it is counted", SOON, || (looped() > before).then_some(()));
         let turns = looped() - before;
-        assert_eq!(turns, 1.0, "{listener}: {text}");
+        assert_eq!(turns, 1.0, "{way}: {text}");
         until_ok("without them it is called again", SOON, || {
             answered(fixture.caller.curl(&["http://cart/"]))
         });
@@ -489,6 +493,9 @@ fn callers_are_seen_at_their_own_addresses_where_that_is_asked_for(fixture: &mut
     each_connection(&fixture.outside, 8184, answer);
     let calls = || answered(fixture.pod.exec(&["curl", "-sS", "-m", "5", &url]));
     until_ok("it calls back", SOON, calls);
+    // By loopback nothing of another's address is answered, so that there is no way back at all.
+    let way = format!("meta nfproto ipv4 dnat ip to {}:15006", fixture.pod.v4);
+    no_dial_turns_twice(fixture, &[&way]);
     // Somebody flushes it; then the proxy crashes, and its successor takes it over.
     for words in [
         &["nft", "delete", "table", "inet", "leno-source"][..],

@@ -140,9 +140,37 @@ fn a_real_connection_of_the_same_ends_is_no_obstacle() {
             let ours = socket::connect(ours, to).await.unwrap();
             let (theirs, seen) = program.accept().await.unwrap();
             assert_eq!(seen, from, "the very same ends");
+            let owner = socket::owner_of(to, from).unwrap();
+            assert!(owner.is_some(), "it tells that a program answers");
             talk(ours, theirs).await;
             talk(real, captured).await;
         }
+    });
+}
+
+#[test]
+fn a_program_of_both_families_is_known_to_answer_by_its_mapped_address() {
+    in_namespace(|| async {
+        let _peer = pod().await;
+        SourceAddresses::install().unwrap();
+        let program = std::net::TcpListener::bind("[::]:8080").unwrap();
+        program.set_nonblocking(true).unwrap();
+        let program = TcpListener::from_std(program).unwrap();
+        let (source, to) = (ip(ELSEWHERE[0]), SocketAddr::new(ip(POD[0]), 8080));
+        let ours = socket::transparent_socket(false, SOURCE_MARK).unwrap();
+        let ours = socket::connect_from(ours, source, to).await.unwrap();
+        let (_theirs, seen) = program.accept().await.unwrap();
+        assert_eq!(seen.ip().to_canonical(), source);
+        let from = ours.local_addr().unwrap();
+        assert_eq!(socket::owner_of(to, from).unwrap(), None);
+        let mapped = |of: SocketAddr| {
+            SocketAddr::new(format!("::ffff:{}", of.ip()).parse().unwrap(), of.port())
+        };
+        assert!(
+            socket::owner_of(mapped(to), mapped(from))
+                .unwrap()
+                .is_some()
+        );
     });
 }
 

@@ -5,6 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     process::Command,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -345,6 +349,126 @@ fn a_foreign_peers_stream_comes_from_that_peer(fixture: &mut Fixture) {
     assert_eq!(wire.line(), stranger.v4.to_string());
 }
 
+fn a_caller_with_many_addresses_fills_nothing(fixture: &mut Fixture) {
+    const ADDRESSES: usize = 600;
+    /// `app_sources` of docs/limits.md.
+    const CEILING: usize = 512;
+    let (python, _ip) = (need!("python3"), need!("ip"));
+    let (a, outside) = (fixture.mesh.host("a"), Rc::clone(&fixture.outside));
+    let many = "2001:db8:77::".parse().expect("an address");
+    let route = || leno_net::link::add_route((many, 64), Some(outside.v6.into()), None);
+    a.within(route).expect("a route to all of them");
+    let mine = fixture.mesh.run(&a).service("mine").port("80:8080/http");
+    let mine = mine.option("publish", "8099:8080").preserve_source();
+    let mine = mine.option("check", "none").start();
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&open);
+    let _program = Backend::connections(mine.listen_on(any(HTTP)), move |mut wire| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        while wire.try_message().is_ok() {
+            if wire.try_send(response(200, "", "yes")).is_err() {
+                break;
+            }
+        }
+        counted.fetch_sub(1, Ordering::SeqCst);
+    });
+    // Each address calls once.
+    let script = format!(
+        "import socket, subprocess
+own = ['2001:db8:77::%x' % (n + 1) for n in range({ADDRESSES})]
+lines = ''.join('address add %s/128 dev lo nodad\\n' % one for one in own)
+subprocess.run(['ip', '-6', '-batch', '-'], input=lines.encode(), check=True)
+for one in own:
+    caller = socket.create_connection(('{}', 8099), 10, (one, 0))
+    caller.sendall(b'GET / HTTP/1.1\\r\\nhost: mine\\r\\n\\r\\n')
+    assert b' 200 ' in caller.recv(4096), one
+    caller.close()
+",
+        a.v6
+    );
+    let limited = || {
+        let labels = ["limit=\"app_sources\""];
+        fixture
+            .mesh
+            .metric("a", "leno_limit_reached_total", &labels)
+    };
+    let before = limited();
+    outside
+        .run(Command::new(python).args(["-c", &script]))
+        .good();
+    until("no more are kept than may be", SOON, || {
+        (open.load(Ordering::SeqCst) <= CEILING).then_some(())
+    });
+    until("making room is counted", SOON, || {
+        (limited() - before >= (ADDRESSES - CEILING) as f64).then_some(())
+    });
+}
+
+/// An ordinary user's own agent, which can enter nobody's network: `leno run` makes its sockets.
+fn an_ordinary_users_agent_needs_no_privilege_for_it(fixture: &mut Fixture) {
+    let (setpriv, nginx) = (need!("setpriv"), need!("nginx"));
+    let host = fixture.mesh.network.add("e");
+    let place = host.disk().join("place");
+    std::fs::create_dir(&place).expect("a directory");
+    std::os::unix::fs::chown(&place, Some(USER), Some(USER)).expect("it is the user's");
+    let as_user = |words: &[&str]| {
+        let mut command = Command::new(&setpriv);
+        command
+            .args([format!("--reuid={USER}"), format!("--regid={USER}")])
+            .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
+            .arg(leno_testkit::leno_binary())
+            .args(words)
+            .current_dir(&place)
+            .env("HOME", &place)
+            .env("XDG_RUNTIME_DIR", &place)
+            .env("XDG_DATA_HOME", &place)
+            .env("XDG_CONFIG_HOME", &place);
+        host.spawn(&mut command)
+    };
+    let file = place.join("nginx.conf");
+    let dir = place.display();
+    let text = format!(
+        "daemon off; master_process off; pid {dir}/pid; error_log stderr; events {{ }}
+         http {{ access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
+           fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+           server {{ listen {HTTP}; listen [::]:{HTTP}; return 200 '$remote_addr'; }} }}"
+    );
+    std::fs::write(&file, text).expect("nginx's configuration");
+    let (v4, v6) = (host.v4.to_string(), host.v6.to_string());
+    let mut up = as_user(&["up", "--address", &v4, "--address", &v6]);
+    until("it is up, or may not", SOON, || {
+        let ready = up.stderr().contains("Try:") || up.stdout().contains("Try:");
+        (ready || up.ended().is_some()).then_some(())
+    });
+    let run = ["run", "--publish", "8090:8080", "--preserve-source", "--"];
+    let program = [
+        &nginx.display().to_string(),
+        "-c",
+        &file.display().to_string(),
+    ]
+    .map(String::from);
+    let program = program.each_ref().map(String::as_str);
+    let mut running = as_user(&[&run[..], &program, &["-e", "stderr"]].concat());
+    until("it runs, or may not", SOON, || {
+        (running.stderr().contains('▶') || running.ended().is_some()).then_some(())
+    });
+    if running.ended() == Some(4) {
+        skip!("{}", running.stderr());
+    }
+    for (to, from) in [
+        (IpAddr::from(host.v4), IpAddr::from(fixture.outside.v4)),
+        (host.v6.into(), fixture.outside.v6.into()),
+    ] {
+        let url = format!("http://{}/", SocketAddr::new(to, 8090));
+        let ask = || fixture.outside.exec(&["curl", "-sS", "-m", "5", &url]);
+        is_seen_as("from outside the mesh", from, ask);
+    }
+    running.signal(Signal::TERM);
+    running.wait(SOON);
+    up.signal(Signal::TERM);
+    up.wait(SOON);
+}
+
 fn a_restarted_agent_keeps_it(fixture: &mut Fixture) {
     let _program = greeter(fixture.web.listen_on(any(BYTES)));
     let b = fixture.mesh.host("b").v4.to_string();
@@ -417,6 +541,8 @@ suite!(
         bytes_come_from_their_callers_and_a_dial_back_is_captured,
         mariadb_grants_by_its_callers_addresses,
         an_ordinary_users_program_sees_them_too,
+        an_ordinary_users_agent_needs_no_privilege_for_it,
+        a_caller_with_many_addresses_fills_nothing,
         what_cannot_come_from_its_caller_is_refused,
         a_foreign_peers_stream_comes_from_that_peer,
         a_program_on_the_hosts_network_sees_them_and_leaves_nothing_behind,
