@@ -82,8 +82,8 @@ pub(crate) fn priority_of(head: &RequestHead) -> Priority {
 /// What a refused caller is told: to come again, and when. gRPC clients read it where gRPC's proposal A6 has it.
 pub(crate) fn come_again(reason: Refusal, grpc: bool) -> &'static [(&'static str, &'static str)] {
     match (reason, grpc) {
-        (Refusal::Overload, false) => &[("retry-after", "1")],
-        (Refusal::Overload, true) => &[("grpc-retry-pushback-ms", "1000")],
+        (Refusal::Overload | Refusal::Overflow, false) => &[("retry-after", "1")],
+        (Refusal::Overload | Refusal::Overflow, true) => &[("grpc-retry-pushback-ms", "1000")],
         _ => &[],
     }
 }

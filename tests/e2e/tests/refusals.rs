@@ -1,5 +1,5 @@
 //! Every reason of the closed set, brought about: the caller is told it, and log and metrics tell the same under the
-//! same id. Not here: PI, FD (peers.rs), CERT (certificates.rs), and PT, which no document can ask for yet
+//! same id. Not here: PI, FD (peers.rs), CERT (certificates.rs), OM (overload.rs), and PT, which no document can ask for yet
 //! (`a_published_port_serves_callers_from_outside_until_strict_refuses_them` of the data plane shows it).
 
 use std::{
