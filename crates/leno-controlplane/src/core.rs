@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     behind::{self, Behind, Left},
     mesh::Mesh,
+    times::Believed,
 };
 
 /// Jobs that may wait.
@@ -92,6 +93,7 @@ impl Clock {
 pub(crate) struct Core {
     pub(crate) meshes: BTreeMap<MeshName, Mesh>,
     pub(crate) clock: Clock,
+    believed: Believed,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) scope: Scope,
     pub(crate) handle: Handle,
@@ -111,6 +113,7 @@ impl Core {
         let core = Self {
             meshes,
             clock,
+            believed: Believed::new(clock.wall(), clock.uptime()),
             store,
             scope,
             handle: Handle(sender),
@@ -134,7 +137,7 @@ impl Core {
 
     /// Does what all events since the last time made due.
     fn flush(&mut self) {
-        let (uptime, wall) = (self.clock.uptime(), self.clock.wall());
+        let (uptime, wall) = (self.clock.uptime(), self.believed_wall());
         for mesh in self.meshes.values_mut() {
             let mut writes = Vec::new();
             mesh.flush(&self.clock, wall, &mut writes);
@@ -164,6 +167,19 @@ impl Core {
             self.behind.done(Left::default(), now);
             self.behind.add(again);
         }
+    }
+
+    /// The time by which things are forgotten.
+    fn believed_wall(&mut self) -> SystemTime {
+        let (wall, now) = (self.clock.wall(), self.clock.uptime());
+        let was_off = self.believed.is_off();
+        let believed = self.believed.now(wall, now);
+        if self.believed.is_off() && !was_off {
+            tracing::error!(
+                "this machine's clock has jumped: set it right; nothing is forgotten by it for an hour, but certificates and tokens are judged by it"
+            );
+        }
+        believed
     }
 
     /// When there is something to do although nothing happens.

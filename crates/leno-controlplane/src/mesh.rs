@@ -46,7 +46,7 @@ use remembered::RememberedServices;
 use versions::Versions;
 
 use crate::{
-    authority::{Authority, server_names},
+    authority::{Authority, RenewError, server_names},
     core::Clock,
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
@@ -167,6 +167,8 @@ pub(crate) struct Mesh {
     complete_since: Option<Duration>,
     published: Duration,
     challenged: BTreeSet<(DnsLabel, IpAddr)>,
+    /// Why certificates are not renewed, as it was told.
+    not_renewed: Option<String>,
 }
 
 impl Mesh {
@@ -224,6 +226,7 @@ impl Mesh {
             complete_since: None,
             published: Duration::ZERO,
             challenged: BTreeSet::new(),
+            not_renewed: None,
         }
     }
 
@@ -304,15 +307,26 @@ impl Mesh {
         }
     }
 
-    /// Renews the intermediate and the control plane's own certificate when they are due.
+    /// Renews the intermediate and the control plane's own certificate when they are due; says once why it cannot.
     fn renew(&mut self, now: SystemTime) {
-        let renewed = match self.authority.renew(now) {
-            Ok(renewed) => renewed,
-            Err(error) => {
-                tracing::error!(%error, mesh = %self.name(), "the intermediate was not renewed");
-                false
+        match self.try_renew(now) {
+            Ok(()) if self.not_renewed.is_none() => {}
+            Ok(()) => {
+                self.not_renewed = None;
+                tracing::warn!(mesh = %self.name(), "certificates are renewed again");
             }
-        };
+            Err(error) => {
+                let error = error.to_string();
+                if self.not_renewed.as_ref() != Some(&error) {
+                    tracing::error!(error, mesh = %self.name(), "certificates are not renewed; those that there are serve on");
+                    self.not_renewed = Some(error);
+                }
+            }
+        }
+    }
+
+    fn try_renew(&mut self, now: SystemTime) -> Result<(), RenewError> {
+        let renewed = self.authority.renew(now)?;
         if renewed {
             let not_after = crate::times::rfc3339_of(self.authority.intermediate_not_after());
             tracing::info!(mesh = %self.name(), %not_after, "the intermediate was renewed");
@@ -323,20 +337,15 @@ impl Mesh {
             now >= own.renew_at(0.5) || now < own.not_before()
         };
         if !due && !renewed {
-            return;
+            return Ok(());
         }
         self.generation += 1;
-        match self
+        let names = self.server_names();
+        let made = self
             .authority
-            .own_certificate(&self.server_names(), self.generation, now)
-        {
-            Ok(certificate) => {
-                self.certificate.send_replace(certificate);
-            }
-            Err(error) => {
-                tracing::error!(%error, mesh = %self.name(), "the control plane's certificate was not renewed");
-            }
-        }
+            .own_certificate(&names, self.generation, now)?;
+        self.certificate.send_replace(made);
+        Ok(())
     }
 
     /// Does what events made due, as far as its pace allows.

@@ -5,7 +5,9 @@ mod pages;
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     rc::Rc,
@@ -48,6 +50,7 @@ pub fn leno_binary() -> PathBuf {
 pub struct MeshBuilder {
     name: String,
     options: Vec<String>,
+    environment: Vec<(String, OsString)>,
     services: Vec<String>,
     data_dir: Option<PathBuf>,
 }
@@ -61,6 +64,7 @@ pub struct Mesh {
     agents: BTreeMap<String, Process>,
     name: String,
     options: Vec<String>,
+    environment: Vec<(String, OsString)>,
     services: Vec<String>,
     data_dir: PathBuf,
     host: Rc<Host>,
@@ -71,6 +75,13 @@ impl MeshBuilder {
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push(format!("--{name}={value}"));
+        self
+    }
+
+    /// A variable of the control plane's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -115,6 +126,7 @@ impl MeshBuilder {
             agents: BTreeMap::new(),
             name: self.name,
             options: self.options,
+            environment: self.environment,
             services: self.services,
             data_dir,
             host,
@@ -138,6 +150,7 @@ impl Mesh {
         MeshBuilder {
             name: name.into(),
             options: Vec::new(),
+            environment: Vec::new(),
             services: Vec::new(),
             data_dir: None,
         }
@@ -217,7 +230,8 @@ impl Mesh {
             .arg(format!("--prefix={}", Network::V4))
             .arg(format!("--prefix={}", Network::V6))
             .arg(format!("--ready-file={}", ready.display()))
-            .args(&self.options);
+            .args(&self.options)
+            .envs(self.environment.iter().cloned());
         self.host.spawn(&mut command)
     }
 

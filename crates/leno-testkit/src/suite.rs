@@ -13,6 +13,7 @@ use std::{
 };
 
 use leno_net::{arena, netns};
+use rustix::mount::{MountFlags, mount};
 
 use crate::{
     process::{mark_logs, show_logs},
@@ -171,6 +172,16 @@ fn limit(on: bool) {
     DEADLINE.store(if on { now() + limit } else { 0 }, Ordering::Relaxed);
 }
 
+/// Some programs leave files in shared memory that are named by process ids: here those begin anew with each arena.
+/// Where it cannot be mounted, such a program says so itself.
+fn own_shared_memory() {
+    let options = Some(c"mode=1777");
+    let mounted = mount("tmpfs", "/dev/shm", "tmpfs", MountFlags::empty(), options);
+    if let Err(error) = mounted {
+        println!("(no shared memory of its own: {error})");
+    }
+}
+
 fn inner<F>(start: impl FnOnce() -> F, tests: &[&Test<F>]) -> ExitCode {
     let lifeline = arena::lifeline().expect("the arena's lifeline");
     std::thread::spawn(move || {
@@ -178,6 +189,7 @@ fn inner<F>(start: impl FnOnce() -> F, tests: &[&Test<F>]) -> ExitCode {
         std::process::exit(1);
     });
     std::thread::spawn(watch);
+    own_shared_memory();
     println!("\nrunning {} tests", tests.len());
     let begun = Instant::now();
     limit(true);

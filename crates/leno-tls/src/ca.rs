@@ -78,6 +78,12 @@ pub enum CaError {
         /// The issuer's end.
         not_after: SystemTime,
     },
+    /// The issuer is not valid yet at the time of issue: the clock went back.
+    #[error("this machine's clock is wrong: by it the issuing certificate, made earlier, begins only at {}", leaf::show(*not_before))]
+    IssuerNotYetValid {
+        /// The issuer's beginning.
+        not_before: SystemTime,
+    },
     /// The certificate would end before it begins.
     #[error("the lifetime asked for is empty")]
     Lifetime,
@@ -335,6 +341,11 @@ impl Authority {
         if now >= self.not_after {
             return Err(CaError::IssuerExpired {
                 not_after: self.not_after,
+            });
+        }
+        if now < self.not_before {
+            return Err(CaError::IssuerNotYetValid {
+                not_before: self.not_before,
             });
         }
         let from = now

@@ -2,15 +2,12 @@
 
 use std::{
     fs,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
 use leno_e2e::{Backend, Load, SOON, response};
-use leno_testkit::{
-    Capture, Member, Mesh, Output, leno_binary, need, skip, suite, until, until_ok,
-};
+use leno_testkit::{Member, Mesh, Output, leno_binary, skip, suite, until, until_ok};
 
 /// Two hosts with traffic between them, while people make mistakes.
 struct Fixture {
@@ -52,8 +49,6 @@ suite!(
         a_route_to_nowhere_is_stored_and_said_to_answer_500,
         two_writers_of_one_revision_make_one_conflict,
         a_port_that_is_taken_is_told_with_its_owner,
-        a_host_whose_clock_is_wrong_is_told_so,
-        a_clock_that_jumps_refuses_with_a_reason_and_recovers,
         a_full_disk_refuses_changes_and_nothing_else,
     ]
 );
@@ -347,99 +342,6 @@ fn a_port_that_is_taken_is_told_with_its_owner(fixture: &mut Fixture) {
     let output = cp.run(&mut command);
     assert_eq!(output.code, 1, "{}", output.stderr);
     names(&fixture.mesh);
-}
-
-fn a_host_whose_clock_is_wrong_is_told_so(fixture: &mut Fixture) {
-    let faketime = need!("faketime");
-    let host = fixture.mesh.network.add("late");
-    let token = fixture.mesh.token(&[]);
-    let file = host.disk().join("token");
-    fs::write(&file, &token).expect("the token is written");
-    let mut command = Command::new(&faketime);
-    command
-        .args(["-f", "-1h"])
-        .arg(leno_binary())
-        .arg("join")
-        .arg("--no-agent")
-        .arg(format!("--token-file={}", file.display()))
-        .arg(format!("--data-dir={}", host.disk().join("data").display()))
-        .arg(format!("--run-dir={}", host.disk().join("run").display()))
-        .arg(format!("--address={}", host.v4))
-        .arg("--host=late");
-    let output = host.run(&mut command);
-    if output.stderr.contains("LD_PRELOAD") {
-        skip!("faketime does not work here: {}", output.stderr.trim());
-    }
-    assert_ne!(output.code, 0, "{}", output.stderr);
-    assert!(output.stderr.contains("clock"), "{}", output.stderr);
-}
-
-fn a_clock_that_jumps_refuses_with_a_reason_and_recovers(fixture: &mut Fixture) {
-    let Some(library) = fake_time_library() else {
-        skip!("faketime is not installed");
-    };
-    let host = fixture.mesh.network.add("clock");
-    let clock = host.disk().join("clock");
-    let set = |offset: &str| fs::write(&clock, format!("{offset}\n")).expect("the clock is set");
-    set("+0");
-    let token = fixture.mesh.token(&[]);
-    let mut command = fixture.mesh.join_command(&host, &token);
-    command
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME_TIMESTAMP_FILE", &clock)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    let process = host.spawn(&mut command);
-    fixture.mesh.adopt_agent("clock", process);
-    fixture.mesh.wait_ready("clock");
-    let caller = fixture.mesh.run(&host).start();
-    let ask = || {
-        let mut wire = caller.try_connect("web", 80).ok()?;
-        wire.try_send("GET /clock HTTP/1.1\r\nhost: web\r\n\r\n")
-            .ok()?;
-        wire.try_message().ok()
-    };
-    let serves = || ask().and_then(|answer| (answer.status() == 200).then_some(()));
-    until("web answers", SOON, serves);
-    let capture = Capture::start(&[b"GET /clock"]);
-    for offset in ["+2h", "-2h", "+40d", "-40d"] {
-        set(offset);
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end {
-            let answer = ask().expect("an answer of some kind");
-            let reason = answer
-                .field("x-leno-refused")
-                .unwrap_or_default()
-                .to_owned();
-            assert!(
-                answer.status() == 200 || !reason.is_empty(),
-                "{offset}: {}",
-                answer.head
-            );
-            // A day's certificate is good two hours later.
-            assert!(
-                offset != "+2h" || answer.status() == 200,
-                "{offset}: {}",
-                answer.head
-            );
-        }
-        set("+0");
-        until("it is well again", Duration::from_secs(20), serves);
-    }
-    capture.assert_no_cleartext(b"GET /clock");
-    assert_eq!(fixture.mesh.agent("clock").ended(), None);
-}
-
-fn fake_time_library() -> Option<PathBuf> {
-    let roots = [
-        "/usr/lib",
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-    ];
-    let mut places = roots
-        .iter()
-        .map(|root| PathBuf::from(root).join("faketime/libfaketime.so.1"));
-    places.find(|path| path.exists())
 }
 
 fn a_full_disk_refuses_changes_and_nothing_else(fixture: &mut Fixture) {
