@@ -517,6 +517,33 @@ fn callers_are_seen_at_their_own_addresses_where_that_is_asked_for(fixture: &mut
     fixture.start_proxy();
 }
 
+fn a_successor_that_is_told_otherwise_serves_what_it_is_told(fixture: &mut Fixture) {
+    need!("curl");
+    each_connection(&fixture.pod, 8383, answer);
+    let ports = "80:8080/http,83:8383/http";
+    for crashes in [true, false] {
+        if crashes {
+            fixture.proxy.take().expect("it runs").kill();
+            fixture.start_proxy_with(&[("LENO_PORTS", ports)]);
+        } else {
+            fixture.end_proxy();
+            fixture.start_proxy();
+        }
+        let outcome = |output: Output| match answered(output) {
+            Ok(()) if crashes => Ok(()),
+            Err(output) if !crashes && output.text().contains("has no port 83") => Ok(()),
+            Ok(()) => Err("it is served as before".to_owned()),
+            Err(output) => Err(output.text()),
+        };
+        until_ok("what it was told holds", SOON, || {
+            outcome(fixture.caller.curl(&["http://cart:83/"]))
+        });
+        until_ok("and the rest", SOON, || {
+            answered(fixture.caller.curl(&["http://cart/"]))
+        });
+    }
+}
+
 fn a_clean_end_gives_the_namespace_back(fixture: &mut Fixture) {
     assert!(fixture.captured());
     fixture.end_proxy();
@@ -538,6 +565,7 @@ suite!(
         rules_that_another_program_flushed_are_restored_and_said,
         what_is_excluded_goes_past_the_mesh_and_nothing_else_does,
         callers_are_seen_at_their_own_addresses_where_that_is_asked_for,
+        a_successor_that_is_told_otherwise_serves_what_it_is_told,
         a_wrong_environment_is_told_whole_before_anything_is_touched,
         a_clean_end_gives_the_namespace_back,
     ]

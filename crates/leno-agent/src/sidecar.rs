@@ -63,7 +63,7 @@ pub(crate) struct Rules {
 pub(crate) fn take(
     start: &Start,
     config: &Config,
-    before: &[SavedWorkload],
+    before: Option<&mut Vec<SavedWorkload>>,
 ) -> Result<(Sidecar, Rules), AgentError> {
     let families: &[bool] = if leno_net::link::ipv6_enabled() {
         &[false, true]
@@ -71,7 +71,7 @@ pub(crate) fn take(
         &[false]
     };
     let mut start = Start {
-        uid: former_uid(start, before),
+        uid: before.and_then(|before| former_uid(start, before)),
         sockets: Vec::new(),
         ..start.clone()
     };
@@ -267,12 +267,32 @@ fn check_address(ports: &[Port], addresses: &[IpAddr]) -> Option<SocketAddr> {
     Some(SocketAddr::new(*addresses.first()?, port))
 }
 
-/// The id under which a predecessor of this agent had the namespace.
-fn former_uid(start: &Start, before: &[SavedWorkload]) -> Option<String> {
-    let same = before.iter().find(|workload| {
+/// The id under which a predecessor of this agent had the namespace. One that was told otherwise what the workload is had
+/// another: that is registered no more.
+fn former_uid(start: &Start, before: &mut Vec<SavedWorkload>) -> Option<String> {
+    let of = |start: &Start| {
+        let Start {
+            namespace,
+            service,
+            service_account,
+            version,
+            ports,
+            ..
+        } = start.clone();
+        (namespace, service, service_account, version, ports)
+    };
+    let former = before.iter().position(|workload| {
         workload.start.service == start.service && workload.start.namespace == start.namespace
-    });
-    same.map(|workload| workload.uid.clone())
+    })?;
+    if of(&before.get(former)?.start) == of(start) {
+        return before.get(former).map(|workload| workload.uid.clone());
+    }
+    let gone = before.remove(former);
+    tracing::info!(
+        workload = gone.name,
+        "the namespace is registered anew: what it serves has changed"
+    );
+    None
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {

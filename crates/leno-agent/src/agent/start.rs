@@ -143,8 +143,8 @@ impl Opened {
         }
         let asks = admin::start(config, &mut inherited, &mut handles, tasks)?;
         // Only now: a predecessor has written down all it knows, and no other agent lives here.
-        let kept = claim(config, membership);
-        let before = kept.as_ref().map_or(&[][..], |kept| &kept.workloads);
+        let mut kept = claim(config, membership);
+        let before = kept.as_mut().map(|kept| &mut kept.workloads);
         let take = |start| sidecar::take(start, config, before);
         let sidecar = config.sidecar.as_ref().map(take).transpose()?;
         Ok(Self {
