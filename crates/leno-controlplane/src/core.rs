@@ -87,6 +87,13 @@ impl Clock {
     pub(crate) fn wall(&self) -> SystemTime {
         SystemTime::now()
     }
+
+    /// Time since this machine started. What it slept through counts: its wall clock went on meanwhile, and has not
+    /// jumped when it wakes.
+    fn lived(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.try_into().unwrap_or_default()
+    }
 }
 
 /// The state of all meshes.
@@ -113,7 +120,7 @@ impl Core {
         let core = Self {
             meshes,
             clock,
-            believed: Believed::new(clock.wall(), clock.uptime()),
+            believed: Believed::new(clock.wall(), clock.lived()),
             store,
             scope,
             handle: Handle(sender),
@@ -171,7 +178,7 @@ impl Core {
 
     /// The time by which things are forgotten.
     fn believed_wall(&mut self) -> SystemTime {
-        let (wall, now) = (self.clock.wall(), self.clock.uptime());
+        let (wall, now) = (self.clock.wall(), self.clock.lived());
         let was_off = self.believed.is_off();
         let believed = self.believed.now(wall, now);
         if self.believed.is_off() && !was_off {

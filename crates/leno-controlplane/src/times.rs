@@ -49,7 +49,7 @@ impl Believed {
         }
     }
 
-    /// The believed time; `now` is the time since the start, which does not jump.
+    /// The believed time; `now` is the time since some beginning, which does not jump and does not sleep.
     pub(crate) fn now(&mut self, wall: SystemTime, now: Duration) -> SystemTime {
         let (last, at) = self.last;
         let expected = last + now.saturating_sub(at);
