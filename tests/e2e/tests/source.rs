@@ -485,6 +485,21 @@ fn a_restarted_agent_keeps_it(fixture: &mut Fixture) {
     }
 }
 
+/// An agent of this host that takes over from the one that runs.
+fn take_over(host: &Host) -> Process {
+    let of = |name: &str| format!("--{name}-dir={}", host.disk().join(name).display());
+    let mut command = Command::new(leno_testkit::leno_binary());
+    command
+        .args(["agent", "--takeover", "--dns=127.0.0.1:9"])
+        .args([of("data"), of("run"), format!("--host={}", host.name)])
+        .args(
+            host.addresses()
+                .into_iter()
+                .map(|address| format!("--address={address}")),
+        );
+    host.spawn(&mut command)
+}
+
 fn a_program_on_the_hosts_network_sees_them_and_leaves_nothing_behind(fixture: &mut Fixture) {
     need!("curl");
     let [a, b, d] = ["a", "b", "d"].map(|name| fixture.mesh.host(name));
@@ -525,6 +540,14 @@ fn a_program_on_the_hosts_network_sees_them_and_leaves_nothing_behind(fixture: &
     let agent = fixture.mesh.agent("a");
     agent.says("a workload is in the mesh workload=\"hosted", SOON);
     is_seen_as("after a restart", b.v4, || ask(&fixture.back));
+    let successor = take_over(&a);
+    until("the predecessor stops", SOON, || {
+        fixture.mesh.agent("a").ended()
+    });
+    fixture.mesh.adopt_agent("a", successor);
+    is_seen_as("by a successor", b.v4, || ask(&fixture.back));
+    let agent = fixture.mesh.agent("a");
+    agent.says("a workload is in the mesh workload=\"hosted", SOON);
     drop(program);
     process.signal(Signal::TERM);
     assert_eq!(process.wait(SOON), 128 + 15);

@@ -13,7 +13,7 @@ use crate::{
     certificates::Renewal,
     handover::Inherited,
     host_network::{self, Routes},
-    hosted::{self, Hosted, Unfit},
+    hosted::{self, Hosted},
     local::Connection,
     protocol::Why,
     saved::{self, Kept, SavedWorkload},
@@ -31,13 +31,12 @@ impl Agent {
                 "a workload of this host's former membership is registered anew"
             );
             host_network::forget(&workload.uid);
+            self.take_up_way_back(&workload);
         }
         let changes = self.ads.restore(kept.configuration);
         self.routes = Routes::taken_over(saved::load_routes(&self.config.run_dir));
         for workload in kept.workloads {
-            if let Err(Unfit { message, .. }) = self.prepare_way_back(&workload.start) {
-                tracing::error!(workload = workload.name, message, "it will not be called");
-            }
+            self.take_up_way_back(&workload);
             match self.restored(&workload) {
                 Ok(hosted) => drop(self.hosted.insert(hosted.uid, hosted)),
                 Err(reason) => {

@@ -9,6 +9,7 @@ use super::Agent;
 use crate::{
     hosted::{Hosted, Unfit},
     protocol::{Network, Start},
+    saved::SavedWorkload,
 };
 
 impl Agent {
@@ -19,6 +20,13 @@ impl Agent {
             self.way_back = Some(SourceAddresses::install()?);
         }
         Ok(())
+    }
+
+    /// The same for a program that a predecessor served, so that it is there, or taken away with the others'.
+    pub(super) fn take_up_way_back(&mut self, workload: &SavedWorkload) {
+        if let Err(Unfit { message, .. }) = self.prepare_way_back(&workload.start) {
+            tracing::error!(workload = workload.name, message, "it will not be called");
+        }
     }
 
     /// Takes it away when the last program that needs it has ended.
