@@ -227,6 +227,11 @@ impl Record {
         self.recorder.borrow_mut().tcp_opened(edge);
     }
 
+    /// The first byte came back on a connection.
+    pub(crate) fn first_byte(&self, edge: EdgeId, latency: Duration) {
+        self.recorder.borrow_mut().tcp_first_byte(edge, latency);
+    }
+
     /// Bytes went over a connection that stays open.
     pub(crate) fn carried(&self, edge: EdgeId, sent: u64, received: u64) {
         if sent > 0 || received > 0 {

@@ -37,16 +37,63 @@ pub(crate) enum End {
 }
 
 /// Bytes carried so far; may be looked at while the stream goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Carried {
     /// From the caller.
     pub(crate) sent: Cell<u64>,
     /// To the caller.
     pub(crate) received: Cell<u64>,
     told: Cell<(u64, u64)>,
+    /// Since when the caller waits: its stream's beginning, or what it said before anybody else.
+    waits: Cell<Instant>,
+    /// How long it waited.
+    first_byte: Cell<Option<Duration>>,
+    first_byte_told: Cell<bool>,
+}
+
+impl Default for Carried {
+    fn default() -> Self {
+        Self::since(Instant::now(), 0, 0)
+    }
 }
 
 impl Carried {
+    /// A stream whose caller waits since then, with so many bytes carried already.
+    pub(crate) fn since(begun: Instant, sent: usize, received: usize) -> Self {
+        Self {
+            sent: Cell::new(sent as u64),
+            received: Cell::new(received as u64),
+            told: Cell::default(),
+            waits: Cell::new(begun),
+            first_byte: Cell::new((received > 0).then(|| begun.elapsed())),
+            first_byte_told: Cell::new(false),
+        }
+    }
+
+    /// How long the caller waited for the first byte; `None` before it came.
+    pub(crate) fn first_byte(&self) -> Option<Duration> {
+        self.first_byte.get()
+    }
+
+    /// The same, once.
+    pub(crate) fn take_first_byte(&self) -> Option<Duration> {
+        let first = self.first_byte.get()?;
+        (!self.first_byte_told.replace(true)).then_some(first)
+    }
+
+    /// Something may have been carried; before that it was so much.
+    fn note(&self, sent: u64, received: u64) {
+        if received > 0 {
+            return;
+        }
+        if sent == 0 && self.sent.get() > 0 {
+            self.waits.set(Instant::now());
+        }
+        if self.received.get() > 0 {
+            self.first_byte.set(Some(self.waits.get().elapsed()));
+        }
+    }
+
     /// What was carried since this was last asked: from the caller, to the caller.
     pub(crate) fn take_untold(&self) -> (u64, u64) {
         let (sent, received) = self.told.replace((self.sent.get(), self.received.get()));
@@ -201,9 +248,11 @@ where
             return Poll::Ready(End::Cancelled);
         }
         let mut moved = false;
+        let before = (carried.sent.get(), carried.received.get());
         let first = up.poll(cx, caller, other, &carried.sent, &mut moved);
         let second = down.poll(cx, other, caller, &carried.received, &mut moved);
         if moved {
+            carried.note(before.0, before.1);
             last = Instant::now();
         }
         match (first, second) {
@@ -260,6 +309,42 @@ mod tests {
         let (end, got, ()) = tokio::join!(spliced, work, echo);
         assert_eq!((end, got), (End::Closed, vec![7; 1000]));
         assert_eq!((carried.sent.get(), carried.received.get()), (1000, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_the_first_byte_waits_since_the_beginning_or_since_it_spoke() {
+        const LATER: Duration = Duration::from_secs(3);
+        for speaks in [false, true] {
+            let (mut near, mut caller) = duplex(64);
+            let (mut far, mut other) = duplex(64);
+            let carried = Carried::default();
+            let spliced = splice(&mut caller, &mut other, &carried, LONG, pending());
+            let talk = async {
+                tokio::time::sleep(LATER).await;
+                if speaks {
+                    near.write_all(b"hello").await.unwrap();
+                    far.read_exact(&mut [0; 5]).await.unwrap();
+                }
+                assert_eq!(carried.first_byte(), None);
+                tokio::time::sleep(LATER).await;
+                far.write_all(b"first").await.unwrap();
+                near.read_exact(&mut [0; 5]).await.unwrap();
+                let waited = if speaks { LATER } else { 2 * LATER };
+                assert_eq!(carried.take_first_byte(), Some(waited));
+                // Once, whatever comes after it.
+                tokio::time::sleep(LATER).await;
+                far.write_all(b"second").await.unwrap();
+                near.read_exact(&mut [0; 6]).await.unwrap();
+                assert_eq!(carried.take_first_byte(), None);
+                assert_eq!(carried.first_byte(), Some(waited));
+                drop((near, far));
+            };
+            tokio::join!(spliced, talk);
+        }
+        // Who spoke before roles were known.
+        assert_eq!(Carried::since(Instant::now(), 5, 0).first_byte(), None);
+        let said = Carried::since(Instant::now() - LATER, 0, 5);
+        assert_eq!(said.first_byte(), Some(LATER));
     }
 
     #[tokio::test]

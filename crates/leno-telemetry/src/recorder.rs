@@ -3,7 +3,7 @@
 //! Owns what was counted since the last delta. Invariant: at most [`MAX_EDGES`] edges and
 //! [`MAX_RESPONSES_PER_EDGE`] kinds of response on each; what is beyond is counted as `other`, and that is counted.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use leno_types::Refusal;
 
@@ -45,6 +45,9 @@ struct Edge {
 pub(crate) struct Counted {
     pub(crate) requests: Vec<(ResponseKey, Requests)>,
     pub(crate) tcp: Vec<(Option<Refusal>, Tcp)>,
+    /// From a stream's beginning, or from what its caller said first, to the first byte back.
+    pub(crate) tcp_first_byte: Option<Box<Milliseconds>>,
+    /// To the first byte, of requests and of streams.
     pub(crate) latency: LatencyHistogram,
 }
 
@@ -163,6 +166,18 @@ impl Recorder {
         }
     }
 
+    /// Counts how long a connection's caller waited for the first byte.
+    pub fn tcp_first_byte(&mut self, edge: EdgeId, latency: Duration) {
+        if let Some(counted) = self.touch(edge) {
+            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+            counted
+                .tcp_first_byte
+                .get_or_insert_default()
+                .record(micros);
+            counted.latency.record(latency);
+        }
+    }
+
     /// Counts bytes of a connection that stays open.
     pub fn tcp_bytes(&mut self, edge: EdgeId, sent: u64, received: u64) {
         if let Some(counted) = self.touch(edge) {
@@ -258,7 +273,7 @@ impl EdgeDelta {
         self.counted.tcp.iter().copied()
     }
 
-    /// How long requests took to their response's first byte.
+    /// How long requests and streams took to the first byte back.
     #[must_use]
     pub fn latency(&self) -> &LatencyHistogram {
         &self.counted.latency
@@ -307,6 +322,9 @@ impl Counted {
         }
         for (refusal, tcp) in &other.tcp {
             entry(&mut self.tcp, *refusal).merge(tcp);
+        }
+        if let Some(first) = &other.tcp_first_byte {
+            self.tcp_first_byte.get_or_insert_default().merge(first);
         }
         self.latency.merge(&other.latency);
         overflowed

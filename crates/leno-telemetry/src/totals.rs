@@ -10,7 +10,7 @@ use leno_types::{Identity, Refusal, deployed_name};
 
 use crate::{
     Delta, EdgeKey, LatencyHistogram, MAX_EDGES, Protocol, Requests, ResponseKey, Tcp,
-    prometheus::{self, Labels},
+    prometheus::{self, Labels, Milliseconds},
     recorder::Counted,
 };
 
@@ -182,6 +182,22 @@ impl Totals {
                 .map(|(labels, tcp)| (labels.as_str(), pick(tcp)));
             prometheus::counters(out, name, help, values);
         }
+        let mut series: BTreeMap<String, Milliseconds> = BTreeMap::new();
+        for (edge, counted) in &self.edges {
+            if let Some(first) = &counted.tcp_first_byte {
+                let labels = edge_labels(edge, Protocol::Tcp).finish();
+                series.entry(labels).or_default().merge(first);
+            }
+        }
+        let first = series
+            .iter()
+            .map(|(labels, first)| (labels.as_str(), first));
+        prometheus::histograms(
+            out,
+            "leno_tcp_first_byte_milliseconds",
+            "Time to the first byte back on a connection.",
+            first,
+        );
     }
 }
 

@@ -157,7 +157,7 @@ fn closed(
             grpc_status: None,
             refusal,
             duration: begun.elapsed(),
-            first_byte: None,
+            first_byte: carried.first_byte(),
             request_bytes: carried.sent.get(),
             response_bytes: carried.received.get(),
         },
@@ -234,9 +234,13 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let carried = Carried::default();
-    carried.sent.set(prefix.len() as u64);
-    carried.received.set(said.len() as u64);
+    // Who speaks second has waited since it came.
+    let waits = if said.is_empty() {
+        Instant::now()
+    } else {
+        conn.begun
+    };
+    let carried = Carried::since(waits.into(), prefix.len(), said.len());
     if hand_on(caller, app, &prefix, &said).await.is_err() {
         return End::Failed;
     }

@@ -163,6 +163,8 @@ pub(crate) struct Conn {
     pub(crate) at: SocketAddr,
     /// Whether private fields are believed.
     leno: bool,
+    /// When it stood.
+    begun: Instant,
     /// Nothing begins on it any more.
     stop: Stop,
     known: RefCell<Vec<Known>>,
@@ -397,6 +399,7 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         from,
         at,
         leno: alpn == Alpn::Leno1,
+        begun: now,
         stop,
         known: RefCell::default(),
     });

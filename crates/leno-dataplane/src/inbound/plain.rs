@@ -2,7 +2,7 @@
 //!
 //! The caller proved nothing, so the policy is asked about nobody; STRICT refuses with a reason.
 
-use std::{cell::RefCell, io, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
 use leno_http::{Incoming, ServerError};
@@ -99,6 +99,7 @@ async fn connection(
         from,
         at: destination,
         leno: false,
+        begun: Instant::now(),
         stop,
         known: RefCell::default(),
     });

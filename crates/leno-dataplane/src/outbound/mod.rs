@@ -47,6 +47,8 @@ pub(crate) struct Flow {
     pub(crate) from: SocketAddr,
     /// Where it was going.
     pub(crate) to: SocketAddr,
+    /// When it came.
+    begun: Instant,
     meaning: RefCell<Meaning>,
     /// When that was looked up.
     looked: Cell<Instant>,
@@ -119,6 +121,7 @@ pub(crate) async fn serve(
         tracing::debug!(%from, %error, "a captured connection was gone at once");
         return;
     }
+    let begun = Instant::now();
     let meaning = if local.app.made(from, to) {
         let why = "this proxy made the connection itself: capture does not leave it alone";
         Meaning::Refused(Refusal::Loop, why.into())
@@ -130,6 +133,7 @@ pub(crate) async fn serve(
         local,
         from,
         to,
+        begun,
         meaning: RefCell::new(meaning),
         looked: Cell::new(Instant::now()),
     });

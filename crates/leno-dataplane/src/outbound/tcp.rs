@@ -230,9 +230,9 @@ pub(super) async fn carry(
     let record = &flow.shared.record;
     record.opened(opened.edge);
     let _open = Open::new(Gauge::OpenStreams);
-    let carried = Carried::default();
-    carried.sent.set(prefix.len() as u64);
-    carried.received.set(said.len() as u64);
+    // Who speaks second has waited since it came.
+    let waits = if said.is_empty() { begun } else { flow.begun };
+    let carried = Carried::since(waits.into(), prefix.len(), said.len());
     let handed = hand_on(&mut stream, &mut opened.tunnel, &prefix, &said).await;
     drop((prefix, said));
     let end = match handed {
@@ -318,6 +318,13 @@ impl<'a> Told<'a> {
         /// A stream that lives longer shows its bytes so often.
         const EVERY: Duration = Duration::from_secs(5);
         tokio::pin!(work);
+        let mut work = std::future::poll_fn(|cx| {
+            let ended = work.as_mut().poll(cx);
+            if let Some(latency) = self.carried.take_first_byte() {
+                self.record.first_byte(self.edge, latency);
+            }
+            ended
+        });
         loop {
             tokio::select! {
                 biased;
@@ -337,7 +344,7 @@ fn outcome(carried: &Carried, refusal: Option<Refusal>, begun: Instant) -> Reque
         grpc_status: None,
         refusal,
         duration: begun.elapsed(),
-        first_byte: None,
+        first_byte: carried.first_byte(),
         request_bytes: carried.sent.get(),
         response_bytes: carried.received.get(),
     }

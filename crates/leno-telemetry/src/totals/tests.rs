@@ -239,6 +239,28 @@ fn an_edge_is_interned_once_and_latency_is_to_the_first_byte() {
 }
 
 #[test]
+fn a_streams_first_byte_is_told_beside_requests_latencies() {
+    let mut recorder = Recorder::new();
+    let id = recorder.edge(&edge(Protocol::Tcp));
+    recorder.tcp_opened(id);
+    recorder.tcp_first_byte(id, Duration::from_millis(7));
+    let delta = recorder.take_delta();
+    let found = delta.edges[0].latency().quantile(0.5).unwrap();
+    assert!((found.as_secs_f64() * 1e3 - 7.0).abs() < 0.3, "{found:?}");
+    let mut totals = Totals::default();
+    totals.merge(&delta);
+    totals.merge(&delta);
+    let text = text(&totals);
+    let has = |part: &str, end: &str| {
+        let line = |line: &&str| line.starts_with("leno_tcp_first_byte_milliseconds");
+        let mut lines = text.lines().filter(line);
+        lines.any(|line| line.contains(part) && line.ends_with(end))
+    };
+    assert!(has("le=\"5\"", " 0") && has("le=\"10\"", " 2"), "{text}");
+    assert!(has("_sum{", " 14") && has("_count{", " 2"), "{text}");
+}
+
+#[test]
 fn what_counts_as_a_failure() {
     let key = |code, grpc_status, refusal| {
         ResponseKey {
