@@ -6,6 +6,7 @@
 use std::{
     cell::Cell,
     hash::{BuildHasher, Hash, RandomState},
+    net::{IpAddr, Ipv6Addr},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -71,6 +72,15 @@ impl Load {
     }
 }
 
+/// What one caller outside the mesh may have of addresses: all of version 6 that share a network of 64 bits are one's
+/// own to use (RFC 4291 2.5.1).
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+    }
+}
+
 /// What a request says of its own importance: only that it can wait is believed.
 pub(crate) fn priority_of(head: &RequestHead) -> Priority {
     match urgency(&head.fields) {
@@ -126,4 +136,34 @@ async fn look(shared: &Shared) {
 
 fn micros(of: Duration) -> u64 {
     u64::try_from(of.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_one_network_of_version_6_are_one_callers() {
+        let of = |text: &str| neighbourhood(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_request_is_believed_only_that_it_can_wait() {
+        for (said, priority) in [
+            ("u=0", Priority::Default),
+            ("u=4", Priority::Default),
+            ("u=5", Priority::Low),
+            ("u=7, i", Priority::Low),
+            ("background", Priority::Default),
+        ] {
+            let mut head = RequestHead::connect("app:80".to_owned());
+            assert!(head.fields.push("priority", said));
+            assert_eq!(priority_of(&head), priority, "{said}");
+        }
+    }
 }

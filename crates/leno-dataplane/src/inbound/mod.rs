@@ -286,7 +286,10 @@ impl Conn {
     fn key(&self) -> u64 {
         match self.caller() {
             Some(identity) => self.shared.load.key(identity),
-            None => self.shared.load.key(&self.from.ip()),
+            None => self
+                .shared
+                .load
+                .key(&overload::neighbourhood(self.from.ip())),
         }
     }
 
