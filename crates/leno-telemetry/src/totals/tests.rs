@@ -245,7 +245,7 @@ fn a_streams_first_byte_is_told_beside_requests_latencies() {
     recorder.tcp_opened(id);
     recorder.tcp_first_byte(id, Duration::from_millis(7));
     let delta = recorder.take_delta();
-    let found = delta.edges[0].latency().quantile(0.5).unwrap();
+    let found = delta.edges[0].latency().quantile(0.5).unwrap_or_default();
     assert!((found.as_secs_f64() * 1e3 - 7.0).abs() < 0.3, "{found:?}");
     let mut totals = Totals::default();
     totals.merge(&delta);
