@@ -32,7 +32,9 @@ impl Mesh {
         let first = self.revision == 0;
         if first {
             let own = self.server_names();
-            let own = own.iter().filter_map(|name| name.parse().ok());
+            let own = own
+                .iter()
+                .filter_map(|name| name.to_ascii_lowercase().parse().ok());
             self.pending.push(Input::Reserved(Arc::new(own.collect())));
         }
         for kind in STORED {

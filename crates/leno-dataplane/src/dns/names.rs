@@ -74,13 +74,18 @@ pub(crate) fn read_name(
         let name = text.parse::<HostName>().ok()?;
         may_name(&name).then_some(Meaning::Hostname(name))
     };
-    let searched = search.iter().find_map(|domain| {
+    let short = search.iter().find_map(|domain| {
         let short = lower.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        let service = parse_service_host(short, namespace);
-        let service = service.map(|service| Meaning::Service(service, Reading::Searched));
-        service.or_else(|| given(short))
+        Some(short).filter(|short| !short.is_empty())
     });
-    Named::Perhaps(given(&lower).into_iter().chain(searched).collect())
+    let service = short.and_then(|short| parse_service_host(short, namespace));
+    let service = service.map(|service| Meaning::Service(service, Reading::Searched));
+    // The service first: what `cart` means no template changes, even one for names below a domain of the search list.
+    let given = [Some(&*lower), short]
+        .into_iter()
+        .flatten()
+        .filter_map(given);
+    Named::Perhaps(service.into_iter().chain(given).collect())
 }
 
 #[cfg(test)]
@@ -128,9 +133,10 @@ mod tests {
             })
         };
         let given = |name: &str| Meaning::Hostname(name.parse().unwrap());
+        // What `cart` means no template changes.
         let both = [
-            given("cart.mesh.local"),
             Meaning::Service("shop/cart".parse().unwrap(), Reading::Searched),
+            given("cart.mesh.local"),
         ];
         assert_eq!(read("Cart.Mesh.local."), Named::Perhaps(both.into()));
         let searched = Named::Perhaps([given("cart.mesh.local")].into());

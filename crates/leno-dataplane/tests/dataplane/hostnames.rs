@@ -66,7 +66,8 @@ fn a_name_follows_who_has_it_and_nobodys_is_asked_outside() {
             answer.answers.first().and_then(|of| of.data.ip_addr())
         };
         assert_eq!(address("x.mesh.local.").await, Some(a.ip()));
-        // Where no service has the name, what the search list made of it.
+        // What the search list makes of a name of one's own namespace means that, whatever a template says.
+        world.name("b.mesh.local", Some("shop/a"));
         assert_eq!(address("b.mesh.local.").await, Some(b.ip()));
         assert!(asked.borrow().is_empty(), "{:?}", asked.borrow());
         world.name("x.mesh.local", Some("shop/b"));
