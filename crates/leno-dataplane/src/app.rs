@@ -356,18 +356,13 @@ impl Local {
 }
 
 impl AppPort {
-    fn lane(
-        &self,
-        shared: &Shared,
-        port: u16,
-        source: Option<IpAddr>,
-    ) -> Result<Rc<Lane>, AppError> {
+    fn lane(&self, shared: &Shared, source: Option<IpAddr>) -> Rc<Lane> {
         let ceiling = shared.config.limits.app_sources;
-        let (lane, made_room) = self.lanes.lane(source, ceiling, Instant::now());
-        if made_room || lane.is_none() {
+        let (lane, full) = self.lanes.lane(source, ceiling, Instant::now());
+        if full {
             limit(Limit::AppSources);
         }
-        lane.ok_or(AppError::Overflow { port })
+        lane
     }
 
     /// A place among the requests that may be open over this version of HTTP; waits in a bounded line.
@@ -388,7 +383,7 @@ impl AppPort {
         };
         Ok(Exchange {
             port: self,
-            lane: self.lane(shared, to.port(), source)?,
+            lane: self.lane(shared, source),
             _place: place,
             http2,
         })

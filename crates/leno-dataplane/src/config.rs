@@ -112,7 +112,7 @@ pub struct Limits {
     /// Requests open at once to one port of an application over HTTP/2, where it allows as many.
     pub app_streams: usize,
     /// Callers' addresses from which connections to one port of an application are kept and shared, where those are
-    /// preserved. The one not used for longest makes room; where all are in use, HTTP from a further one is refused.
+    /// preserved. The one not used for longest makes room; where all are in use, a further one's serve one exchange.
     pub app_sources: usize,
     /// Unconnected sockets in stock for one workload and address family.
     pub app_sockets: usize,

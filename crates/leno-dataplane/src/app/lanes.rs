@@ -1,8 +1,9 @@
 //! Connections to one port of a program that wait for their next use, by the address they speak from.
 //!
 //! Where callers' addresses are preserved a connection is of one of them. Invariant: none made for one caller's address
-//! is used for another's. Who calls may have many addresses, or choose them: there are so many lanes and no more, and the
-//! one that was not used for longest makes room.
+//! is used for another's. Who calls may have many addresses, or choose them: so many lanes are kept and no more, and the
+//! one that was not used for longest makes room. Nobody is refused for it: who is admitted is decided by the port's
+//! places, and a caller without a lane that is kept has one for that exchange alone.
 
 use std::{
     cell::{Cell, RefCell},
@@ -36,33 +37,33 @@ pub(crate) struct Lane {
 }
 
 impl Lanes {
-    /// The lane from an address; the proxy's own without one. `None` where `ceiling` others are in use, and whether
-    /// another made room.
+    /// The lane from an address, the proxy's own without one; and whether the ceiling was met: another made room, or,
+    /// where all are in use, this one is not kept.
     pub(super) fn lane(
         &self,
         source: Option<IpAddr>,
         ceiling: usize,
         now: Instant,
-    ) -> (Option<Rc<Lane>>, bool) {
+    ) -> (Rc<Lane>, bool) {
         let Some(source) = source else {
-            return (Some(Rc::clone(&self.own)), false);
+            return (Rc::clone(&self.own), false);
         };
         let mut lanes = self.of_callers.borrow_mut();
-        let mut made_room = false;
+        let mut full = false;
         if !lanes.contains_key(&source) && lanes.len() >= ceiling {
             let unused = lanes.iter().filter(|(_, lane)| lane.is_unused());
             let Some(oldest) = unused.min_by_key(|(_, lane)| lane.used.get()) else {
-                return (None, false);
+                return (Rc::default(), true);
             };
             let oldest = *oldest.0;
             if let Some(lane) = lanes.remove(&oldest) {
                 lane.close();
             }
-            made_room = true;
+            full = true;
         }
         let lane = Rc::clone(lanes.entry(source).or_default());
         lane.used.set(Some(now));
-        (Some(lane), made_room)
+        (lane, full)
     }
 
     /// How many connections wait, over all lanes.
@@ -154,23 +155,27 @@ mod tests {
         let lane = |source, now| lanes.lane(source, 2, now);
         let (first, _) = lane(of(1), at(0));
         drop(lane(of(2), at(1)));
-        assert!(Rc::ptr_eq(
-            &first.clone().unwrap(),
-            &lane(of(1), at(2)).0.unwrap()
-        ));
+        assert!(Rc::ptr_eq(&first, &lane(of(1), at(2)).0));
         // The second one goes, though the first is as old: somebody is at that.
-        let (third, made_room) = lane(of(3), at(3));
-        assert!(third.is_some() && made_room);
-        let (fourth, _) = lane(of(4), at(4));
-        assert!(fourth.is_none(), "both are in use");
-        assert!(
-            lane(None, at(4)).0.is_some(),
-            "the proxy's own is none of them"
-        );
-        drop(first);
-        let (fourth, made_room) = lane(of(4), at(5));
-        assert!(fourth.is_some() && made_room);
-        assert_eq!(lanes.of_callers.borrow().len(), 2);
+        let (third, full) = lane(of(3), at(3));
+        assert!(full);
+        let kept = || {
+            let mut last: Vec<u8> = Vec::new();
+            last.extend(
+                (1..5).filter(|last| lanes.of_callers.borrow().contains_key(&of(*last).unwrap())),
+            );
+            last
+        };
+        assert_eq!(kept(), [1, 3]);
+        // Both are in use: whoever comes next is served all the same.
+        let (fourth, full) = lane(of(4), at(4));
+        assert!(full && kept() == [1, 3]);
+        let (other, _) = lane(of(4), at(4));
+        assert!(!Rc::ptr_eq(&fourth, &other), "for one exchange alone");
+        assert!(!lane(None, at(4)).1, "the proxy's own is none of them");
+        drop((first, other));
+        let (fourth, full) = lane(of(4), at(5));
+        assert!(full && kept() == [3, 4]);
         drop((third, fourth));
         lanes.sweep(Duration::from_secs(30), at(40));
         assert!(lanes.of_callers.borrow().is_empty());
