@@ -150,7 +150,6 @@ impl Core {
             mesh.flush(&self.clock, wall, &mut writes);
             self.behind.add(writes);
             self.behind.add(mesh.upkeep_of_agents(uptime, wall));
-            self.behind.add(mesh.take_forgotten());
         }
         self.write_behind(uptime);
     }

@@ -158,8 +158,6 @@ pub(crate) struct Mesh {
     remembered: RememberedServices,
     promised: Promised,
     versions: Versions,
-    /// What is to be written of services that are forgotten.
-    forgotten: Vec<Write>,
     ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
     ready: BTreeSet<StreamId>,
@@ -218,7 +216,6 @@ impl Mesh {
             remembered: RememberedServices::default(),
             promised: Promised::default(),
             versions: Versions::default(),
-            forgotten: Vec::new(),
             ads: BTreeMap::new(),
             sessions: BTreeMap::new(),
             ready: BTreeSet::new(),

@@ -206,7 +206,6 @@ impl Mesh {
         let Some(name) = service_of(key) else {
             return;
         };
-        self.forget_version(&name);
         // One that is served is noted anew, and so written again.
         if self.remembered.services.remove(&name).is_some() {
             self.pending.push(Input::Remembered(name, None));
@@ -217,11 +216,6 @@ impl Mesh {
     /// How many were forgotten because too many were empty.
     pub(crate) fn services_forgotten(&self) -> u64 {
         self.remembered.over_limit
-    }
-
-    /// What is to be written of services that were forgotten, each by itself.
-    pub(crate) fn take_forgotten(&mut self) -> Vec<Write> {
-        std::mem::take(&mut self.forgotten)
     }
 
     /// Remembers the services that there are, and forgets those whose time is over.
@@ -240,12 +234,16 @@ impl Mesh {
             let what = kept.map(|kept| Arc::clone(&kept.what));
             self.pending.push(Input::Remembered(name, what));
         }
-        for name in noted.forgotten {
-            let key = remembered_key(&self.settings.name, &name);
-            // Each by itself: that a person was faster must not undo the others.
-            self.forgotten.push(Write::delete(key, Expect::Any));
-            self.pending.push(Input::Remembered(name, None));
+        for name in &noted.forgotten {
+            let key = remembered_key(&self.settings.name, name);
+            writes.push(Write::delete(key, Expect::Any));
+            self.pending.push(Input::Remembered(name.clone(), None));
         }
+        let there = services.iter().map(|service| &service.name);
+        let there: BTreeSet<&ServiceName> = there
+            .filter(|name| !noted.forgotten.contains(name))
+            .collect();
+        self.keep_versions(&there);
     }
 }
 

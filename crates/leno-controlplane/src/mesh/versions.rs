@@ -1,8 +1,8 @@
 //! How many services an agent makes by its versions, which it chooses freely and which outlive their workloads.
 //!
 //! Refuses what is too many: such a workload serves all the same, and its version has no name of its own.
-//! Invariant: an agent is counted for at most [`MAX_VERSIONS`] names of one service, each until it is forgotten. The
-//! control plane's own machine, which may host anything, is not counted.
+//! Invariant: an agent is counted for at most [`MAX_VERSIONS`] names of one service, each for as long as there is such a
+//! service, served or remembered. The control plane's own machine, which may host anything, is not counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,11 +49,13 @@ impl Versions {
             .is_some_and(|made| made.contains(version))
     }
 
-    /// A name is forgotten; tells who made it and has room now.
-    fn forget(&mut self, version: &ServiceName) -> BTreeSet<DnsLabel> {
+    /// Counts what is there and nothing else; tells who has room now.
+    fn keep(&mut self, there: &BTreeSet<&ServiceName>) -> BTreeSet<DnsLabel> {
         let mut agents = BTreeSet::new();
         self.made.retain(|(agent, _), made| {
-            if made.remove(version) {
+            let before = made.len();
+            made.retain(|version| there.contains(version));
+            if made.len() < before {
                 agents.insert(agent.clone());
             }
             !made.is_empty()
@@ -75,9 +77,9 @@ impl Mesh {
         (!known).then_some(version)
     }
 
-    /// A service is forgotten: who made it as a version has room for another.
-    pub(super) fn forget_version(&mut self, version: &ServiceName) {
-        for agent in self.versions.forget(version) {
+    /// These services are there, remembered ones too. Who made one that is not has room for another.
+    pub(super) fn keep_versions(&mut self, there: &BTreeSet<&ServiceName>) {
+        for agent in self.versions.keep(there) {
             let own = self.own_by_agent.get(&agent).cloned();
             for uid in own.into_iter().flatten() {
                 self.workload_changed(uid);
@@ -108,7 +110,8 @@ mod tests {
         assert!(versions.count(&label(a), &label(cart), &name(0)));
         assert!(versions.count(&label(b), &label(cart), &one_more));
         assert!(versions.count(&label(a), &label("pay"), &one_more));
-        let freed = versions.forget(&name(7));
+        let left: Vec<ServiceName> = (0..=MAX_VERSIONS).filter(|of| *of != 7).map(name).collect();
+        let freed = versions.keep(&left.iter().collect());
         assert_eq!(freed, BTreeSet::from([label(a)]));
         assert!(versions.count(&label(a), &label(cart), &one_more));
     }
