@@ -25,12 +25,15 @@ use crate::{
     agent::AgentError,
     busy,
     config::{Config, Exclusions},
+    host,
     hosted::LISTEN_BACKLOG,
     local::{Connection, LocalEvent},
     protocol::{FromAgent, Port, Socket, Start, ToAgent, Why},
     saved::SavedWorkload,
 };
 
+/// systemd-resolved's, the one on loopback that is captured.
+const STUB_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 /// The nftables table of a wholly captured namespace.
 const TABLE: &str = "leno";
 /// Until the program is fit for the first time it is asked often, so that it is called soon.
@@ -113,6 +116,14 @@ pub(crate) fn take(
         .install(TABLE)
         .inspect_err(|_| drop(SourceAddresses::remove()))?;
     tracing::info!("this namespace's connections go through the mesh");
+    let (resolvers, _) = host::resolvers();
+    let deaf = |of: &SocketAddr| of.ip().is_loopback() && of.ip() != STUB_RESOLVER;
+    if let Some(resolver) = resolvers.first().filter(|of| deaf(of)) {
+        tracing::warn!(
+            resolver = %resolver.ip(),
+            "/etc/resolv.conf names a resolver on loopback, where only 127.0.0.53 is captured: programs here find no names of the mesh; give the container another (dns:, --dns), or have programs call services by their addresses"
+        );
+    }
     if *exclusions != Exclusions::default() {
         tracing::warn!(?exclusions, "but for these, which are not protected");
     }

@@ -84,10 +84,18 @@ fn tcp_to_anywhere_reaches_the_outbound_listener_with_its_destination_and_source
 }
 
 #[test]
-fn dns_anywhere_and_to_the_stub_resolver_reaches_the_resolver() {
+fn dns_anywhere_and_on_loopback_reaches_the_resolver() {
     in_namespace(|| async {
         let captured = capture_everything();
-        for to in ["8.8.8.8:53", "[2001:4860::8888]:53", "127.0.0.53:53"].map(address) {
+        let resolvers = [
+            "8.8.8.8:53",
+            "[2001:4860::8888]:53",
+            // Of systemd, Docker and dnsmasq.
+            "127.0.0.53:53",
+            "127.0.0.11:53",
+            "127.0.1.1:53",
+        ];
+        for to in resolvers.map(address) {
             let mut client = TcpStream::connect(to).await.unwrap();
             let (mut accepted, _) = of_family(&captured.dns, to.ip()).accept().await.unwrap();
             assert_eq!(socket::original_destination(&accepted).unwrap(), Some(to));
@@ -219,8 +227,8 @@ fn the_kernel_has_the_rules_that_were_meant() {
             "chain output {{
                 type nat hook output priority -100; policy accept;
                 meta mark 0x1ee0 accept
-                ip daddr 127.0.0.53 udp dport 53 redirect to :{dns_port}
-                ip daddr 127.0.0.53 tcp dport 53 redirect to :{dns_port}
+                ip daddr 127.0.0.0/8 udp dport 53 redirect to :{dns_port}
+                ip daddr 127.0.0.0/8 tcp dport 53 redirect to :{dns_port}
                 ip daddr 127.0.0.0/8 accept
                 ip6 daddr ::1 accept
                 udp dport 53 redirect to :{dns_port}

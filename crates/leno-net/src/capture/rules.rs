@@ -17,8 +17,11 @@ const CAPTURED: &str = "captured";
 const REFUSE: &str = "refuse";
 const REFUSE_VIPS: &str = "refuse_vips";
 
-/// systemd-resolved's address: the one on loopback that is captured, for DNS.
+/// systemd-resolved's address: where others have their programs, the one on loopback that is captured, for DNS.
 const STUB_RESOLVER: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), 32);
+/// In a network of its own no resolver of the host's is on loopback: whichever a program is told (Docker's 127.0.0.11,
+/// dnsmasq's 127.0.1.1), it means ours.
+const ANY_RESOLVER: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
 const LOOPBACK: [(IpAddr, u8); 2] = [
     (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
     (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
@@ -34,7 +37,8 @@ impl OwnNamespace {
         let mut table = Table::make(name, start);
         table.base_chain(OUTPUT, Hook::NatOutput);
         table.rule(OUTPUT, |rule| rule.mark(MARK).accept());
-        capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
+        let ports = (self.outbound_port, self.dns_port);
+        capture_outgoing(&mut table, OUTPUT, ports, ANY_RESOLVER);
 
         // On the way in, not out: everything here is delivered by loopback, and a packet dropped on its way out
         // is EPERM to its sender, while one refused on its way in is ECONNREFUSED.
@@ -95,7 +99,8 @@ impl WholeNamespace {
                 rule.protocol(protocol).port_in("ports_out").accept()
             });
         }
-        capture_outgoing(&mut table, OUTPUT, self.outbound_port, self.dns_port);
+        let ports = (self.outbound_port, self.dns_port);
+        capture_outgoing(&mut table, OUTPUT, ports, STUB_RESOLVER);
 
         table.base_chain(INBOUND, Hook::NatPrerouting);
         table.rule(INBOUND, |rule| rule.by_loopback().accept());
@@ -123,7 +128,8 @@ impl HostCgroups {
         let mut table = Table::make(name, start);
         // Chains first: rules may only name what is there.
         table.chain(CAPTURED);
-        capture_outgoing(&mut table, CAPTURED, self.outbound_port, self.dns_port);
+        let ports = (self.outbound_port, self.dns_port);
+        capture_outgoing(&mut table, CAPTURED, ports, STUB_RESOLVER);
         table.chain(REFUSE_VIPS);
         refuse_vips(&mut table, REFUSE_VIPS);
         table.base_chain(OUTPUT, Hook::NatOutput);
@@ -152,11 +158,16 @@ impl HostCgroups {
     }
 }
 
-/// TCP beyond loopback to `outbound`, and DNS anywhere beyond it, or to the stub resolver, to `dns`.
-fn capture_outgoing(table: &mut Table<'_>, chain: &str, outbound: u16, dns: u16) {
+/// TCP beyond loopback to `outbound`, and DNS anywhere beyond it, or to the resolvers on it, to `dns`.
+fn capture_outgoing(
+    table: &mut Table<'_>,
+    chain: &str,
+    (outbound, dns): (u16, u16),
+    resolvers: (IpAddr, u8),
+) {
     for protocol in [UDP, TCP] {
         table.rule(chain, |rule| {
-            rule.destination(STUB_RESOLVER)
+            rule.destination(resolvers)
                 .protocol(protocol)
                 .port(DNS)
                 .redirect(dns)
