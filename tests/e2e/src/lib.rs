@@ -495,6 +495,26 @@ fn ask(wire: &mut Wire, request: &str) -> Result<(), String> {
     }
 }
 
+/// The proportional memory of a process, in bytes.
+///
+/// # Panics
+/// When it is gone.
+#[must_use]
+pub fn memory_of(pid: i32) -> u64 {
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the agent runs");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .expect("its memory");
+    line.trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse::<u64>()
+        .expect("a number")
+        * 1024
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]

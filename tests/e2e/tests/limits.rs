@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::{Backend, SOON, median, nginx, noise, response};
+use leno_e2e::{Backend, SOON, median, memory_of, nginx, noise, response};
 use leno_testkit::{Answer, Connector, Member, Mesh, Wire, need, skip, suite, until};
 
 /// One pair of hosts; `web` answers at once, with 64 MiB at `/large`, and reads nothing of what comes to `/stall`; `two`
@@ -116,21 +116,6 @@ impl Fixture {
             .map(|host| memory_of(self.mesh.agent(host).pid()))
             .sum()
     }
-}
-
-fn memory_of(pid: i32) -> u64 {
-    let text =
-        std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the agent runs");
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))
-        .expect("its memory");
-    line.trim()
-        .trim_end_matches("kB")
-        .trim()
-        .parse::<u64>()
-        .expect("a number")
-        * 1024
 }
 
 /// Judged as the design says: a limit, unless the unloaded median of this run is near it itself.

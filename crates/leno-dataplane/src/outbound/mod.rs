@@ -54,6 +54,10 @@ pub(crate) struct Flow {
     looked: Cell<Instant>,
 }
 
+/// The world outside the mesh, and what is nowhere, as Istio calls them in metrics.
+const OUTSIDE: &str = "PassthroughCluster";
+const NOWHERE: &str = "BlackHoleCluster";
+
 /// What was refused is looked up again by requests that come later than this.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -438,7 +442,18 @@ impl Flow {
         }
     }
 
-    /// What was called, for metrics: the service where it is known, otherwise the address.
+    /// What was called, for metrics: addresses at which nothing is known are without number, and one edge.
+    fn called_as(&self, called: &str) -> Arc<str> {
+        let answer = self.shared.destinations.peek(self.to.ip());
+        let known = matches!(answer, Some(Answer::Service(_) | Answer::Host(_)));
+        match &*self.meaning.borrow() {
+            Meaning::Clear => OUTSIDE.into(),
+            Meaning::Refused(..) if !known => NOWHERE.into(),
+            Meaning::Service(_) | Meaning::Direct(_) | Meaning::Refused(..) => called.into(),
+        }
+    }
+
+    /// What was called, for the log: the service where it is known, otherwise the address.
     fn called(&self, target: Option<&Target>) -> String {
         if let Some((service, _)) = target.and_then(Target::service) {
             return service.host();

@@ -294,7 +294,7 @@ fn tell_refused(
         Reporter::Source,
         &source,
         &Party::unknown(),
-        Some(service.as_str().into()),
+        Some(flow.called_as(&service)),
         request.protocol,
         // Refused, and so not in clear: what the mesh carries leaves by mutual TLS or not at all.
         true,

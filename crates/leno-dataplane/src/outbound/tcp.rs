@@ -433,7 +433,7 @@ pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: O
         Reporter::Source,
         &source,
         &Party::unknown(),
-        Some(service.as_str().into()),
+        Some(flow.called_as(&service)),
         Protocol::Tcp,
         // Refused, and so not in clear.
         true,
@@ -493,7 +493,7 @@ pub(super) async fn passthrough(flow: &Rc<Flow>, mut stream: TcpStream) -> io::R
         &source,
         &Party::unknown(),
         // One edge for all of the world outside: addresses would be without number.
-        Some("PassthroughCluster".into()),
+        Some(super::OUTSIDE.into()),
         Protocol::Tcp,
         false,
     );
