@@ -2,7 +2,15 @@
 //!
 //! Owns the listeners; what a page says is asked of the agent's loop, so that nothing here shares its state.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+mod serve;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use axum::{
     Router,
@@ -52,14 +60,32 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// What the agent's loop is asked.
+pub(crate) struct Asks {
+    pub(crate) pages: mpsc::Receiver<Ask>,
+    /// Connections that made room for newer ones.
+    pub(crate) ended: Ended,
+}
+
+/// How many connections made room for newer ones.
+#[derive(Clone, Default)]
+pub(crate) struct Ended(Arc<AtomicU64>);
+
+impl Ended {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Listens on the three ports, and serves them as tasks.
 pub(crate) fn start(
     config: &Config,
     inherited: &mut Inherited,
     handles: &mut Handles,
     tasks: &mut Tasks,
-) -> Result<mpsc::Receiver<Ask>, AgentError> {
-    let (asks, asked) = mpsc::channel(PAGES);
+) -> Result<Asks, AgentError> {
+    let (asks, pages) = mpsc::channel(PAGES);
+    let ended = Ended::default();
     let page = |page: Page, kind: &'static str| {
         get(
             move |State(asks): State<mpsc::Sender<Ask>>| async move { answer(&asks, page, kind).await },
@@ -113,15 +139,10 @@ pub(crate) fn start(
         let listener = tokio::net::TcpListener::from_std(listener)
             .map_err(|error| AgentError::Listen(error.to_string()))?;
         let (router, stop) = (router.with_state(asks.clone()), tasks.stop().clone());
-        tasks.spawn_critical(name, async move {
-            let serving = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { stop.cancelled().await });
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "an admin port cannot be served");
-            }
-        });
+        let serving = serve::serve(listener, router, Arc::clone(&ended.0), stop);
+        tasks.spawn_critical(name, serving);
     }
-    Ok(asked)
+    Ok(Asks { pages, ended })
 }
 
 async fn answer(asks: &mpsc::Sender<Ask>, page: Page, kind: &'static str) -> Response {

@@ -35,7 +35,7 @@ use tonic::transport::Channel;
 
 use crate::{
     Config, Membership,
-    admin::Ask,
+    admin::{Ask, Ended},
     ads::{AdsClient, Type},
     certificates::{Issued, Renewal},
     handover::{Handles, Inherited},
@@ -153,6 +153,7 @@ struct Beginning {
     inherited: Inherited,
     /// What a predecessor left, where it can be told whose that is.
     kept: Option<Kept>,
+    readers_ended: Ended,
     namespace_rules: Option<Installed>,
     way_back: Option<SourceAddresses>,
     ready: Readiness,
@@ -198,6 +199,8 @@ struct Agent {
     started: Instant,
     /// Whether the run directory is this agent's.
     keeps_state: bool,
+    /// Connections to the admin ports that made room.
+    readers_ended: Ended,
     /// Whether it is in memory.
     keeps_keys: bool,
     dirty_configuration: bool,
@@ -219,6 +222,7 @@ impl Agent {
             handles,
             inherited,
             kept,
+            readers_ended,
             namespace_rules,
             way_back,
             ready,
@@ -260,6 +264,7 @@ impl Agent {
             next_request: 0,
             started: Instant::now(),
             keeps_state: kept.is_some(),
+            readers_ended,
             keeps_keys,
             dirty_configuration: false,
             dirty_workloads: false,

@@ -16,7 +16,7 @@ use std::{
 use leno_dataplane::{Event, RefusalRecord};
 use leno_telemetry::{
     Delta, EdgeDelta, EdgeKey, LatencyHistogram, Protocol, Reporter as Side, Totals,
-    counters::{Counter, Counters, Gauge},
+    counters::{Counter, Counters, Gauge, Limit},
 };
 use leno_wire::agent as wire;
 
@@ -43,6 +43,18 @@ pub(crate) struct Reporter {
     measured: Option<Instant>,
     memory: (u64, u64),
     log: Option<File>,
+}
+
+/// What the agent counts itself.
+pub(crate) struct Own {
+    /// Responses of the control plane of which something was refused.
+    pub(crate) nacks: u64,
+    /// Resources held.
+    pub(crate) resources: usize,
+    /// Times capture rules were restored.
+    pub(crate) rules_restored: u64,
+    /// Connections to the admin ports that made room.
+    pub(crate) readers_ended: u64,
 }
 
 impl Reporter {
@@ -156,11 +168,18 @@ impl Reporter {
     }
 
     /// Everything as Prometheus text.
-    pub(crate) fn prometheus(&self, nacks: u64, resources: usize, rules_restored: u64) -> String {
+    pub(crate) fn prometheus(&self, own: &Own) -> String {
+        let Own {
+            nacks,
+            resources,
+            rules_restored,
+            readers_ended,
+        } = *own;
         let mut counters = self.counters.clone();
         counters.add(Counter::XdsNacks, nacks);
         counters.add(Counter::ReportEdgesDropped, self.dropped);
         counters.add(Counter::RulesRestored, rules_restored);
+        counters.limits(Limit::AdminConnections, readers_ended);
         let resources = i64::try_from(resources).unwrap_or(i64::MAX);
         counters.gauge(Gauge::XdsResources, resources);
         let mut out = String::new();
@@ -276,7 +295,12 @@ mod tests {
     /// Prometheus refuses a scrape in which a series or its head comes twice.
     #[test]
     fn no_metric_is_written_twice() {
-        let text = Reporter::new(None).prometheus(3, 7, 5);
+        let text = Reporter::new(None).prometheus(&Own {
+            nacks: 3,
+            resources: 7,
+            rules_restored: 5,
+            readers_ended: 2,
+        });
         let mut seen = BTreeSet::new();
         for line in text
             .lines()
@@ -290,6 +314,7 @@ mod tests {
         }
         for sample in [
             "leno_xds_nacks_total 3\n",
+            "leno_limit_reached_total{limit=\"admin_connections\"} 2\n",
             "leno_xds_resources 7\n",
             "leno_capture_rules_restored_total 5\n",
         ] {

@@ -5,13 +5,13 @@
 //! proved who it is.
 
 mod linger;
-mod strangers;
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leno_api::{Access, Caller};
-use leno_runtime::{Scope, Stop};
+use leno_runtime::{Guests, Scope, Stop};
 use leno_tls::{Alpn, Peer, control::ControlAcceptor};
 use leno_types::{MeshName, TrustDomain};
 use tokio::{
@@ -35,7 +35,6 @@ use tower::{Service, ServiceExt};
 
 use crate::{StartError, grpc::Connection};
 use linger::Lent;
-pub(crate) use strangers::Strangers;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -45,6 +44,13 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 1_024;
 /// Streams of one connection that has shown no certificate.
 const STRANGER_STREAMS: u32 = 8;
+/// Connections without a client certificate that may be open at once, handshakes included; the oldest is closed for a
+/// new one.
+pub(crate) const STRANGERS: usize = 1_024;
+/// Connections of readers of metrics that may be open at once; the oldest is closed for a new one.
+const METRICS_CONNECTIONS: usize = 32;
+/// How long one of them may last: who reads again connects again.
+const METRICS_TIME: Duration = Duration::from_secs(60);
 /// How long a connection without a certificate may last: many times what it takes to redeem a token.
 const STRANGER_TIME: Duration = Duration::from_secs(60);
 /// Receive window of an agent's connection and of each stream of it. The window is what bounds memory; its size also
@@ -65,7 +71,7 @@ pub(crate) struct Serving {
     /// Trust domain to mesh.
     pub(crate) meshes: Vec<(TrustDomain, MeshName)>,
     /// Whoever has shown no certificate (yet).
-    pub(crate) strangers: Strangers,
+    pub(crate) strangers: Guests,
 }
 
 /// Opens a TCP port; version 6 is version 6 only, so that both families can have the same port.
@@ -286,13 +292,20 @@ async fn serve_local(socket: UnixStream, owner: u32, serving: Serving, stop: Sto
 }
 
 /// Accepts readers of metrics until `stop`.
-pub(crate) async fn serve_metrics(listener: TcpListener, router: Router, scope: Scope, stop: Stop) {
+pub(crate) async fn serve_metrics(
+    listener: TcpListener,
+    router: Router,
+    scope: Scope,
+    ended: Arc<AtomicU64>,
+    stop: Stop,
+) {
+    let guests = Guests::new(METRICS_CONNECTIONS, ended);
     while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
         let Ok((socket, _)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (router, ending) = (router.clone(), stop.clone());
+        let (router, guest) = (router.clone(), guests.enter(&stop));
         let work = async move {
             let io = TokioIo::new(socket);
             let service = hyper_util::service::TowerToHyperService::new(router);
@@ -300,7 +313,8 @@ pub(crate) async fn serve_metrics(listener: TcpListener, router: Router, scope: 
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
                 .serve_connection(io, service);
-            if let Some(Err(error)) = ending.run_until_stopped(connection).await {
+            let timed = tokio::time::timeout(METRICS_TIME, connection);
+            if let Some(Ok(Err(error))) = guest.leave().run_until_stopped(timed).await {
                 tracing::debug!(%error, "a metrics connection ended");
             }
         };

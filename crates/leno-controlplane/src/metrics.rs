@@ -97,6 +97,8 @@ pub(crate) struct Meters {
     pub(crate) api: Arc<leno_api::Counters>,
     /// Connections without a certificate that made room for newer ones.
     pub(crate) strangers_ended: Arc<AtomicU64>,
+    /// Readers of metrics that made room for newer ones.
+    pub(crate) readers_ended: Arc<AtomicU64>,
 }
 
 /// Answers `/metrics`, `/healthz` and `/readyz`.
@@ -174,6 +176,12 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
         "Connections without a certificate ended to make room for newer ones.",
         "",
         meters.strangers_ended.load(Ordering::Relaxed),
+    );
+    out.counter(
+        "leno_controlplane_metrics_readers_exceeded_total",
+        "Connections to this port ended to make room for newer ones.",
+        "",
+        meters.readers_ended.load(Ordering::Relaxed),
     );
     out.gauge(
         "leno_api_watches",

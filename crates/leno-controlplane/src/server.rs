@@ -15,7 +15,7 @@ use std::{
 
 use axum::Router;
 use leno_api::Api;
-use leno_runtime::{Scope, Stop, Tasks};
+use leno_runtime::{Guests, Scope, Stop, Tasks};
 use leno_store::{Options, SqliteStore, Store};
 use leno_tls::{TrustBundle, WorkloadCertificate, control::ControlAcceptor};
 use leno_types::{HostPort, MeshName, TrustDomain};
@@ -37,7 +37,7 @@ use crate::{
     documents::Ready,
     grpc::{self, AgentService},
     http::{self, Context},
-    listener::{self, Serving, Strangers},
+    listener::{self, STRANGERS, Serving},
     mesh::{Mesh, Settings},
     metrics::{self, MeteredStore, Meters},
 };
@@ -189,12 +189,14 @@ impl Bound {
             store: store_dyn,
             counting: Arc::default(),
         };
-        let strangers = Strangers::default();
+        let (strangers_ended, readers_ended) = (Arc::default(), Arc::default());
+        let strangers = Guests::new(STRANGERS, Arc::clone(&strangers_ended));
         let meters = metrics::router(Meters {
             handle: core.handle.clone(),
             store: Arc::clone(&store),
             api: Arc::clone(&api.counters),
-            strangers_ended: strangers.ended(),
+            strangers_ended,
+            readers_ended: Arc::clone(&readers_ended),
         });
         let serving = Serving {
             router: routes(&core, context, api, &names),
@@ -223,7 +225,7 @@ impl Bound {
             let scope = scope.clone();
             tasks.spawn(
                 "metrics-port",
-                listener::serve_metrics(listener, meters, scope, stop.clone()),
+                listener::serve_metrics(listener, meters, scope, readers_ended, stop.clone()),
             );
         }
         if let Some(path) = &config.ready_file {

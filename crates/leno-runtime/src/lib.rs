@@ -4,6 +4,7 @@
 //! task: every task has a name, an owner ([`Tasks`] or [`Scope`]) and a consequence when it ends. Never knows what a task
 //! does. Invariant: shutdown is stop, drain, deadline, abort, in this order, and what was aborted is said by name.
 
+mod guests;
 mod panics;
 mod readiness;
 mod scope;
@@ -12,6 +13,7 @@ mod stop;
 mod tasks;
 mod thread;
 
+pub use guests::{Guest, Guests};
 pub use panics::panics_total;
 pub use readiness::Readiness;
 pub use scope::{Full, Scope};

@@ -124,6 +124,8 @@ closed_set! {
         DnsConnections = "dns_connections",
         /// Refusals remembered between two reports.
         Refusals = "refusals",
+        /// Connections to one of the agent's own HTTP ports.
+        AdminConnections = "admin_connections",
     }
 }
 
@@ -226,7 +228,12 @@ impl Counters {
 
     /// Counts that a ceiling was hit.
     pub fn limit(&mut self, limit: Limit) {
-        self.labelled(Family::LimitReached, limit.as_str(), 1);
+        self.limits(limit, 1);
+    }
+
+    /// Counts that a ceiling was hit so often.
+    pub fn limits(&mut self, limit: Limit, times: u64) {
+        self.labelled(Family::LimitReached, limit.as_str(), times);
     }
 
     /// Counts a refusal.

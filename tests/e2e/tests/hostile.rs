@@ -50,6 +50,7 @@ suite!(
     [
         a_protocol_with_a_second_request_in_it_is_refused,
         who_says_nothing_holds_up_nobody,
+        who_only_sits_on_the_agents_own_ports_makes_room,
         garbage_on_every_port_harms_nobody,
         without_a_certificate_nothing_is_told_at_the_control_plane,
         an_agents_and_a_workloads_certificates_are_nothing_at_the_api,
@@ -227,6 +228,39 @@ fn who_says_nothing_holds_up_nobody(fixture: &mut Fixture) {
     });
     drop(open);
     fixture.unharmed();
+}
+
+fn who_only_sits_on_the_agents_own_ports_makes_room(fixture: &mut Fixture) {
+    let made_room = || {
+        let labels = ["limit=\"admin_connections\""];
+        fixture
+            .mesh
+            .metric("a", "leno_limit_reached_total", &labels)
+    };
+    for (port, path) in [(15020, "/metrics"), (15021, "/healthz/ready")] {
+        let before = made_room();
+        // Some say nothing at all, and some ask and do not read.
+        let mut open: Vec<Wire> = (0..200)
+            .map(|_| Wire::new(fixture.stranger(port).expect("a connection")))
+            .collect();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        for wire in open.iter_mut().step_by(2) {
+            // It may have made room already.
+            drop(wire.try_send(&request));
+        }
+        let mut fresh = Wire::new(fixture.stranger(port).expect("a connection"));
+        assert_eq!(fresh.ask(&request).status(), 200, "{port}");
+        until("all but so many have made room", SOON, || {
+            (made_room() - before >= 150.0).then_some(())
+        });
+        let first = open.remove(1);
+        match first.stream().read(&mut [0; 1]) {
+            Ok(0) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            other => panic!("{port}: {other:?}"),
+        }
+    }
+    assert!(fixture.calls());
 }
 
 fn garbage_on_every_port_harms_nobody(fixture: &mut Fixture) {

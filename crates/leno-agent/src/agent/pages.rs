@@ -3,12 +3,15 @@
 use std::time::SystemTime;
 
 use super::Agent;
-use crate::admin::{Answer, Ask, Page};
+use crate::{
+    admin::{Answer, Ask, Page},
+    report::Own,
+};
 
 impl Agent {
     pub(super) fn on_ask(&mut self, ask: Ask) {
         let (ok, body) = match ask.page {
-            Page::Metrics => (true, self.reporter.prometheus(self.ads.nacks(), self.ads.held(), self.rules_restored)),
+            Page::Metrics => (true, self.metrics_page()),
             Page::Ready if self.ready.is_ready() => (true, "ready\n".to_owned()),
             Page::Ready => (false, "waiting for the control plane\n".to_owned()),
             Page::Config => (true, serde_json::json!({"version": self.ads.version(), "resources": self.ads.versions()}).to_string()),
@@ -17,6 +20,15 @@ impl Agent {
         };
         // Who asked may have gone.
         drop(ask.reply.send(Answer { ok, body }));
+    }
+
+    fn metrics_page(&self) -> String {
+        self.reporter.prometheus(&Own {
+            nacks: self.ads.nacks(),
+            resources: self.ads.held(),
+            rules_restored: self.rules_restored,
+            readers_ended: self.readers_ended.count(),
+        })
     }
 
     pub(super) fn certificates_page(&self) -> String {

@@ -17,7 +17,7 @@ use tokio::{net::UnixListener, sync::mpsc};
 use super::{Agent, AgentError, Beginning, DRAIN, HANDOVER_DRAIN, INPUTS, Mailboxes};
 use crate::{
     Config, Membership,
-    admin::{self, Ask, Everywhere},
+    admin::{self, Asks, Everywhere},
     dial, files,
     handover::{self, Handle, Handles, Inherited},
     link::{self, LinkEvent, Target},
@@ -84,6 +84,7 @@ pub async fn run(
         handles: opened.handles,
         inherited: opened.inherited,
         kept: opened.kept,
+        readers_ended: opened.asks.ended,
         namespace_rules,
         way_back,
         ready,
@@ -95,7 +96,7 @@ pub async fn run(
         link,
         local: local_events,
         inputs,
-        asks: opened.asks,
+        asks: opened.asks.pages,
     };
     tasks.spawn_critical("agent", agent.run(mailboxes));
     let ended = tasks.run(HANDOVER_DRAIN + DRAIN).await;
@@ -109,7 +110,7 @@ pub async fn run(
 struct Opened {
     local: UnixListener,
     hbone: Everywhere,
-    asks: mpsc::Receiver<Ask>,
+    asks: Asks,
     sidecar: Option<(Sidecar, Rules)>,
     handles: Handles,
     inherited: Inherited,
