@@ -121,10 +121,7 @@ async fn look(shared: &Shared) {
             lag: percent(micros(standing), micros(limits.lag)),
             memory,
         });
-        let now = (
-            i64::try_from(standing.as_millis()).unwrap_or(i64::MAX),
-            i64::from(memory),
-        );
+        let now = (shown(standing), i64::from(memory));
         for (which, last, now) in [(Gauge::Lag, told.0, now.0), (Gauge::Memory, told.1, now.1)] {
             if now != last {
                 gauge(which, now - last);
@@ -132,6 +129,12 @@ async fn look(shared: &Shared) {
         }
         told = now;
     }
+}
+
+/// In steps: a worker that has nothing to do must not have something to report because of that.
+fn shown(lag: Duration) -> i64 {
+    const STEP: u128 = 10;
+    i64::try_from(lag.as_millis() / STEP * STEP).unwrap_or(i64::MAX)
 }
 
 fn micros(of: Duration) -> u64 {
@@ -150,6 +153,13 @@ mod tests {
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_worker_with_nothing_to_do_has_nothing_to_report() {
+        let of = |micros| shown(Duration::from_micros(micros));
+        assert_eq!([of(0), of(1_900), of(9_999)], [0; 3]);
+        assert_eq!((of(10_000), of(123_456)), (10, 120));
     }
 
     #[test]

@@ -146,7 +146,7 @@ closed_set! {
         KnownDestinations = "leno_known_destinations",
         /// Workloads served.
         Workloads = "leno_workloads",
-        /// The lag of the worker that stands, in milliseconds.
+        /// The lag of the worker that stands, in milliseconds, by tens.
         Lag = "leno_worker_lag_milliseconds",
         /// The proxy's memory, in percent of what it has and could still get.
         Memory = "leno_memory_used_percent",

@@ -277,6 +277,9 @@ async fn run_undeclared(
             Some(Spoken::Tls | Spoken::Bytes) | None => {}
         }
     }
+    if let Some(denial) = conn.shared.load.denies(|| Priority::Low) {
+        return refuse(conn, stream, prefix, denial).await;
+    }
     let (to, source) = conn.program(verified.to.address);
     let dialled = conn.local.dial_app(&conn.shared, to, source);
     let (mut app, _dialled) = match dialled.await {
@@ -306,10 +309,6 @@ async fn run_undeclared(
             http1(conn, stream, prefix).await
         }
         First::Caller(_) => {
-            if let Some(denial) = conn.shared.load.denies(|| Priority::Low) {
-                close(conn, &stream, verified, &denial);
-                return Ok(());
-            }
             let said = BytesMut::new();
             carry(conn, verified, stream, app, prefix, said).await;
             Ok(())
