@@ -1,17 +1,19 @@
 //! Who may use a program next: places for requests at the same time, and a line of those that wait for one.
 //!
 //! The more important goes first; of equals each caller in turn, so that who asks much waits behind itself. What there
-//! is no room for is refused at once; what is less important, or is one of its caller's many, makes room.
+//! is no room for is refused at once; what is less important, or is one of its caller's many, makes room. A place that
+//! was given is not taken back, and may be held for hours: so no caller ever has all, nor has what is of low priority.
 //! Never reads a clock. Invariant: nothing waits that could be let in, so nothing is refused while there is a place.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
     time::{Duration, Instant},
 };
 
 use leno_types::Priority;
 
-use crate::overload::part;
+use crate::overload::{part, share};
 
 /// For so many seconds after something more important was seen a margin is kept for it.
 pub const MARGIN_TICKS: u8 = 10;
@@ -36,6 +38,8 @@ pub struct Line<T> {
     /// Places there are at present.
     places: usize,
     open: usize,
+    /// How many of them each caller has.
+    held: HashMap<u64, usize, BuildHasherDefault<AsItIs>>,
     waiting: usize,
     /// By priority.
     classes: [Class<T>; Priority::ALL.len()],
@@ -57,6 +61,26 @@ struct Caller<T> {
     key: u64,
     /// The oldest first.
     waiting: VecDeque<(Ticket, T)>,
+}
+
+/// Keys are hashes already.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
 }
 
 /// By which one that waits is found again.
@@ -93,6 +117,7 @@ impl<T> Line<T> {
             limits,
             places: limits.places,
             open: 0,
+            held: HashMap::default(),
             waiting: 0,
             classes: std::array::from_fn(|_| Class {
                 callers: VecDeque::new(),
@@ -103,25 +128,31 @@ impl<T> Line<T> {
         }
     }
 
-    /// A place, while so many are free that it does not matter for whom.
-    pub fn begin_calm(&mut self) -> bool {
-        let free = self.open < part(self.places, Priority::Low);
-        self.open += usize::from(free);
+    /// A place, while so many are free that it does not matter how important it is. A caller's key is a hash, of which
+    /// others know nothing.
+    pub fn begin_calm(&mut self, caller: u64) -> bool {
+        let all = part(self.places, Priority::Low);
+        let free = self.open < all && self.may_have(Priority::Low, caller);
+        if free {
+            self.take(caller);
+        }
         free
     }
 
-    /// A place, if there is one for this priority.
-    pub fn begin(&mut self, priority: Priority) -> bool {
+    /// A place, if there is one for this priority and this caller.
+    pub fn begin(&mut self, priority: Priority, caller: u64) -> bool {
         self.class(priority).seen = MARGIN_TICKS;
-        let free = self.open < self.allowed(self.places, priority);
-        self.open += usize::from(free);
+        let free = self.is_open_to(priority) && self.may_have(priority, caller);
+        if free {
+            self.take(caller);
+        }
         free
     }
 
     /// Gets in line at `now`.
     pub fn wait(&mut self, priority: Priority, caller: u64, now: Instant, what: T) -> Queued<T> {
         let mut pushed_out = None;
-        if self.waiting >= self.allowed(self.limits.waiting, priority) {
+        if self.waiting >= self.may_wait(priority) {
             pushed_out = self.push_out(priority, caller);
             if pushed_out.is_none() {
                 return if self.waiting >= self.limits.waiting {
@@ -174,28 +205,41 @@ impl<T> Line<T> {
         Some(what)
     }
 
-    /// A place is free again. To be followed by [`Self::let_in`] until nobody comes.
-    pub fn end(&mut self) {
+    /// A caller's place is free again. To be followed by [`Self::let_in`] until nobody comes.
+    pub fn end(&mut self, caller: u64) {
         self.open = self.open.saturating_sub(1);
+        if let Some(held) = self.held.get_mut(&caller) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&caller);
+            }
+        }
     }
 
     /// Lets the next one in, if there is a place for it.
     pub fn let_in(&mut self) -> Option<T> {
-        let first = Priority::ALL.iter().rev().copied();
-        let mut waiting = first.filter(|of| !self.classes[*of as usize].callers.is_empty());
-        let priority = waiting.next()?;
-        if self.open >= self.allowed(self.places, priority) {
-            return None;
+        for priority in Priority::ALL.iter().rev().copied() {
+            if !self.is_open_to(priority) {
+                return None;
+            }
+            let waiting = &self.classes[priority as usize].callers;
+            // Who has as many as it may waits for one of its own; the next in turn does not.
+            let may_have = |of: &Caller<T>| self.may_have(priority, of.key);
+            let Some(at) = waiting.iter().position(may_have) else {
+                continue;
+            };
+            let callers = &mut self.class(priority).callers;
+            let mut caller = callers.remove(at)?;
+            let (_, what) = caller.waiting.pop_front()?;
+            let key = caller.key;
+            if !caller.waiting.is_empty() {
+                callers.push_back(caller);
+            }
+            self.gone();
+            self.take(key);
+            return Some(what);
         }
-        let callers = &mut self.class(priority).callers;
-        let mut caller = callers.pop_front()?;
-        let (_, what) = caller.waiting.pop_front()?;
-        if !caller.waiting.is_empty() {
-            callers.push_back(caller);
-        }
-        self.open += 1;
-        self.gone();
-        Some(what)
+        None
     }
 
     /// Time passes, to be said once a second; [`Self::let_in`] may let more in.
@@ -222,15 +266,41 @@ impl<T> Line<T> {
         self.waiting
     }
 
-    /// How much of a ceiling this priority may use now.
-    fn allowed(&self, ceiling: usize, priority: Priority) -> usize {
-        let higher = Priority::ALL.iter().filter(|of| **of > priority);
-        let mut seen = higher.filter(|of| self.classes[**of as usize].seen > 0);
-        if seen.next().is_some() {
-            part(ceiling, priority)
+    /// Whether something more important was seen lately.
+    fn is_outranked(&self, priority: Priority) -> bool {
+        let mut higher = Priority::ALL.iter().filter(|of| **of > priority);
+        higher.any(|of| self.classes[*of as usize].seen > 0)
+    }
+
+    /// How many of this priority may wait now.
+    fn may_wait(&self, priority: Priority) -> usize {
+        if self.is_outranked(priority) {
+            part(self.limits.waiting, priority)
         } else {
-            ceiling
+            self.limits.waiting
         }
+    }
+
+    /// Whether there is a place for this priority.
+    fn is_open_to(&self, priority: Priority) -> bool {
+        let places = match priority {
+            _ if self.is_outranked(priority) => part(self.places, priority),
+            // Nobody gets back from them what they hold, so that some is never theirs.
+            Priority::Low => part(self.places, Priority::Default),
+            Priority::Default | Priority::High => self.places,
+        };
+        self.open < places
+    }
+
+    /// Whether this caller may have one more place: of those of its priority the same share again.
+    fn may_have(&self, priority: Priority, caller: u64) -> bool {
+        let held = self.held.get(&caller).copied().unwrap_or(0);
+        share(priority) == 100 || held < part(part(self.places, priority), priority)
+    }
+
+    fn take(&mut self, caller: u64) {
+        self.open += 1;
+        *self.held.entry(caller).or_default() += 1;
     }
 
     /// Makes room: the newest of the caller with the most that wait, of the lowest priority. Of the newcomer's own

@@ -21,6 +21,7 @@ use std::{
 
 use leno_http::client;
 use leno_telemetry::counters::Limit;
+use leno_types::Priority;
 use tokio::{
     net::TcpStream,
     sync::Notify,
@@ -374,12 +375,16 @@ impl AppPort {
         shared: &Shared,
         (to, source): (SocketAddr, Option<IpAddr>),
         http2: bool,
-        who: impl FnOnce() -> Asks,
+        caller: u64,
+        priority: impl FnOnce() -> Priority,
     ) -> Result<Exchange<'_>, AppError> {
         let queue = if http2 { &self.h2 } else { &self.h1 };
-        let place = match queue.begin_calm() {
+        let place = match queue.begin_calm(caller) {
             Some(place) => place,
-            None => Box::pin(queue.begin(to.port(), who())).await?,
+            None => {
+                let priority = priority();
+                Box::pin(queue.begin(to.port(), Asks { priority, caller })).await?
+            }
         };
         Ok(Exchange {
             port: self,

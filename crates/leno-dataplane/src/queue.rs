@@ -42,12 +42,15 @@ enum State {
 }
 
 /// A place; free for the next one when it is dropped.
-pub(crate) struct Open<'q>(&'q Queue);
+pub(crate) struct Open<'q> {
+    queue: &'q Queue,
+    caller: u64,
+}
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.0.0.borrow_mut().end();
-        self.0.let_in();
+        self.queue.0.borrow_mut().end(self.caller);
+        self.queue.let_in();
     }
 }
 
@@ -56,6 +59,7 @@ struct Waiting<'q> {
     queue: &'q Queue,
     turn: Rc<Turn>,
     ticket: Ticket,
+    caller: u64,
 }
 
 impl Drop for Waiting<'_> {
@@ -63,7 +67,7 @@ impl Drop for Waiting<'_> {
         match self.turn.state.get() {
             State::Waits => drop(self.queue.0.borrow_mut().leave(self.ticket)),
             // Let in, and gone before it knew.
-            State::LetIn => drop(Open(self.queue)),
+            State::LetIn => drop(self.queue.open(self.caller)),
             State::Gone => {}
         }
     }
@@ -88,9 +92,9 @@ impl Queue {
     }
 
     /// A place, while many are free: it does not matter for whom.
-    pub(crate) fn begin_calm(&self) -> Option<Open<'_>> {
-        let free = self.0.borrow_mut().begin_calm();
-        free.then(|| Open(self))
+    pub(crate) fn begin_calm(&self, caller: u64) -> Option<Open<'_>> {
+        let free = self.0.borrow_mut().begin_calm(caller);
+        free.then(|| self.open(caller))
     }
 
     /// A place, at once or after a wait in line.
@@ -98,8 +102,8 @@ impl Queue {
     /// # Errors
     /// [`AppError::Overflow`] where nobody else would get one either, [`AppError::Shed`] where others would.
     pub(crate) async fn begin(&self, port: u16, asks: Asks) -> Result<Open<'_>, AppError> {
-        if self.0.borrow_mut().begin(asks.priority) {
-            return Ok(Open(self));
+        if self.0.borrow_mut().begin(asks.priority, asks.caller) {
+            return Ok(self.open(asks.caller));
         }
         let turn = Rc::new(Turn {
             state: Cell::new(State::Waits),
@@ -140,6 +144,7 @@ impl Queue {
             queue,
             turn,
             ticket,
+            caller,
         };
         // In time or not: what it became counts.
         match timeout_at(until.into(), waiting.turn.changed.notified()).await {
@@ -149,7 +154,7 @@ impl Queue {
             State::LetIn => {
                 // Its place goes on in what is returned.
                 waiting.turn.state.set(State::Gone);
-                Ok(Open(self))
+                Ok(self.open(caller))
             }
             State::Gone => Err(margin()),
             State::Waits => Err(overflow()),
@@ -166,6 +171,11 @@ impl Queue {
     pub(crate) fn set_places(&self, places: usize) {
         self.0.borrow_mut().set_places(places);
         self.let_in();
+    }
+
+    fn open(&self, caller: u64) -> Open<'_> {
+        let queue = self;
+        Open { queue, caller }
     }
 
     fn let_in(&self) {

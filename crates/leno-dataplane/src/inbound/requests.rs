@@ -17,7 +17,6 @@ use crate::{
     metadata::{self, To},
     outbound::{Denial, begin_trace},
     overload::come_again,
-    queue::Asks,
     record::{self, Finished, LogHead, Party},
 };
 
@@ -94,7 +93,7 @@ pub(super) async fn carry(
 ) {
     let _open = Open::new(Gauge::OpenRequests);
     let load = &conn.shared.load;
-    if let Some(denial) = load.denies(|| asks(conn, verified, slot, false).priority) {
+    if let Some(denial) = load.denies(|| priority(conn, verified, slot, false)) {
         return refuse_slot(conn, slot, request, Some(verified), denial).await;
     }
     let http2 = match verified.protocol {
@@ -112,11 +111,11 @@ pub(super) async fn carry(
     }
     let mut again = 0;
     loop {
-        let asks = |slot: &Option<Incoming<'_>>| asks(conn, verified, slot, again > 0);
+        let how = |slot: &Option<Incoming<'_>>| priority(conn, verified, slot, again > 0);
         let sent = if http2 {
-            send_h2(conn, verified, &request, slot, asks).await
+            send_h2(conn, verified, &request, slot, how).await
         } else {
-            send_h1(conn, verified, &request, slot, asks).await
+            send_h1(conn, verified, &request, slot, how).await
         };
         let denial = match sent {
             Sent::Done(relayed, counted) => {
@@ -139,15 +138,16 @@ pub(super) async fn carry(
     }
 }
 
-/// Who asks for a place at the program, and how important it is: first where it had one already.
-fn asks(conn: &Conn, verified: &Verified, slot: &Option<Incoming<'_>>, again: bool) -> Asks {
-    let priority = match slot {
+/// How important a request is: most where it had a place at the program already.
+fn priority(
+    conn: &Conn,
+    verified: &Verified,
+    slot: &Option<Incoming<'_>>,
+    again: bool,
+) -> Priority {
+    match slot {
         Some(incoming) if !again => conn.priority(verified, &incoming.head),
         Some(_) | None => Priority::High,
-    };
-    Asks {
-        priority,
-        caller: verified.key,
     }
 }
 
@@ -180,12 +180,14 @@ async fn send_h1(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
-    asks: impl Fn(&Option<Incoming<'_>>) -> Asks,
+    priority: impl Fn(&Option<Incoming<'_>>) -> Priority,
 ) -> Sent {
     let shared = &conn.shared;
     let (address, source) = conn.program(verified.to.address);
     let port = conn.local.app_port(shared, address.port());
-    let begun = port.begin(shared, (address, source), false, || asks(slot));
+    let begun = port.begin(shared, (address, source), false, verified.key, || {
+        priority(slot)
+    });
     let exchange = match begun.await {
         Ok(exchange) => exchange,
         Err(error) => return Sent::Failed(denial(&error)),
@@ -211,14 +213,16 @@ async fn send_h2(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
-    asks: impl Fn(&Option<Incoming<'_>>) -> Asks,
+    priority: impl Fn(&Option<Incoming<'_>>) -> Priority,
 ) -> Sent {
     if let Some(incoming) = slot {
         incoming.head.fields.remove(CASE_FIELD);
     }
     let (to, source) = conn.program(verified.to.address);
     let port = conn.local.app_port(&conn.shared, to.port());
-    let begun = port.begin(&conn.shared, (to, source), true, || asks(slot));
+    let begun = port.begin(&conn.shared, (to, source), true, verified.key, || {
+        priority(slot)
+    });
     let exchange = match begun.await {
         Ok(exchange) => exchange,
         Err(error) => return Sent::Failed(denial(&error)),

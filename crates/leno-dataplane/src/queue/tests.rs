@@ -35,8 +35,8 @@ async fn poll<T>(of: &mut std::pin::Pin<&mut impl Future<Output = T>>) -> Poll<T
 fn a_place_goes_on_to_who_waits_also_past_one_that_is_gone_before_it_knew() {
     run(async {
         let queue = queue(1, 10);
-        let place = queue.begin_calm().unwrap();
-        assert!(queue.begin_calm().is_none());
+        let place = queue.begin_calm(1).unwrap();
+        assert!(queue.begin_calm(1).is_none());
         let mut second = pin!(queue.begin(80, asks(Priority::Default, 1)));
         assert!(poll(&mut second).await.is_pending());
         {
@@ -49,7 +49,7 @@ fn a_place_goes_on_to_who_waits_also_past_one_that_is_gone_before_it_knew() {
         assert_eq!(queue.0.borrow().open(), 1);
         drop(place);
         assert_eq!(queue.0.borrow().open(), 0);
-        assert!(queue.begin_calm().is_some());
+        assert!(queue.begin_calm(1).is_some());
     });
 }
 
@@ -57,7 +57,7 @@ fn a_place_goes_on_to_who_waits_also_past_one_that_is_gone_before_it_knew() {
 fn who_waits_too_long_is_refused_and_who_is_gone_leaves_no_trace() {
     run(async {
         let queue = queue(1, 10);
-        let place = queue.begin_calm().unwrap();
+        let place = queue.begin_calm(1).unwrap();
         {
             let mut gone = Box::pin(queue.begin(80, asks(Priority::Default, 1)));
             assert!(poll(&mut gone.as_mut()).await.is_pending());
@@ -77,7 +77,7 @@ fn who_waits_too_long_is_refused_and_who_is_gone_leaves_no_trace() {
 fn what_is_less_important_is_told_that_it_had_to_go() {
     run(async {
         let queue = queue(1, 1);
-        let place = queue.begin_calm().unwrap();
+        let place = queue.begin_calm(1).unwrap();
         let mut low = pin!(queue.begin(80, asks(Priority::Low, 1)));
         assert!(poll(&mut low).await.is_pending());
         let mut first = pin!(queue.begin(80, asks(Priority::Default, 2)));
@@ -105,7 +105,7 @@ fn places_that_are_found_to_be_fewer_or_more_are_kept_to() {
     run(async {
         let queue = queue(10, 10);
         queue.set_places(1);
-        let place = queue.begin_calm().unwrap();
+        let place = queue.begin_calm(1).unwrap();
         let mut second = pin!(queue.begin(80, asks(Priority::Low, 1)));
         assert!(poll(&mut second).await.is_pending());
         queue.set_places(usize::MAX);

@@ -99,29 +99,32 @@ fn a_program_that_outside_callers_have_filled_serves_a_member_first() {
         let published = two.publish(&mut cart);
         let captured = one.capture(&web);
         let outside = || async move { TcpStream::connect(published).await.unwrap() };
-        // Nobody else asks: they may have all, of places and of the line.
+        // Three of the four places are theirs, and all of the line.
         let mut low = JoinSet::new();
-        for _ in 0..10 {
+        for _ in 0..9 {
             asking(&mut low, outside(), &get("/"));
         }
-        open(&two, 10).await;
+        open(&two, 9).await;
         let refused = ask(&mut outside().await, &get("/")).await;
         assert_eq!(refused.status(), 503, "{}", refused.head);
         let mut member = JoinSet::new();
-        asking(
-            &mut member,
-            async move { captured.connect(vip).await },
-            &get("/"),
-        );
-        // One of them had to go, and is told when to come again; of the mesh it is told nothing.
+        let by = |of: &mut JoinSet<Message>| {
+            asking(of, async move { captured.connect(vip).await }, &get("/"));
+        };
+        // A member has the last place at once, and never called before.
+        by(&mut member);
+        open(&two, 10).await;
+        assert!(low.try_join_next().is_none());
+        by(&mut member);
+        // One of them had to go for its next request, and is told when to come again; of the mesh it is told nothing.
         let gone = low.join_next().await.unwrap().unwrap();
         assert_eq!(gone.status(), 503, "{}", gone.head);
         assert_eq!(gone.field("retry-after"), Some("1"), "{}", gone.head);
         assert!(gone.field("x-leno-refused").is_none(), "{}", gone.head);
-        // What ends makes room for the member, though nine came before.
+        // What ends makes room for the member, though five came before.
         permits.add_permits(1);
         open(&two, 9).await;
-        // The program has three before it.
+        // The program has two of them before it, and its first request.
         permits.add_permits(4);
         all_served(member).await;
         permits.add_permits(100);
