@@ -70,6 +70,7 @@ impl Compiler {
             self.replace(&key, output.clone());
             audit.mended.push((key, output));
         }
+        self.hostnames.refresh();
     }
 
     fn mend_service(&mut self, name: &ServiceName) {

@@ -11,8 +11,8 @@ use leno_ir::{Destination, Provenance, ResourceName};
 use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
 
 use crate::{
-    Condition, EffectiveService, GivenNames, Input, Key, MAX_GENERATORS, Output, Services,
-    conditions, destination,
+    Condition, EffectiveService, GeneratorNames, GivenNames, Input, Key, MAX_GENERATORS, Output,
+    Services, conditions, destination,
     graph::Graph,
     hostnames::{self, Hostnames},
     known::{Known, ObjectName, Touched, remove},
@@ -136,6 +136,7 @@ impl Compiler {
                 touched.keys.insert(Key::Hostname(host));
             }
         }
+        self.hostnames.refresh();
     }
 
     /// Asks anew what a service is called besides; gives the names about which anything changed.
@@ -272,9 +273,7 @@ impl Compiler {
             Kind::HostnameGenerator => self.known.generator(&name).map(|generator| {
                 let mut in_force = self.known.generators().take(MAX_GENERATORS);
                 let in_force = in_force.any(|of| std::ptr::eq(of, generator));
-                let given = self.given_names();
-                let names = given.generators.get(&name).cloned().unwrap_or_default();
-                conditions::of_generator(generator, in_force, &names)
+                conditions::of_generator(generator, in_force, &self.generator_names(&name))
             }),
             Kind::EndpointSlice | Kind::Workload => None,
         };
@@ -312,8 +311,14 @@ impl Compiler {
 
     /// What comes of all generators.
     #[must_use]
-    pub fn given_names(&self) -> Arc<GivenNames> {
+    pub fn given_names(&self) -> &Arc<GivenNames> {
         self.hostnames.given()
+    }
+
+    /// What comes of a generator.
+    #[must_use]
+    pub fn generator_names(&self, generator: &ServiceName) -> GeneratorNames {
+        self.hostnames.of_generator(generator)
     }
 
     /// The generator by which somebody has a name.

@@ -6,7 +6,6 @@
 //! Invariant: the index is what the claims of every service say, whichever came first.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -15,7 +14,7 @@ use leno_config::{Finding, HostnameGenerator, Meta, NamedService, Service, Unnam
 use leno_types::{HostName, MeshName, ServiceName};
 
 use crate::{
-    Generated,
+    Generated, Origin,
     known::{ObjectName, remove},
     view::View,
 };
@@ -115,9 +114,9 @@ pub fn unnamed<'s>(
 
 /// What every generator that selects a service gives to it.
 pub(crate) fn claims(view: &View<'_>, name: &ServiceName) -> Vec<Claim> {
-    if view.effective(name).is_none() {
+    let Some(effective) = view.effective(name) else {
         return Vec::new();
-    }
+    };
     let generators = view.generators();
     let Some(mesh) = view.mesh_name().filter(|_| !generators.is_empty()) else {
         return Vec::new();
@@ -126,7 +125,19 @@ pub(crate) fn claims(view: &View<'_>, name: &ServiceName) -> Vec<Claim> {
     let labels = labels_of(applied);
     let born = match applied {
         Some(service) => Born::of_meta(&service.meta),
-        None => Born::of(view.remembered(name).and_then(|of| of.since.as_deref())),
+        None => {
+            let remembered = view.remembered(name);
+            // Who may serve `api` calls versions as it likes: their names would be what no token was made for.
+            let versions = match effective.origin {
+                Origin::Version => true,
+                Origin::Remembered => remembered.is_none_or(|of| !of.own),
+                Origin::Applied | Origin::Registered => false,
+            };
+            if versions {
+                return Vec::new();
+            }
+            Born::of(remembered.and_then(|of| of.since.as_deref()))
+        }
     };
     let service = NamedService {
         mesh,
@@ -182,16 +193,8 @@ fn conflict(name: &HostName, holder: &Claimant, other: &Claimant) -> String {
 /// Services that a generator's status names for the names that they lack.
 const NAMED: usize = 5;
 
-/// What comes of all generators.
-#[derive(Debug, Default)]
-pub struct GivenNames {
-    /// By service, the oldest generator first.
-    pub services: BTreeMap<ServiceName, Vec<Generated>>,
-    /// By generator; none that selects no service.
-    pub generators: BTreeMap<ServiceName, GeneratorNames>,
-    /// Whose each name is.
-    pub holders: BTreeMap<HostName, ServiceName>,
-}
+/// What comes of all generators, by service; the oldest generator first.
+pub type GivenNames = BTreeMap<ServiceName, Arc<[Generated]>>;
 
 /// What comes of one generator.
 #[derive(Clone, Debug, Default)]
@@ -206,19 +209,11 @@ pub struct GeneratorNames {
     pub(crate) lacking: Vec<String>,
 }
 
-impl GeneratorNames {
-    fn note(&mut self, service: &ServiceName, name: &Result<HostName, (&'static str, String)>) {
-        self.services += 1;
-        match name {
-            Ok(_) => self.names += 1,
-            Err((reason, message)) => {
-                self.reason = self.reason.or(Some(reason));
-                if self.lacking.len() < NAMED {
-                    self.lacking.push(format!("{service}: {message}"));
-                }
-            }
-        }
-    }
+/// The same, of all services.
+#[derive(Debug, Default)]
+struct ByGenerator {
+    names: usize,
+    lacking: BTreeMap<ServiceName, (&'static str, String)>,
 }
 
 /// The claims of all services.
@@ -226,8 +221,13 @@ impl GeneratorNames {
 pub(crate) struct Hostnames {
     claims: BTreeMap<ServiceName, Vec<Claim>>,
     claimants: BTreeMap<HostName, BTreeSet<Claimant>>,
-    /// What comes of all claims, until one changes.
-    given: RefCell<Option<Arc<GivenNames>>>,
+    /// What comes of the claims, as of the last [`Hostnames::refresh`].
+    given: Arc<GivenNames>,
+    by_generator: BTreeMap<ObjectName, ByGenerator>,
+    /// Since then claims of these changed,
+    stale: BTreeSet<ServiceName>,
+    /// and who has these.
+    moved: BTreeSet<HostName>,
 }
 
 impl Hostnames {
@@ -238,23 +238,73 @@ impl Hostnames {
             self.keep(service, claims);
             return BTreeSet::new();
         }
-        *self.given.borrow_mut() = None;
-        let mut touched = BTreeSet::new();
+        let named = before.iter().chain(&claims);
+        let touched: BTreeSet<HostName> = named
+            .filter_map(|claim| claim.name.as_ref().ok().cloned())
+            .collect();
+        let holders: Vec<Option<Claimant>> = touched
+            .iter()
+            .map(|name| self.holder(name).cloned())
+            .collect();
         for claim in &before {
             if let Ok(name) = &claim.name {
                 remove(&mut self.claimants, name, &claim.by);
-                touched.insert(name.clone());
             }
         }
         for claim in &claims {
             if let Ok(name) = &claim.name {
                 let claimants = self.claimants.entry(name.clone()).or_default();
                 claimants.insert(claim.by.clone());
-                touched.insert(name.clone());
             }
         }
+        for (name, holder) in touched.iter().zip(&holders) {
+            if self.holder(name) != holder.as_ref() {
+                self.moved.insert(name.clone());
+            }
+        }
+        self.stale.insert(service.clone());
         self.keep(service, claims);
         touched
+    }
+
+    /// Finds out what has come of what was set since the last time.
+    pub(crate) fn refresh(&mut self) {
+        let mut services = std::mem::take(&mut self.stale);
+        for name in std::mem::take(&mut self.moved) {
+            let claimants = self.claimants.get(&name).into_iter().flatten();
+            services.extend(claimants.map(|of| of.service.clone()));
+        }
+        for service in services {
+            let claims = self.claims.get(&service).into_iter().flatten();
+            let outcomes: Arc<[Generated]> = claims.map(|claim| self.outcome(claim)).collect();
+            let before = self.given.get(&service).cloned().unwrap_or_default();
+            if before == outcomes {
+                continue;
+            }
+            for of in before.iter() {
+                if let Some(by) = self.by_generator.get_mut(&of.generator) {
+                    match &of.name {
+                        Ok(_) => by.names = by.names.saturating_sub(1),
+                        Err(_) => drop(by.lacking.remove(&service)),
+                    }
+                    if by.names == 0 && by.lacking.is_empty() {
+                        self.by_generator.remove(&of.generator);
+                    }
+                }
+            }
+            for of in outcomes.iter() {
+                let by = self.by_generator.entry(of.generator.clone()).or_default();
+                match &of.name {
+                    Ok(_) => by.names += 1,
+                    Err(why) => drop(by.lacking.insert(service.clone(), why.clone())),
+                }
+            }
+            let given = Arc::make_mut(&mut self.given);
+            match outcomes.is_empty() {
+                true => given.remove(&service),
+                false => given.insert(service, outcomes),
+            };
+        }
     }
 
     fn keep(&mut self, service: &ServiceName, claims: Vec<Claim>) {
@@ -295,24 +345,23 @@ impl Hostnames {
     }
 
     /// What comes of all claims.
-    pub(crate) fn given(&self) -> Arc<GivenNames> {
-        let mut given = self.given.borrow_mut();
-        Arc::clone(given.get_or_insert_with(|| Arc::new(self.look())))
+    pub(crate) fn given(&self) -> &Arc<GivenNames> {
+        &self.given
     }
 
-    fn look(&self) -> GivenNames {
-        let mut given = GivenNames::default();
-        for (service, claims) in &self.claims {
-            let outcomes: Vec<Generated> = claims.iter().map(|claim| self.outcome(claim)).collect();
-            for outcome in &outcomes {
-                let by = given.generators.entry(outcome.generator.clone());
-                by.or_default().note(service, &outcome.name);
-                if let Ok(name) = &outcome.name {
-                    given.holders.insert(name.clone(), service.clone());
-                }
-            }
-            given.services.insert(service.clone(), outcomes);
+    /// What comes of a generator.
+    pub(crate) fn of_generator(&self, generator: &ObjectName) -> GeneratorNames {
+        let Some(of) = self.by_generator.get(generator) else {
+            return GeneratorNames::default();
+        };
+        let lacking = of.lacking.iter().take(NAMED);
+        GeneratorNames {
+            services: of.names + of.lacking.len(),
+            names: of.names,
+            reason: of.lacking.values().next().map(|(reason, _)| *reason),
+            lacking: lacking
+                .map(|(service, (_, message))| format!("{service}: {message}"))
+                .collect(),
         }
-        given
     }
 }

@@ -466,7 +466,7 @@ fn the_edits_reach_everything() {
                 _ => {}
             }
         }
-        for given in compiler.given_names().services.values().flatten() {
+        for given in compiler.given_names().values().flat_map(|of| of.iter()) {
             match given.name {
                 Ok(_) => named += 1,
                 Err(("Conflict", _)) => conflicts += 1,

@@ -327,7 +327,7 @@ fn render(path: &Path) -> String {
             .unwrap();
         }
         let of = ServiceName::new(namespace.clone(), name.clone());
-        for (service, given) in &compiler.given_names().services {
+        for (service, given) in &**compiler.given_names() {
             for given in given.iter().filter(|given| given.generator == of) {
                 writeln!(out, "  {service} {:?}", given.name).unwrap();
             }

@@ -115,6 +115,25 @@ fn neither_a_newer_generator_nor_a_newer_service_takes_a_name_from_anybody() {
 }
 
 #[test]
+fn a_service_that_only_versions_made_gets_no_name_until_somebody_writes_it() {
+    let mut compiler = compiler();
+    let version = Remembered {
+        ports: Vec::new(),
+        own: false,
+        since: None,
+    };
+    compiler.apply(vec![
+        generator("flat", 1, "{{ .Name }}.mesh.local"),
+        derived("shop/cart", 0),
+        Input::Remembered("shop/cart-v2".parse().unwrap(), Some(Arc::new(version))),
+    ]);
+    assert!(holder(&compiler, "cart.mesh.local").is_some());
+    assert_eq!(holder(&compiler, "cart-v2.mesh.local"), None);
+    compiler.apply(vec![applied("shop/cart-v2", 5)]);
+    assert!(holder(&compiler, "cart-v2.mesh.local").is_some());
+}
+
+#[test]
 fn of_too_many_generators_the_oldest_are_in_force() {
     let mut compiler = compiler();
     compiler.apply(vec![applied("shop/cart", 0)]);

@@ -142,7 +142,7 @@ impl Shared {
             services: services.into_iter().map(with_addresses).collect(),
             applied: references::applied(mesh),
             endpoints,
-            names: mesh.compiler.given_names(),
+            names: Arc::clone(mesh.compiler.given_names()),
             program_ports: references::program_ports(mesh),
             workloads: workloads(mesh, &ages),
             ages: ages.clone(),
@@ -239,7 +239,7 @@ impl Derived for DerivedMeshes {
                     .map(|(service, addresses)| {
                         let since = published.ages.service(&service.name);
                         let mut object = derived_service(service, addresses, since);
-                        if let Some(generated) = published.names.services.get(&service.name) {
+                        if let Some(generated) = published.names.get(&service.name) {
                             let mut status = json!({"loadBalancer": {}});
                             hostnames::of_service(&mut status, generated);
                             object["status"] = status;
@@ -263,7 +263,18 @@ impl Derived for DerivedMeshes {
 
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
-        self.meshes.get(mesh)?.read().statuses.get(&key).cloned()
+        let published = self.meshes.get(mesh)?.read();
+        let mut status = published.statuses.get(&key).cloned()?;
+        // Written when it is read: where many generators name many services it is far more than all the rest.
+        let service = ServiceName::new(key.1, key.2);
+        if let Some(generated) = published
+            .names
+            .get(&service)
+            .filter(|_| kind == Kind::Service)
+        {
+            hostnames::of_service(&mut status, generated);
+        }
+        Some(status)
     }
 
     fn delete(
@@ -481,19 +492,13 @@ fn status_of(
         }
         Kind::Service => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
-            let mut status = json!({"loadBalancer": {}, "conditions": all});
-            let service = ServiceName::new(namespace.clone(), name.clone());
-            let names = mesh.compiler.given_names();
-            if let Some(generated) = names.services.get(&service) {
-                hostnames::of_service(&mut status, generated);
-            }
-            status
+            json!({"loadBalancer": {}, "conditions": all})
         }
         Kind::HostnameGenerator => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
             let mut status = json!({"conditions": all});
             let generator = ServiceName::new(namespace.clone(), name.clone());
-            hostnames::of_generator(&mut status, &mesh.compiler.given_names(), &generator);
+            hostnames::of_generator(&mut status, &mesh.compiler.generator_names(&generator));
             status
         }
         Kind::AccessPolicy | Kind::EndpointSlice | Kind::Workload => {

@@ -147,6 +147,9 @@ fn a_templates_name_is_called_as_the_services_own(fixture: &mut Fixture) {
     assert!(table.contains("{{ .Name }}.svc.mesh.local"), "{table}");
     let wide = fixture.mesh.leno(&["get", "services", "-o", "wide"]);
     assert!(wide.good().text().contains(name));
+    // Who runs a program chooses its version, and no name that a token was not made for.
+    assert!(fixture.caller.look_up("cart-v2").is_ok());
+    assert!(fixture.caller.look_up("cart-v2.svc.mesh.local").is_err());
     // What no service has below the domain is somebody else's to tell.
     assert!(fixture.caller.look_up("nobody.svc.mesh.local").is_err());
     delete(fixture, "all");

@@ -1,6 +1,6 @@
 //! What the status of services and generators says of further names.
 
-use leno_compile::{Generated, GivenNames};
+use leno_compile::{Generated, GeneratorNames};
 use leno_types::{HostName, ServiceName};
 use serde_json::{Value, json};
 
@@ -36,12 +36,10 @@ pub(super) fn of_service(status: &mut Value, generated: &[Generated]) {
 }
 
 /// Adds to the status of a generator how many services it selects, and how many have their name by it.
-pub(super) fn of_generator(status: &mut Value, names: &GivenNames, generator: &ServiceName) {
-    let of = names.generators.get(generator);
+pub(super) fn of_generator(status: &mut Value, names: &GeneratorNames) {
     if let Some(status) = status.as_object_mut() {
-        let (services, names) = of.map_or((0, 0), |of| (of.services, of.names));
-        status.insert("services".into(), services.into());
-        status.insert("names".into(), names.into());
+        status.insert("services".into(), names.services.into());
+        status.insert("names".into(), names.names.into());
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use leno_compile::{EffectiveService, Output, Services, dangling, labels_of, unnamed};
+use leno_compile::{EffectiveService, Origin, Output, Services, dangling, labels_of, unnamed};
 use leno_config::{Finding, HostnameGenerator, Resource, Service};
 use leno_types::{DnsLabel, HostName, MeshName, ServiceName, WorkloadUid};
 
@@ -45,7 +45,10 @@ fn unnamed_by(
     published: &Published,
     together: &[&Resource],
 ) -> Vec<Finding> {
-    let stored = published.services.keys().map(|name| {
+    let named = published.services.iter();
+    // A version alone gets no name.
+    let named = named.filter(|(_, (service, _))| service.origin != Origin::Version);
+    let stored = named.map(|(name, _)| {
         let applied = published.applied.get(name);
         (
             name.clone(),
@@ -55,7 +58,12 @@ fn unnamed_by(
     let mut services: BTreeMap<ServiceName, BTreeMap<String, String>> = stored.collect();
     let batch = together.iter().filter_map(|resource| as_service(resource));
     services.extend(batch.map(|service| (service.name(), labels_of(Some(service)))));
-    let holder = |host: &HostName| published.names.holders.get(host).cloned();
+    let given = published.names.iter().flat_map(|(service, given)| {
+        let named = given.iter().filter_map(|of| of.name.as_ref().ok());
+        named.map(move |host| (host, service))
+    });
+    let holders: BTreeMap<&HostName, &ServiceName> = given.collect();
+    let holder = |host: &HostName| holders.get(host).copied().cloned();
     unnamed(generator, mesh, services.iter(), holder)
 }
 
