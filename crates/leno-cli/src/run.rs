@@ -9,6 +9,7 @@ mod agent;
 mod ending;
 mod health;
 mod host;
+mod names;
 mod namespace;
 mod signals;
 
@@ -129,7 +130,11 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         NetworkArg::Own => Place::Namespace(namespace::enter(&host.addresses)?),
         NetworkArg::Host => Place::Host(host::make()?),
     };
-    if let Some(text) = host::deaf_resolver().filter(|_| args.network == NetworkArg::Host) {
+    let deaf = match args.network {
+        NetworkArg::Own => names::ask_by_dns(),
+        NetworkArg::Host => host::deaf_resolver().or_else(names::asks_past_dns),
+    };
+    if let Some(text) = deaf {
         eprintln!("leno: {text}");
     }
     block_on_local("run", async move {

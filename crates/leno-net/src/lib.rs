@@ -11,6 +11,7 @@ mod error;
 pub mod fdpass;
 pub mod link;
 pub mod memory;
+pub mod mounts;
 mod netlink;
 pub mod netns;
 pub mod process;

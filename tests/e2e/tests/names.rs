@@ -1,8 +1,10 @@
 //! Names of services: they outlive their last workload and the control plane, end when somebody says so, and no
 //! version's label takes one that was promised to others.
 
+use std::{fs, os::unix::net::UnixListener, path::Path, process::Command};
+
 use leno_e2e::{Backend, SOON, response};
-use leno_testkit::{Mesh, suite, until, until_ok};
+use leno_testkit::{Mesh, need, suite, until, until_ok};
 
 /// Host a serves `cart` and `late`, b calls; c may serve `pay` alone, and d `pay-api`.
 struct Fixture {
@@ -28,6 +30,7 @@ suite!(
         a_name_that_nobody_serves_is_deleted_and_one_that_is_served_is_not,
         a_name_is_known_before_its_host_is_back_from_the_control_planes_restart,
         a_version_makes_no_service_of_a_name_that_is_promised_to_others,
+        names_are_found_where_the_hosts_programs_ask_a_daemon,
     ]
 );
 
@@ -147,4 +150,68 @@ fn a_version_makes_no_service_of_a_name_that_is_promised_to_others(fixture: &mut
         let body = out.text();
         (body == "own").then_some(()).ok_or(body)
     });
+}
+
+/// Files of this test's own mount namespace in place of the machine's, until it is dropped.
+struct Mounted(Vec<&'static str>);
+
+impl Mounted {
+    fn add(&mut self, arguments: &[&str], target: &'static str) {
+        let mut mount = Command::new("mount");
+        let status = mount.args(arguments).arg(target).status();
+        assert!(status.expect("mount").success(), "{target}");
+        self.0.push(target);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        for target in self.0.iter().rev() {
+            drop(Command::new("umount").arg("-l").arg(target).status());
+        }
+    }
+}
+
+fn names_are_found_where_the_hosts_programs_ask_a_daemon(fixture: &mut Fixture) {
+    const NSCD: &str = "/var/run/nscd";
+    need!("getent");
+    let (a, b) = (fixture.mesh.host("a"), fixture.mesh.host("b"));
+    let late = fixture.mesh.run(&a).service("late").port("80:8080").start();
+    let mut mounted = Mounted(Vec::new());
+    // As Arch has it, with nobody who would answer by DNS.
+    let switch = b.disk().join("nsswitch.conf");
+    fs::write(
+        &switch,
+        "passwd: files\nhosts: resolve [!UNAVAIL=return] files\n",
+    )
+    .expect("a file");
+    mounted.add(
+        &["--bind", &switch.display().to_string()],
+        "/etc/nsswitch.conf",
+    );
+    let mut script = "getent ahosts late && grep ^hosts: /etc/nsswitch.conf".to_owned();
+    let nscd = fs::metadata(NSCD).is_ok_and(|found| found.is_dir());
+    let _daemon = nscd.then(|| {
+        mounted.add(&["-t", "tmpfs", "none"], NSCD);
+        let socket = Path::new(NSCD).join("socket");
+        script.push_str(" && ! test -S /var/run/nscd/socket");
+        UnixListener::bind(socket).expect("a socket")
+    });
+    let own = fixture.mesh.run(&b).program(["sh", "-c", &script]);
+    let output = own.to_end().good();
+    let text = output.text();
+    assert!(
+        text.contains("240.240.") && text.ends_with("hosts: files dns\n"),
+        "{text}"
+    );
+    assert!(!output.stderr.contains("past DNS"), "{}", output.stderr);
+    // The machine's files are as they were.
+    let seen = b.exec(&[
+        "sh",
+        "-c",
+        "cat /etc/nsswitch.conf; test -S /var/run/nscd/socket; echo $?",
+    ]);
+    let expected = format!("files\n{}\n", i32::from(!nscd));
+    assert!(seen.text().ends_with(&expected), "{}", seen.text());
+    drop(late);
 }
