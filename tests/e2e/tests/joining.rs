@@ -45,6 +45,7 @@ suite!(
         a_host_is_of_one_mesh_until_it_left_and_its_name_stays,
         a_damaged_membership_is_mended_by_joining_again,
         a_disk_without_space_does_not_cost_the_token,
+        a_low_port_that_an_ordinary_users_agent_may_not_have_is_told_with_the_way_out,
         another_user_may_not_run_programs,
     ]
 );
@@ -637,6 +638,56 @@ fn forget(path: &Path) {
     drop(fs::remove_dir_all(path));
     drop(fs::remove_file(path));
     assert!(!path.exists(), "{}", path.display());
+}
+
+fn a_low_port_that_an_ordinary_users_agent_may_not_have_is_told_with_the_way_out(
+    fixture: &mut Fixture,
+) {
+    const USER: u32 = 4321;
+    let setpriv = need!("setpriv");
+    let host = fixture.mesh.network.add("low");
+    let place = host.disk().join("place");
+    fs::create_dir(&place).expect("a directory");
+    std::os::unix::fs::chown(&place, Some(USER), Some(USER)).expect("it is the user's");
+    let as_user = |words: &[&str]| {
+        let mut command = Command::new(&setpriv);
+        command
+            .args([format!("--reuid={USER}"), format!("--regid={USER}")])
+            .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
+            .arg(leno_testkit::leno_binary())
+            .args(words)
+            .current_dir(&place);
+        for variable in [
+            "HOME",
+            "XDG_RUNTIME_DIR",
+            "XDG_DATA_HOME",
+            "XDG_CONFIG_HOME",
+        ] {
+            command.env(variable, &place);
+        }
+        command
+    };
+    let mut up = host.spawn(&mut as_user(&["up", "--address", &host.v4.to_string()]));
+    until("it is up, or may not", SOON, || {
+        let ready = up.stderr().contains("Try:") || up.stdout().contains("Try:");
+        (ready || up.ended().is_some()).then_some(())
+    });
+    if let Some(code) = up.ended() {
+        leno_testkit::skip!("no agent of an ordinary user: {code}: {}", up.stderr());
+    }
+    let may = host.run(&mut as_user(&["run", "--", "true"]));
+    if may.code == 4 {
+        leno_testkit::skip!("{}", may.stderr.trim());
+    }
+    may.good();
+    let publish = ["run", "--publish", "80:8080", "--", "true"];
+    let refused = host.run(&mut as_user(&publish));
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    for said in ["port 80", "ip_unprivileged_port_start=80", "1024"] {
+        assert!(refused.stderr.contains(said), "{said}: {}", refused.stderr);
+    }
+    up.signal(Signal::TERM);
+    up.wait(SOON);
 }
 
 fn another_user_may_not_run_programs(fixture: &mut Fixture) {

@@ -130,6 +130,19 @@ fn an_envoy_with_a_wrong_certificate_is_refused_with_a_reason(fixture: &mut Fixt
     until("the handshake is counted as failed", SOON, || {
         (failed_handshakes(fixture) > before).then_some(())
     });
+    let label = "reason=\"other_trust_domain\"";
+    until("under its reason, which the log says as well", SOON, || {
+        // The log has one line a second for all of them.
+        let refused = through(fixture).is_err();
+        let counted = fixture
+            .mesh
+            .metric("a", "leno_tls_handshakes_failed_total", &[label]);
+        let log = fixture.mesh.agent("a").stderr();
+        let told = log
+            .lines()
+            .any(|line| line.contains("a TLS handshake failed") && line.contains(label));
+        (refused && counted >= 1.0 && told).then_some(())
+    });
 }
 
 fn raw(

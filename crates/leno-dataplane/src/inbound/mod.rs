@@ -16,7 +16,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::pin,
     rc::Rc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ::bytes::Bytes;
@@ -107,9 +107,21 @@ fn rule_name(rule: &AccessRule) -> String {
 #[derive(Default)]
 pub(crate) struct Strangers {
     open: RefCell<VecDeque<Rc<Notify>>>,
+    told: Cell<Option<Instant>>,
 }
 
 impl Strangers {
+    /// Whether one of them may have a line in the log: they are without number, and it has one a second for them.
+    fn may_be_told_of(&self) -> bool {
+        const EVERY: Duration = Duration::from_secs(1);
+        let now = Instant::now();
+        let due = self.told.get().is_none_or(|told| now >= told + EVERY);
+        if due {
+            self.told.set(Some(now));
+        }
+        due
+    }
+
     /// Runs `work`; `None` when it had to make room for newer ones.
     async fn run<T>(
         &self,
@@ -362,7 +374,11 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
     let accepted = match shaken.await {
         Some(Ok(accepted)) => accepted,
         Some(Err(error)) => {
-            handshake_failed(verify_failure_reason(&error));
+            let reason = verify_failure_reason(&error);
+            handshake_failed(reason);
+            if shared.handshakes.may_be_told_of() {
+                tracing::info!(%from, reason, %error, "a TLS handshake failed");
+            }
             return Err(io::Error::other(error));
         }
         None => return Ok(()),
