@@ -372,7 +372,9 @@ fn give_addresses(
     }
     let checked = vips.check(&service, &addresses, now);
     let named = checked.map_err(|error| Finding::new("spec.clusterIPs", error.to_string()))?;
-    if named.is_none() {
+    if let Some(vip) = named {
+        vips.claim(&service, vip, now);
+    } else {
         let vip: Vip = vips
             .offer(&service, now)
             .map_err(|error| Finding::new("spec.clusterIPs", error.to_string()))?;

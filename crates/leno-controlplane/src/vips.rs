@@ -122,6 +122,8 @@ enum Hold {
 pub struct Vips {
     by_service: BTreeMap<ServiceName, (u16, Hold)>,
     by_number: BTreeMap<u16, ServiceName>,
+    /// Pairs that documents which are being written name themselves, for whom and until when.
+    claims: BTreeMap<u16, (ServiceName, u64)>,
 }
 
 impl Vips {
@@ -241,6 +243,15 @@ impl Vips {
         Ok(pair)
     }
 
+    /// Keeps a pair that is free for a minute for a document that names it: two that are written together, or at the
+    /// same time, must not both be told that it is theirs.
+    pub fn claim(&mut self, service: &ServiceName, vip: Vip, now: u64) {
+        if self.get(service) != Some(vip) {
+            let until = now.saturating_add(OFFER);
+            self.claims.insert(vip.0, (service.clone(), until));
+        }
+    }
+
     /// Takes what a stored document names; what another already holds stays with that one.
     pub fn adopt(&mut self, service: &ServiceName, vip: Vip) -> bool {
         let free = self.is_free(vip.0) || self.by_number.get(&vip.0) == Some(service);
@@ -262,6 +273,7 @@ impl Vips {
 
     /// Forgets what has rested long enough; tells of which services.
     pub fn expire(&mut self, now: u64) -> Vec<ServiceName> {
+        self.claims.retain(|_, (_, until)| now < *until);
         let over = |hold: &Hold| is_over(*hold, now);
         let ended: Vec<ServiceName> = self
             .by_service
@@ -276,9 +288,12 @@ impl Vips {
     }
 
     fn holder(&self, vip: Vip, now: u64) -> Option<&ServiceName> {
-        let service = self.by_number.get(&vip.0)?;
-        let (_, hold) = self.by_service.get(service)?;
-        (!is_over(*hold, now)).then_some(service)
+        let holder = self.by_number.get(&vip.0).filter(|service| {
+            let held = self.by_service.get(*service);
+            held.is_some_and(|(_, hold)| !is_over(*hold, now))
+        });
+        let claim = self.claims.get(&vip.0).filter(|(_, until)| now < *until);
+        holder.or(claim.map(|(service, _)| service))
     }
 
     /// The service's own, or the first free number from where its name hashes to: so that a lost record is found
@@ -303,6 +318,7 @@ impl Vips {
             self.remove(&previous);
         }
         self.remove(&service);
+        self.claims.remove(&number);
         self.by_number.insert(number, service.clone());
         self.by_service.insert(service, (number, hold));
     }
@@ -419,6 +435,27 @@ mod tests {
         assert!(!vips.adopt(&name("shop/other"), offered));
         vips.offer(&name("shop/never"), 0).unwrap();
         assert_eq!(vips.expire(60), [name("shop/never")]);
+    }
+
+    #[test]
+    fn of_two_documents_that_name_one_pair_the_second_is_refused() {
+        let mut vips = Vips::default();
+        let (a, b) = (name("shop/a"), name("shop/b"));
+        let vip = vips.check(&a, &[Vip(9).v4()], 0).unwrap().unwrap();
+        vips.claim(&a, vip, 0);
+        let refused = vips.check(&b, &[vip.v6()], 0).unwrap_err();
+        assert!(refused.to_string().contains("shop/a"), "{refused}");
+        assert_eq!(vips.check(&a, &[vip.v4()], 1), Ok(Some(vip)), "its own");
+        // Nor is it offered to anybody: one whose name leads there gets another.
+        let near = (0..).map(|number| name(&format!("shop/s{number}")));
+        let leads_there = |of: &ServiceName| vips.find(of, OFFER) == Ok(vip);
+        let same = near.take(1 << 20).find(leads_there).unwrap();
+        assert_ne!(vips.find(&same, 0), Ok(vip));
+        // A document that was not written after all keeps nothing for long.
+        assert_eq!(vips.check(&b, &[vip.v6()], OFFER), Ok(Some(vip)));
+        assert!(vips.adopt(&a, vip));
+        vips.claim(&a, vip, 0);
+        assert!(vips.claims.is_empty(), "what it has it need not claim");
     }
 
     #[test]

@@ -32,6 +32,31 @@ fn proxies_are_told_the_namespaces_that_have_services() {
 }
 
 #[test]
+fn a_batch_that_gives_two_services_one_address_is_refused_whole() {
+    test("addresses", async |directory| {
+        let control = ControlPlane::start(directory.path()).await;
+        let named = |name: &str| {
+            let mut service = service(name);
+            service["spec"]["clusterIP"] = json!("240.240.0.9");
+            service
+        };
+        let batch = json!({"items": [named("a"), named("b")]});
+        let path = "/meshes/default/leno/v1/apply";
+        let (code, answer) = control.admin("POST", path, Some(batch)).await;
+        let told = answer.to_string();
+        assert_eq!(code, 422, "{told}");
+        assert!(told.contains("belongs to service default/a"), "{told}");
+        let list = "/meshes/default/api/v1/namespaces/default/services";
+        let (_, services) = control.admin("GET", list, None).await;
+        assert_eq!(services["items"], json!([]), "nothing of it is written");
+        let batch = json!({"items": [named("a")]});
+        let (code, answer) = control.admin("POST", path, Some(batch)).await;
+        assert_eq!(code, 200, "{answer}");
+        control.stop().await;
+    });
+}
+
+#[test]
 fn a_deleted_token_makes_no_agent() {
     test("deletion", async |directory| {
         let control = ControlPlane::start(directory.path()).await;
