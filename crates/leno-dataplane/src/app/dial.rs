@@ -72,7 +72,8 @@ impl Local {
     }
 
     /// The address as which the program is to see a caller, where it is to see one: the caller's own. On loopback that is
-    /// this host, and the workload's own address says so: what comes from 127.0.0.1 a program may trust as itself.
+    /// this host, and the workload's own address says so: what comes from 127.0.0.1 a program may trust as itself. Where
+    /// it has none of that family nothing is dialled ([`not_loopback`]).
     pub(crate) fn source_of(&self, caller: SocketAddr) -> Option<IpAddr> {
         if !self.app.preserves_source() {
             return None;
@@ -90,6 +91,7 @@ impl Local {
         address: SocketAddr,
         source: Option<IpAddr>,
     ) -> io::Result<TcpStream> {
+        not_loopback(source)?;
         let v6 = address.is_ipv6();
         let socket = match (self.app.dial(), source) {
             (AppDial::Marked, None) => socket::stream_socket(v6, shared.config.mark)?,
@@ -147,6 +149,16 @@ impl Local {
     }
 }
 
+/// Refuses to speak to a program as itself.
+fn not_loopback(source: Option<IpAddr>) -> io::Result<()> {
+    if source.is_some_and(|source| source.is_loopback()) {
+        let why =
+            "its caller is on this host's loopback, and the workload has no address of that family";
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, why));
+    }
+    Ok(())
+}
+
 /// Goes on to what nobody registered in a captured namespace, from its caller's address where the workload there asks
 /// for that.
 pub(crate) async fn pass_on(
@@ -163,6 +175,7 @@ pub(crate) async fn pass_on(
     let Some(source) = whole else {
         return pool::dial(to, shared.config.mark, limit).await;
     };
+    not_loopback(Some(source))?;
     let socket = socket::transparent_socket(to.is_ipv6(), SOURCE_MARK)?;
     match timeout(limit, socket::connect_from(socket, source, to)).await {
         Ok(connected) => connected,
@@ -193,5 +206,23 @@ fn candidates(dial: AppDial, address: IpAddr) -> Vec<IpAddr> {
         (AppDial::Marked, _) => vec![address],
         (AppDial::Handed, IpAddr::V4(_)) => vec![address, v4, v6],
         (AppDial::Handed, IpAddr::V6(_)) => vec![address, v6, v4],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_program_is_spoken_to_as_itself() {
+        for loopback in ["127.0.0.1", "127.8.8.8", "::1"] {
+            let source = loopback.parse().ok();
+            assert!(
+                source.is_some() && not_loopback(source).is_err(),
+                "{loopback}"
+            );
+        }
+        assert!(not_loopback(None).is_ok());
+        assert!(not_loopback("192.0.2.7".parse().ok()).is_ok());
     }
 }
