@@ -354,6 +354,7 @@ fn a_wrong_environment_is_told_whole_before_anything_is_touched(fixture: &mut Fi
 }
 
 fn what_is_excluded_goes_past_the_mesh_and_nothing_else_does(fixture: &mut Fixture) {
+    let (setpriv, bash) = (need!("setpriv"), need!("bash"));
     const IN: (u16, u16) = (9101, 9102);
     const OUT: (u16, u16) = (9201, 9202);
     for (host, (left, taken)) in [(&fixture.pod, IN), (&fixture.outside, OUT)] {
@@ -366,11 +367,28 @@ fn what_is_excluded_goes_past_the_mesh_and_nothing_else_does(fixture: &mut Fixtu
     fixture.start_proxy_with(&[
         ("LENO_EXCLUDE_INBOUND_PORTS", "9101"),
         ("LENO_EXCLUDE_OUTBOUND_PORTS", "9201"),
+        ("LENO_EXCLUDE_OUTBOUND_UIDS", "4321"),
         (
             "LENO_EXCLUDE_OUTBOUND_IP_RANGES",
             &format!("{}/32,{}/128", elsewhere.v4, elsewhere.v6),
         ),
     ]);
+    // As a user, whose every connection goes past the mesh, or none.
+    let as_user = |uid: u32, to: SocketAddr| {
+        let script = format!(
+            "exec 3<>/dev/tcp/{}/{}; read -r line <&3; echo $line",
+            to.ip(),
+            to.port()
+        );
+        let mut command = Command::new(&setpriv);
+        command.args([format!("--reuid={uid}"), "--clear-groups".into()]);
+        let output = fixture.pod.run(command.arg(&bash).args(["-c", &script]));
+        assert!(
+            output.text().contains("220"),
+            "{uid} {to}: {}",
+            output.stderr
+        );
+    };
     let greeted = |from: &Host, to: SocketAddr| {
         let mut stream = from.connect(to).expect("a connection");
         let mut said = [0; 6];
@@ -396,12 +414,18 @@ fn what_is_excluded_goes_past_the_mesh_and_nothing_else_does(fixture: &mut Fixtu
         greeted(pod, at(&elsewhere, OUT.1));
         greeted(outside, at(pod, IN.1));
         greeted(pod, at(outside, OUT.1));
+        as_user(4321, at(outside, OUT.1));
         let after = [before[0] + 1.0, before[1] + 1.0];
         until("those of the mesh are counted", SOON, || {
             let now = counted();
             (now[0] >= after[0] && now[1] >= after[1]).then_some(())
         });
         assert_eq!(counted(), after);
+        // Of another user it is taken.
+        as_user(4322, at(outside, OUT.1));
+        until("it is counted", SOON, || {
+            (counted() == [after[0], after[1] + 1.0]).then_some(())
+        });
     }
     fixture.end_proxy();
     fixture.start_proxy();
