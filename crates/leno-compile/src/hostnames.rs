@@ -216,6 +216,11 @@ struct ByGenerator {
     lacking: BTreeMap<ServiceName, (&'static str, String)>,
 }
 
+/// The name that a claim is for, and whose it is.
+fn named(claim: &Claim) -> Option<(&HostName, &Claimant)> {
+    Some((claim.name.as_ref().ok()?, &claim.by))
+}
+
 /// The claims of all services.
 #[derive(Debug, Default)]
 pub(crate) struct Hostnames {
@@ -238,24 +243,22 @@ impl Hostnames {
             self.keep(service, claims);
             return BTreeSet::new();
         }
-        let named = before.iter().chain(&claims);
-        let touched: BTreeSet<HostName> = named
-            .filter_map(|claim| claim.name.as_ref().ok().cloned())
-            .collect();
+        // Most stay as they are where one generator of many comes or goes.
+        let named = |claim| named(claim).map(|(name, by)| (name.clone(), by.clone()));
+        let was: BTreeSet<(HostName, Claimant)> = before.iter().filter_map(named).collect();
+        let is: BTreeSet<(HostName, Claimant)> = claims.iter().filter_map(named).collect();
+        let changed = was.symmetric_difference(&is);
+        let touched: BTreeSet<HostName> = changed.map(|(name, _)| name.clone()).collect();
         let holders: Vec<Option<Claimant>> = touched
             .iter()
             .map(|name| self.holder(name).cloned())
             .collect();
-        for claim in &before {
-            if let Ok(name) = &claim.name {
-                remove(&mut self.claimants, name, &claim.by);
-            }
+        for (name, by) in was.difference(&is) {
+            remove(&mut self.claimants, name, by);
         }
-        for claim in &claims {
-            if let Ok(name) = &claim.name {
-                let claimants = self.claimants.entry(name.clone()).or_default();
-                claimants.insert(claim.by.clone());
-            }
+        for (name, by) in is.difference(&was) {
+            let claimants = self.claimants.entry(name.clone()).or_default();
+            claimants.insert(by.clone());
         }
         for (name, holder) in touched.iter().zip(&holders) {
             if self.holder(name) != holder.as_ref() {
