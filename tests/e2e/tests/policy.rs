@@ -129,6 +129,7 @@ suite!(
         no_get_fails_while_a_replica_dies,
         a_rolling_restart_under_load_loses_no_request,
         a_failing_check_takes_a_replica_out_and_brings_it_back,
+        a_port_that_accepts_no_more_takes_a_replica_out_while_its_service_answers,
     ]
 );
 
@@ -479,6 +480,33 @@ fn a_failing_check_takes_a_replica_out_and_brings_it_back(fixture: &mut Fixture)
     });
     assert_eq!(spread(&fixture.shop, "catalog", 30).len(), 2);
     fit.store(true, std::sync::atomic::Ordering::Relaxed);
+    fixture.wait_for(3);
+    assert_eq!(replica.stop(), 128 + 15);
+}
+
+/// The check alone: what callers call accepts all the time.
+fn a_port_that_accepts_no_more_takes_a_replica_out_while_its_service_answers(
+    fixture: &mut Fixture,
+) {
+    let b = fixture.mesh.host("b");
+    let replica = fixture.mesh.run(&b).service("catalog").version("v5");
+    // Its first port is what is asked.
+    let replica = replica.port("81:8090").port("80:8084").start();
+    let _backend = Backend::http(replica.listen(8084), |_| response(200, "", "v5"));
+    let accepts = || Backend::connections(replica.listen(8090), drop);
+    let checked = accepts();
+    fixture.wait_for(3);
+    drop(checked);
+    until("it gets nothing any more", SOON, || {
+        (spread(&fixture.shop, "catalog", 5).len() == 2).then_some(())
+    });
+    let seen = spread(&fixture.shop, "catalog", 30);
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(
+        seen.keys().all(|key| key.starts_with('v')),
+        "no call failed: {seen:?}"
+    );
+    let _checked = accepts();
     fixture.wait_for(3);
     assert_eq!(replica.stop(), 128 + 15);
 }
