@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -366,6 +367,41 @@ fn a_headless_name_is_only_what_the_mesh_claims() {
         let answer = resolve(one.capture(&web), "each.", RecordType::A).await;
         let all: Vec<_> = answer.answers.iter().map(|of| of.data.ip_addr()).collect();
         assert_eq!(all, [Some([127, 7, 0, 9].into())]);
+    });
+}
+
+#[test]
+fn a_headless_name_of_many_is_some_of_them_in_one_small_answer() {
+    run(async {
+        const MANY: u16 = 1_500;
+        let world = World::new();
+        let one = Host::start(&world);
+        let web = one.workload("web", &[]).await;
+        let endpoints = (0..MANY).map(|number| {
+            let [third, fourth] = number.to_be_bytes();
+            let mut endpoint = web.endpoint.clone();
+            endpoint.uid = format!("{number:032x}").parse().unwrap();
+            endpoint.addresses = vec![[127, 7, third, fourth].into()];
+            endpoint
+        });
+        world.service("shop/each", 80, None, endpoints.collect());
+        {
+            let name: ServiceName = "shop/each".parse().unwrap();
+            let mut services = world.services.borrow_mut();
+            let each = services.get_mut(&name).unwrap();
+            (each.headless, each.vips) = (true, Vec::new());
+        }
+        let captured = one.capture(&web);
+        let mut seen = BTreeSet::new();
+        for _ in 0..40 {
+            let answer = resolve(captured, "each.", RecordType::A).await;
+            // What fits into the smallest datagram is never cut off, so that nobody has to ask again by TCP.
+            assert!(!answer.metadata.truncation && answer.to_vec().unwrap().len() <= 512);
+            assert_eq!(answer.answers.len(), 8);
+            let addresses = answer.answers.iter().map(|of| of.data.ip_addr().unwrap());
+            seen.extend(addresses);
+        }
+        assert!(seen.len() > 100, "always the same: {seen:?}");
     });
 }
 
