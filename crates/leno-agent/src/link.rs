@@ -23,9 +23,11 @@ use crate::{dial, standing::Lost};
 pub(crate) const OUTBOX: usize = 4_096;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Who is another control plane may be anybody for a moment, such as a load balancer's default.
+const LAST_ANOTHER: Duration = Duration::from_secs(10);
 /// Where this host is no member, it is tried in case that people mend it there.
-const FIRST_OUTSIDE: Duration = Duration::from_secs(2);
-const LAST_OUTSIDE: Duration = Duration::from_secs(60);
+const FIRST_REVOKED: Duration = Duration::from_secs(2);
+const LAST_REVOKED: Duration = Duration::from_secs(60);
 
 /// What the agent hears of the connection.
 pub(crate) enum LinkEvent {
@@ -83,7 +85,8 @@ impl Pace {
     fn next(&mut self, lost: &Lost, welcomed: bool) -> Duration {
         let (first, last) = match lost {
             Lost::Away(_) => (FIRST_RETRY, LAST_RETRY),
-            Lost::Outside { .. } => (FIRST_OUTSIDE, LAST_OUTSIDE),
+            Lost::Another(_) => (FIRST_RETRY, LAST_ANOTHER),
+            Lost::Revoked(_) => (FIRST_REVOKED, LAST_REVOKED),
         };
         let wait = if welcomed {
             first
@@ -195,14 +198,16 @@ mod tests {
     #[test]
     fn who_is_no_member_tries_seldom_and_who_was_welcome_at_once() {
         let away = Lost::Away(String::new());
-        let outside = Lost::of_status("the session", &Status::permission_denied(""));
+        let revoked = Lost::of_status("the session", &Status::permission_denied(""));
+        let another = Lost::Another(String::new());
         let mut pace = Pace::default();
         assert_eq!(pace.next(&away, false), FIRST_RETRY);
         assert_eq!(pace.next(&away, false), FIRST_RETRY * 2);
-        assert_eq!(pace.next(&outside, false), FIRST_OUTSIDE);
-        assert_eq!(pace.next(&outside, false), FIRST_OUTSIDE * 2);
-        let waits = (0..10).map(|_| pace.next(&outside, false));
-        assert_eq!(waits.max(), Some(LAST_OUTSIDE));
+        assert_eq!(pace.next(&revoked, false), FIRST_REVOKED);
+        assert_eq!(pace.next(&revoked, false), FIRST_REVOKED * 2);
+        let waits = (0..10).map(|_| pace.next(&revoked, false));
+        assert_eq!(waits.max(), Some(LAST_REVOKED));
+        assert_eq!(pace.next(&another, false), LAST_ANOTHER);
         assert_eq!(pace.next(&away, false), LAST_RETRY);
         assert_eq!(pace.next(&away, true), FIRST_RETRY);
     }

@@ -3,6 +3,8 @@
 //! Owns which of them a failure means, and what people are told to do about it.
 //! Invariant: of a control plane that answers and says no it is never said that it is away.
 
+use std::mem;
+
 use leno_tls::{HandshakeError, VerifyError};
 use tonic::{Code, Status};
 
@@ -18,13 +20,11 @@ const ANOTHER: &str = "if it was made anew: end the agent, leno leave, then leno
 pub(crate) enum Lost {
     /// It may come back by itself.
     Away(String),
-    /// Somebody answers, and this host is no member there: only people can change that.
-    Outside {
-        /// What happened.
-        what: String,
-        /// What to do.
-        hint: &'static str,
-    },
+    /// Somebody answers who is not the control plane that this host joined. Whoever it is has proved nothing: it may be
+    /// gone in a moment.
+    Another(String),
+    /// The control plane itself says that this host is no member: only people can change that.
+    Revoked(String),
 }
 
 /// How it stands.
@@ -57,13 +57,12 @@ impl Lost {
     /// What a dial that failed means.
     pub(crate) fn of_dial(error: &DialError) -> Self {
         match error {
-            DialError::Handshake { address, source } if is_another(source) => Self::Outside {
-                what: format!(
+            DialError::Handshake { address, source } if is_another(source) => {
+                Self::Another(format!(
                     "the control plane at {address} is another than the one that this host joined: {}",
                     with_cause(source)
-                ),
-                hint: ANOTHER,
-            },
+                ))
+            }
             DialError::Handshake { address, source } => Self::Away(format!(
                 "{address} did not prove to be the control plane: {}",
                 with_cause(source)
@@ -75,14 +74,20 @@ impl Lost {
     /// What the end of a stream means.
     pub(crate) fn of_status(stream: &str, status: &Status) -> Self {
         match status.code() {
-            Code::PermissionDenied => Self::Outside {
-                what: format!(
-                    "this host is a member of the mesh no more: the control plane says \"{}\"",
-                    status.message()
-                ),
-                hint: REVOKED,
-            },
+            Code::PermissionDenied => Self::Revoked(format!(
+                "this host is a member of the mesh no more: the control plane says \"{}\"",
+                status.message()
+            )),
             code => Self::Away(format!("{stream} ended: {code:?}: {}", status.message())),
+        }
+    }
+
+    /// What happened and what people are to do, where it does not pass by itself.
+    pub(crate) fn for_people(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::Away(_) => None,
+            Self::Another(what) => Some((what, ANOTHER)),
+            Self::Revoked(what) => Some((what, REVOKED)),
         }
     }
 }
@@ -90,13 +95,9 @@ impl Lost {
 impl Standing {
     /// Whether this loss is news: it is of another kind than what was told last.
     pub(crate) fn is_new(&self, lost: &Lost) -> bool {
-        let kind = |lost: &Lost| match lost {
-            Lost::Away(_) => None,
-            Lost::Outside { hint, .. } => Some(*hint),
-        };
         match self {
             Self::Unheard | Self::Connected => true,
-            Self::Lost(told) => kind(told) != kind(lost),
+            Self::Lost(told) => mem::discriminant(told) != mem::discriminant(lost),
         }
     }
 
@@ -112,7 +113,8 @@ impl Standing {
                 format!("the control plane is away: {reason}"),
                 "what runs goes on with what it knows; it is tried again by itself",
             ),
-            Self::Lost(Lost::Outside { what, hint }) => (what.clone(), *hint),
+            Self::Lost(Lost::Another(what)) => (what.clone(), ANOTHER),
+            Self::Lost(Lost::Revoked(what)) => (what.clone(), REVOKED),
         };
         Some(Trouble {
             what,
@@ -122,10 +124,9 @@ impl Standing {
 
     /// Why no program can be taken in, where waiting for it helps nothing.
     pub(crate) fn refusal(&self) -> Option<String> {
-        match self {
-            Self::Lost(Lost::Outside { what, hint }) => Some(format!("{what}\n  {hint}")),
-            Self::Unheard | Self::Connected | Self::Lost(Lost::Away(_)) => None,
-        }
+        let Self::Lost(lost) = self else { return None };
+        let (what, hint) = lost.for_people()?;
+        Some(format!("{what}\n  {hint}"))
     }
 }
 
@@ -159,15 +160,14 @@ mod tests {
             "the session",
             &Status::permission_denied("b is no agent of this mesh"),
         );
-        let Lost::Outside { what, hint } = &revoked else {
-            panic!("{revoked:?}");
-        };
+        assert!(matches!(revoked, Lost::Revoked(_)), "{revoked:?}");
+        let (what, hint) = revoked.for_people().unwrap();
         assert!(what.contains("b is no agent"), "{what}");
         assert!(
             hint.contains("leno leave") && hint.contains("leno join"),
             "{hint}"
         );
-        let Lost::Outside { what, .. } = dial(VerifyError::UnknownIssuer) else {
+        let Lost::Another(what) = dial(VerifyError::UnknownIssuer) else {
             panic!("another authority");
         };
         assert!(

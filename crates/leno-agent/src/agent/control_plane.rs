@@ -47,14 +47,14 @@ impl Agent {
     /// Told once, until it is otherwise.
     fn on_down(&mut self, lost: Lost) {
         if self.standing.is_new(&lost) {
-            match &lost {
-                Lost::Away(reason) => tracing::warn!(
+            if let Lost::Away(reason) = &lost {
+                tracing::warn!(
                     reason,
                     "the control plane is away; what runs goes on with what it knows"
-                ),
-                Lost::Outside { what, hint } => {
-                    tracing::error!("{what}; what runs goes on until its certificates end; {hint}")
-                }
+                );
+            }
+            if let Some((what, hint)) = lost.for_people() {
+                tracing::error!("{what}; what runs goes on until its certificates end; {hint}");
             }
         }
         self.standing = Standing::Lost(lost);
