@@ -277,7 +277,7 @@ fn number(text: &str) -> Result<u16, String> {
     }
 }
 
-fn humanize(seconds: u64) -> String {
+pub(crate) fn humanize(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),

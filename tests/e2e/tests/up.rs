@@ -43,6 +43,7 @@ suite!(
         a_second_one_says_that_the_first_runs_and_what_to_do,
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
+        what_is_in_the_way_is_told_before_anything_is_started,
         a_run_directory_that_another_user_made_is_refused,
         a_context_for_another_machine_works_there_and_its_file_is_nobody_elses,
         the_person_behind_sudo_has_a_context_of_their_own,
@@ -200,6 +201,28 @@ fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fix
     says(&fixture.up(&moved), 0, &[":25012"]);
     fixture.leno(&["run", "--", "true"]).good();
     fixture.down(&["--purge"]).good();
+}
+
+fn what_is_in_the_way_is_told_before_anything_is_started(fixture: &mut Fixture) {
+    let _nft = need!("nft");
+    fixture.new_place();
+    let before = fixture.leno(&["check", "--pre"]).good().text();
+    assert!(before.contains("✔ all is well\n"), "{before}");
+    let taken = fixture.host.listen(([0, 0, 0, 0], 15008).into());
+    let rules = "table ip6 shut { chain in { type filter hook input priority 0; policy drop; }; }";
+    fixture.host.exec(&["nft", rules]).good();
+    let said = fixture.leno(&["check", "--pre"]);
+    fixture.host.exec(&["nft", "delete table ip6 shut"]).good();
+    drop(taken);
+    assert_eq!(said.code, 3, "{}", said.stderr);
+    let own = format!("(pid {})", std::process::id());
+    for word in [
+        &*own,
+        "--hbone-port",
+        "nft insert rule ip6 shut in tcp dport",
+    ] {
+        assert!(said.text().contains(word), "{word}: {}", said.text());
+    }
 }
 
 fn a_run_directory_that_another_user_made_is_refused(fixture: &mut Fixture) {

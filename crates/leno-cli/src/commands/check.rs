@@ -1,5 +1,6 @@
 //! `leno check`: is the mesh healthy, and what to do if not.
 
+mod before;
 mod conntrack;
 mod mesh;
 mod objects;
@@ -20,6 +21,9 @@ use crate::{
 /// Check that the mesh is healthy, and say what to do if not.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
+    /// Look at this machine only, before a mesh or an agent is here: namespaces, ports, firewall
+    #[arg(long)]
+    pre: bool,
     /// How to print it
     #[arg(long, short, value_enum, default_value = "table")]
     output: Shape,
@@ -86,6 +90,11 @@ fn ill(
 /// Runs every check; exit code 3 when one found something.
 pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
     let mut findings = this_host();
+    if args.pre {
+        findings.extend(before::findings());
+        return end(&findings, args.output);
+    }
+    findings.push(agent());
     match context::load(name) {
         Ok(context) => {
             findings.push(well("api", format!("context \"{}\"", context.name)));
@@ -96,7 +105,11 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
             None => ill("api", "no context is here", error.what, error.hint),
         }),
     }
-    show(&findings, args.output)?;
+    end(&findings, args.output)
+}
+
+fn end(findings: &[Finding], shape: Shape) -> Outcome {
+    show(findings, shape)?;
     let ill = findings.iter().any(Finding::is_trouble);
     Ok(if ill { 3 } else { 0 })
 }
@@ -143,7 +156,7 @@ fn document(finding: &Finding) -> Value {
 
 /// What programs need of this machine.
 fn this_host() -> Vec<Finding> {
-    let namespaces = "programs can be given a network namespace";
+    let namespaces = "programs can be given a network namespace (no way to the host's 127.0.0.1: --network host)";
     let root = leno_net::netns::has_admin_capability();
     let allowed = std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
         .ok()
@@ -168,7 +181,6 @@ fn this_host() -> Vec<Finding> {
         )
     });
     findings.extend(conntrack::finding());
-    findings.push(agent());
     findings
 }
 

@@ -169,6 +169,34 @@ pub fn exists(table: &str) -> Result<bool, NetError> {
     )
 }
 
+/// The base chains of the machine's input, in the calling thread's network namespace, that drop what none of their rules
+/// lets in, as nft names them: `inet filter input`. Rules are not judged, and neither are chains that end with a rule.
+///
+/// # Errors
+///
+/// `CAP_NET_ADMIN` is missing, or the kernel has no nf_tables.
+pub fn closed_inputs() -> Result<Vec<String>, NetError> {
+    let mut closed = Vec::new();
+    let asked = open().and_then(|mut netlink| {
+        netlink.ask(&nft::list_chains(), |answer| {
+            // `NFPROTO_*` as nft writes them; bridges and devices have no programs' input.
+            let named = nft::closed_input(answer).and_then(|(family, table, chain)| {
+                let family = match family {
+                    1 => "inet",
+                    2 => "ip",
+                    10 => "ip6",
+                    _ => return None,
+                };
+                Some(format!("{family} {table} {chain}"))
+            });
+            closed.extend(named);
+        })
+    });
+    let what = || "list the firewall's chains".to_owned();
+    asked.map_err(|error| NetError::step(what(), CAPABILITY, error))?;
+    Ok(closed)
+}
+
 fn open() -> io::Result<Netlink> {
     Netlink::open(netlink::NETFILTER)
 }

@@ -14,6 +14,7 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;
@@ -274,6 +275,29 @@ pub(super) fn is_rule_of(name: &str, answer: &[u8]) -> bool {
     let attributes = answer.get(FAMILY_HEADER..).unwrap_or_default();
     let table = netlink::attribute(attributes, 1).and_then(|table| table.strip_suffix(&[0]));
     table == Some(name.as_bytes())
+}
+
+/// A request for every chain of every table and family.
+pub(super) fn list_chains() -> Batch {
+    let mut batch = Batch::default();
+    batch.message(SUBSYSTEM << 8 | GET_CHAIN, DUMP, &family(0), |_| {});
+    batch
+}
+
+/// Of an answer to [`list_chains`]: family, table and name of a chain of the machine's input whose policy is to drop.
+pub(super) fn closed_input(answer: &[u8]) -> Option<(u8, String, String)> {
+    /// `NF_INET_LOCAL_IN` and `NF_DROP`.
+    const INPUT: [u8; 4] = [0, 0, 0, 1];
+    const DROP: [u8; 4] = [0; 4];
+    let attributes = answer.get(FAMILY_HEADER..)?;
+    let hook = netlink::attribute(attributes, 4)?;
+    let text = |kind| {
+        let text = netlink::attribute(attributes, kind)?.strip_suffix(&[0])?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    };
+    let closed =
+        netlink::attribute(hook, 1)? == INPUT && netlink::attribute(attributes, 5)? == DROP;
+    closed.then_some((*answer.first()?, text(1)?, text(3)?))
 }
 
 /// `struct nfgenmsg` of the batch's begin and end: the subsystem is its resource.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use leno_config::Kind;
 use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Finding, ill, objects, told, well};
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     commands::{failing, path_of},
     exit::CommandError,
     output::{items, text},
+    run::humanize,
 };
 
 const CALLS: &str = "calls";
@@ -68,6 +70,7 @@ async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), Comma
     let list = client.get(crate::top::PROXIES).await?;
     findings.extend(items(&list, "").flat_map(proxy));
     findings.extend(workloads(&list));
+    findings.extend(lasting(&list, OffsetDateTime::now_utc()));
     let routes = client.get(&path_of(Kind::HttpRoute, None, None)).await?;
     if items(&routes, "/items").next().is_some() {
         let services = client.get(&path_of(Kind::Service, None, None)).await?;
@@ -126,6 +129,24 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
 
 fn connected(proxy: &Value) -> bool {
     proxy.get("connected").and_then(Value::as_bool) == Some(true)
+}
+
+/// For how long the control plane may stay away: until then every program has a certificate.
+fn lasting(proxies: &Value, now: OffsetDateTime) -> Option<Finding> {
+    let all = items(proxies, "").filter(|proxy| connected(proxy));
+    let ends = all.flat_map(|proxy| {
+        items(proxy, "/certificates").filter_map(move |certificate| {
+            let end = OffsetDateTime::parse(text(certificate, "/not_after"), &Rfc3339).ok()?;
+            Some((end, text(proxy, "/host")))
+        })
+    });
+    let (end, host) = ends.min()?;
+    let left = u64::try_from((end - now).whole_seconds()).unwrap_or(0);
+    let what = format!(
+        "it may stay away for {}: then the first certificate ends, on {host}",
+        humanize(left)
+    );
+    Some(well("control plane", what))
 }
 
 /// Of the programs; those of a host that is away have been told with it.

@@ -102,3 +102,21 @@ fn a_control_plane_elsewhere_is_not_to_be_started_here() {
     assert!(why.contains("cannot be reached"), "{why}");
     assert_eq!(hint, "is it running there?");
 }
+
+#[test]
+fn the_first_certificate_that_ends_says_how_long_the_control_plane_may_be_away() {
+    let end = |time: &str| json!({"not_after": format!("2026-01-01T{time}:00Z")});
+    let proxies = json!([
+        {"host": "a", "connected": true, "certificates": [end("18:00"), end("15:00")]},
+        {"host": "b", "connected": true, "certificates": [end("13:30")]},
+        {"host": "c", "connected": false, "certificates": [end("12:01")]},
+    ]);
+    let now = OffsetDateTime::parse("2026-01-01T12:00:00Z", &Rfc3339).unwrap();
+    let said = lasting(&proxies, now).unwrap();
+    assert!(
+        said.what.contains("away for 90m") && said.what.ends_with("on b"),
+        "{}",
+        said.what
+    );
+    assert!(lasting(&json!([]), now).is_none());
+}
