@@ -140,6 +140,29 @@ pub struct Limits {
     pub refusals: usize,
 }
 
+impl Limits {
+    /// Ceilings that a process can keep which may have so many open files: what one workload, or whoever is at its
+    /// handshake, may take leaves some to the neighbours. Says whether that is less than otherwise.
+    #[must_use]
+    pub fn within_open_files(mut self, files: u64) -> (Self, bool) {
+        let part = |of: u64| usize::try_from(files / of).unwrap_or(usize::MAX).max(1);
+        let before = self.clone();
+        // Two each: the caller's, and what it leads to.
+        for ceiling in [
+            &mut self.outbound_connections,
+            &mut self.published_connections,
+            &mut self.tunnelled_streams,
+        ] {
+            *ceiling = (*ceiling).min(part(8));
+        }
+        for ceiling in [&mut self.handshakes, &mut self.silent_connections] {
+            *ceiling = (*ceiling).min(part(16));
+        }
+        let less = self != before;
+        (self, less)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -181,6 +204,34 @@ impl Default for Limits {
             dns_connections: 64,
             events: 1_024,
             refusals: 128,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_workload_may_take_more_than_a_quarter_of_the_files_that_may_be_open() {
+        let all = || Limits::default();
+        assert_eq!(all().within_open_files(1 << 20), (all(), false));
+        assert_eq!(all().within_open_files(u64::MAX), (all(), false));
+        for files in [0, 64, 1_024, 4_096, 20_000] {
+            let (limits, less) = all().within_open_files(files);
+            assert!(less);
+            let each = [
+                limits.outbound_connections,
+                limits.published_connections,
+                limits.tunnelled_streams,
+            ];
+            let most = (files / 4).max(2);
+            assert!(
+                each.iter()
+                    .all(|each| *each as u64 * 2 <= most && *each > 0)
+            );
+            assert!(limits.handshakes as u64 <= (files / 16).max(1) && limits.handshakes > 0);
+            assert!(limits.silent_connections > 0);
         }
     }
 }

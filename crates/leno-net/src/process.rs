@@ -103,6 +103,12 @@ pub fn allow_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// The effective user of this process.
 #[must_use]
 pub fn user() -> u32 {
@@ -127,6 +133,7 @@ mod tests {
         allow_open_files().unwrap();
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);
+        assert_eq!(open_files(), limit.maximum.unwrap_or(u64::MAX));
     }
 
     #[test]

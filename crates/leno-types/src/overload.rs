@@ -26,7 +26,7 @@ closed_set! {
         Low = "low",
         /// Every other request and connection.
         Default = "default",
-        /// What was admitted before and begins again: its kept connection was stale.
+        /// New connections of members and of the host's own programs: what comes on them is refused before they are.
         High = "high",
     }
 }

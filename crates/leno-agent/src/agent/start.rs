@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
 };
 
-use leno_dataplane::{ListenRole, Update, WorkerConfig};
+use leno_dataplane::{Limits, ListenRole, Update, WorkerConfig};
 use leno_runtime::{Readiness, Stop, Tasks};
 use leno_tls::control::ControlConnector;
 use tokio::{net::UnixListener, sync::mpsc};
@@ -201,6 +201,7 @@ fn give_back(socket: &Path, release: bool) {
 
 fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
     WorkerConfig {
+        limits: limits(leno_net::process::open_files()),
         hbone_port,
         dns_upstreams: config.dns_upstreams.clone(),
         dns_search: config.dns_search.clone(),
@@ -209,6 +210,28 @@ fn worker_config(config: &Config, hbone_port: u16) -> WorkerConfig {
         mark: config.sidecar.is_some(),
         ..WorkerConfig::default()
     }
+}
+
+/// The data plane's ceilings, where so many files may be open.
+fn limits(files: u64) -> Limits {
+    /// Below this a program of some hundred connections feels it.
+    const FEW: u64 = 8_192;
+    let (limits, less) = Limits::default().within_open_files(files);
+    let each = limits.outbound_connections;
+    if less && files < FEW {
+        tracing::warn!(
+            files,
+            each,
+            "this process may have few files open, and programs few connections: raise its limit (LimitNOFILE=, ulimit -n)"
+        );
+    } else if less {
+        tracing::info!(
+            files,
+            each,
+            "ceilings of connections follow the limit of open files"
+        );
+    }
+    limits
 }
 
 /// How to connect, with the certificate of the moment.

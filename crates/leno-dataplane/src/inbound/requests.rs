@@ -12,7 +12,7 @@ use leno_types::{AppProtocol, Priority, Refusal};
 use super::{Conn, Verified, bytes};
 use crate::{
     AppDial,
-    app::AppError,
+    app::{AppError, Exchange},
     counters::Open,
     metadata::{self, To},
     outbound::{Denial, begin_trace},
@@ -93,7 +93,7 @@ pub(super) async fn carry(
 ) {
     let _open = Open::new(Gauge::OpenRequests);
     let load = &conn.shared.load;
-    if let Some(denial) = load.denies(|| priority(conn, verified, slot, false)) {
+    if let Some(denial) = load.denies(|| priority(conn, verified, slot)) {
         return refuse_slot(conn, slot, request, Some(verified), denial).await;
     }
     let http2 = match verified.protocol {
@@ -109,13 +109,25 @@ pub(super) async fn carry(
     if let Some(incoming) = slot {
         begin_trace(&mut incoming.head);
     }
+    let (to, source) = conn.program(verified.to.address);
+    let port = conn.local.app_port(&conn.shared, to.port());
+    let begun = port.begin(&conn.shared, (to, source), http2, verified.key, || {
+        priority(conn, verified, slot)
+    });
+    // Kept when it is sent once more: whoever had a place need not ask for one again.
+    let exchange = match begun.await {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            let denial = denial(&error);
+            return refuse_slot(conn, slot, request, Some(verified), denial).await;
+        }
+    };
     let mut again = 0;
     loop {
-        let how = |slot: &Option<Incoming<'_>>| priority(conn, verified, slot, again > 0);
         let sent = if http2 {
-            send_h2(conn, verified, &request, slot, how).await
+            send_h2(conn, verified, &request, slot, &exchange).await
         } else {
-            send_h1(conn, verified, &request, slot, how).await
+            send_h1(conn, verified, &request, slot, &exchange).await
         };
         let denial = match sent {
             Sent::Done(relayed, counted) => {
@@ -134,21 +146,15 @@ pub(super) async fn carry(
             Sent::Refused => Denial::new(Refusal::UpstreamReset, "the program refused the stream"),
             Sent::Failed(denial) => denial,
         };
+        drop(exchange);
         return refuse_slot(conn, slot, request, Some(verified), denial).await;
     }
 }
 
-/// How important a request is: most where it had a place at the program already.
-fn priority(
-    conn: &Conn,
-    verified: &Verified,
-    slot: &Option<Incoming<'_>>,
-    again: bool,
-) -> Priority {
-    match slot {
-        Some(incoming) if !again => conn.priority(verified, &incoming.head),
-        Some(_) | None => Priority::High,
-    }
+/// How important a request is.
+fn priority(conn: &Conn, verified: &Verified, slot: &Option<Incoming<'_>>) -> Priority {
+    let head = slot.as_ref().map(|incoming| &incoming.head);
+    head.map_or(Priority::Default, |head| conn.priority(verified, head))
 }
 
 async fn refuse_slot(
@@ -180,19 +186,11 @@ async fn send_h1(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
-    priority: impl Fn(&Option<Incoming<'_>>) -> Priority,
+    exchange: &Exchange<'_>,
 ) -> Sent {
     let shared = &conn.shared;
     let (address, source) = conn.program(verified.to.address);
-    let port = conn.local.app_port(shared, address.port());
-    let begun = port.begin(shared, (address, source), false, verified.key, || {
-        priority(slot)
-    });
-    let exchange = match begun.await {
-        Ok(exchange) => exchange,
-        Err(error) => return Sent::Failed(denial(&error)),
-    };
-    let lease = match conn.local.app_h1(shared, address, source, &exchange).await {
+    let lease = match conn.local.app_h1(shared, address, source, exchange).await {
         Ok(lease) => lease,
         Err(error) => return Sent::Failed(denial(&error)),
     };
@@ -213,21 +211,13 @@ async fn send_h2(
     verified: &Verified,
     request: &Request,
     slot: &mut Option<Incoming<'_>>,
-    priority: impl Fn(&Option<Incoming<'_>>) -> Priority,
+    exchange: &Exchange<'_>,
 ) -> Sent {
     if let Some(incoming) = slot {
         incoming.head.fields.remove(CASE_FIELD);
     }
     let (to, source) = conn.program(verified.to.address);
-    let port = conn.local.app_port(&conn.shared, to.port());
-    let begun = port.begin(&conn.shared, (to, source), true, verified.key, || {
-        priority(slot)
-    });
-    let exchange = match begun.await {
-        Ok(exchange) => exchange,
-        Err(error) => return Sent::Failed(denial(&error)),
-    };
-    let h2 = match conn.local.app_h2(&conn.shared, to, source, &exchange).await {
+    let h2 = match conn.local.app_h2(&conn.shared, to, source, exchange).await {
         Ok(h2) => h2,
         Err(error) => return Sent::Failed(denial(&error)),
     };
