@@ -1,7 +1,9 @@
-//! Too much is asked of a program: the least important is refused first, for a reason and at once; the rest is served.
+//! Too much is asked of a program, or of its host: the least important is refused first, for a reason; the rest is served.
 
 use std::{
-    net::SocketAddr,
+    io::Read,
+    net::{SocketAddr, TcpStream},
+    process::Command,
     sync::{
         Arc, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -79,6 +81,7 @@ suite!(
     [
         while_all_is_calm_nothing_is_refused,
         callers_from_outside_leave_room_for_members,
+        a_program_leaves_its_neighbours_files_to_open,
     ]
 );
 
@@ -199,4 +202,53 @@ fn callers_from_outside_leave_room_for_members(fixture: &mut Fixture) {
         assert_eq!(answer.status(), 200, "{}", answer.head);
         assert_eq!(fixture.outside("s", "/").message().status(), 200);
     }
+}
+
+fn a_program_leaves_its_neighbours_files_to_open(fixture: &mut Fixture) {
+    /// So many may the agent have open; an eighth of it are one program's connections.
+    const FILES: usize = 800;
+    let host = fixture.mesh.network.add("few");
+    let token = fixture.mesh.token(&[]);
+    let join = fixture.mesh.join_command(&host, &token);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit -n {FILES}; exec \"$0\" \"$@\"")])
+        .arg(join.get_program())
+        .args(join.get_args());
+    let agent = host.spawn(&mut command);
+    fixture.mesh.adopt_agent("few", agent);
+    fixture.mesh.wait_ready("few");
+    let (greedy, second) = (
+        fixture.mesh.run(&host).start(),
+        fixture.mesh.run(&host).start(),
+    );
+    let world = fixture.mesh.network.add_outside("world");
+    let at: SocketAddr = (world.v4, 9000).into();
+    let _world = Backend::connections(world.listen(at).expect("a listener"), |mut wire| {
+        // Says something and holds on.
+        if wire.try_send("x").is_ok() {
+            drop(wire.try_rest());
+        }
+    });
+    let mut held: Vec<TcpStream> = Vec::new();
+    for _ in 0..FILES / 8 + 20 {
+        // Above the ceiling it is reset, at once or with the first look.
+        let heard = greedy.within(|| {
+            let mut stream = TcpStream::connect_timeout(&at, SOON)?;
+            stream.set_read_timeout(Some(SOON))?;
+            stream.read_exact(&mut [0]).map(|()| stream)
+        });
+        held.extend(heard);
+    }
+    assert_eq!(held.len(), FILES / 8);
+    let mut wire = second.connect("web", 80);
+    let answer = wire.ask("GET / HTTP/1.1\r\nhost: web\r\n\r\n");
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    until("the ceiling is counted", SOON, || {
+        let limit = ["limit=\"outbound_connections\""];
+        let met = fixture
+            .mesh
+            .metric("few", "leno_limit_reached_total", &limit);
+        (met >= 20.0).then_some(())
+    });
 }
