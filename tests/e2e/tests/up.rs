@@ -44,6 +44,7 @@ suite!(
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         what_is_in_the_way_is_told_before_anything_is_started,
+        a_token_that_is_not_given_leaves_the_terminal_as_it_was,
         a_run_directory_that_another_user_made_is_refused,
         a_context_for_another_machine_works_there_and_its_file_is_nobody_elses,
         the_person_behind_sudo_has_a_context_of_their_own,
@@ -223,6 +224,33 @@ fn what_is_in_the_way_is_told_before_anything_is_started(fixture: &mut Fixture) 
     ] {
         assert!(said.text().contains(word), "{word}: {}", said.text());
     }
+}
+
+/// Gives `leno join` a terminal, and Ctrl-C when it shows nothing any more; says whether it shows again what is typed.
+const INTERRUPTED: &str = "
+import os, pty, subprocess, sys, termios
+master, slave = pty.openpty()
+shows = lambda: bool(termios.tcgetattr(slave)[3] & termios.ECHO)
+join = subprocess.Popen(sys.argv[1:], stdin=slave)
+while shows() and join.poll() is None: pass
+os.write(master, b'\\x03')
+print(join.wait(20), shows())
+";
+
+fn a_token_that_is_not_given_leaves_the_terminal_as_it_was(fixture: &mut Fixture) {
+    let python = need!("python3").display().to_string();
+    fixture.new_place();
+    let leno = leno_binary().display().to_string();
+    let dirs = ["data", "run"].map(|dir| format!("--{dir}-dir={}", fixture.path(dir)));
+    let join = [&*leno, "join", "--token-file", "-", &dirs[0], &dirs[1]];
+    let words = [&[&*python, "-c", INTERRUPTED][..], &join].concat();
+    let said = fixture.host.exec(&words);
+    assert_eq!(said.text().trim(), "1 True", "{}", said.stderr);
+    assert!(
+        said.stderr.contains("nothing was changed"),
+        "{}",
+        said.stderr
+    );
 }
 
 fn a_run_directory_that_another_user_made_is_refused(fixture: &mut Fixture) {

@@ -12,7 +12,7 @@ use clap::Args;
 use leno_agent::{Config, DialError, JoinError, Membership, MembershipError};
 use leno_runtime::block_on_local;
 use leno_types::{DnsLabel, JoinToken};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
 use super::{agent, start_log};
 use crate::{
@@ -122,6 +122,9 @@ fn read(path: &Path) -> Result<String, CommandError> {
         io::stdin().lock().take(MAX_TOKEN).read_to_string(&mut text)
     };
     done.map_err(|error| {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return CommandError::failed("nothing was changed");
+        }
         CommandError::failed(format!(
             "the token cannot be read from {}: {error}",
             path.display()
@@ -130,19 +133,31 @@ fn read(path: &Path) -> Result<String, CommandError> {
     Ok(text)
 }
 
-/// Reads one line from the terminal, which shows none of it: a token is a secret.
+/// Ctrl-C, as the terminal gives it to who takes no signals from it.
+const INTERRUPT: u8 = 3;
+
+/// Reads one line from the terminal, which shows none of it: a token is a secret. Ctrl-C ends the line as Enter does, and
+/// not this process: it would leave the terminal silent.
 fn ask(text: &mut String) -> io::Result<usize> {
     let input = io::stdin();
     eprint!("Paste the token and press Enter: ");
     let before = tcgetattr(&input)?;
     let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
+    silent
+        .local_modes
+        .remove(LocalModes::ECHO | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
     // A line of the terminal's own editing ends at 4095 bytes (termios(3)), which no token reaches.
     tcsetattr(&input, OptionalActions::Flush, &silent)?;
-    let read = input.lock().take(MAX_TOKEN).read_line(text);
+    let read = input.lock().fill_buf().map(<[u8]>::to_vec);
     tcsetattr(&input, OptionalActions::Now, &before)?;
     eprintln!();
-    read
+    let line = read?;
+    if line.last() == Some(&INTERRUPT) {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    text.push_str(&String::from_utf8_lossy(&line));
+    Ok(line.len())
 }
 
 #[cfg(test)]
