@@ -107,29 +107,12 @@ pub(crate) fn start(
         .route("/refusals", page(Page::Refusals, json))
         .route("/stats/prometheus", page(Page::Metrics, text))
         .route("/ready", page(Page::Ready, text));
-    for (name, handle, address, router, option) in [
-        (
-            "metrics",
-            Handle::Metrics,
-            config.metrics,
-            metrics,
-            "--metrics (LENO_METRICS_ADDR)",
-        ),
-        (
-            "readiness",
-            Handle::Readiness,
-            config.readiness,
-            ready,
-            "--readiness (LENO_READINESS_ADDR)",
-        ),
-        (
-            "admin",
-            Handle::Admin,
-            config.admin,
-            admin,
-            "--admin (LENO_ADMIN_ADDR)",
-        ),
-    ] {
+    let served = [
+        ("metrics", Handle::Metrics, metrics),
+        ("readiness", Handle::Readiness, ready),
+        ("admin", Handle::Admin, admin),
+    ];
+    for ((name, handle, router), (address, option)) in served.into_iter().zip(ports(config)) {
         let failed = |error: std::io::Error| AgentError::Listen(error.to_string());
         let listener = inherited
             .take(handle)
@@ -143,6 +126,25 @@ pub(crate) fn start(
         tasks.spawn_critical(name, serving);
     }
     Ok(Asks { pages, ended })
+}
+
+/// Where metrics, readiness and admin pages are, and the option that chooses another place.
+fn ports(config: &Config) -> [(SocketAddr, &'static str); 3] {
+    [
+        (config.metrics, "--metrics (LENO_METRICS_ADDR)"),
+        (config.readiness, "--readiness (LENO_READINESS_ADDR)"),
+        (config.admin, "--admin (LENO_ADMIN_ADDR)"),
+    ]
+}
+
+/// That an agent which is no successor can listen here; nothing is listened on afterwards.
+pub(crate) fn can_listen(config: &Config) -> Result<(), AgentError> {
+    let mut held = everywhere(Vec::new(), config.hbone_port)?.listeners;
+    for (address, option) in ports(config) {
+        held.push(listen(address, option)?);
+    }
+    drop(held);
+    Ok(())
 }
 
 async fn answer(asks: &mpsc::Sender<Ask>, page: Page, kind: &'static str) -> Response {

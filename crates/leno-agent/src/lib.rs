@@ -45,3 +45,13 @@ pub use standing::is_another;
 pub fn nobody_listens(run_dir: &std::path::Path) -> std::io::Result<()> {
     local::nobody_listens(&config::socket(run_dir))
 }
+
+/// That an agent can begin here: no other lives in its run directory, and its ports are free. For those who ask before
+/// they spend or make what would be in vain.
+///
+/// # Errors
+/// What is in the way, and what to do.
+pub fn can_begin(config: &Config) -> Result<(), AgentError> {
+    nobody_listens(&config.run_dir).map_err(|error| AgentError::Listen(error.to_string()))?;
+    admin::can_listen(config)
+}

@@ -479,10 +479,16 @@ fn read(path: &Path) -> Result<File, CommandError> {
                 .hint("mend it, or remove it and start again")
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
-        Err(error) => Err(CommandError::failed(format!(
-            "{} cannot be read: {error}",
-            path.display()
-        ))),
+        Err(error) => {
+            let what = format!("{} cannot be read: {error}", path.display());
+            Err(if error.kind() == io::ErrorKind::PermissionDenied {
+                CommandError::permission(what).hint(
+                    "it is another user's: HOME, XDG_CONFIG_HOME or LENO_CONFIG says where yours is",
+                )
+            } else {
+                CommandError::failed(what)
+            })
+        }
     }
 }
 

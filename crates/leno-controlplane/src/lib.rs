@@ -29,7 +29,7 @@ pub mod vips;
 
 pub use config::Config;
 pub use error::StartError;
-pub use server::Bound;
+pub use server::{Bound, can_listen};
 
 use leno_runtime::Stop;
 

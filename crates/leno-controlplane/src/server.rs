@@ -70,6 +70,18 @@ impl std::fmt::Debug for Bound {
     }
 }
 
+/// That a control plane's ports are free; nothing is listened on afterwards. For those who ask before they make what
+/// would be in vain.
+///
+/// # Errors
+/// Which is not, and what to do.
+pub fn can_listen(config: &Config) -> Result<(), StartError> {
+    let held = config.listen.iter().chain(&config.metrics);
+    held.map(|address| listener::bind(*address))
+        .collect::<Result<Vec<_>, _>>()
+        .map(drop)
+}
+
 impl Bound {
     /// Opens the store, the CA, and every port.
     ///
@@ -84,9 +96,14 @@ impl Bound {
             path: config.data_dir.clone(),
             source,
         };
+        let store = config.data_dir.join("store.db");
+        if !store.exists() {
+            // What cannot begin leaves nothing behind.
+            can_listen(&config)?;
+        }
         private_dir(&config.data_dir).map_err(data_dir)?;
         // Before the ports, which are worth nothing without it: another control plane's lock is the clearer message.
-        let store = SqliteStore::open(&config.data_dir.join("store.db"), Options::default())?;
+        let store = SqliteStore::open(&store, Options::default())?;
         let listeners: Vec<TcpListener> = config
             .listen
             .iter()

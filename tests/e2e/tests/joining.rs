@@ -45,6 +45,7 @@ suite!(
         a_host_is_of_one_mesh_until_it_left_and_its_name_stays,
         a_damaged_membership_is_mended_by_joining_again,
         a_disk_without_space_does_not_cost_the_token,
+        a_port_that_is_taken_does_not_cost_the_token,
         a_low_port_that_an_ordinary_users_agent_may_not_have_is_told_with_the_way_out,
         another_user_may_not_run_programs,
     ]
@@ -632,6 +633,31 @@ fn a_disk_without_space_does_not_cost_the_token(fixture: &mut Fixture) {
     let mut process = fixture.mesh.spawn_join(&host, &token, &["--no-agent"]);
     assert_eq!(process.wait(SOON), 0, "{}", process.stderr());
     host.exec(&["umount", &path]).good();
+}
+
+fn a_port_that_is_taken_does_not_cost_the_token(fixture: &mut Fixture) {
+    let name = fixture.new_name();
+    let host = fixture.mesh.network.add(&name);
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    for port in [15008, 15020] {
+        let taken = host.listen(([0, 0, 0, 0], port).into());
+        let taken = taken.expect("a listener");
+        let mut process = fixture.mesh.spawn_join(&host, &token, &[]);
+        assert_eq!(process.wait(SOON), 1);
+        let said = process.stderr();
+        let own = format!("port {port} is taken by");
+        assert!(said.contains(&own) && !said.contains("joined"), "{said}");
+        drop(taken);
+    }
+    let mut process = fixture.mesh.spawn_join(&host, &token, &[]);
+    process.says("agent ready", SOON);
+    process.signal(Signal::INT);
+    assert_eq!(process.wait(SOON), 0);
+    // Who tries the token again is told that the host needs none.
+    let mut process = fixture.mesh.spawn_join(&host, &token, &[]);
+    let ended = (process.wait(SOON), process.stderr());
+    let joined = format!("this host is {name} of mesh");
+    refused(ended, &["is spent", &joined, "leno agent starts its agent"]);
 }
 
 fn forget(path: &Path) {

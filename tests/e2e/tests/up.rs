@@ -43,6 +43,7 @@ suite!(
         a_second_one_says_that_the_first_runs_and_what_to_do,
         one_that_was_killed_is_followed_by_another,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
+        contexts_of_another_user_are_told_before_anything_is_made,
         what_is_in_the_way_is_told_before_anything_is_started,
         a_token_that_is_not_given_leaves_the_terminal_as_it_was,
         a_run_directory_that_another_user_made_is_refused,
@@ -194,6 +195,10 @@ fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fix
             says(&fixture.up(words), 1, &[&number, &own]);
         }
         drop(taken);
+        // Neither keys nor a lock of a mesh that never was.
+        for left in ["data/control-plane", "data/up.lock", "config/leno"] {
+            assert!(!fixture.place.join(left).exists(), "{left} is left");
+        }
     }
     // Each can be moved.
     let moved = ["--listen=0.0.0.0:25012", "--hbone-port=25008", "--detach"];
@@ -202,6 +207,26 @@ fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fix
     says(&fixture.up(&moved), 0, &[":25012"]);
     fixture.leno(&["run", "--", "true"]).good();
     fixture.down(&["--purge"]).good();
+}
+
+fn contexts_of_another_user_are_told_before_anything_is_made(fixture: &mut Fixture) {
+    let setpriv = need!("setpriv");
+    fixture.new_place();
+    let theirs = fixture.place.join("config");
+    fs::create_dir(&theirs).expect("a directory");
+    for (dir, mode) in [(&fixture.place, 0o777), (&theirs, 0o700)] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).expect("our own directory");
+    }
+    let up = fixture.up_command(&[]);
+    let mut as_user = Command::new(&setpriv);
+    let id = [format!("--reuid={USER}"), format!("--regid={USER}")];
+    as_user.args(id).arg("--clear-groups").arg(up.get_program());
+    as_user
+        .args(up.get_args())
+        .env("LENO_CONFIG", theirs.join("leno"));
+    let said = fixture.host.run(&mut as_user);
+    says(&said, 4, &["config/leno cannot be read", "LENO_CONFIG"]);
+    assert!(!fixture.place.join("data").exists(), "{}", said.stderr);
 }
 
 fn what_is_in_the_way_is_told_before_anything_is_started(fixture: &mut Fixture) {

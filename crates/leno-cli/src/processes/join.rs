@@ -42,7 +42,12 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     start_log(args.agent.log, args.agent.verbose);
     let config = args.agent.config()?;
     let failed = |error: MembershipError| CommandError::failed(chain(&error));
-    leno_agent::nobody_listens(&config.run_dir).map_err(CommandError::failed)?;
+    // Before the token is spent.
+    if args.no_agent {
+        leno_agent::nobody_listens(&config.run_dir).map_err(CommandError::failed)?;
+    } else {
+        leno_agent::can_begin(&config).map_err(CommandError::failed)?;
+    }
     let token: JoinToken = read(&args.token_file)?
         .trim()
         .parse()
@@ -53,7 +58,7 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
         "join",
         leno_agent::join(&token, &config.host, &config.addresses, previous.as_ref()),
     );
-    let membership = joined.map_err(refused)?;
+    let membership = joined.map_err(|error| refused(error, previous.as_ref()))?;
     membership.save(&config.data_dir).map_err(failed)?;
     eprintln!(
         "✔ pin matches  ✔ joined mesh \"{}\" as host {}",
@@ -66,7 +71,11 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     if args.no_agent {
         return Ok(0);
     }
-    agent::run(config, membership)
+    agent::run(config, membership).map_err(|error| match error.hint.as_str() {
+        "" => error
+            .hint("this host has joined, and needs no token any more: leno agent starts its agent"),
+        _ => error,
+    })
 }
 
 /// Why a host is not called what it asked for; `None` where it is, or was called so before.
@@ -100,12 +109,19 @@ fn may_join(config: &Config, token: &JoinToken) -> Result<Option<Membership>, Co
     }
 }
 
-fn refused(error: JoinError) -> CommandError {
-    match error {
+fn refused(error: JoinError, previous: Option<&Membership>) -> CommandError {
+    let refused = match error {
         JoinError::Dial(error @ (DialError::Unreachable { .. } | DialError::Transport { .. })) => {
-            CommandError::unreachable(chain(&error))
+            return CommandError::unreachable(chain(&error));
         }
         error => CommandError::refused(chain(&error)),
+    };
+    match previous.map(Joined::of) {
+        // A token that this very host spent, more often than not.
+        Some(joined) => refused.hint(format!(
+            "{joined}: leno agent starts its agent, without a token, unless it was revoked"
+        )),
+        None => refused,
     }
 }
 

@@ -142,6 +142,12 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         person,
     };
     block_on_local("up", async {
+        if !running::file(&data).exists() {
+            // Nothing is here yet: what cannot begin leaves it so.
+            context::list()?;
+            leno_controlplane::can_listen(&control_plane).map_err(unbound)?;
+            leno_agent::can_begin(&up.agent).map_err(CommandError::failed)?;
+        }
         let mut running = Running::claim(&data, &note).await?;
         let ready = |note: Note| {
             // Only those who wait for it or end it read this.
