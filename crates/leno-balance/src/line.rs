@@ -6,7 +6,7 @@
 //! Never reads a clock. Invariant: nothing waits that could be let in, so nothing is refused while there is a place.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasherDefault, Hasher},
     time::{Duration, Instant},
 };
@@ -35,8 +35,10 @@ pub struct LineLimits {
 #[derive(Debug)]
 pub struct Line<T> {
     limits: LineLimits,
-    /// Places there are at present.
+    /// Places there are at present,
     places: usize,
+    /// how many of them are anybody's, and how many of those one caller's: what is looked at each time.
+    calm: (usize, usize),
     open: usize,
     /// How many of them each caller has.
     held: HashMap<u64, usize, BuildHasherDefault<AsItIs>>,
@@ -61,6 +63,12 @@ struct Caller<T> {
     key: u64,
     /// The oldest first.
     waiting: VecDeque<(Ticket, T)>,
+}
+
+/// Of so many places those that are anybody's, and of those one caller's.
+fn calm(places: usize) -> (usize, usize) {
+    let all = part(places, Priority::Low);
+    (all, part(all, Priority::Low))
 }
 
 /// Keys are hashes already.
@@ -116,6 +124,7 @@ impl<T> Line<T> {
         Self {
             limits,
             places: limits.places,
+            calm: calm(limits.places),
             open: 0,
             held: HashMap::default(),
             waiting: 0,
@@ -131,10 +140,15 @@ impl<T> Line<T> {
     /// A place, while so many are free that it does not matter how important it is. A caller's key is a hash, of which
     /// others know nothing.
     pub fn begin_calm(&mut self, caller: u64) -> bool {
-        let all = part(self.places, Priority::Low);
-        let free = self.open < all && self.may_have(Priority::Low, caller);
+        let (all, one) = self.calm;
+        if self.open >= all {
+            return false;
+        }
+        let held = self.held.entry(caller).or_default();
+        let free = *held < one;
         if free {
-            self.take(caller);
+            *held += 1;
+            self.open += 1;
         }
         free
     }
@@ -208,16 +222,20 @@ impl<T> Line<T> {
     /// A caller's place is free again. To be followed by [`Self::let_in`] until nobody comes.
     pub fn end(&mut self, caller: u64) {
         self.open = self.open.saturating_sub(1);
-        if let Some(held) = self.held.get_mut(&caller) {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&caller);
+        if let Entry::Occupied(mut held) = self.held.entry(caller) {
+            if *held.get() > 1 {
+                *held.get_mut() -= 1;
+            } else {
+                held.remove();
             }
         }
     }
 
     /// Lets the next one in, if there is a place for it.
     pub fn let_in(&mut self) -> Option<T> {
+        if self.waiting == 0 {
+            return None;
+        }
         for priority in Priority::ALL.iter().rev().copied() {
             if !self.is_open_to(priority) {
                 return None;
@@ -252,6 +270,7 @@ impl<T> Line<T> {
     /// There are other places than was said, but never more.
     pub fn set_places(&mut self, places: usize) {
         self.places = places.clamp(1, self.limits.places.max(1));
+        self.calm = calm(self.places);
     }
 
     /// How many have a place.
