@@ -130,6 +130,9 @@ pub struct Limits {
     pub detect_patience: Duration,
     /// DNS queries of one workload that wait for the control plane or a resolver; above it they are answered SERVFAIL.
     pub dns_queries: usize,
+    /// Bytes of DNS queries that may wait to be read, on each socket; a short query counts for some 400, and without
+    /// privilege on the host it is as much as `net.core.rmem_max` permits. Above it they are lost, and counted.
+    pub dns_inbox: usize,
     /// How long one upstream of DNS may take.
     pub dns_timeout: Duration,
     /// DNS connections of one workload over TCP.
@@ -199,7 +202,8 @@ impl Default for Limits {
             exchange_idle: Duration::from_secs(3600),
             refusal_wait: Duration::from_secs(1),
             detect_patience: Duration::from_millis(300),
-            dns_queries: 256,
+            dns_queries: 1_024,
+            dns_inbox: 1024 * 1024,
             dns_timeout: Duration::from_secs(2),
             dns_connections: 64,
             events: 1_024,

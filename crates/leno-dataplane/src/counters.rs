@@ -19,6 +19,11 @@ pub(crate) fn limit(limit: Limit) {
     COUNTERS.with_borrow_mut(|counters| counters.limit(limit));
 }
 
+/// Counts that a ceiling was met so often.
+pub(crate) fn limits(limit: Limit, times: u64) {
+    COUNTERS.with_borrow_mut(|counters| counters.limits(limit, times));
+}
+
 /// Counts a refusal.
 pub(crate) fn refused(reason: Refusal) {
     COUNTERS.with_borrow_mut(|counters| counters.refused(reason));

@@ -37,7 +37,7 @@ use self::{
     outside::forward,
 };
 use crate::{
-    counters::{count, limit},
+    counters::{count, limit, limits},
     destinations::Answer,
     places::Place,
     state::{Local, Shared},
@@ -73,6 +73,7 @@ enum Said {
 /// a task, and one workload may have so many of those.
 pub(crate) async fn serve_udp(shared: Rc<Shared>, local: Rc<Local>, socket: UdpSocket) {
     let socket = Rc::new(socket);
+    let mut inbox = Inbox::of(&socket, shared.config.limits.dns_inbox);
     let mut buffer = vec![0; LONGEST_UDP];
     let receive = async {
         loop {
@@ -81,6 +82,7 @@ pub(crate) async fn serve_udp(shared: Rc<Shared>, local: Rc<Local>, socket: UdpS
                 // An ICMP answer to something sent before shows as an error of the next call.
                 Err(_) => continue,
             };
+            inbox.count_lost(&socket);
             let query = buffer.get(..length).unwrap_or_default();
             match look(&shared, &local, query) {
                 Some(Looked::Answer(answer)) => send(&socket, &answer, from).await,
@@ -100,6 +102,34 @@ pub(crate) async fn serve_udp(shared: Rc<Shared>, local: Rc<Local>, socket: UdpS
         }
     };
     local.stop.run_until_stopped(receive).await;
+}
+
+/// What waits to be read of a socket: a program's thread pool may ask hundreds of names at the same instant.
+struct Inbox {
+    /// How many queries the kernel had thrown away when last asked.
+    lost: u32,
+}
+
+impl Inbox {
+    fn of(socket: &UdpSocket, bytes: usize) -> Self {
+        if let Err(error) = leno_net::socket::widen_inbox(socket, bytes) {
+            tracing::debug!(%error, "a DNS socket keeps the inbox it has");
+        }
+        // What a predecessor's socket lost is not counted again.
+        let lost = leno_net::socket::dropped_messages(socket).unwrap_or(0);
+        Self { lost }
+    }
+
+    fn count_lost(&mut self, socket: &UdpSocket) {
+        let Ok(lost) = leno_net::socket::dropped_messages(socket) else {
+            return;
+        };
+        let more = lost.wrapping_sub(self.lost);
+        self.lost = lost;
+        if more > 0 {
+            limits(Limit::DnsInbox, more.into());
+        }
+    }
 }
 
 async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {

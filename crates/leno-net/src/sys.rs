@@ -36,6 +36,31 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     }
 }
 
+/// How many messages the kernel threw away since the socket was made (`SO_MEMINFO`, linux/sock_diag.h).
+#[expect(unsafe_code, reason = "neither std nor rustix asks for SO_MEMINFO")]
+pub(crate) fn dropped_messages(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    /// `SK_MEMINFO_DROPS` is the last of them.
+    const VARIABLES: usize = 9;
+    let mut variables = [0_u32; VARIABLES];
+    let mut length = size_of_val(&variables) as libc::socklen_t;
+    // SAFETY: `fd` is open for the call, and the kernel writes at most `length` bytes of `variables`, which lives
+    // through it, as `length` does.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut variables).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(variables[VARIABLES - 1])
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Who is at the other end of a Unix socket (`SO_PEERCRED`, unix(7)). The process is 0 when it is in a PID namespace
 /// that is not ours to see.
 #[expect(

@@ -120,6 +120,8 @@ closed_set! {
         StreamIdle = "stream_idle",
         /// DNS queries of one workload that wait for an answer.
         DnsQueries = "dns_queries",
+        /// DNS queries that the kernel threw away before they were read: each one's program asks again after seconds.
+        DnsInbox = "dns_inbox",
         /// DNS connections of one workload over TCP.
         DnsConnections = "dns_connections",
         /// Refusals remembered between two reports.

@@ -32,10 +32,14 @@ async fn program(captured: Captured) -> UdpSocket {
     socket
 }
 
-async fn query(socket: &UdpSocket, name: &str) {
+fn question(name: &str) -> Vec<u8> {
     let mut query = Message::query();
     query.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
-    socket.send(&query.to_vec().unwrap()).await.unwrap();
+    query.to_vec().unwrap()
+}
+
+async fn query(socket: &UdpSocket, name: &str) {
+    socket.send(&question(name)).await.unwrap();
 }
 
 async fn answer(socket: &UdpSocket) -> Message {
@@ -87,6 +91,54 @@ fn a_flood_of_names_takes_nobodys_answers_away() {
                 seen.counters.borrow().get_limit(Limit::DnsQueries) >= 100
             })
             .await;
+    });
+}
+
+/// Asks for a name so often at the same instant, before any of it can be read, from several sockets: answers need room.
+async fn burst(captured: Captured, name: &str, times: usize) -> Vec<UdpSocket> {
+    let mut asking = Vec::new();
+    for _ in 0..times / 100 {
+        let socket = program(captured).await;
+        socket.writable().await.unwrap();
+        asking.push(socket);
+    }
+    for socket in &asking {
+        for _ in 0..100 {
+            socket.try_send(&question(name)).unwrap();
+        }
+    }
+    asking
+}
+
+#[test]
+fn names_asked_for_at_the_same_instant_are_all_answered_and_what_is_lost_is_counted() {
+    run(async {
+        let world = World::new();
+        let roomy = Host::start(&world);
+        let narrow = Host::start_with(&world, |config| config.limits.dns_inbox = 1);
+        let cart = world.service("shop/cart", 80, None, Vec::new());
+        let (web, mail) = (
+            roomy.workload("web", &[]).await,
+            narrow.workload("mail", &[]).await,
+        );
+        let (web, mail) = (roomy.capture(&web), narrow.capture(&mail));
+        // Its socket is read from now on.
+        assert_eq!(resolve(web, "cart.").await, Some(cart.ip()));
+        assert_eq!(resolve(mail, "cart.").await, Some(cart.ip()));
+
+        for asking in burst(web, "cart.", 500).await {
+            for _ in 0..100 {
+                let answer = answer(&asking).await;
+                assert_eq!(answer.answers[0].data.ip_addr(), Some(cart.ip()));
+            }
+        }
+        drop(burst(mail, "cart.", 500).await);
+        let lost = |host: &Host| host.seen.counters.borrow().get_limit(Limit::DnsInbox);
+        narrow
+            .seen
+            .until("what is lost is counted", |_| lost(&narrow) >= 100)
+            .await;
+        assert_eq!(lost(&roomy), 0);
     });
 }
 

@@ -52,6 +52,20 @@ pub fn bind_udp(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(fd.into())
 }
 
+/// Lets about so many bytes of messages wait in a socket, the kernel's own expenses not counted: above the host's
+/// `net.core.rmem_max` only with `CAP_NET_ADMIN` on the host, otherwise as many as that permits.
+pub fn widen_inbox(s: &impl AsFd, bytes: usize) -> io::Result<()> {
+    match sockopt::set_socket_recv_buffer_size_force(s, bytes) {
+        Err(Errno::PERM) => Ok(sockopt::set_socket_recv_buffer_size(s, bytes)?),
+        done => Ok(done?),
+    }
+}
+
+/// How many messages a socket lost since it was made, mostly because its inbox was full; the number wraps.
+pub fn dropped_messages(s: &impl AsFd) -> io::Result<u32> {
+    sys::dropped_messages(s.as_fd())
+}
+
 /// A TCP socket that is not connected yet; with `mark`, one that capture leaves alone (`capture::MARK`).
 ///
 /// The mark needs `CAP_NET_ADMIN` in the user namespace that owns the network namespace; without it the answer
