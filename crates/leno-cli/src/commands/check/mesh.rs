@@ -230,7 +230,8 @@ fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
             }
         }
     }
-    if found.is_empty() {
+    let every = items(routes, "/items").all(objects::resolved);
+    if found.is_empty() && every {
         found.push(well(ROUTES, "every route leads to programs that are ready"));
     }
     found

@@ -67,6 +67,11 @@ fn failing(object: &Value) -> Vec<(&str, &str)> {
     found
 }
 
+/// Whether the mesh took an object and found all that it refers to.
+pub(super) fn resolved(object: &Value) -> bool {
+    failing(object).is_empty()
+}
+
 fn missing(condition: &str, name: &str) -> String {
     match condition {
         "Accepted" => format!("{name} is not accepted"),

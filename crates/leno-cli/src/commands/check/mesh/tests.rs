@@ -80,6 +80,24 @@ fn a_route_to_a_service_without_a_ready_program_is_trouble() {
 }
 
 #[test]
+fn a_route_whose_reference_is_not_there_is_not_said_to_lead_to_programs() {
+    let route = |resolved: &str| {
+        json!({"items": [{"metadata": {"namespace": "default", "name": "cart"},
+            "spec": {"rules": [{"backendRefs": [{"name": "misspelt", "port": 80}]}]},
+            "status": {"parents": [{"conditions": [{"type": "ResolvedRefs", "status": resolved,
+                "reason": "BackendNotFound", "message": "service default/misspelt is not there"}]}]}}]})
+    };
+    let none = json!({"items": []});
+    let found = |resolved| routes(&route(resolved), &none, &none);
+    assert!(
+        found("False").is_empty(),
+        "told with the route's own status"
+    );
+    assert_eq!(found("True").len(), 1);
+    assert!(troubles(&found("True")).is_empty());
+}
+
+#[test]
 fn calls_that_fail_are_trouble_and_denied_ones_are_told() {
     let failing = |trouble| failing::Failing {
         edge: "front → cart".into(),
