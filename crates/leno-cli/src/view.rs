@@ -82,7 +82,7 @@ impl Row {
 }
 
 /// Every edge that was ever seen, with the numbers of the window; of one so slow that the window may well miss it, those
-/// of the last minute.
+/// of the last minute, unless some failed: that is only shown while it is in the window.
 pub(crate) fn rows(ever: &[Edge], minute: &EdgeList, window: &EdgeList) -> Vec<Row> {
     let key = |edge: &Edge| {
         (
@@ -95,7 +95,7 @@ pub(crate) fn rows(ever: &[Edge], minute: &EdgeList, window: &EdgeList) -> Vec<R
         .iter()
         .map(|edge| (key(edge), row(edge, false)))
         .collect();
-    let slow = |edge: &&Edge| edge.rps * window.window_seconds < 2.0;
+    let slow = |edge: &&Edge| edge.rps * window.window_seconds < 2.0 && edge.failures == 0;
     let slow = minute.edges.iter().filter(slow);
     shown.extend(slow.map(|edge| (key(edge), row(edge, true))));
     shown.extend(window.edges.iter().map(|edge| (key(edge), row(edge, true))));

@@ -129,7 +129,7 @@ fn an_edge_slower_than_the_window_does_not_flicker() {
     );
     let shown = rows(
         &[slow.clone(), stopped.clone()],
-        &list(60.0, &[slow, stopped]),
+        &list(60.0, &[slow.clone(), stopped]),
         &list(3.0, &[]),
     );
     let rates: Vec<(&str, &str)> = shown
@@ -137,6 +137,19 @@ fn an_edge_slower_than_the_window_does_not_flicker() {
         .map(|row| (row.to.as_str(), row.rps.as_str()))
         .collect();
     assert_eq!(rates, [("cart", "–"), ("prices", "0.2")]);
+
+    // What failed before the window is not told as if it failed now.
+    let failed = Edge {
+        failures: 1,
+        ..slow
+    };
+    let shown = rows(
+        std::slice::from_ref(&failed),
+        &list(60.0, std::slice::from_ref(&failed)),
+        &list(3.0, &[]),
+    );
+    assert_eq!(shown[0].state, State::Quiet);
+    assert_eq!(shown[0].reason, "");
 }
 
 #[test]
