@@ -158,7 +158,12 @@ impl Limits {
         ] {
             *ceiling = (*ceiling).min(part(8));
         }
-        for ceiling in [&mut self.handshakes, &mut self.silent_connections] {
+        // A name asked outside takes a socket of its own.
+        for ceiling in [
+            &mut self.handshakes,
+            &mut self.silent_connections,
+            &mut self.dns_queries,
+        ] {
             *ceiling = (*ceiling).min(part(16));
         }
         let less = self != before;
@@ -236,6 +241,7 @@ mod tests {
             );
             assert!(limits.handshakes as u64 <= (files / 16).max(1) && limits.handshakes > 0);
             assert!(limits.silent_connections > 0);
+            assert!(limits.dns_queries as u64 <= (files / 16).max(1) && limits.dns_queries > 0);
         }
     }
 }
