@@ -44,6 +44,7 @@ use crate::{
     link::LinkEvent,
     local::{self, Connection, LocalEvent},
     protocol::{FromAgent, Start, Why},
+    refused::Refused,
     report::Reporter,
     saved::Kept,
     standing::Standing,
@@ -138,6 +139,7 @@ struct Up {
 struct Caller {
     out: mpsc::Sender<local::Outgoing>,
     user: u32,
+    pid: i32,
     uid: Option<WorkloadUid>,
 }
 
@@ -176,6 +178,7 @@ struct Agent {
     mesh: Option<Mesh>,
     up: Option<Up>,
     callers: HashMap<Connection, Caller>,
+    refused: Refused,
     asked: HashMap<u64, Asked>,
     hosted: HashMap<WorkloadUid, Hosted>,
     /// Workloads that were named again on this connection, by request, until they are answered.
@@ -247,6 +250,7 @@ impl Agent {
             mesh: None,
             up: None,
             callers: HashMap::new(),
+            refused: Refused::default(),
             asked: HashMap::new(),
             hosted: HashMap::new(),
             again: HashMap::new(),

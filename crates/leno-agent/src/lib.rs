@@ -22,6 +22,7 @@ mod link;
 mod local;
 mod membership;
 pub mod protocol;
+mod refused;
 mod report;
 mod run_user;
 mod saved;

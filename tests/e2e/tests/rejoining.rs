@@ -49,6 +49,7 @@ suite!(
         a_host_that_joins_right_after_a_restart_is_known_to_callers_that_came_back,
         a_stranger_at_the_address_of_a_host_that_is_gone_is_told_nothing,
         where_the_run_directory_is_on_a_disk_no_key_is_kept_and_programs_come_back,
+        a_program_outside_of_a_new_token_is_told_and_its_host_once,
     ]
 );
 
@@ -202,6 +203,31 @@ fn a_revoked_host_is_out_until_a_new_token_lets_it_in(fixture: &mut Fixture) {
         let [(_, again)] = fixture.workloads("cart").try_into().ok()?;
         (again != name).then_some(())
     });
+}
+
+fn a_program_outside_of_a_new_token_is_told_and_its_host_once(fixture: &mut Fixture) {
+    const TOLD: &str = "a program was not taken in";
+    let host = fixture.mesh.join("less");
+    let gone = fixture.mesh.run(&host).service("gone").port("80:8080");
+    let gone = gone.start();
+    fixture.end_agent("less");
+    fs::remove_file(host.disk().join("data/membership.json")).expect("a membership");
+    let token = fixture.mesh.token(&["--service", "cart"]);
+    let mut process = fixture.mesh.spawn_join(&host, &token, &["--verbose"]);
+    process.says(TOLD, SOON);
+    until("the program's terminal says it", SOON, || {
+        let said = gone.process.stderr();
+        said.contains("does not take the program back")
+            .then_some(())
+    });
+    process.says("not taken in again", SOON);
+    let said = process.stderr();
+    let own = format!("pid={}", gone.process.pid());
+    let told: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains(" WARN ") && line.contains(TOLD))
+        .collect();
+    assert!(matches!(told[..], [one] if one.contains(&own)), "{said}");
 }
 
 fn a_host_of_another_control_plane_knows_that_it_is(fixture: &mut Fixture) {

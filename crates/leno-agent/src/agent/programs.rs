@@ -106,6 +106,7 @@ impl Agent {
             Caller {
                 out,
                 user: peer.uid,
+                pid: peer.pid,
                 uid: None,
             },
         );
@@ -358,6 +359,9 @@ impl Agent {
             certificate_seconds: left.as_secs(),
         };
         tracing::info!(workload = hosted.name, identity = %hosted.identity, "a workload is in the mesh");
+        if let Some(caller) = self.callers.get(&connection) {
+            self.refused.forget(caller.pid);
+        }
         self.tell(connection, FromAgent::Started(started));
     }
 
@@ -497,7 +501,12 @@ impl Agent {
     }
 
     pub(super) fn refuse(&mut self, connection: Connection, code: Why, message: String) {
-        tracing::warn!(?code, message, "a program was not taken in");
+        let pid = self.callers.get(&connection).map_or(0, |caller| caller.pid);
+        if self.refused.is_new(pid, &message) {
+            tracing::warn!(pid, ?code, message, "a program was not taken in");
+        } else {
+            tracing::debug!(pid, ?code, message, "a program was not taken in again");
+        }
         self.tell(connection, FromAgent::Refused { code, message });
     }
 

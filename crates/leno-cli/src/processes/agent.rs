@@ -47,7 +47,7 @@ pub(crate) struct AgentArgs {
     #[arg(long = "dns", value_name = "ADDRESS:PORT")]
     pub(crate) dns: Vec<SocketAddr>,
     /// A user who may run programs here, and as which service accounts (default: all that the host may), besides root
-    /// and the agent's own; by name or uid
+    /// and the agent's own; by name or uid. Their programs may be published at any port that the agent may listen on
     #[arg(long = "allow-user", value_name = "USER[=ACCOUNT,..]")]
     pub(crate) allow_users: Vec<leno_agent::RunUser>,
     /// Take the listeners over from the agent that runs here now, which then ends

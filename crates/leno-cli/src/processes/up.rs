@@ -67,7 +67,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = super::duration)]
     workload_ttl: Duration,
     /// A user who may run programs here, and as which service accounts (default: all), besides root and yourself; by
-    /// name or uid
+    /// name or uid. Their programs may be published at any port that the agent may listen on
     #[arg(long = "allow-user", value_name = "USER[=ACCOUNT,..]")]
     allow_users: Vec<RunUser>,
     /// Where agents and people reach the control plane (default: port 15012 on every address)
