@@ -512,6 +512,9 @@ fn a_user_runs_what_it_may_and_nothing_else(fixture: &mut Fixture) {
         assert!(output.stderr.contains("--allow-user"), "{}", output.stderr);
     }
     run().to_end().good();
+    // What may run may be published, through root's agent at low ports too.
+    let mine = run().service("mine").port("80:8080");
+    mine.option("publish", "81:8080").to_end().good();
     // Root may all.
     let root = fixture.mesh.run(&b).account("peer").program(["true"]);
     root.to_end().good();
