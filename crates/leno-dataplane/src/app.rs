@@ -76,6 +76,8 @@ pub(crate) struct AppPort {
     h2: Queue,
     /// Which of the candidate addresses answered last.
     good: Cell<Option<IpAddr>>,
+    /// When it was last told that callers cannot be preserved.
+    told: Cell<Option<Instant>>,
 }
 
 /// Why a program could not be reached.
@@ -219,6 +221,7 @@ impl AppSide {
                 h1: Queue::new(limits, limits.app_connections),
                 h2: Queue::new(limits, limits.app_streams),
                 good: Cell::new(None),
+                told: Cell::new(None),
             })
         };
         Rc::clone(ports.entry(port).or_insert_with(make))

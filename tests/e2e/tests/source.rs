@@ -327,6 +327,7 @@ fn what_cannot_come_from_its_caller_is_refused(fixture: &mut Fixture) {
         let page = fixture.mesh.admin("a", "/refusals").to_string();
         page.contains(&told).then_some(())
     });
+    fixture.mesh.agent("a").says(&told, SOON);
     drop(program);
 }
 

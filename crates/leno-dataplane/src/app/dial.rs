@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     rc::Rc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use leno_net::{capture::SOURCE_MARK, socket};
@@ -14,11 +14,23 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 
-use super::{AppError, Dialled};
+use super::{AppError, AppPort, Dialled};
 use crate::{
     AppDial, Event, pool,
     state::{Local, Shared},
 };
+
+impl AppPort {
+    /// Whether it is time to tell the operator: a stream of bytes has no answer that could say it.
+    fn may_tell(&self, now: Instant) -> bool {
+        const EVERY: Duration = Duration::from_secs(60);
+        let due = self.told.get().is_none_or(|told| now >= told + EVERY);
+        if due {
+            self.told.set(Some(now));
+        }
+        due
+    }
+}
 
 impl Local {
     /// Connects to the program, from `source` where one is given: at its own address first; loopback second where its
@@ -53,14 +65,23 @@ impl Local {
                 Err(error) => last = error,
             }
         }
-        let port = address.port();
-        Err(match source {
-            None => AppError::Connect { port, source: last },
-            Some(from) => AppError::ConnectFrom {
-                port,
-                from,
-                source: last,
-            },
+        let number = address.port();
+        let Some(from) = source else {
+            let port = number;
+            return Err(AppError::Connect { port, source: last });
+        };
+        if port.may_tell(Instant::now()) {
+            let program = self.name();
+            tracing::warn!(
+                %program, port = number, error = %last,
+                "calls are refused: a program does not accept from its caller's address {from}, which is to be \
+                 preserved; does it listen for that family?"
+            );
+        }
+        Err(AppError::ConnectFrom {
+            port: number,
+            from,
+            source: last,
         })
     }
 
