@@ -276,6 +276,35 @@ q ends it";
 }
 
 #[test]
+fn what_the_readme_shows_stands_in_columns() {
+    let readme = include_str!("../../../../README.md");
+    let block = |from: &str, to: &str| {
+        let lines = readme.lines().skip_while(|line| !line.starts_with(from));
+        let lines = lines.take_while(|line| !line.starts_with(to));
+        lines
+            .map(|line| line.chars().collect::<Vec<char>>())
+            .collect::<Vec<_>>()
+    };
+    // Before where a column begins there are two blanks in every line.
+    let begins_at = |lines: &[Vec<char>], at: usize| {
+        lines.iter().all(|line| {
+            let before = line.get(at - 2..at);
+            before == Some(&[' ', ' ']) && line.get(at).is_some_and(|first| *first != ' ')
+        })
+    };
+    let table = block("FROM  ", "cart ●●");
+    let table: Vec<_> = table.into_iter().filter(|line| !line.is_empty()).collect();
+    let text: String = table[0].iter().collect();
+    for column in &HEADER[1..8] {
+        assert!(begins_at(&table, text.find(column).unwrap()), "{column}");
+    }
+    let tries = &block("Try, in another", "```")[1..];
+    let text: String = tries[0].iter().collect();
+    assert!(table.len() > 5 && tries.len() == 4);
+    assert!(begins_at(tries, text.find("shift the").unwrap()));
+}
+
+#[test]
 fn no_terminal_is_too_small_to_be_drawn_on() {
     let page = Page {
         rows: sample(),
