@@ -7,6 +7,8 @@
     reason = "a golden test reads files and a variable; decisions do not"
 )]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -18,7 +20,7 @@ use std::{
 use leno_compile::{Compiler, Input, Output, RegisteredPort, Remembered, WorkloadRecord};
 use leno_config::{admit, parse_documents};
 use leno_ir::{
-    AccessRule, Destination, Endpoint, Health, Mesh, OwnWorkload, PathMatch, Principal, Provenance,
+    AccessRule, Destination, Endpoint, Health, OwnWorkload, PathMatch, Principal, Provenance,
     Route, RouteMatch, Service, ValueMatch,
 };
 use leno_types::{ServiceName, WorkloadUid};
@@ -86,20 +88,6 @@ fn workload(words: &[&str]) -> Input {
     Input::Workload(uid, Some(Arc::new(record)))
 }
 
-fn mesh(name: &str) -> Mesh {
-    Mesh {
-        name: name.parse().unwrap(),
-        trust_domain: "default.leno".parse().unwrap(),
-        trust_bundle: String::new(),
-        prefixes: Vec::new(),
-        addresses: Vec::new(),
-        vip_v4: "240.240.0.0/16".parse().unwrap(),
-        vip_v6: "2001:2::/48".parse().unwrap(),
-        namespaces: Default::default(),
-        domains: Default::default(),
-    }
-}
-
 fn inputs(file: &str, text: &str) -> Vec<Input> {
     let mut inputs = Vec::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
@@ -123,7 +111,7 @@ fn inputs(file: &str, text: &str) -> Vec<Input> {
                 let names = names.iter().map(|name| name.parse().unwrap()).collect();
                 inputs.push(Input::Reserved(Arc::new(names)));
             }
-            ["mesh", name] => inputs.push(Input::Mesh(Arc::new(mesh(name)))),
+            ["mesh", name] => inputs.push(Input::Mesh(Arc::new(common::mesh(name)))),
             other => panic!("{other:?}"),
         }
     }

@@ -1,11 +1,13 @@
 //! Who has a name that a template gives, whatever comes and goes.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::sync::Arc;
 
 use leno_compile::{Compiler, Input, Key, MAX_GENERATORS, Output, Remembered};
 use leno_config::{Kind, admit};
-use leno_ir::{Destination, Mesh};
+use leno_ir::Destination;
 use leno_types::{HostName, ServiceName};
 use serde_json::{Value, json};
 
@@ -49,17 +51,7 @@ fn derived(name: &str, second: usize) -> Input {
 }
 
 fn compiler() -> Compiler {
-    let mesh = Mesh {
-        name: "default".parse().unwrap(),
-        trust_domain: "default.leno".parse().unwrap(),
-        trust_bundle: String::new(),
-        prefixes: Vec::new(),
-        addresses: Vec::new(),
-        vip_v4: "240.240.0.0/16".parse().unwrap(),
-        vip_v6: "2001:2::/48".parse().unwrap(),
-        namespaces: Default::default(),
-        domains: Default::default(),
-    };
+    let mesh = common::mesh("default");
     let mut compiler = Compiler::new("default.leno".parse().unwrap());
     compiler.apply(vec![Input::Mesh(Arc::new(mesh))]);
     compiler

@@ -1,6 +1,8 @@
 //! A change recompiles what it touches and nothing else.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod common;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use leno_compile::{Compilations, Compiler, Input, Key, Output, RegisteredPort, WorkloadRecord};
@@ -365,17 +367,7 @@ fn a_version_gets_no_part_in_a_service_that_others_are_registered_for() {
 #[test]
 fn a_generator_names_every_service_and_a_label_changes_the_names_of_one() {
     let mut compiler = mesh();
-    let known = leno_ir::Mesh {
-        name: "default".parse().unwrap(),
-        trust_domain: "default.leno".parse().unwrap(),
-        trust_bundle: String::new(),
-        prefixes: Vec::new(),
-        addresses: Vec::new(),
-        vip_v4: "240.240.0.0/16".parse().unwrap(),
-        vip_v6: "2001:2::/48".parse().unwrap(),
-        namespaces: Default::default(),
-        domains: Default::default(),
-    };
+    let known = common::mesh("default");
     compiler.apply(vec![Input::Mesh(Arc::new(known))]);
     let generator = json!({
         "apiVersion": "leno.dev/v1alpha1", "kind": "HostnameGenerator",
