@@ -409,9 +409,8 @@ impl AppPort {
 impl Exchange<'_> {
     /// Keeps a connection for the next exchange.
     pub(crate) fn keep(&self, shared: &Shared, h1: client::H1, dialled: Dialled) {
-        if self.port.lanes.idle() < shared.config.limits.app_idle_connections {
-            self.lane.keep(h1, dialled, Instant::now());
-        }
+        let ceiling = shared.config.limits.app_idle_connections;
+        self.port.lanes.keep(&self.lane, h1, dialled, ceiling);
     }
 }
 

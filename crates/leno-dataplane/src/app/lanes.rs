@@ -24,16 +24,42 @@ pub(super) struct Lanes {
     /// From the proxy's own address.
     own: Rc<Lane>,
     of_callers: RefCell<HashMap<IpAddr, Rc<Lane>>>,
+    /// How many connections wait, over all lanes: asked for each request, so it is never counted then.
+    idle: Rc<Cell<usize>>,
 }
 
 /// Connections from one address. Whoever uses one holds its lane.
 #[derive(Default)]
 pub(crate) struct Lane {
-    idle: RefCell<Vec<(client::H1, Dialled, Instant)>>,
+    idle: RefCell<Vec<Idle>>,
     pub(super) shared: RefCell<Vec<client::H2>>,
     pub(super) connecting: Cell<bool>,
     pub(super) connected: Notify,
     used: Cell<Option<Instant>>,
+}
+
+/// A connection that waits, and since when.
+struct Idle {
+    h1: client::H1,
+    dialled: Dialled,
+    since: Instant,
+    _counted: Counted,
+}
+
+/// One of those that wait, while it lives.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(all: &Rc<Cell<usize>>) -> Self {
+        all.set(all.get() + 1);
+        Self(Rc::clone(all))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
 }
 
 impl Lanes {
@@ -66,11 +92,19 @@ impl Lanes {
         (lane, full)
     }
 
-    /// How many connections wait, over all lanes.
-    pub(super) fn idle(&self) -> usize {
-        let of_callers = self.of_callers.borrow();
-        let idle = |lane: &Rc<Lane>| lane.idle.borrow().len();
-        of_callers.values().map(idle).sum::<usize>() + idle(&self.own)
+    /// Keeps a connection of a lane for its next exchange, unless so many wait already.
+    pub(super) fn keep(&self, lane: &Lane, h1: client::H1, dialled: Dialled, ceiling: usize) {
+        if self.idle.get() >= ceiling {
+            return;
+        }
+        let since = Instant::now();
+        lane.used.set(Some(since));
+        lane.idle.borrow_mut().push(Idle {
+            h1,
+            dialled,
+            since,
+            _counted: Counted::new(&self.idle),
+        });
     }
 
     /// Closes everything that waits.
@@ -112,25 +146,19 @@ impl Lane {
     fn sweep(&self, limit: Duration, now: Instant) {
         self.idle
             .borrow_mut()
-            .retain(|(_, _, since)| now.saturating_duration_since(*since) < limit);
+            .retain(|idle| now.saturating_duration_since(idle.since) < limit);
         self.shared.borrow_mut().retain(|h2| !h2.is_closing());
     }
 
     /// A connection that waits.
     pub(super) fn reuse(&self) -> Option<(client::H1, Dialled)> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((h1, dialled, _)) = idle.pop() {
+        while let Some(Idle { h1, dialled, .. }) = idle.pop() {
             if h1.is_reusable() {
                 return Some((h1, dialled));
             }
         }
         None
-    }
-
-    /// Keeps a connection for the next exchange.
-    pub(super) fn keep(&self, h1: client::H1, dialled: Dialled, now: Instant) {
-        self.used.set(Some(now));
-        self.idle.borrow_mut().push((h1, dialled, now));
     }
 
     /// An HTTP/2 connection with room for one more stream.
@@ -145,6 +173,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+
+    #[test]
+    fn what_waits_is_counted_until_it_is_dropped() {
+        let all = Rc::default();
+        let waiting: Vec<Counted> = (0..3).map(|_| Counted::new(&all)).collect();
+        assert_eq!(all.get(), 3);
+        drop(waiting);
+        assert_eq!(all.get(), 0);
+    }
 
     #[test]
     fn the_lane_not_used_for_longest_makes_room_and_one_in_use_never_does() {
