@@ -15,6 +15,7 @@ mod signals;
 
 use std::{
     ffi::OsString,
+    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -32,6 +33,9 @@ pub(crate) use agent::AgentSocket;
 use agent::Place;
 pub(crate) use health::Check;
 
+/// No program is shown a caller at 127.0.0.1, which it may trust as itself.
+const ALONE: &str = "this host has no address but loopback, so with --preserve-source its own programs' calls are refused (UF): \
+                     give it one (leno up --address), or leave --preserve-source away";
 /// After so long it is said that something is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -136,6 +140,10 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     };
     if let Some(text) = deaf {
         eprintln!("leno: {text}");
+    }
+    let alone = host.addresses.iter().all(IpAddr::is_loopback);
+    if args.preserve_source && args.service.is_some() && alone {
+        eprintln!("⚠ {ALONE}");
     }
     block_on_local("run", async move {
         let mut link = patiently(agent::Link::start(socket, start, place), args.quiet).await?;

@@ -46,6 +46,7 @@ suite!(
         contexts_of_another_user_are_told_before_anything_is_made,
         what_is_in_the_way_is_told_before_anything_is_started,
         a_token_that_is_not_given_leaves_the_terminal_as_it_was,
+        a_host_of_loopback_alone_says_what_it_cannot_preserve,
         a_run_directory_that_another_user_made_is_refused,
         a_context_for_another_machine_works_there_and_its_file_is_nobody_elses,
         the_person_behind_sudo_has_a_context_of_their_own,
@@ -276,6 +277,18 @@ fn a_token_that_is_not_given_leaves_the_terminal_as_it_was(fixture: &mut Fixture
         "{}",
         said.stderr
     );
+}
+
+fn a_host_of_loopback_alone_says_what_it_cannot_preserve(fixture: &mut Fixture) {
+    fixture.new_place();
+    fixture.up(&["--detach", "--address=127.0.0.1"]).good();
+    let serves = ["run", "--service=web", "--preserve-source", "--", "true"];
+    let said = fixture.leno(&serves).good().stderr;
+    assert!(said.contains("no address but loopback"), "{said}");
+    let calls = ["run", "--preserve-source", "--", "true"];
+    let said = fixture.leno(&calls).good().stderr;
+    assert!(!said.contains("no address but loopback"), "{said}");
+    fixture.down(&["--purge"]).good();
 }
 
 fn a_run_directory_that_another_user_made_is_refused(fixture: &mut Fixture) {
