@@ -12,9 +12,10 @@ use tokio::sync::oneshot;
 
 use super::Mesh;
 
-/// Work that took so long rests for this many times as long: it has a third of the time at most.
+/// Work that took so long rests for this many times as long: it has a third of the time, while it takes an eighth of a
+/// second or less.
 const REST: u32 = 2;
-/// Longest rest: as long as time passes unseen.
+/// Longest rest: as long as time passes unseen. Work that takes longer has more of the time, for changes must show.
 const LONGEST: Duration = Duration::from_millis(250);
 
 /// When a piece of work may be done again.
