@@ -10,16 +10,22 @@ use serde_json::Value;
 use crate::{
     AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, Finding, Meta, Principal,
     fields::{Findings, Object, number_of, text_of},
+    schema::access_policy as schema,
 };
 
 /// `targetRefs` of an AccessPolicy.
-const MAX_TARGETS: usize = 16;
+pub(crate) const MAX_TARGETS: usize = 16;
 /// `rules` of an AccessPolicy.
-const MAX_RULES: usize = 64;
+pub(crate) const MAX_RULES: usize = 64;
 /// Entries of `from` in one rule; as many of `to`.
-const MAX_SOURCES: usize = 64;
+pub(crate) const MAX_SOURCES: usize = 64;
 /// Members of one list in such an entry: `principals`, `namespaces`, `serviceAccounts`, `ports`.
-const MAX_MEMBERS: usize = 256;
+pub(crate) const MAX_MEMBERS: usize = 256;
+
+/// What `action` says.
+pub(crate) const ACTIONS: &[&str] = &["Allow", "Deny"];
+/// What a policy can be about.
+pub(crate) const TARGETS: &[&str] = &["Service", "Namespace", "Mesh"];
 
 /// Reads an AccessPolicy.
 pub(crate) fn read(
@@ -28,7 +34,7 @@ pub(crate) fn read(
     findings: &mut Findings,
 ) -> Option<AccessPolicy> {
     let mut spec = root.required_object("spec", findings)?;
-    spec.only(&["targetRefs", "action", "rules"], &[], findings);
+    spec.only(&schema::SPEC, findings);
     // Without a usable namespace there is already a finding; the rest is still worth checking.
     let namespace = match &meta {
         Some(meta) => meta.namespace.clone(),
@@ -53,7 +59,7 @@ pub(crate) fn read(
     if !spec.has("action") {
         findings.note("spec.action", "is required: Allow or Deny");
     }
-    let action = match spec.word("action", &["Allow", "Deny"], findings) {
+    let action = match spec.word("action", ACTIONS, findings) {
         Some("Allow") => Some(AccessAction::Allow),
         Some(_) => Some(AccessAction::Deny),
         None => None,
@@ -82,24 +88,14 @@ fn target(
     findings: &mut Findings,
 ) -> Option<AccessTarget> {
     let mut target = Object::at(value, path, findings)?;
-    target.only(
-        &["group", "kind", "name"],
-        &[
-            (
-                "namespace",
-                "a policy protects its own namespace: put it into that one",
-            ),
-            ("sectionName", "write `to: [{ports: [..]}]` in the rules"),
-        ],
-        findings,
-    );
+    target.only(&schema::TARGET, findings);
     if !target.has("kind") {
         findings.note(
             &target.path("kind"),
             "is required: Service, Namespace or Mesh",
         );
     }
-    let kind = target.word("kind", &["Service", "Namespace", "Mesh"], findings)?;
+    let kind = target.word("kind", TARGETS, findings)?;
     let group = if kind == "Mesh" { "leno.dev" } else { "" };
     target.default("group", group);
     if target
@@ -141,7 +137,7 @@ fn target(
 
 fn rule(value: &mut Value, path: &str, findings: &mut Findings) -> Option<AccessRule> {
     let mut rule = Object::at(value, path, findings)?;
-    rule.only(&["from", "to"], &[], findings);
+    rule.only(&schema::RULE, findings);
     let mut from = Vec::new();
     let (written, before) = (rule.has("from"), findings.count());
     for (path, value) in rule.list("from", MAX_SOURCES, findings) {
@@ -157,7 +153,7 @@ fn rule(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Access
         let Some(mut to) = Object::at(value, &path, findings) else {
             continue;
         };
-        to.only(&["ports"], &[], findings);
+        to.only(&schema::TO, findings);
         let (had, before) = (ports.len(), findings.count());
         for (path, value) in to.list("ports", MAX_MEMBERS, findings) {
             let port = number_of(value, 1..=65_535, &path, findings);
@@ -181,11 +177,7 @@ fn rule(value: &mut Value, path: &str, findings: &mut Findings) -> Option<Access
 fn source(value: &mut Value, path: &str, findings: &mut Findings) -> Option<AccessSource> {
     let mut source = Object::at(value, path, findings)?;
     let before = findings.count();
-    source.only(
-        &["principals", "serviceAccounts", "namespaces"],
-        &[],
-        findings,
-    );
+    source.only(&schema::SOURCE, findings);
     let mut principals = Vec::new();
     for (path, value) in source.list("principals", MAX_MEMBERS, findings) {
         principals.extend(principal(value, &path, findings));

@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     Admitted, Finding, Kind, Resource, access_policy, hostname_generator, httproute, meta, nearest,
-    path::member_path, service,
+    path::member_path,
+    schema::{Fields, schema},
+    service,
 };
 
 /// A document with more mistakes than this is told about the first ones only.
@@ -77,19 +79,19 @@ impl<'v> Object<'v> {
         member_path(&self.path, key)
     }
 
-    /// Makes a finding of every field that is none of `known`; `refused` are real fields of the API with the reason
-    /// why Leno cannot honour them.
-    pub(crate) fn only(&self, known: &[&str], refused: &[(&str, &str)], findings: &mut Findings) {
+    /// Makes a finding of every field that its table has not, or that Leno cannot honour.
+    pub(crate) fn only(&self, known: &Fields, findings: &mut Findings) {
         for (key, value) in self.map.iter() {
-            if known.contains(&key.as_str()) {
-                continue;
-            }
-            let path = self.path(key);
-            match refused.iter().find(|(name, _)| *name == key.as_str()) {
-                Some(_) if is_empty(value) => {}
-                Some((_, reason)) => findings.note(&path, *reason),
-                None => findings
-                    .add(Finding::new(path, "unknown field").with_suggestion(nearest(key, known))),
+            match known.get(key) {
+                Some(field) if field.refused && !is_empty(value) => {
+                    findings.note(&self.path(key), field.doc);
+                }
+                Some(_) => {}
+                None => {
+                    let near = nearest(key, &known.names());
+                    findings
+                        .add(Finding::new(self.path(key), "unknown field").with_suggestion(near));
+                }
             }
         }
     }
@@ -367,11 +369,7 @@ fn read(kind: Kind, value: &mut Value, findings: &mut Findings) -> Option<Resour
         findings.note("kind", reason);
         return None;
     }
-    root.only(
-        &["apiVersion", "kind", "metadata", "spec", "status"],
-        &[],
-        findings,
-    );
+    root.only(schema(kind), findings);
     for (key, wanted) in [
         ("apiVersion", kind.api_version()),
         ("kind", kind.kind().to_owned()),

@@ -9,10 +9,11 @@ use crate::{
     fields::{Findings, Object},
     hostname_template::HostnameTemplate,
     meta::labels,
+    schema::hostname_generator as schema,
 };
 
 /// Namespaces that one generator names.
-const MAX_NAMESPACES: usize = 256;
+pub(crate) const MAX_NAMESPACES: usize = 256;
 
 /// Reads a HostnameGenerator.
 pub(crate) fn read(
@@ -21,14 +22,7 @@ pub(crate) fn read(
     findings: &mut Findings,
 ) -> Option<HostnameGenerator> {
     let mut spec = root.required_object("spec", findings)?;
-    spec.only(
-        &["selector", "template"],
-        &[(
-            "extension",
-            "there are no extensions: a template is all there is",
-        )],
-        findings,
-    );
+    spec.only(&schema::SPEC, findings);
     let template = template(&spec, findings);
     let services = selector(&mut spec, findings);
     Some(HostnameGenerator {
@@ -52,29 +46,13 @@ fn template(spec: &Object<'_>, findings: &mut Findings) -> Option<HostnameTempla
 
 fn selector(spec: &mut Object<'_>, findings: &mut Findings) -> Option<ServiceSelector> {
     let mut selector = spec.required_object("selector", findings)?;
-    const ALL_ARE: &str = "in Leno all are a Service: write `service`";
-    selector.only(
-        &["service"],
-        &[
-            ("meshService", ALL_ARE),
-            ("meshMultiZoneService", ALL_ARE),
-            (
-                "meshExternalService",
-                "what is outside the mesh has the names it has there",
-            ),
-        ],
-        findings,
-    );
+    selector.only(&schema::SELECTOR, findings);
     if !selector.has("service") {
         let reason = "is required: the services that get a name, `{}` for every one";
         findings.note(&selector.path("service"), reason);
     }
     let mut service = selector.object("service", findings)?;
-    service.only(
-        &["matchLabels", "namespaces"],
-        &[("matchExpressions", "only matchLabels are supported")],
-        findings,
-    );
+    service.only(&schema::SERVICE, findings);
     let written = service.has("namespaces");
     let namespaces: BTreeSet<DnsLabel> = service
         .parsed_list("namespaces", MAX_NAMESPACES, findings)

@@ -8,30 +8,37 @@ use serde_json::{Value, json};
 use crate::{
     BackendRef, HttpRoute, Meta, ParentRef, PathMatch, RouteMatch, RouteRule,
     fields::{Findings, Object, text_of},
+    schema::httproute as schema,
 };
 
 // The Gateway API's own limits.
 
 /// `parentRefs` of an HTTPRoute.
-const MAX_PARENTS: usize = 32;
+pub(crate) const MAX_PARENTS: usize = 32;
 /// `hostnames` of an HTTPRoute.
-const MAX_HOSTNAMES: usize = 16;
+pub(crate) const MAX_HOSTNAMES: usize = 16;
 /// `rules` of an HTTPRoute.
-const MAX_RULES: usize = 16;
+pub(crate) const MAX_RULES: usize = 16;
 /// `matches` of one rule.
-const MAX_MATCHES: usize = 64;
+pub(crate) const MAX_MATCHES: usize = 64;
 /// `matches` of all rules of an HTTPRoute together.
 const MAX_MATCHES_OF_ROUTE: usize = 128;
 /// `headers` of one match; as many `queryParams`.
-const MAX_FIELDS: usize = 16;
+pub(crate) const MAX_FIELDS: usize = 16;
 /// `backendRefs` of one rule.
-const MAX_BACKENDS: usize = 16;
+pub(crate) const MAX_BACKENDS: usize = 16;
 /// `weight` of one backend.
-const MAX_WEIGHT: u64 = 1_000_000;
+pub(crate) const MAX_WEIGHT: u64 = 1_000_000;
 
-const METHODS: &[&str] = &[
+/// What `method` says.
+pub(crate) const METHODS: &[&str] = &[
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
 ];
+
+/// How a path is compared.
+pub(crate) const PATH_TYPES: &[&str] = &["Exact", "PathPrefix"];
+/// How a header field or a query parameter is compared.
+pub(crate) const FIELD_TYPES: &[&str] = &["Exact"];
 
 /// Reads an HTTPRoute.
 pub(crate) fn read(
@@ -40,14 +47,7 @@ pub(crate) fn read(
     findings: &mut Findings,
 ) -> Option<HttpRoute> {
     let mut spec = root.required_object("spec", findings)?;
-    spec.only(
-        &["parentRefs", "hostnames", "rules"],
-        &[(
-            "useDefaultGateways",
-            "there are no gateways yet: name a Service in parentRefs",
-        )],
-        findings,
-    );
+    spec.only(&schema::SPEC, findings);
     // Without a usable namespace there is already a finding; the rest is still worth checking.
     let namespace = match &meta {
         Some(meta) => meta.namespace.clone(),
@@ -106,11 +106,7 @@ fn parent(
     findings: &mut Findings,
 ) -> Option<ParentRef> {
     let mut parent = Object::at(value, path, findings)?;
-    parent.only(
-        &["group", "kind", "name", "namespace", "port"],
-        &[("sectionName", "a Service has no sections: write `port`")],
-        findings,
-    );
+    parent.only(&schema::PARENT, findings);
     parent.default("group", "gateway.networking.k8s.io");
     parent.default("kind", "Gateway");
     let kind = parent.text("kind", findings)?.to_owned();
@@ -168,21 +164,7 @@ fn rule(
     findings: &mut Findings,
 ) -> Option<RouteRule> {
     let mut rule = Object::at(value, path, findings)?;
-    rule.only(
-        &["name", "matches", "backendRefs", "timeouts"],
-        &[
-            ("filters", "filters are not supported yet"),
-            (
-                "retry",
-                "retries have documented constants and cannot be configured yet",
-            ),
-            (
-                "sessionPersistence",
-                "session persistence is not supported yet",
-            ),
-        ],
-        findings,
-    );
+    rule.only(&schema::RULE, findings);
     let name = rule.text("name", findings).map(str::to_owned);
     if let Some(name) = &name
         && !(name.len() <= 253
@@ -235,7 +217,7 @@ fn timeouts(
     let Some(timeouts) = rule.object("timeouts", findings) else {
         return (None, None);
     };
-    timeouts.only(&["request", "backendRequest"], &[], findings);
+    timeouts.only(&schema::TIMEOUTS, findings);
     let mut read = |key: &str| {
         let text = timeouts.text(key, findings)?;
         match parse_duration(text) {
@@ -264,11 +246,7 @@ fn backend(
     findings: &mut Findings,
 ) -> Option<BackendRef> {
     let mut backend = Object::at(value, path, findings)?;
-    backend.only(
-        &["group", "kind", "name", "namespace", "port", "weight"],
-        &[("filters", "filters are not supported yet")],
-        findings,
-    );
+    backend.only(&schema::BACKEND, findings);
     backend.default("group", "");
     backend.default("kind", "Service");
     backend.default("weight", 1);
@@ -299,7 +277,7 @@ fn backend(
 
 fn route_match(value: &mut Value, path: &str, findings: &mut Findings) -> Option<RouteMatch> {
     let mut of = Object::at(value, path, findings)?;
-    of.only(&["path", "method", "headers", "queryParams"], &[], findings);
+    of.only(&schema::MATCH, findings);
     of.default("path", json!({}));
     let path = of
         .object("path", findings)
@@ -316,10 +294,10 @@ fn route_match(value: &mut Value, path: &str, findings: &mut Findings) -> Option
 }
 
 fn path_match(mut path: Object<'_>, findings: &mut Findings) -> Option<PathMatch> {
-    path.only(&["type", "value"], &[], findings);
+    path.only(&schema::PATH, findings);
     path.default("type", "PathPrefix");
     path.default("value", "/");
-    let kind = kind_of(&path, &["Exact", "PathPrefix"], findings)?;
+    let kind = kind_of(&path, PATH_TYPES, findings)?;
     let value = path.text("value", findings)?;
     if let Some(reason) = wrong_path(value) {
         findings.note(&path.path("value"), reason);
@@ -399,9 +377,9 @@ fn named(
         let Some(mut field) = Object::at(value, &path, findings) else {
             continue;
         };
-        field.only(&["type", "name", "value"], &[], findings);
+        field.only(&schema::NAMED, findings);
         field.default("type", "Exact");
-        kind_of(&field, &["Exact"], findings);
+        kind_of(&field, FIELD_TYPES, findings);
         let name = field.required_text("name", findings).map(str::to_owned);
         let value = field.required_text("value", findings).map(str::to_owned);
         let (Some(mut name), Some(value)) = (name, value) else {

@@ -16,6 +16,7 @@ mod kind;
 mod meta;
 mod path;
 mod resource;
+mod schema;
 mod service;
 mod template;
 mod yaml;
@@ -33,6 +34,7 @@ pub use resource::{
     RouteMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort,
     ServiceSelector, TargetPort,
 };
+pub use schema::{Field, Fields, List, Merge, Shape, departures, schema};
 pub use template::{SplitBackend, access_policy, httproute_split, service_template};
 
 /// A document the server can store.

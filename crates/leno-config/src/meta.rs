@@ -8,6 +8,7 @@ use crate::{
     Meta, SOURCE_ANNOTATION,
     fields::{Findings, Object, text_of},
     path::member_path,
+    schema::META,
 };
 
 /// What a label says at most (Kubernetes).
@@ -20,31 +21,7 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Reads `metadata`; `None` when it has no name that could be used.
 pub(crate) fn read(root: &mut Object<'_>, findings: &mut Findings) -> Option<Meta> {
     let mut meta = root.required_object("metadata", findings)?;
-    meta.only(
-        &[
-            "name",
-            "namespace",
-            "labels",
-            "annotations",
-            "uid",
-            "resourceVersion",
-            "generation",
-            "creationTimestamp",
-            "managedFields",
-            "selfLink",
-        ],
-        &[
-            ("generateName", "names are not generated: write `name`"),
-            ("finalizers", "finalizers are not supported yet"),
-            (
-                "ownerReferences",
-                "nothing is collected with its owner yet: delete it by name",
-            ),
-            ("deletionTimestamp", "is set by the server"),
-            ("deletionGracePeriodSeconds", "is set by the server"),
-        ],
-        findings,
-    );
+    meta.only(&META, findings);
     meta.default("namespace", "default");
     let namespace: Option<DnsLabel> = meta.required_parsed("namespace", findings);
     let name: Option<DnsLabel> = meta.required_parsed("name", findings);

@@ -9,57 +9,18 @@ use crate::{
     IpFamily, Meta, Service, ServicePort, TargetPort,
     fields::{Findings, Object, number_of, parse_text, text_of},
     meta::labels,
+    schema::service as schema,
 };
 
 /// Ports of a service at most.
-const MAX_PORTS: usize = 100;
+pub(crate) const MAX_PORTS: usize = 100;
 
-const KNOWN: &[&str] = &[
-    "selector",
-    "ports",
-    "type",
-    "clusterIP",
-    "clusterIPs",
-    "ipFamilies",
-    "ipFamilyPolicy",
-    "sessionAffinity",
-    "internalTrafficPolicy",
-];
-
-const REFUSED: &[(&str, &str)] = &[
-    (
-        "externalIPs",
-        "addresses outside the mesh are not supported: publish a port with `leno run`",
-    ),
-    (
-        "externalName",
-        "names outside the mesh are not supported yet",
-    ),
-    (
-        "externalTrafficPolicy",
-        "there is no load balancer or node port to apply it to",
-    ),
-    ("healthCheckNodePort", "there are no node ports"),
-    ("loadBalancerIP", "there is no load balancer"),
-    ("loadBalancerClass", "there is no load balancer"),
-    (
-        "loadBalancerSourceRanges",
-        "there is no load balancer: use an AccessPolicy",
-    ),
-    ("allocateLoadBalancerNodePorts", "there are no node ports"),
-    (
-        "publishNotReadyAddresses",
-        "workloads that are not ready are called only when no other is",
-    ),
-    (
-        "sessionAffinityConfig",
-        "session affinity is not supported yet",
-    ),
-    (
-        "trafficDistribution",
-        "preferring near endpoints is not supported yet",
-    ),
-];
+/// Addresses of a service at most: one of each family.
+pub(crate) const MAX_FAMILIES: usize = 2;
+/// What `ipFamilies` holds.
+pub(crate) const FAMILIES: &[&str] = &["IPv4", "IPv6"];
+/// What `ipFamilyPolicy` says.
+pub(crate) const FAMILY_POLICIES: &[&str] = &["SingleStack", "PreferDualStack", "RequireDualStack"];
 
 /// Reads a Service.
 pub(crate) fn read(
@@ -68,7 +29,7 @@ pub(crate) fn read(
     findings: &mut Findings,
 ) -> Option<Service> {
     let mut spec = root.required_object("spec", findings)?;
-    spec.only(KNOWN, REFUSED, findings);
+    spec.only(&schema::SPEC, findings);
     fixed(
         &mut spec,
         "type",
@@ -118,7 +79,7 @@ fn fixed(spec: &mut Object<'_>, key: &str, only: &str, reason: &str, findings: &
 /// `clusterIP` and `clusterIPs`, which say the same; whether they say `None`.
 fn cluster_ips(spec: &mut Object<'_>, findings: &mut Findings) -> (Vec<IpAddr>, bool) {
     let mut texts: Vec<(String, String)> = Vec::new();
-    for (path, value) in spec.list("clusterIPs", 2, findings) {
+    for (path, value) in spec.list("clusterIPs", MAX_FAMILIES, findings) {
         let text = text_of(value, &path, findings).map(str::to_owned);
         texts.extend(text.map(|text| (path, text)));
     }
@@ -189,7 +150,7 @@ fn is_usable(address: IpAddr) -> bool {
 /// The families a service is to have an address of. Leno gives one of each unless the document says otherwise.
 fn families(spec: &mut Object<'_>, addresses: &[IpAddr], findings: &mut Findings) -> Vec<IpFamily> {
     let mut families = Vec::new();
-    for (path, value) in spec.list("ipFamilies", 2, findings) {
+    for (path, value) in spec.list("ipFamilies", MAX_FAMILIES, findings) {
         let family = match text_of(value, &path, findings) {
             Some("IPv4") => IpFamily::V4,
             Some("IPv6") => IpFamily::V6,
@@ -205,8 +166,7 @@ fn families(spec: &mut Object<'_>, addresses: &[IpAddr], findings: &mut Findings
             families.push(family);
         }
     }
-    let words = &["SingleStack", "PreferDualStack", "RequireDualStack"];
-    let policy = spec.word("ipFamilyPolicy", words, findings);
+    let policy = spec.word("ipFamilyPolicy", FAMILY_POLICIES, findings);
     for address in addresses {
         let family = if address.is_ipv4() {
             IpFamily::V4
@@ -270,14 +230,7 @@ fn port(
     findings: &mut Findings,
 ) -> Option<ServicePort> {
     let mut object = Object::at(value, path, findings)?;
-    object.only(
-        &["name", "port", "targetPort", "protocol", "appProtocol"],
-        &[(
-            "nodePort",
-            "there are no node ports: publish a port with `leno run`",
-        )],
-        findings,
-    );
+    object.only(&schema::PORT, findings);
     object.default("protocol", "TCP");
     match object.text("protocol", findings) {
         Some("TCP") | None => {}
