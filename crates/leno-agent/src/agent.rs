@@ -52,8 +52,6 @@ use crate::{
 
 pub use start::run;
 
-/// What this build understands beyond the first version of the protocol (CP10).
-const FEATURES: &[&str] = &["access/v1"];
 /// How often certificates are looked at, and reports sent.
 const TICK: Duration = Duration::from_millis(250);
 /// A program that has not come back so long after the agent's restart is gone.

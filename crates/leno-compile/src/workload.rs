@@ -30,6 +30,7 @@ pub(crate) fn own(view: &View<'_>, uid: WorkloadUid) -> Option<OwnWorkload> {
         ports: ports(view, record, &memberships),
         mtls: MtlsMode::Permissive,
         access: access(view, record, memberships),
+        must_understand: BTreeSet::new(),
     })
 }
 

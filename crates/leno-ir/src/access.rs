@@ -4,9 +4,6 @@ use leno_types::Identity;
 
 use crate::Provenance;
 
-/// Features of access rules that this build understands; a rule that needs another is applied as a denial (CP10).
-pub const FEATURES: &[&str] = &["access/v1"];
-
 /// What a rule that matches does. Deny beats allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessAction {

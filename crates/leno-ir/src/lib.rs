@@ -6,15 +6,17 @@
 
 mod access;
 mod destination;
+mod feature;
 mod mesh;
 mod name;
 mod route;
 mod wire;
 
-pub use access::{AccessAction, AccessRule, FEATURES, Principal};
+pub use access::{AccessAction, AccessRule, Principal};
 pub use destination::{
     Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Hostname, Service, ServicePort,
 };
+pub use feature::{Feature, UnknownFeature};
 pub use mesh::{Mesh, MtlsMode, OwnWorkload, Prefix, PrefixError, ServicePortRef, WorkloadPort};
 pub use name::{ResourceName, ResourceNameError};
 pub use route::{Backend, HeaderMatch, PathMatch, Provenance, Route, RouteMatch, ValueMatch};

@@ -6,7 +6,7 @@ use leno_types::{
     AppProtocol, DnsLabel, HostName, Identity, MeshName, ServiceName, TrustDomain, WorkloadUid,
 };
 
-use crate::AccessRule;
+use crate::{AccessRule, Feature};
 
 /// What every proxy of a mesh knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +165,23 @@ pub struct OwnWorkload {
     pub mtls: MtlsMode,
     /// Who may call it.
     pub access: Vec<AccessRule>,
+    /// What a proxy must understand to serve it besides its rules: one that does not denies everybody (CP10).
+    pub must_understand: BTreeSet<Feature>,
+}
+
+impl OwnWorkload {
+    /// What a proxy must understand to let anybody in.
+    #[must_use]
+    pub fn needs(&self) -> BTreeSet<Feature> {
+        let rules = (!self.access.is_empty()).then_some(Feature::Access);
+        self.must_understand.iter().copied().chain(rules).collect()
+    }
+
+    /// What this build does not understand of it, for which it denies everybody.
+    pub fn not_understood(&self) -> impl Iterator<Item = &str> {
+        let rules = self.access.iter();
+        rules.filter_map(|rule| rule.unknown_feature.as_deref())
+    }
 }
 
 /// A port a workload serves.

@@ -1,6 +1,7 @@
 //! What the control plane says, and what is said to it.
 
 use leno_dataplane::Update;
+use leno_ir::Feature;
 use leno_types::{Identity, WorkloadUid};
 use leno_wire::{
     agent::{self as wire, AgentMessage, agent_message, control_message},
@@ -9,7 +10,7 @@ use leno_wire::{
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::{Agent, Asked, FEATURES, Up};
+use super::{Agent, Asked, Up};
 use crate::{
     ads::Change,
     certificates::Renewal,
@@ -106,7 +107,7 @@ impl Agent {
                 .map(ToString::to_string)
                 .collect(),
             version: env!("CARGO_PKG_VERSION").into(),
-            features: FEATURES.iter().map(ToString::to_string).collect(),
+            features: Feature::names(),
             hbone_port: self.hbone_port.into(),
         }));
         self.again.clear();
@@ -124,7 +125,7 @@ impl Agent {
             cluster: self.membership.borrow().mesh.to_string(),
             user_agent_name: "leno".into(),
             user_agent_version: env!("CARGO_PKG_VERSION").into(),
-            client_features: FEATURES.iter().map(ToString::to_string).collect(),
+            client_features: Feature::names(),
         };
         for request in self.ads.connect(&node) {
             self.ask(request);
@@ -274,6 +275,13 @@ impl Agent {
                 let Some(hosted) = self.hosted.get_mut(&uid) else {
                     return;
                 };
+                for feature in own.not_understood() {
+                    tracing::error!(
+                        workload = own.name,
+                        feature,
+                        "this agent is too old for what protects a workload, and lets nobody in: update Leno on this host"
+                    );
+                }
                 hosted.own = Some(own.clone());
                 if hosted.told {
                     self.worker.send(Update::Workload(Box::new(own)));

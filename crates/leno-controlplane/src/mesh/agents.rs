@@ -288,7 +288,7 @@ impl Mesh {
         let welcome = wire::Welcome {
             mesh: self.settings.name.to_string(),
             control_plane_version: env!("CARGO_PKG_VERSION").into(),
-            features: leno_ir::FEATURES.iter().map(ToString::to_string).collect(),
+            features: leno_ir::Feature::names(),
         };
         self.say(session, control_message::Message::Welcome(welcome));
         Ok(())

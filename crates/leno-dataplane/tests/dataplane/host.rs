@@ -401,6 +401,7 @@ impl Host {
             ports: ports.iter().map(port).collect(),
             mtls: MtlsMode::Permissive,
             access: Vec::new(),
+            must_understand: std::collections::BTreeSet::new(),
         };
         let endpoint = Endpoint {
             uid,

@@ -4,10 +4,10 @@ use leno_wire::mesh as wire;
 
 use super::{
     WireError,
-    access::{access_from_wire, access_to_wire},
+    access::{access_to_wire, accesses_from_wire, deny_all, guard},
     all, optional_port, parse, parse_all, port, protocol_from_wire, protocol_to_wire, texts,
 };
-use crate::{Mesh, MtlsMode, OwnWorkload, ServicePortRef, WorkloadPort};
+use crate::{Mesh, MtlsMode, OwnWorkload, Provenance, ServicePortRef, WorkloadPort};
 
 impl Mesh {
     /// The message that says this.
@@ -72,7 +72,9 @@ impl OwnWorkload {
             addresses: texts(&self.addresses),
             ports: self.ports.iter().map(workload_port_to_wire).collect(),
             mtls: mtls.into(),
-            access: self.access.iter().map(access_to_wire).collect(),
+            access: (self.access.iter().map(access_to_wire))
+                .chain(guard(&self.must_understand))
+                .collect(),
         }
     }
 
@@ -81,12 +83,18 @@ impl OwnWorkload {
     /// # Errors
     /// The first field that cannot be used.
     pub fn from_wire(message: &wire::OwnWorkload) -> Result<Self, WireError> {
-        let mtls =
-            match wire::MtlsMode::try_from(message.mtls).map_err(|_| WireError::Unknown("mtls"))? {
-                wire::MtlsMode::Permissive => MtlsMode::Permissive,
-                wire::MtlsMode::Strict => MtlsMode::Strict,
-                wire::MtlsMode::Disable => MtlsMode::Disable,
-            };
+        let (mut access, must_understand) = accesses_from_wire(&message.access)?;
+        let mtls = match wire::MtlsMode::try_from(message.mtls) {
+            Ok(wire::MtlsMode::Permissive) => MtlsMode::Permissive,
+            Ok(wire::MtlsMode::Strict) => MtlsMode::Strict,
+            Ok(wire::MtlsMode::Disable) => MtlsMode::Disable,
+            // The last good one may let in whom this one does not (CP10).
+            Err(_) => {
+                let feature = format!("mtls mode {}", message.mtls);
+                access.push(deny_all(feature, Provenance::default()));
+                MtlsMode::Strict
+            }
+        };
         let service = Some(message.service.as_str()).filter(|name| !name.is_empty());
         Ok(Self {
             uid: parse("uid", &message.uid)?,
@@ -98,7 +106,8 @@ impl OwnWorkload {
             addresses: parse_all("addresses", &message.addresses)?,
             ports: all(&message.ports, workload_port_from_wire)?,
             mtls,
-            access: all(&message.access, access_from_wire)?,
+            access,
+            must_understand,
         })
     }
 }

@@ -82,6 +82,10 @@ pub struct AccessRule {
     pub must_understand: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "6")]
     pub provenance: ::core::option::Option<Provenance>,
+    /// It is no rule but says what the workload needs to be understood: a proxy that knows all of must_understand leaves it
+    /// out. One that is older than this field reads a rule, and denies for what it does not know.
+    #[prost(bool, tag = "7")]
+    pub guard: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OwnWorkload {
