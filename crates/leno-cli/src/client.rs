@@ -301,28 +301,31 @@ fn unproven(context: &str, address: &str, error: &HandshakeError) -> CommandErro
 }
 
 fn connector(credentials: Option<&Credentials>) -> Result<ControlConnector, CommandError> {
-    let bad = |error: &dyn std::fmt::Display| {
-        CommandError::failed(format!("the context's certificate cannot be used: {error}"))
-            .hint("log in again, or start leno up again")
-    };
-    let credentials = credentials.ok_or_else(|| bad(&"it has none"))?;
-    let key = PrivateKey::from_pem(&credentials.key).map_err(|error| bad(&error))?;
-    let domain = credentials
-        .trust_domain
-        .parse()
-        .map_err(|error| bad(&error))?;
-    let bundle = TrustBundle::from_pem(domain, &credentials.bundle).map_err(|error| bad(&error))?;
-    let certificate = WorkloadCertificate::new(
-        None,
-        &credentials.certificate,
-        &key,
-        &bundle,
-        0,
-        SystemTime::now(),
-    );
-    let certificate = certificate.map_err(|error| bad(&error))?;
+    let credentials = credentials.ok_or_else(|| unusable(&"it has none"))?;
+    let (bundle, certificate) = identity(credentials)?;
     ControlConnector::trusted(&bundle, Some(&certificate), &[Alpn::Http11])
-        .map_err(|error| bad(&error))
+        .map_err(|error| unusable(&error))
+}
+
+/// Who speaks, and whom it trusts; an error when the certificate has ended, or is no certificate.
+pub(crate) fn identity(
+    credentials: &Credentials,
+) -> Result<(TrustBundle, WorkloadCertificate), CommandError> {
+    let key = PrivateKey::from_pem(&credentials.key).map_err(|error| unusable(&error))?;
+    let domain = credentials.trust_domain.parse();
+    let domain = domain.map_err(|error| unusable(&error))?;
+    let bundle =
+        TrustBundle::from_pem(domain, &credentials.bundle).map_err(|error| unusable(&error))?;
+    let chain = &credentials.certificate;
+    let now = SystemTime::now();
+    let certificate = WorkloadCertificate::new(None, chain, &key, &bundle, 0, now)
+        .map_err(|error| unusable(&error))?;
+    Ok((bundle, certificate))
+}
+
+fn unusable(error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::failed(format!("the context's certificate cannot be used: {error}"))
+        .hint("log in again, or start leno up again")
 }
 
 fn lost(error: &dyn std::fmt::Display) -> CallError {

@@ -312,6 +312,33 @@ pub struct MeshStatus {
     pub findings: Vec<String>,
 }
 
+/// `GET /meshes/M/leno/v1/control-plane`: how the control plane itself is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Its version.
+    pub version: String,
+    /// Its clock, RFC 3339.
+    pub now: String,
+    /// Since when it runs, RFC 3339.
+    pub since: String,
+    /// When the mesh's root ends, RFC 3339.
+    pub root_not_after: String,
+    /// When the mesh's intermediate ends, RFC 3339.
+    pub intermediate_not_after: String,
+    /// The revision of the store.
+    pub stored_revision: u64,
+    /// The revision that is compiled.
+    pub compiled_revision: u64,
+    /// Bytes left on the store's disk; `null` where the system does not say.
+    pub store_free_bytes: Option<u64>,
+    /// Transactions refused for a full disk since the start.
+    pub store_full: u64,
+    /// Samples compiled afresh that were different from what proxies were told, since the start.
+    pub divergences: u64,
+    /// Its ceilings that were met since the start, by the name of their metric, with how often.
+    pub ceilings: BTreeMap<String, u64>,
+}
+
 /// One of `GET /meshes`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MeshInfo {

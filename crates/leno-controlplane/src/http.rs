@@ -31,6 +31,7 @@ use crate::{
     },
     grpc::Connection,
     mesh::{Mesh, SignError},
+    metrics::Meters,
     times::{rfc3339, unix},
     tokens::{MAX_TOKENS, TOKENS, TokenRecord},
 };
@@ -48,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     /// Held from counting tokens until one more is written, so that many at once stay under the ceiling.
     pub(crate) counting: Arc<tokio::sync::Mutex<()>>,
+    /// What is measured of the control plane itself.
+    pub(crate) meters: Meters,
 }
 
 /// An answer that is no success.
@@ -150,6 +153,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/meshes/{mesh}/leno/v1/proxies", get(proxies))
         .route("/meshes/{mesh}/leno/v1/proxies/{host}/{what}", get(proxy))
         .route("/meshes/{mesh}/leno/v1/status", get(status))
+        .route("/meshes/{mesh}/leno/v1/control-plane", get(control_plane))
         .route("/meshes/{mesh}/leno/v1/ca", get(ca))
         .route("/meshes/{mesh}/leno/v1/local-agent", post(local_agent))
         .route("/meshes/{mesh}/leno/v1/local-user", post(local_user))
@@ -422,6 +426,17 @@ async fn status(
     let mesh = may(&who, &mesh, Access::Viewer)?;
     let summary = context.on_mesh(mesh, |mesh, clock| mesh.summary(clock.since));
     Ok(Json(summary.await?).into_response())
+}
+
+async fn control_plane(
+    State(context): State<Context>,
+    Path(mesh): Path<String>,
+    who: Who,
+) -> Answer<Response> {
+    let mesh = may(&who, &mesh, Access::Viewer)?;
+    let known = context.meters.vitals();
+    let vitals = context.on_mesh(mesh, |mesh, clock| mesh.vitals(known, clock.since));
+    Ok(Json(vitals.await?).into_response())
 }
 
 async fn ca(

@@ -26,6 +26,7 @@ mod times;
 pub mod tokens;
 pub mod uids;
 pub mod vips;
+mod vitals;
 
 pub use config::Config;
 pub use error::StartError;

@@ -37,6 +37,11 @@ struct Latencies {
 }
 
 impl MeteredStore {
+    /// The store itself.
+    pub(crate) fn plain(&self) -> &SqliteStore {
+        &self.store
+    }
+
     pub(crate) fn new(store: SqliteStore) -> Self {
         Self {
             store,

@@ -201,20 +201,22 @@ impl Bound {
             Arc::clone(&store_dyn),
             Arc::new(derived) as Arc<dyn leno_api::Derived>,
         );
-        let context = Context {
-            handle: core.handle.clone(),
-            store: store_dyn,
-            counting: Arc::default(),
-        };
         let (strangers_ended, readers_ended) = (Arc::default(), Arc::default());
         let strangers = Guests::new(STRANGERS, Arc::clone(&strangers_ended));
-        let meters = metrics::router(Meters {
+        let meters = Meters {
             handle: core.handle.clone(),
             store: Arc::clone(&store),
             api: Arc::clone(&api.counters),
             strangers_ended,
             readers_ended: Arc::clone(&readers_ended),
-        });
+        };
+        let context = Context {
+            handle: core.handle.clone(),
+            store: store_dyn,
+            counting: Arc::default(),
+            meters: meters.clone(),
+        };
+        let meters = metrics::router(meters);
         let serving = Serving {
             router: routes(&core, context, api, &names),
             scope: scope.clone(),

@@ -109,6 +109,12 @@ pub fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// How many files a process of this user may have open once it asks ([`allow_open_files`]).
+#[must_use]
+pub fn most_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// The effective user of this process.
 #[must_use]
 pub fn user() -> u32 {

@@ -138,6 +138,13 @@ impl SqliteStore {
         }
     }
 
+    /// Bytes left on its disk; `None` where the system does not say.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        let of = rustix::fs::statvfs(&self.path).ok()?;
+        Some(of.f_bavail.saturating_mul(of.f_frsize))
+    }
+
     /// SQLite's own check of the file.
     ///
     /// # Errors

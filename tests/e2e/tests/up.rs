@@ -1,6 +1,7 @@
 //! `leno up` and `leno down`: a mesh on one machine, in front or in the background, for root and who called sudo.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -45,6 +46,7 @@ suite!(
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         contexts_of_another_user_are_told_before_anything_is_made,
         what_is_in_the_way_is_told_before_anything_is_started,
+        every_check_has_an_id_and_a_paragraph,
         a_token_that_is_not_given_leaves_the_terminal_as_it_was,
         a_host_of_loopback_alone_says_what_it_cannot_preserve,
         a_run_directory_that_another_user_made_is_refused,
@@ -234,7 +236,7 @@ fn what_is_in_the_way_is_told_before_anything_is_started(fixture: &mut Fixture) 
     let _nft = need!("nft");
     fixture.new_place();
     let before = fixture.leno(&["check", "--pre"]).good().text();
-    assert!(before.contains("✔ all is well\n"), "{before}");
+    assert!(before.contains("✔ Leno's ports are free"), "{before}");
     let taken = fixture.host.listen(([0, 0, 0, 0], 15008).into());
     let rules = "table ip6 shut { chain in { type filter hook input priority 0; policy drop; }; }";
     fixture.host.exec(&["nft", rules]).good();
@@ -250,6 +252,47 @@ fn what_is_in_the_way_is_told_before_anything_is_started(fixture: &mut Fixture) 
     ] {
         assert!(said.text().contains(word), "{word}: {}", said.text());
     }
+}
+
+/// What each check found, by its id.
+fn found(output: &Output) -> BTreeMap<String, serde_json::Value> {
+    let list: Vec<serde_json::Value> = serde_json::from_str(&output.text()).expect("a list");
+    let id = |of: &serde_json::Value| of["id"].as_str().expect("an id").to_owned();
+    list.into_iter().map(|of| (id(&of), of)).collect()
+}
+
+fn every_check_has_an_id_and_a_paragraph(fixture: &mut Fixture) {
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    let here = found(&fixture.leno(&["check", "-o", "json"]).good());
+    let before = found(&fixture.leno(&["check", "--pre", "-o", "json"]));
+    let ids: BTreeSet<&String> = here.keys().chain(before.keys()).collect();
+    assert!(ids.len() >= 25, "of a mesh without programs: {ids:?}");
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for of in here.values().chain(before.values()) {
+        let (page, id) = of["page"]
+            .as_str()
+            .and_then(|page| page.split_once('#'))
+            .expect("a page");
+        let text = fs::read_to_string(pages.join(page)).expect("the page");
+        assert!(
+            text.contains(&format!("\n### {id}\n")),
+            "{id} has no paragraph"
+        );
+    }
+    let config = fixture.place.join("config/leno");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");
+    let said = fixture.leno(&["check", "-o", "json"]);
+    assert_eq!(said.code, 3, "{}", said.text());
+    let ill = &found(&said)["context-private"];
+    assert_eq!(ill["ok"], false, "{ill}");
+    assert!(
+        ill["hint"]
+            .as_str()
+            .is_some_and(|hint| hint.contains("chmod 600")),
+        "{ill}"
+    );
+    fixture.down(&["--purge"]).good();
 }
 
 /// Gives `leno join` a terminal, and Ctrl-C when it shows nothing any more; says whether it shows again what is typed.

@@ -17,7 +17,7 @@ pub(super) struct Refusal {
 }
 
 /// A table of what `names` asks for: `refusals`, `exit-codes`, `ports`, `fields` (a struct's, with their defaults),
-/// `metrics`, `events`, `set NAME`, or constants by name.
+/// `metrics`, `events`, `checks`, `set NAME`, or constants by name.
 pub(super) fn table(code: &str, names: &[&str]) -> Result<String, String> {
     match names {
         ["refusals"] => Ok(refusal_table(code)),
@@ -30,6 +30,7 @@ pub(super) fn table(code: &str, names: &[&str]) -> Result<String, String> {
         ["fields"] => Ok(named_rows(&fields(code)?)),
         ["metrics"] => metrics::named(code),
         ["events"] => metrics::events(code),
+        ["checks"] => Ok(checks(code)),
         ["set", name] => metrics::set(code, name),
         names => {
             let known = constants(code);
@@ -215,6 +216,25 @@ fn refusal_table(code: &str) -> String {
         let Refusal { code, status, text } = refusal;
         table + &format!("| [{code}]({code}.md) | {status} | {text} |\n")
     })
+}
+
+/// `Name = "id", "category";` lines with their doc comments: a heading for each category, and below it for each check.
+fn checks(code: &str) -> String {
+    let items = documented(code, |line| {
+        let (_, rest) = line.split_once(" = \"")?;
+        let (id, rest) = rest.split_once("\", \"")?;
+        let category = rest.strip_suffix("\";")?;
+        Some((id.to_owned(), category.to_owned()))
+    });
+    let (mut text, mut category) = (String::new(), "");
+    for item in &items {
+        if item.value != category {
+            category = &item.value;
+            text.push_str(&format!("\n## {category}\n"));
+        }
+        text.push_str(&format!("\n### {}\n\n{}\n", item.name, item.doc));
+    }
+    text + "\n"
 }
 
 /// The table in a module's own documentation.

@@ -16,6 +16,7 @@ use crate::{
     distribution::{State, Type},
     documents::{
         CaInfo, Certificate, EdgeList, MeshStatus, Nack, Proxy, ProxyResource, ProxyWorkload,
+        Vitals,
     },
     registry::{Agent, Workload},
     times::{rfc3339, rfc3339_of},
@@ -171,6 +172,31 @@ impl Mesh {
     }
 
     /// The summary.
+    /// Adds what this mesh knows of how the control plane is.
+    pub(crate) fn vitals(&self, mut known: Vitals, since: SystemTime) -> Vitals {
+        known.since = rfc3339_of(since);
+        known.root_not_after = rfc3339_of(self.authority.root_not_after());
+        known.intermediate_not_after = rfc3339_of(self.authority.intermediate_not_after());
+        known.compiled_revision = self.revision;
+        known.divergences = self.counters.divergences;
+        for (name, met) in [
+            (
+                "leno_controlplane_members_exceeded_total",
+                self.counters.members_over_limit,
+            ),
+            (
+                "leno_controlplane_subscriptions_exceeded_total",
+                self.counters.closed_over_limit,
+            ),
+            ("leno_services_forgotten_total", self.services_forgotten()),
+        ] {
+            if met > 0 {
+                known.ceilings.insert(name.to_owned(), met);
+            }
+        }
+        known
+    }
+
     pub(crate) fn summary(&self, since: SystemTime) -> MeshStatus {
         let mut workloads = BTreeMap::new();
         let (mut connected, mut disconnected, mut in_sync, mut nacks) = (0, 0, 0, 0);

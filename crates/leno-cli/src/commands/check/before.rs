@@ -8,9 +8,9 @@ use std::{
 
 use leno_types::ports;
 
-use super::{Finding, ill, told, well};
+use super::{Check, Finding, ill, told, well};
+use crate::joined::Joined;
 
-const CATEGORY: &str = "before a mesh is here";
 /// What Leno listens on outside programs' namespaces, who does, and which option of theirs chooses another.
 const LISTENERS: [(u16, &str); 6] = [
     (ports::HBONE, "--hbone-port"),
@@ -26,16 +26,28 @@ const LISTENERS: [(u16, &str); 6] = [
 
 /// Everything that can be looked at.
 pub(super) fn findings() -> Vec<Finding> {
-    let mut findings = vec![ports_are_free(), firewall()];
+    let mut findings = vec![membership(Joined::here()), ports_are_free(), firewall()];
     if Path::new("/sys/class/net/docker0").exists() {
         findings.push(told(
-            CATEGORY,
+            Check::Docker,
             "Docker is here",
             "programs in its containers are in networks of their own, which leno run does not enter: \
              run leno-proxy in a container's network (docs/reference/leno-proxy.md)",
         ));
     }
     findings
+}
+
+/// One host is in one mesh at a time.
+fn membership(joined: Option<Joined>) -> Finding {
+    match joined {
+        None => well(Check::Membership, "this host is in no mesh of others"),
+        Some(joined) => told(
+            Check::Membership,
+            "this host is in a mesh already",
+            format!("{joined}; leno leave gives that up"),
+        ),
+    }
 }
 
 /// Every taken port in one finding: whoever holds one often holds several.
@@ -63,7 +75,7 @@ struct Taken {
 
 fn judge_ports(taken: &[Taken]) -> Finding {
     if taken.is_empty() {
-        return well(CATEGORY, "Leno's ports are free");
+        return well(Check::Ports, "Leno's ports are free");
     }
     let told = taken.iter().map(|taken| match &taken.holder {
         Some((pid, program)) => format!("{} by {program} (pid {pid})", taken.port),
@@ -72,7 +84,7 @@ fn judge_ports(taken: &[Taken]) -> Finding {
     let options: Vec<&str> = taken.iter().map(|taken| taken.option).collect();
     let why = format!("taken: {}", told.collect::<Vec<_>>().join(", "));
     let hint = format!("end it, or choose another port with {}", options.join(", "));
-    ill(CATEGORY, "ports of Leno are taken", why, hint)
+    ill(Check::Ports, "ports of Leno are taken", why, hint)
 }
 
 fn firewall() -> Finding {
@@ -89,14 +101,17 @@ fn judge_firewall(closed: Result<Vec<String>, String>) -> Finding {
     );
     match closed {
         Err(error) => told(
-            CATEGORY,
+            Check::Firewall,
             "the firewall was not looked at",
             format!("{error}; {reach}"),
         ),
         Ok(closed) => match closed.first() {
-            None => well(CATEGORY, "no firewall drops by default what comes in"),
+            None => well(
+                Check::Firewall,
+                "no firewall drops by default what comes in",
+            ),
             Some(chain) => told(
-                CATEGORY,
+                Check::Firewall,
                 "a firewall drops what no rule of it lets in",
                 format!(
                     "{}; {reach}: nft insert rule {chain} tcp dport '{{ {}, {} }}' accept",

@@ -2,7 +2,7 @@
 //!
 //! Captured connections are in it, for they are redirected; so are everybody else's, where a firewall looks at them.
 
-use super::{Finding, told, well};
+use super::{Check, Finding, told, well};
 
 /// From so many hundredths on, a burst of connections may fill it.
 const NEARLY_FULL: u64 = 90;
@@ -25,9 +25,9 @@ fn judge(count: u64, max: u64) -> Option<Finding> {
             "{count} of {max} are in it ({share} %); what does not fit is dropped. More: sysctl -w net.netfilter.nf_conntrack_max={}",
             max.saturating_mul(2)
         );
-        told("this host", WHAT, why)
+        told(Check::Conntrack, WHAT, why)
     } else {
-        well("this host", WHAT)
+        well(Check::Conntrack, WHAT)
     })
 }
 

@@ -9,7 +9,7 @@ use leno_config::Kind;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Finding, ill, objects, told, well};
+use super::{Check, Finding, control_plane, ill, objects, told, well};
 use crate::{
     client::Client,
     commands::{failing, path_of},
@@ -17,11 +17,6 @@ use crate::{
     output::{items, text},
     run::humanize,
 };
-
-const CALLS: &str = "calls";
-const PROXIES: &str = "proxies";
-const ROUTES: &str = "routes";
-const WORKLOADS: &str = "workloads";
 
 /// Everything that it says.
 pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
@@ -33,22 +28,30 @@ pub(super) async fn mesh(client: &Client, findings: &mut Vec<Finding>) {
         }
     };
     findings.push(well(
-        "control plane",
+        Check::ControlPlaneAnswers,
         format!(
             "the control plane answers (version {}, mesh {})",
             text(&status, "/version"),
             client.mesh()
         ),
     ));
+    match client.get("/leno/v1/control-plane").await {
+        Ok(vitals) => findings.extend(control_plane::findings(&vitals, OffsetDateTime::now_utc())),
+        Err(error) => findings.push(incomplete(CommandError::from(error))),
+    }
     objects::objects(client, findings).await;
     if let Err(error) = parts(client, findings).await {
-        findings.push(ill(
-            "control plane",
-            "the control plane does not say everything",
-            error.what,
-            "is it of another version? compare leno --version here and there",
-        ));
+        findings.push(incomplete(error));
     }
+}
+
+fn incomplete(error: CommandError) -> Finding {
+    ill(
+        Check::ControlPlaneComplete,
+        "the control plane does not say everything",
+        error.what,
+        "is it of another version? compare leno --version here and there",
+    )
 }
 
 /// It was not reached, or said no. The error knows best what to do: where it runs elsewhere, nothing is started here.
@@ -59,7 +62,7 @@ fn silent(error: CommandError) -> Finding {
         error.hint
     };
     ill(
-        "control plane",
+        Check::ControlPlaneAnswers,
         "the control plane does not answer",
         error.what,
         hint,
@@ -68,9 +71,10 @@ fn silent(error: CommandError) -> Finding {
 
 async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), CommandError> {
     let list = client.get(crate::top::PROXIES).await?;
-    findings.extend(items(&list, "").flat_map(proxy));
+    let now = OffsetDateTime::now_utc();
+    findings.extend(items(&list, "").flat_map(|of| proxy(of, now)));
     findings.extend(workloads(&list));
-    findings.extend(lasting(&list, OffsetDateTime::now_utc()));
+    findings.extend(lasting(&list, now));
     let routes = client.get(&path_of(Kind::HttpRoute, None, None)).await?;
     if items(&routes, "/items").next().is_some() {
         let services = client.get(&path_of(Kind::Service, None, None)).await?;
@@ -84,11 +88,11 @@ async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), Comma
 }
 
 /// Of a host's proxy.
-fn proxy(proxy: &Value) -> Vec<Finding> {
+fn proxy(proxy: &Value, now: OffsetDateTime) -> Vec<Finding> {
     let host = text(proxy, "/host");
     if !connected(proxy) {
         return vec![ill(
-            PROXIES,
+            Check::ProxyConnected,
             format!("{host} is away"),
             "its workloads are not offered to others",
             "is the host up, is its agent running (leno agent), does it reach the control plane's port 15012?",
@@ -103,7 +107,7 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
             text(nack, "/reason")
         );
         found.push(ill(
-            PROXIES,
+            Check::ProxyAccepts,
             format!("{host} does not run what it was given"),
             why,
             "is it of an older version? leno proxy status",
@@ -114,17 +118,49 @@ fn proxy(proxy: &Value) -> Vec<Finding> {
         .collect();
     if !silent.is_empty() && items(proxy, "/workloads").next().is_some() {
         found.push(ill(
-            PROXIES,
+            Check::ProxyAddresses,
             format!("{host} does not answer at all its addresses"),
             format!("not at {}, which are not used", silent.join(", ")),
             "is a firewall in the way of port 15008? leno agent --address says which it has",
         ));
     }
-    if found.is_empty() {
+    found.extend(late(proxy, now));
+    let quiet = found.is_empty();
+    found.extend(other_version(proxy));
+    if quiet {
         let what = format!("{host} is connected and runs what it was given");
-        found.push(well(PROXIES, what));
+        found.push(well(Check::ProxyAccepts, what));
     }
     found
+}
+
+/// Works, one version apart; worth knowing.
+fn other_version(proxy: &Value) -> Option<Finding> {
+    let (host, theirs) = (text(proxy, "/host"), text(proxy, "/version"));
+    let ours = env!("CARGO_PKG_VERSION");
+    (!theirs.is_empty() && theirs != ours).then(|| {
+        told(
+            Check::ProxyVersion,
+            format!("{host} is of another version"),
+            format!("{theirs} there, {ours} here: restart its agent with this one when you can"),
+        )
+    })
+}
+
+/// A certificate with little time left was not renewed, as each is at half its life. One of a test may live seconds.
+fn late(proxy: &Value, now: OffsetDateTime) -> Option<Finding> {
+    let ended = items(proxy, "/certificates").find(|certificate| {
+        OffsetDateTime::parse(text(certificate, "/not_after"), &Rfc3339).is_ok_and(|end| end <= now)
+    })?;
+    Some(ill(
+        Check::ProxyCertificates,
+        format!("a certificate on {} has ended", text(proxy, "/host")),
+        format!(
+            "{}: nobody is called with it, and it serves nobody",
+            text(ended, "/identity")
+        ),
+        "its agent's log says why it was not renewed",
+    ))
 }
 
 fn connected(proxy: &Value) -> bool {
@@ -146,7 +182,7 @@ fn lasting(proxies: &Value, now: OffsetDateTime) -> Option<Finding> {
         "it may stay away for {}: then the first certificate ends, on {host}",
         humanize(left)
     );
-    Some(well("control plane", what))
+    Some(well(Check::ControlPlaneAway, what))
 }
 
 /// Of the programs; those of a host that is away have been told with it.
@@ -161,7 +197,7 @@ fn workloads(proxies: &Value) -> Vec<Finding> {
             }
             let name = text(workload, "/name");
             found.push(ill(
-                WORKLOADS,
+                Check::WorkloadReady,
                 format!("{name} on {} is not ready", text(proxy, "/host")),
                 format!("its check fails: {}", checked(workload)),
                 "look at the program's own output; leno run --check says how it is checked",
@@ -173,7 +209,7 @@ fn workloads(proxies: &Value) -> Vec<Finding> {
             1 => "the only program is ready".into(),
             all => format!("all {all} programs are ready"),
         };
-        found.push(well(WORKLOADS, what));
+        found.push(well(Check::WorkloadReady, what));
     }
     found
 }
@@ -222,7 +258,7 @@ fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
             }
             if seen.insert((namespace.clone(), name.clone(), service.clone())) {
                 found.push(ill(
-                    ROUTES,
+                    Check::RouteServed,
                     format!("httproute {namespace}/{name} leads to no program"),
                     format!("no program serves {}/{}: its share of the calls gets 503", service.0, service.1),
                     "start one (leno run --service .. --version ..), or take it out of the route (leno split)",
@@ -232,7 +268,10 @@ fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
     }
     let every = items(routes, "/items").all(objects::resolved);
     if found.is_empty() && every {
-        found.push(well(ROUTES, "every route leads to programs that are ready"));
+        found.push(well(
+            Check::RouteServed,
+            "every route leads to programs that are ready",
+        ));
     }
     found
 }
@@ -240,15 +279,18 @@ fn routes(routes: &Value, services: &Value, slices: &Value) -> Vec<Finding> {
 /// Calls of the last minute.
 fn calls(failing: &[failing::Failing]) -> Vec<Finding> {
     if failing.is_empty() {
-        return vec![well(CALLS, "no call failed in the last minute")];
+        return vec![well(
+            Check::CallsSucceed,
+            "no call failed in the last minute",
+        )];
     }
     let one = |of: &failing::Failing| {
         let hint = "leno top shows them live; docs/refusals has a page on each code";
         if of.trouble {
             let what = format!("{}: calls fail", of.edge);
-            ill(CALLS, what, of.what.as_str(), hint)
+            ill(Check::CallsSucceed, what, of.what.as_str(), hint)
         } else {
-            told(CALLS, of.edge.as_str(), of.what.as_str())
+            told(Check::CallsSucceed, of.edge.as_str(), of.what.as_str())
         }
     };
     failing.iter().map(one).collect()

@@ -3,7 +3,7 @@
 use leno_config::Kind;
 use serde_json::Value;
 
-use super::{Finding, ill, well};
+use super::{Check, Finding, ill, well};
 use crate::{
     client::Client,
     commands::path_of,
@@ -26,7 +26,12 @@ pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
             Err(error) => {
                 let why = crate::exit::CommandError::from(error).what;
                 let what = format!("{} cannot be read", kind.plural());
-                findings.push(ill("objects", what, why, "leno get shows them"));
+                findings.push(ill(
+                    Check::ObjectsReadable,
+                    what,
+                    why,
+                    "leno get shows them",
+                ));
                 return;
             }
         };
@@ -41,13 +46,13 @@ pub(super) async fn objects(client: &Client, findings: &mut Vec<Finding>) {
                     text(object, "/metadata/name")
                 );
                 let what = missing(condition, &name);
-                findings.push(ill("objects", what, message, hint(condition)));
+                findings.push(ill(check(condition), what, message, hint(condition)));
             }
         }
     }
     if looked_at > 0 && !troubled {
         let what = "every object is accepted, and what it refers to is there";
-        findings.push(well("objects", what));
+        findings.push(well(Check::ObjectsResolved, what));
     }
 }
 
@@ -78,6 +83,15 @@ fn missing(condition: &str, name: &str) -> String {
         "ResolvedRefs" => format!("what {name} refers to is not there"),
         "Generated" => format!("not every service that {name} means has its name"),
         _ => format!("not every proxy that it concerns runs {name}"),
+    }
+}
+
+fn check(condition: &str) -> Check {
+    match condition {
+        "Accepted" => Check::ObjectsAccepted,
+        "ResolvedRefs" => Check::ObjectsResolved,
+        "Generated" => Check::ObjectsGenerated,
+        _ => Check::ObjectsProgrammed,
     }
 }
 

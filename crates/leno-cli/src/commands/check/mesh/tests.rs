@@ -25,14 +25,14 @@ fn a_host_is_well_or_ill_and_told_once() {
             Some("b does not run what it was given"),
         ),
     ] {
-        let findings = proxy(&host);
+        let findings = proxy(&host, OffsetDateTime::now_utc());
         assert_eq!(findings.len(), 1, "{host}");
         assert_eq!(troubles(&findings), trouble.into_iter().collect::<Vec<_>>());
     }
     let mut deaf = host(true, &json!([]), "healthy");
     deaf["unproven"] = json!(["10.0.0.2"]);
     assert_eq!(
-        troubles(&proxy(&deaf)),
+        troubles(&proxy(&deaf, OffsetDateTime::now_utc())),
         ["b does not answer at all its addresses"]
     );
 }

@@ -1,0 +1,140 @@
+//! The agent of this host: whether it answers, stands well with its control plane, and keeps its membership fresh.
+
+use std::time::{Duration, SystemTime};
+
+use leno_agent::{Membership, protocol::Host};
+
+use super::{Check, Finding, ill, well};
+use crate::{
+    exit::{CommandError, PERMISSION, UNREACHABLE},
+    joined::Joined,
+    places,
+    run::{AgentSocket, humanize},
+};
+
+/// An agent's certificate lasts 30 days and is renewed daily: with less left than this, it was not for two weeks.
+const NOT_RENEWED: Duration = Duration::from_secs(16 * 86_400);
+
+/// Whether there is one, and how it stands.
+pub(super) fn findings() -> Vec<Finding> {
+    let mut findings = standing();
+    findings.extend(certificate());
+    findings
+}
+
+fn standing() -> Vec<Finding> {
+    let wrong = |error: CommandError| {
+        let what = "its agent does not answer";
+        vec![ill(Check::AgentAnswers, what, error.what, error.hint)]
+    };
+    let socket = match AgentSocket::connect(None) {
+        Ok(socket) => socket,
+        Err(error) if error.code == UNREACHABLE => {
+            return vec![match Joined::here() {
+                Some(joined) => ill(
+                    Check::AgentAnswers,
+                    "its agent does not answer",
+                    joined.to_string(),
+                    "leno agent starts it",
+                ),
+                None => well(
+                    Check::AgentAnswers,
+                    "no agent runs here: programs here are in no mesh",
+                ),
+            }];
+        }
+        Err(error) => return wrong(error),
+    };
+    let answers = format!("the agent answers at {}", socket.path().display());
+    match socket.host() {
+        Ok(host) => vec![well(Check::AgentAnswers, answers), judge(host)],
+        // It says nothing to who may not run programs here; that it does is an answer.
+        Err(error) if error.code == PERMISSION => vec![well(Check::AgentAnswers, answers)],
+        Err(error) => wrong(error),
+    }
+}
+
+fn judge(host: Host) -> Finding {
+    match host.trouble {
+        None => well(
+            Check::AgentConnected,
+            format!(
+                "it is connected to the control plane of mesh {}, as {}",
+                host.mesh, host.name
+            ),
+        ),
+        Some(trouble) => ill(
+            Check::AgentConnected,
+            "its agent is not connected to the control plane",
+            trouble.what,
+            trouble.hint,
+        ),
+    }
+}
+
+/// Of the membership on the disk, for who may read it.
+fn certificate() -> Option<Finding> {
+    let membership = Membership::load(&places::data_dir().join("agent")).ok()??;
+    let left = membership
+        .certificate
+        .not_after()
+        .duration_since(SystemTime::now());
+    Some(judge_certificate(left.unwrap_or_default()))
+}
+
+fn judge_certificate(left: Duration) -> Finding {
+    let time = humanize(left.as_secs());
+    if left < NOT_RENEWED {
+        return ill(
+            Check::AgentCertificate,
+            "its agent's certificate is not renewed",
+            format!(
+                "it ends in {time}, and would have been renewed daily; then this host is in the mesh no more"
+            ),
+            "does the agent run, and reach its control plane? its log says why not",
+        );
+    }
+    well(
+        Check::AgentCertificate,
+        format!("its agent's certificate is good for {time}, and renewed daily"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use leno_agent::protocol::Trouble;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_without_a_session_is_trouble_with_the_agents_own_next_step() {
+        let host = |trouble| Host {
+            name: "b".into(),
+            mesh: "default".into(),
+            addresses: Vec::new(),
+            connected: false,
+            trouble,
+        };
+        let revoked = Trouble {
+            what: "this host is a member of the mesh no more".into(),
+            hint: "leno leave".into(),
+        };
+        let finding = judge(host(Some(revoked)));
+        assert!(finding.is_trouble());
+        let shown = format!("{finding:?}");
+        assert!(
+            shown.contains("no more") && shown.contains("leno leave"),
+            "{shown}"
+        );
+        assert!(!judge(host(None)).is_trouble());
+    }
+
+    #[test]
+    fn a_certificate_that_was_not_renewed_for_weeks_is_trouble() {
+        let days = |days: u64| judge_certificate(Duration::from_secs(days * 86_400)).is_trouble();
+        assert_eq!(
+            (days(29), days(17), days(15), days(0)),
+            (false, false, true, true)
+        );
+    }
+}
