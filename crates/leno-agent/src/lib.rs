@@ -27,6 +27,8 @@ mod report;
 mod run_user;
 mod saved;
 mod sidecar;
+#[doc(hidden)]
+pub mod simulation;
 mod standing;
 
 pub use agent::{AgentError, run};

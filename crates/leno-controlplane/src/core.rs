@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    authority::random,
     behind::{self, Behind, Left},
     mesh::Mesh,
     times::Believed,
@@ -57,19 +58,51 @@ impl Handle {
     }
 }
 
+/// What a control plane takes from the machine that it runs on, so that a simulation can give its own. Time that passes is
+/// the runtime's.
+pub trait World: Send + Sync {
+    /// The wall clock.
+    fn wall(&self) -> SystemTime;
+    /// Time since the machine started. What it slept through counts: its wall clock went on meanwhile, and has not jumped
+    /// when it wakes.
+    fn lived(&self) -> Duration;
+    /// Bytes for the ids of workloads.
+    fn random(&self) -> [u8; 8];
+}
+
+/// The machine itself.
+pub(crate) struct Machine;
+
+impl World for Machine {
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn lived(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.try_into().unwrap_or_default()
+    }
+
+    fn random(&self) -> [u8; 8] {
+        random()
+    }
+}
+
 /// Time as this control plane sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Clock {
     start: Instant,
     /// The wall clock at the start.
     pub(crate) since: SystemTime,
+    pub(crate) world: Arc<dyn World>,
 }
 
 impl Clock {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(world: Arc<dyn World>) -> Self {
         Self {
             start: Instant::now(),
-            since: SystemTime::now(),
+            since: world.wall(),
+            world,
         }
     }
 
@@ -85,14 +118,7 @@ impl Clock {
 
     /// The wall clock.
     pub(crate) fn wall(&self) -> SystemTime {
-        SystemTime::now()
-    }
-
-    /// Time since this machine started. What it slept through counts: its wall clock went on meanwhile, and has not
-    /// jumped when it wakes.
-    fn lived(&self) -> Duration {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        now.try_into().unwrap_or_default()
+        self.world.wall()
     }
 }
 
@@ -119,8 +145,8 @@ impl Core {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let core = Self {
             meshes,
+            believed: Believed::new(clock.wall(), clock.world.lived()),
             clock,
-            believed: Believed::new(clock.wall(), clock.lived()),
             store,
             scope,
             handle: Handle(sender),
@@ -177,7 +203,7 @@ impl Core {
 
     /// The time by which things are forgotten.
     fn believed_wall(&mut self) -> SystemTime {
-        let (wall, now) = (self.clock.wall(), self.clock.lived());
+        let (wall, now) = (self.clock.wall(), self.clock.world.lived());
         let was_off = self.believed.is_off();
         let believed = self.believed.now(wall, now);
         if self.believed.is_off() && !was_off {

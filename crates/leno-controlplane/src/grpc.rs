@@ -29,7 +29,7 @@ use leno_wire::{
     },
 };
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -67,12 +67,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// An agent that has proven who it is.
 #[derive(Clone, Debug)]
-struct Caller {
-    identity: Identity,
-    agent: DnsLabel,
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    pub(crate) agent: DnsLabel,
     /// When its certificate was issued.
-    issued: SystemTime,
-    source: IpAddr,
+    pub(crate) issued: SystemTime,
+    pub(crate) source: IpAddr,
 }
 
 /// Who calls, before anything of its message is read: whoever is no agent gets no further.
@@ -146,7 +146,7 @@ impl AgentService {
         job: impl FnOnce(&mut crate::mesh::Mesh, crate::core::Clock) -> R + Send + 'static,
     ) -> Result<R, Status> {
         let outcome = self.handle.call(move |core| {
-            let clock = core.clock;
+            let clock = core.clock.clone();
             core.mesh_of(&identity).map(|mesh| job(mesh, clock))
         });
         outcome
@@ -211,6 +211,73 @@ impl AgentService {
             }
         }
         Err(last.into())
+    }
+}
+
+/// What comes in on a stream.
+pub(crate) trait Inbound<T>:
+    Stream<Item = Result<T, Status>> + Send + Unpin + 'static
+{
+}
+
+impl<T, S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static> Inbound<T> for S {}
+
+impl AgentService {
+    /// A session, of whichever transport: what is to be said on it.
+    pub(crate) async fn open_session(
+        &self,
+        caller: Caller,
+        mut inbound: impl Inbound<AgentMessage>,
+    ) -> Result<ReceiverStream<Result<ControlMessage, Status>>, Status> {
+        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
+        let Some(AgentMessage {
+            message: Some(agent_message::Message::Hello(hello)),
+        }) = first.transpose()?
+        else {
+            return Err(Status::invalid_argument("a session begins with a Hello"));
+        };
+        let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
+        let opened = self.handle.call(move |core| {
+            let session = core.next_id();
+            let (clock, stop) = (core.clock.clone(), core.scope.stop().child());
+            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
+            let scope = mesh.scope_of(&caller.agent, caller.issued)?;
+            let opening = Opening {
+                session,
+                agent: &caller.agent,
+                scope,
+                source: caller.source,
+                hello: &hello,
+                wall: clock.wall(),
+            };
+            mesh.open_session(opening, sender, stop.clone(), clock.uptime())
+                .map_err(refused)?;
+            let name = mesh.name().clone();
+            read_session(core, name, session, inbound, stop)
+        });
+        opened.await??;
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// A discovery stream, of whichever transport: what is to be sent on it.
+    pub(crate) async fn open_discovery(
+        &self,
+        caller: Caller,
+        inbound: impl Inbound<DeltaDiscoveryRequest>,
+    ) -> Result<ReceiverStream<Result<DeltaDiscoveryResponse, Status>>, Status> {
+        let (sender, receiver) = mpsc::channel(ADS_QUEUE);
+        let opened = self.handle.call(move |core| {
+            let stream = core.next_id();
+            let (clock, stop) = (core.clock.clone(), core.scope.stop().child());
+            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
+            mesh.scope_of(&caller.agent, caller.issued)?;
+            mesh.open_ads(stream, &caller.agent, sender, stop.clone(), clock.uptime());
+            let name = mesh.name().clone();
+            read_ads(core, name, stream, inbound, stop)
+        });
+        opened.await??;
+        Ok(ReceiverStream::new(receiver))
     }
 }
 
@@ -289,7 +356,8 @@ impl Agent for AgentService {
             source,
         } = caller;
         let signed = self.handle.call(move |core| {
-            let (clock, handle, scope) = (core.clock, core.handle.clone(), core.scope.clone());
+            let (clock, handle) = (core.clock.clone(), core.handle.clone());
+            let scope = core.scope.clone();
             let mesh = core.mesh_of(&identity)?;
             if let Err(error) = mesh.scope_of(&agent, issued) {
                 return Some(Err(error));
@@ -318,36 +386,8 @@ impl Agent for AgentService {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = caller(request.extensions())?;
-        let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))??;
-        let Some(AgentMessage {
-            message: Some(agent_message::Message::Hello(hello)),
-        }) = first
-        else {
-            return Err(Status::invalid_argument("a session begins with a Hello"));
-        };
-        let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
-        let opened = self.handle.call(move |core| {
-            let session = core.next_id();
-            let (clock, stop) = (core.clock, core.scope.stop().child());
-            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            let scope = mesh.scope_of(&caller.agent, caller.issued)?;
-            let opening = Opening {
-                session,
-                agent: &caller.agent,
-                scope,
-                source: caller.source,
-                hello: &hello,
-                wall: clock.wall(),
-            };
-            mesh.open_session(opening, sender, stop.clone(), clock.uptime())
-                .map_err(refused)?;
-            let name = mesh.name().clone();
-            read_session(core, name, session, inbound, stop)
-        });
-        opened.await??;
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let said = self.open_session(caller, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(said)))
     }
 }
 
@@ -369,18 +409,18 @@ fn read_session(
     core: &Core,
     name: MeshName,
     session: u64,
-    mut inbound: Streaming<AgentMessage>,
+    mut inbound: impl Inbound<AgentMessage>,
     stop: Stop,
 ) -> Result<(), Status> {
     let handle = core.handle.clone();
     let started = core.scope.spawn("session", async move {
-        while let Some(Ok(Some(message))) = stop.run_until_stopped(inbound.message()).await {
+        while let Some(Some(Ok(message))) = stop.run_until_stopped(inbound.next()).await {
             let name = name.clone();
             let heard = handle.call(move |core| {
-                let now = core.clock.uptime();
+                let (now, random) = (core.clock.uptime(), core.clock.world.random());
                 let (handle, scope) = (core.handle.clone(), core.scope.clone());
                 if let Some(mesh) = core.meshes.get_mut(&name)
-                    && let Some((agent, uid)) = mesh.hear(session, message, now)
+                    && let Some((agent, uid)) = mesh.hear(session, message, now, random)
                 {
                     // Also of one that has kept its certificate: after a restart nothing else would prove it.
                     challenge::begin(mesh, &agent, uid, &handle, &scope);
@@ -411,19 +451,8 @@ impl AggregatedDiscoveryService for AgentService {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = caller(request.extensions())?;
-        let inbound = request.into_inner();
-        let (sender, receiver) = mpsc::channel(ADS_QUEUE);
-        let opened = self.handle.call(move |core| {
-            let stream = core.next_id();
-            let (clock, stop) = (core.clock, core.scope.stop().child());
-            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            mesh.scope_of(&caller.agent, caller.issued)?;
-            mesh.open_ads(stream, &caller.agent, sender, stop.clone(), clock.uptime());
-            let name = mesh.name().clone();
-            read_ads(core, name, stream, inbound, stop)
-        });
-        opened.await??;
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let sent = self.open_discovery(caller, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(sent)))
     }
 }
 
@@ -432,12 +461,12 @@ fn read_ads(
     core: &Core,
     name: MeshName,
     stream: u64,
-    mut inbound: Streaming<DeltaDiscoveryRequest>,
+    mut inbound: impl Inbound<DeltaDiscoveryRequest>,
     stop: Stop,
 ) -> Result<(), Status> {
     let handle = core.handle.clone();
     let started = core.scope.spawn("discovery", async move {
-        while let Some(Ok(Some(request))) = stop.run_until_stopped(inbound.message()).await {
+        while let Some(Some(Ok(request))) = stop.run_until_stopped(inbound.next()).await {
             let name = name.clone();
             let taken = handle.call(move |core| {
                 let now = core.clock.uptime();

@@ -200,7 +200,7 @@ impl Context {
     ) -> Answer<R> {
         let wanted = name.clone();
         let outcome = self.handle.call(move |core| {
-            let clock = core.clock;
+            let clock = core.clock.clone();
             core.meshes.get_mut(&wanted).map(|mesh| job(mesh, clock))
         });
         outcome.await?.ok_or_else(|| no_mesh(name.as_str()))

@@ -21,6 +21,8 @@ mod metrics;
 pub mod places;
 pub mod registry;
 mod server;
+#[doc(hidden)]
+pub mod simulation;
 pub mod telemetry;
 mod times;
 pub mod tokens;

@@ -3,6 +3,7 @@
 //! Owns the way from an event to the streams it concerns: event → input → compiler → catalog → hub → stream.
 //! Never waits. Invariant: every mesh has its own everything; nothing of one is reachable from another (CP2).
 
+mod afresh;
 mod agents;
 mod distribute;
 mod members;
@@ -35,8 +36,9 @@ use leno_wire::{
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
+pub(crate) use afresh::member;
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
-pub(crate) use distribute::{ADS_QUEUE, resource_of};
+pub(crate) use distribute::{ADS_QUEUE, output_body, resource_of};
 pub(crate) use remembered::remembered_key;
 
 use names::WorkloadNames;

@@ -32,7 +32,7 @@ use crate::{
     Config, StartError,
     authority::{Authority, server_names},
     config::SHORTEST_WORKLOAD_TTL,
-    core::{self, Clock, Core},
+    core::{self, Clock, Core, Machine},
     derived::DerivedMeshes,
     documents::Ready,
     grpc::{self, AgentService},
@@ -115,7 +115,7 @@ impl Bound {
             .collect();
         let metrics = config.metrics.map(listener::bind).transpose()?;
         let admin = listener::bind_admin(&config.admin_socket)?;
-        let clock = Clock::new();
+        let clock = Clock::new(Arc::new(Machine));
         let mesh = open_mesh(&config, &domain, &addresses, &clock)?;
         Ok(Self {
             config,

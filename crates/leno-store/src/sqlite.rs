@@ -74,11 +74,20 @@ pub struct SqliteStore {
     incarnation: u128,
     readers: Mutex<Vec<Connection>>,
     counters: Arc<Counters>,
-    queue: mpsc::Sender<Request>,
-    /// Dropped to stop the writer.
-    stop: Option<oneshot::Sender<()>>,
-    writer: Option<JoinHandle<()>>,
+    writing: Writing,
     _lock: File,
+}
+
+/// Who writes.
+#[derive(Debug)]
+enum Writing {
+    Thread {
+        queue: mpsc::Sender<Request>,
+        /// Dropped to stop the writer.
+        stop: Option<oneshot::Sender<()>>,
+        writer: Option<JoinHandle<()>>,
+    },
+    Caller(Arc<Mutex<Writer>>),
 }
 
 impl SqliteStore {
@@ -87,6 +96,41 @@ impl SqliteStore {
     /// # Errors
     /// When another process has it open, a later Leno wrote it, it is damaged, or the disk refuses.
     pub fn open(path: &Path, options: Options) -> Result<Self, StoreError> {
+        let error = |error: std::io::Error| StoreError::from_io("opened", &error);
+        Self::open_with(path, options, |writer| {
+            let (queue, requests) = mpsc::channel(QUEUE);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .map_err(error)?;
+            let (stop, stopped) = oneshot::channel();
+            let thread = std::thread::Builder::new()
+                .name("leno-store".into())
+                .spawn(move || runtime.block_on(writer.run(requests, stopped)))
+                .map_err(error)?;
+            Ok(Writing::Thread {
+                queue,
+                stop: Some(stop),
+                writer: Some(thread),
+            })
+        })
+    }
+
+    /// As [`SqliteStore::open`], but each transaction is done by whoever awaits it, at that moment: for those to whom
+    /// nothing may happen by itself, such as a simulation.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_without_thread(path: &Path, options: Options) -> Result<Self, StoreError> {
+        Self::open_with(path, options, |writer| {
+            Ok(Writing::Caller(Arc::new(Mutex::new(writer))))
+        })
+    }
+
+    fn open_with(
+        path: &Path,
+        options: Options,
+        writing: impl FnOnce(Writer) -> Result<Writing, StoreError>,
+    ) -> Result<Self, StoreError> {
         make_private(path)?;
         let lock = lock(path)?;
         let db = schema::open_writer(path, &options)?;
@@ -95,25 +139,14 @@ impl SqliteStore {
         let limits = (options.max_changes, options.max_change_bytes);
         let log = Arc::new(Log::new(head, changes, limits));
         let counters = Arc::<Counters>::default();
-        let (queue, requests) = mpsc::channel(QUEUE);
         let writer = Writer::new(db, Arc::clone(&log), Arc::clone(&counters), head);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|error| StoreError::from_io("opened", &error))?;
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("leno-store".into())
-            .spawn(move || runtime.block_on(writer.run(requests, stopped)))
-            .map_err(|error| StoreError::from_io("opened", &error))?;
         Ok(Self {
             path: path.into(),
             log,
             incarnation,
             readers: Mutex::default(),
             counters,
-            queue,
-            stop: Some(stop),
-            writer: Some(thread),
+            writing: writing(writer)?,
             _lock: lock,
         })
     }
@@ -233,12 +266,21 @@ impl Store for SqliteStore {
     }
 
     fn commit(&self, writes: Vec<Write>) -> Commit {
-        let queue = self.queue.clone();
         let head = self.log.head();
-        Box::pin(async move {
-            if writes.is_empty() {
-                return Ok(head);
+        if writes.is_empty() {
+            return Box::pin(std::future::ready(Ok(head)));
+        }
+        let queue = match &self.writing {
+            Writing::Thread { queue, .. } => queue.clone(),
+            Writing::Caller(writer) => {
+                let writer = Arc::clone(writer);
+                return Box::pin(async move {
+                    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                    writer.write(writes)
+                });
             }
+        };
+        Box::pin(async move {
             let (answer, outcome) = oneshot::channel();
             queue
                 .send(Request { writes, answer })
@@ -264,11 +306,11 @@ impl Store for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the store's writer had panicked");
+        if let Writing::Thread { stop, writer, .. } = &mut self.writing {
+            drop(stop.take());
+            if writer.take().is_some_and(|writer| writer.join().is_err()) {
+                tracing::error!("the store's writer had panicked");
+            }
         }
         self.log.close();
     }

@@ -36,6 +36,7 @@ pub(crate) struct Counters {
 }
 
 /// The one that writes.
+#[derive(Debug)]
 pub(crate) struct Writer {
     db: Connection,
     log: Arc<Log>,
@@ -81,6 +82,13 @@ impl Writer {
                 _ = &mut stop, if !requests.is_closed() => requests.close(),
             }
         }
+    }
+
+    /// Does one transaction now.
+    pub(crate) fn write(&mut self, writes: Vec<Write>) -> Result<u64, StoreError> {
+        let (answer, mut outcome) = oneshot::channel();
+        self.serve(vec![Request { writes, answer }]);
+        outcome.try_recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Commits a group. When the storage refuses it, each transaction gets a try of its own, so that a large one

@@ -146,6 +146,12 @@ impl Catalog {
         }
     }
 
+    /// Every resource.
+    pub fn all(&self) -> impl Iterator<Item = (Type, &Arc<Resource>)> {
+        let resources = self.resources.iter();
+        resources.map(|((kind, _), resource)| (*kind, resource))
+    }
+
     /// How many resources of a type there are.
     #[must_use]
     pub fn count(&self, kind: Type) -> usize {

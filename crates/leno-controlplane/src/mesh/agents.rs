@@ -294,13 +294,14 @@ impl Mesh {
         Ok(())
     }
 
-    /// An agent says something on its session. Returns the workload that it has thereby registered, as which it can now
+    /// An agent says something on its session; `random` is for the id of a workload. Returns the workload that it has thereby registered, as which it can now
     /// be challenged.
     pub(crate) fn hear(
         &mut self,
         session: SessionId,
         message: wire::AgentMessage,
         now: Duration,
+        random: [u8; 8],
     ) -> Option<(DnsLabel, WorkloadUid)> {
         use agent_message::Message;
         self.registry.heard(session, now);
@@ -310,7 +311,7 @@ impl Mesh {
             // The first was taken in by opening; a second changes nothing. A PONG was heard.
             None | Some(Message::Hello(_) | Message::Pong(_)) => {}
             Some(Message::Register(register)) => {
-                registered = self.register(session, &register, &mut fx);
+                registered = self.register(session, &register, random, &mut fx);
             }
             Some(Message::Deregister(message)) => {
                 if let Ok(uid) = message.uid.parse() {
@@ -338,10 +339,11 @@ impl Mesh {
         &mut self,
         session: SessionId,
         register: &wire::Register,
+        random: [u8; 8],
         fx: &mut Effects,
     ) -> Option<WorkloadUid> {
         let mut uid = None;
-        let answer = match self.registry.register(session, register, random(), fx) {
+        let answer = match self.registry.register(session, register, random, fx) {
             Ok(workload) => {
                 uid = Some(workload.uid);
                 control_message::Message::Registered(wire::Registered {

@@ -122,18 +122,8 @@ impl Mesh {
 
     fn set_output(&mut self, key: &Key, output: Option<&Output>) {
         let (kind, name) = resource_of(key);
-        let mut addresses = Vec::new();
-        let body = output.map(|output| match output {
-            Output::Mesh(mesh) => mesh.to_wire().encode_to_vec(),
-            Output::OwnWorkload(own) => own.to_wire().encode_to_vec(),
-            Output::Endpoints(endpoints) => endpoints.to_wire().encode_to_vec(),
-            Output::Destination(destination) => {
-                if let Destination::Service(service) = destination {
-                    addresses.clone_from(&service.vips);
-                }
-                destination.to_wire().encode_to_vec()
-            }
-        });
+        let (body, addresses) = output.map(output_body).unzip();
+        let addresses = addresses.unwrap_or_default();
         let nobody = matches!(output, Some(Output::Endpoints(of)) if of.endpoints.is_empty());
         let asked = match nobody {
             true => self.catalog.set_nobody(&name, body.unwrap_or_default()),
@@ -407,6 +397,21 @@ impl Mesh {
     pub(crate) fn addressed(&self) -> &BTreeMap<ServiceName, Vec<IpAddr>> {
         &self.addressed
     }
+}
+
+/// The message in which an output is sent, and the virtual addresses it is known by.
+pub(crate) fn output_body(output: &Output) -> (Vec<u8>, Vec<IpAddr>) {
+    let body = match output {
+        Output::Mesh(mesh) => mesh.to_wire().encode_to_vec(),
+        Output::OwnWorkload(own) => own.to_wire().encode_to_vec(),
+        Output::Endpoints(endpoints) => endpoints.to_wire().encode_to_vec(),
+        Output::Destination(destination) => destination.to_wire().encode_to_vec(),
+    };
+    let addresses = match output {
+        Output::Destination(Destination::Service(service)) => service.vips.clone(),
+        _ => Vec::new(),
+    };
+    (body, addresses)
 }
 
 /// The type and canonical name under which a key's output is sent.

@@ -30,6 +30,20 @@ impl Mesh {
 
     /// The mesh as every proxy knows it.
     pub(super) fn mesh_ir(&mut self, now: u64) -> leno_ir::Mesh {
+        let (mesh, over) = self.as_known(now);
+        if over > 0 {
+            self.counters.members_over_limit =
+                self.counters.members_over_limit.saturating_add(over as u64);
+            tracing::warn!(
+                over,
+                "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr"
+            );
+        }
+        mesh
+    }
+
+    /// The same, and how many members cannot be listed.
+    pub(super) fn as_known(&self, now: u64) -> (leno_ir::Mesh, usize) {
         let agent_networks = self
             .known_agents
             .values()
@@ -45,15 +59,7 @@ impl Mesh {
         prefixes.sort_unstable();
         prefixes.dedup();
         let (addresses, over) = self.single_members(&prefixes, now);
-        if over > 0 {
-            self.counters.members_over_limit =
-                self.counters.members_over_limit.saturating_add(over as u64);
-            tracing::warn!(
-                over,
-                "members outside every network of the mesh are more than can be listed: give their network with --prefix or a token's --cidr"
-            );
-        }
-        leno_ir::Mesh {
+        let mesh = leno_ir::Mesh {
             name: self.settings.name.clone(),
             trust_domain: self.domain().clone(),
             trust_bundle: self.authority.bundle().to_pem(),
@@ -64,7 +70,8 @@ impl Mesh {
             namespaces: self.namespaces.clone(),
             // Filled in by the compiler.
             domains: BTreeSet::new(),
-        }
+        };
+        (mesh, over)
     }
 
     /// Addresses of members outside of `prefixes`, and how many more there are than can be listed. Who holds a lease

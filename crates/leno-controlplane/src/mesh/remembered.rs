@@ -144,6 +144,12 @@ impl RememberedServices {
             .extend(ended.map(|(_, (_, _, name))| name.clone()));
     }
 
+    /// All of them, as the compiler is told.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&ServiceName, &Arc<Remembered>)> {
+        let services = self.services.iter();
+        services.map(|(name, kept)| (name, &kept.what))
+    }
+
     fn record(&self, name: &ServiceName) -> Option<Record> {
         let kept = self.services.get(name)?;
         let port = |port: &ServicePort| PortRecord {

@@ -19,7 +19,7 @@ use crate::{
 /// The collection of virtual addresses in the store.
 pub(super) const VIPS: &str = "leno/vips";
 /// Kinds that people write.
-const STORED: [Kind; 4] = [
+pub(super) const STORED: [Kind; 4] = [
     Kind::Service,
     Kind::HttpRoute,
     Kind::AccessPolicy,
@@ -265,7 +265,7 @@ impl Mesh {
     }
 }
 
-fn object_key(kind: Kind, key: &StoreKey) -> Option<ObjectKey> {
+pub(super) fn object_key(kind: Kind, key: &StoreKey) -> Option<ObjectKey> {
     Some((kind, key.namespace.parse().ok()?, key.name.parse().ok()?))
 }
 
@@ -276,7 +276,7 @@ pub(super) fn service_of(key: &StoreKey) -> Option<ServiceName> {
     ))
 }
 
-fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String> {
+pub(super) fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String> {
     let value = serde_json::from_slice(&entry.value).map_err(|error| error.to_string())?;
     let admitted = leno_config::admit(kind, value).map_err(|findings| {
         let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
@@ -285,7 +285,11 @@ fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String> {
     Ok(admitted.resource)
 }
 
-fn record_of(agent_name: &DnsLabel, agent: &Agent, workload: &Workload) -> WorkloadRecord {
+pub(super) fn record_of(
+    agent_name: &DnsLabel,
+    agent: &Agent,
+    workload: &Workload,
+) -> WorkloadRecord {
     let health = if agent.is_unknown() {
         Health::Unknown
     } else if workload.healthy {

@@ -1,0 +1,315 @@
+//! What the simulation (tests/simulate) runs: the control plane of several meshes, without ports and without a machine.
+//!
+//! It is the task that owns the state, with the same API, calls of agents and writes as when it is served; what a peer
+//! has proven is given as an argument. Beside that it can be looked into, by what nobody else may see.
+//! Invariant: nothing here decides anything; what is seen is copied out.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::Router;
+use leno_api::{Api, Environment};
+use leno_compile::Compiler;
+use leno_runtime::{Scope, Stop};
+use leno_store::{Store, Write};
+use leno_types::{DnsLabel, Identity, MeshName, TrustDomain, WorkloadUid};
+use leno_wire::{
+    agent::{AgentMessage, ControlMessage},
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
+use tokio::sync::watch;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::Status;
+
+pub use crate::core::World;
+use crate::{
+    StartError,
+    authority::{Authority, server_names},
+    core::{self, Clock, Core, Jobs},
+    derived::DerivedMeshes,
+    distribution::{Catalog, State, Type},
+    grpc::{AgentService, Caller},
+    mesh::{Mesh, Settings, output_body, resource_of},
+    registry::AgentScope,
+    times::unix,
+    tokens::AgentRecord,
+};
+
+/// Life of certificates: longer than anything simulated.
+const TTLS: (Duration, Duration) = (
+    Duration::from_secs(24 * 3600),
+    Duration::from_secs(30 * 24 * 3600),
+);
+/// Tasks of one control plane.
+const MAX_TASKS: usize = 10_000;
+
+/// A control plane that runs on what it is given.
+pub struct Plane {
+    service: AgentService,
+    router: Router,
+}
+
+/// An agent that has proven who it is.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The trust domain of its certificate.
+    pub domain: TrustDomain,
+    /// Its name.
+    pub agent: DnsLabel,
+    /// When its certificate was issued.
+    pub issued: SystemTime,
+    /// Where it calls from.
+    pub source: IpAddr,
+}
+
+impl From<Who> for Caller {
+    fn from(who: Who) -> Self {
+        Self {
+            identity: Identity::agent(&who.domain, &who.agent),
+            agent: who.agent,
+            issued: who.issued,
+            source: who.source,
+        }
+    }
+}
+
+/// The state's task, to be run where local tasks can be started.
+pub struct Running(Core, Jobs, Stop);
+
+impl Running {
+    /// Runs until the stop.
+    pub async fn run(self) {
+        core::run(self.0, self.1, self.2).await;
+    }
+}
+
+/// The trust domain that a mesh has by default.
+///
+/// # Panics
+/// Never: a label and a suffix are a trust domain.
+#[must_use]
+pub fn domain_of(mesh: &MeshName) -> TrustDomain {
+    format!("{mesh}.leno")
+        .parse()
+        .expect("a label and a suffix are a trust domain")
+}
+
+impl Plane {
+    /// Opens one, with the authorities of its meshes in `directory`.
+    ///
+    /// # Errors
+    /// When an authority cannot be read or made.
+    pub fn open(
+        meshes: &[MeshName],
+        directory: &Path,
+        store: Arc<dyn Store>,
+        world: Arc<dyn World>,
+        environment: Arc<dyn Environment>,
+        stop: Stop,
+    ) -> Result<(Self, Running), StartError> {
+        let clock = Clock::new(world);
+        let changes = watch::Sender::new(0);
+        let mut opened = BTreeMap::new();
+        for name in meshes {
+            let mesh = open_mesh(name, directory, &changes, &clock)?;
+            opened.insert(name.clone(), mesh);
+        }
+        let shared: Vec<_> = opened
+            .values()
+            .map(|mesh| Arc::clone(&mesh.shared))
+            .collect();
+        let scope = Scope::new(stop.child(), Some(MAX_TASKS));
+        let (core, jobs) = Core::new(opened, Arc::clone(&store), clock, scope);
+        let derived = DerivedMeshes::new(shared, changes, core.handle.clone());
+        let mut api = Api::new(store, Arc::new(derived));
+        api.environment = environment;
+        let service = AgentService {
+            handle: core.handle.clone(),
+            meshes: meshes.to_vec(),
+        };
+        let plane = Self {
+            service,
+            router: api.router(),
+        };
+        Ok((plane, Running(core, jobs, stop)))
+    }
+
+    /// The API.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// An agent's session.
+    ///
+    /// # Errors
+    /// As it is told to the agent.
+    pub async fn session(
+        &self,
+        who: Who,
+        inbound: impl Stream<Item = Result<AgentMessage, Status>> + Send + Unpin + 'static,
+    ) -> Result<ReceiverStream<Result<ControlMessage, Status>>, Status> {
+        self.service.open_session(who.into(), inbound).await
+    }
+
+    /// An agent's discovery stream.
+    ///
+    /// # Errors
+    /// As it is told to the agent.
+    pub async fn discovery(
+        &self,
+        who: Who,
+        inbound: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
+    ) -> Result<ReceiverStream<Result<DeltaDiscoveryResponse, Status>>, Status> {
+        self.service.open_discovery(who.into(), inbound).await
+    }
+
+    /// What is inside of a mesh, with a compilation afresh or without; `None`: it ends.
+    pub async fn look(&self, mesh: &MeshName, afresh: bool) -> Option<Look> {
+        let mesh = mesh.clone();
+        let look = move |core: &mut Core| {
+            let now = unix(core.clock.wall());
+            let mesh = core.meshes.get(&mesh)?;
+            let fresh = afresh.then(|| compiled_afresh(mesh, &*core.store, now));
+            Some(look(mesh, fresh.unwrap_or_default()))
+        };
+        self.service.handle.call(look).await.ok().flatten()
+    }
+}
+
+fn open_mesh(
+    name: &MeshName,
+    directory: &Path,
+    changes: &watch::Sender<u64>,
+    clock: &Clock,
+) -> Result<Mesh, StartError> {
+    let domain = domain_of(name);
+    let now = clock.wall();
+    let directory = directory.join(name.as_str());
+    let mut authority = Authority::open(&directory, name, &domain, TTLS, now)?;
+    let names = server_names(&domain, []);
+    let certificate = authority.own_certificate(&names, 1, now);
+    let certificate = certificate.map_err(|error| StartError::Authority {
+        mesh: name.to_string(),
+        reason: error.to_string(),
+    })?;
+    let settings = Settings {
+        name: name.clone(),
+        prefixes: Vec::new(),
+        advertise: Vec::new(),
+    };
+    let now = clock.uptime();
+    Ok(Mesh::new(
+        settings,
+        authority,
+        certificate,
+        changes.clone(),
+        now,
+    ))
+}
+
+/// The write by which a host becomes a member that may host anything of a namespace.
+#[must_use]
+pub fn member(mesh: &MeshName, agent: &DnsLabel, scope: &AgentScope, now: SystemTime) -> Write {
+    let record = AgentRecord::new(agent, scope, "token".into(), unix(now));
+    crate::mesh::member(mesh, &record)
+}
+
+/// What is inside of a mesh.
+#[derive(Debug)]
+pub struct Look {
+    /// The revision of the store that all is made from.
+    pub revision: u64,
+    /// Whether agents are still coming back after a restart.
+    pub in_grace: bool,
+    /// Agents that hold a lease.
+    pub agents: BTreeMap<DnsLabel, Leased>,
+    /// What is distributed: type and name to version.
+    pub served: BTreeMap<(Type, String), String>,
+    /// What a fresh, full compilation of what the store and the registry hold gives; where it was asked for.
+    pub fresh: Catalog,
+    /// What was sent on each discovery stream.
+    pub streams: BTreeMap<DnsLabel, Sent>,
+    /// Resources found to differ from a fresh compilation.
+    pub divergences: u64,
+}
+
+/// By type and name: the version sent, the one that is said to run, and whether the newest is acknowledged.
+pub type Sent = BTreeMap<(Type, String), (String, String, bool)>;
+
+/// An agent that holds a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Whether it is kept although it is silent, with many others.
+    pub unknown: bool,
+    /// Its workloads by id: name and service.
+    pub workloads: BTreeMap<WorkloadUid, (String, Option<DnsLabel>)>,
+}
+
+fn compiled_afresh(mesh: &Mesh, store: &dyn Store, now: u64) -> Catalog {
+    let mut compiler = Compiler::new(mesh.domain().clone());
+    compiler.apply(mesh.afresh(store, now));
+    let mut fresh = Catalog::default();
+    for (key, output) in compiler.outputs() {
+        let (kind, name) = resource_of(key);
+        let (body, addresses) = output_body(output);
+        fresh.set(kind, &name, Some(body), &addresses);
+    }
+    fresh
+}
+
+fn look(mesh: &Mesh, fresh: Catalog) -> Look {
+    let served = mesh.catalog.all();
+    let served = served.map(|(kind, resource)| {
+        (
+            (kind, resource.name.to_string()),
+            resource.version.to_string(),
+        )
+    });
+    Look {
+        revision: mesh.revision,
+        in_grace: mesh.is_in_grace(),
+        agents: agents(mesh),
+        served: served.collect(),
+        fresh,
+        streams: streams(mesh),
+        divergences: mesh.counters.divergences,
+    }
+}
+
+fn agents(mesh: &Mesh) -> BTreeMap<DnsLabel, Leased> {
+    let agents = mesh.registry.agents().map(|(name, agent)| {
+        let workloads = agent.workloads.values().map(|workload| {
+            let what = (workload.name.clone(), workload.service.clone());
+            (workload.uid, what)
+        });
+        let leased = Leased {
+            connected: agent.session.is_some(),
+            unknown: agent.is_unknown(),
+            workloads: workloads.collect(),
+        };
+        (name.clone(), leased)
+    });
+    agents.collect()
+}
+
+fn streams(mesh: &Mesh) -> BTreeMap<DnsLabel, Sent> {
+    let streams = mesh.hub.streams().map(|(_, agent, subscriber)| {
+        let mut all = BTreeMap::new();
+        for kind in Type::ALL {
+            for (name, held, _) in subscriber.held(kind) {
+                let acked = held.state == State::Acked;
+                let versions = (held.version.to_string(), held.running.to_string(), acked);
+                all.insert((kind, name.to_string()), versions);
+            }
+        }
+        (agent.clone(), all)
+    });
+    streams.collect()
+}
