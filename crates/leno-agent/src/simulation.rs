@@ -58,6 +58,12 @@ impl Discovery {
         (gone.collect(), answer)
     }
 
+    /// The version that is held of a resource.
+    #[must_use]
+    pub fn version(&self, kind: &str, name: &str) -> Option<String> {
+        self.0.versions().get(kind)?.get(name).cloned()
+    }
+
     /// What is held, by type and name.
     #[must_use]
     pub fn held(&self) -> BTreeMap<(String, String), Resource> {
