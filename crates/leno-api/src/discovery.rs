@@ -15,13 +15,15 @@ const WRITE: &[&str] = &[
     "create", "delete", "get", "list", "patch", "update", "watch",
 ];
 
+/// The Kubernetes release whose API this is a subset of, and Leno's own.
+pub(crate) const GIT_VERSION: &str = concat!("v1.33.0+leno-", env!("CARGO_PKG_VERSION"));
+
 /// `/version`: the Kubernetes release whose API this is a subset of, and Leno's own.
 pub(crate) fn version() -> Response {
-    let git = concat!("v1.33.0+leno-", env!("CARGO_PKG_VERSION"));
     let version = json!({
         "major": "1",
         "minor": "33",
-        "gitVersion": git,
+        "gitVersion": GIT_VERSION,
         "gitCommit": "",
         "gitTreeState": "",
         "buildDate": "1970-01-01T00:00:00Z",
@@ -119,7 +121,7 @@ pub(crate) fn api_version(group: &str, version: &str) -> String {
 }
 
 /// Each group with its version, in the order of the kinds. A group has one version.
-fn group_versions() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn group_versions() -> Vec<(&'static str, &'static str)> {
     let mut list = Vec::new();
     for kind in Kind::ALL {
         let pair = (kind.group(), kind.version());
@@ -130,7 +132,7 @@ fn group_versions() -> Vec<(&'static str, &'static str)> {
     list
 }
 
-fn kinds(group: &str, version: &str) -> impl Iterator<Item = Kind> {
+pub(crate) fn kinds(group: &str, version: &str) -> impl Iterator<Item = Kind> {
     Kind::ALL
         .iter()
         .copied()

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Access, Api, Caller, apply,
     derived::Collections,
-    discovery, read,
+    discovery, openapi, read,
     status::ApiError,
     target::{InMesh, Objects, Target},
     watch, write,
@@ -116,13 +116,19 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         InMesh::Apply => Err(ApiError::method_not_allowed("apply is a POST")),
         document => {
             reads_only(&parts.method)?;
-            serve_discovery(&document, &parts.headers)
+            serve_discovery(&mesh, &document, &parts)
         }
     }
 }
 
-fn serve_discovery(target: &InMesh, headers: &HeaderMap) -> Result<Response, ApiError> {
+fn serve_discovery(mesh: &DnsLabel, target: &InMesh, parts: &Parts) -> Result<Response, ApiError> {
+    let headers = &parts.headers;
     match target {
+        InMesh::OpenApiV2 => openapi::v2(headers),
+        InMesh::OpenApiIndex => Ok(openapi::index(mesh)),
+        InMesh::OpenApiV3(group, version) => {
+            openapi::v3(group, version, parts.uri.query(), headers)
+        }
         InMesh::CoreVersions => discovery::core_versions(headers),
         InMesh::Groups => discovery::groups(headers),
         InMesh::Group(group) => Ok(discovery::group(group)),

@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod handler;
 mod media;
 mod object;
+mod openapi;
 mod patch;
 mod plan;
 mod query;

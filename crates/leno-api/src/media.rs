@@ -117,6 +117,37 @@ pub(crate) fn discovery(headers: &HeaderMap) -> Result<Discovery, ApiError> {
         .ok_or_else(nothing)
 }
 
+/// The form of an OpenAPI document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenApi {
+    /// JSON.
+    Json,
+    /// Gnostic's protobuf.
+    Proto,
+}
+
+/// How an OpenAPI v2 document is called as protobuf, and how it was before `@` was found to be no part of such a name.
+pub(crate) const OPEN_API_PROTO: &str =
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const OPEN_API_PROTO_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The first form of an OpenAPI document that can be given.
+pub(crate) fn open_api(headers: &HeaderMap) -> Result<OpenApi, ApiError> {
+    let Some(accept) = accept(headers)? else {
+        return Ok(OpenApi::Json);
+    };
+    ranges(&accept)
+        .find_map(|range| match range.media {
+            OPEN_API_PROTO | OPEN_API_PROTO_OLD => Some(OpenApi::Proto),
+            media => is_json(media).then_some(OpenApi::Json),
+        })
+        .ok_or_else(|| {
+            ApiError::not_acceptable(format!(
+                "only the following media types are accepted: application/json, {OPEN_API_PROTO}"
+            ))
+        })
+}
+
 /// The media type of a body, without its parameters, in lower case.
 pub(crate) fn content_type(headers: &HeaderMap) -> Result<String, ApiError> {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {

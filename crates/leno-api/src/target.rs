@@ -25,6 +25,12 @@ pub(crate) enum InMesh {
     Group(&'static str),
     /// `api/v1`, `apis/GROUP/VERSION`
     Resources(&'static str, &'static str),
+    /// `openapi/v2`
+    OpenApiV2,
+    /// `openapi/v3`
+    OpenApiIndex,
+    /// `openapi/v3/api/v1`, `openapi/v3/apis/GROUP/VERSION`
+    OpenApiV3(&'static str, &'static str),
     /// `leno/v1/apply`
     Apply,
     /// A collection, or one object of it.
@@ -66,6 +72,13 @@ fn in_mesh(parts: &[&str]) -> Option<InMesh> {
         ["apis"] => InMesh::Groups,
         ["apis", group] => InMesh::Group(group_version(group, None)?.0),
         ["leno", "v1", "apply"] => InMesh::Apply,
+        ["openapi", "v2"] => InMesh::OpenApiV2,
+        ["openapi", "v3"] => InMesh::OpenApiIndex,
+        ["openapi", "v3", "api", "v1"] => InMesh::OpenApiV3("", "v1"),
+        ["openapi", "v3", "apis", group, version] => {
+            let (group, version) = group_version(group, Some(version))?;
+            InMesh::OpenApiV3(group, version)
+        }
         ["api", "v1"] => InMesh::Resources("", "v1"),
         ["apis", group, version] => {
             let (group, version) = group_version(group, Some(version))?;
