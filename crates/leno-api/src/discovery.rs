@@ -10,8 +10,10 @@ use crate::{
     status::{ApiError, json_response, typed_response},
 };
 
-const READ: &[&str] = &["get", "list", "watch"];
-const WRITE: &[&str] = &[
+/// What can be asked for of what is derived.
+pub(crate) const READ: &[&str] = &["get", "list", "watch"];
+/// What can be asked for of what people write.
+pub(crate) const WRITE: &[&str] = &[
     "create", "delete", "get", "list", "patch", "update", "watch",
 ];
 
@@ -29,9 +31,48 @@ pub(crate) fn version() -> Response {
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
         "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+        "platform": format!("{}/{}", std::env::consts::OS, go_name(std::env::consts::ARCH)),
     });
     json_response(StatusCode::OK, &version)
+}
+
+/// A processor as clients call it.
+fn go_name(arch: &'static str) -> &'static str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `/healthz`, `/livez`, `/readyz`: whoever answers is.
+pub(crate) fn health() -> Response {
+    let mut response = Response::new(axum::body::Body::from("ok"));
+    let text = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, text);
+    response
+}
+
+/// `/`: where to look further.
+pub(crate) fn root() -> Response {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+    for (group, version) in group_versions() {
+        if !group.is_empty() {
+            paths.push(format!("/apis/{group}"));
+            paths.push(format!("/apis/{group}/{version}"));
+        }
+    }
+    let more = [
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
+    paths.extend(more.map(Into::into));
+    json_response(StatusCode::OK, &json!({"paths": paths}))
 }
 
 /// `/api`
@@ -93,6 +134,7 @@ pub(crate) fn resources(group: &str, version: &str) -> Response {
             "kind": kind.kind(),
             "verbs": verbs,
             "shortNames": kind.short_names(),
+            "categories": kind.categories(),
         }));
         resources.push(json!({
             "name": format!("{}/status", kind.plural()),
@@ -178,6 +220,7 @@ fn aggregated_resource(kind: Kind) -> Value {
         "singularResource": kind.singular(),
         "verbs": if kind.derived() { READ } else { WRITE },
         "shortNames": kind.short_names(),
+        "categories": kind.categories(),
         "subresources": [{"subresource": "status", "responseKind": response, "verbs": ["get"]}],
     })
 }

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Access, Api, Caller, apply,
     derived::Collections,
-    discovery, openapi, read,
+    discovery, openapi, read, review,
     status::ApiError,
     target::{InMesh, Objects, Target},
     watch, write,
@@ -114,6 +114,10 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         InMesh::Objects(objects) => serve_objects(&call, objects, body).await,
         InMesh::Apply if parts.method == Method::POST => apply::apply(&call, body).await,
         InMesh::Apply => Err(ApiError::method_not_allowed("apply is a POST")),
+        InMesh::Review(review) if parts.method == Method::POST => {
+            review::review(&call, review, body).await
+        }
+        InMesh::Review(_) => Err(ApiError::method_not_allowed("a review is a POST")),
         document => {
             reads_only(&parts.method)?;
             serve_discovery(&mesh, &document, &parts)
@@ -133,7 +137,11 @@ fn serve_discovery(mesh: &DnsLabel, target: &InMesh, parts: &Parts) -> Result<Re
         InMesh::Groups => discovery::groups(headers),
         InMesh::Group(group) => Ok(discovery::group(group)),
         InMesh::Resources(group, version) => Ok(discovery::resources(group, version)),
-        InMesh::Version | InMesh::Apply | InMesh::Objects(_) => Ok(discovery::version()),
+        InMesh::Root => Ok(discovery::root()),
+        InMesh::Health => Ok(discovery::health()),
+        InMesh::Version | InMesh::Apply | InMesh::Review(_) | InMesh::Objects(_) => {
+            Ok(discovery::version())
+        }
     }
 }
 
@@ -159,7 +167,7 @@ fn authorize(
 ) -> Result<(), ApiError> {
     let why = match caller.access(mesh) {
         Access::Admin => return Ok(()),
-        Access::Viewer if is_read(method) => return Ok(()),
+        Access::Viewer if is_read(method) || matches!(target, InMesh::Review(_)) => return Ok(()),
         Access::Viewer => "its role there is viewer, which only reads",
         Access::None => "it has no role there",
     };

@@ -24,6 +24,7 @@ mod patch;
 mod plan;
 mod query;
 mod read;
+mod review;
 mod selector;
 mod status;
 mod strategic;

@@ -31,6 +31,18 @@ pub(crate) enum Include {
     Object,
 }
 
+/// What becomes of fields that there are not, and of those that stand twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Validation {
+    /// The write is refused; also where nothing is said, because a field that is ignored is a promise that is broken.
+    #[default]
+    Strict,
+    /// They are left out, and named.
+    Warn,
+    /// They are left out.
+    Ignore,
+}
+
 /// The parameters Leno knows.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {
@@ -46,6 +58,7 @@ pub(crate) struct Parameters {
     pub(crate) selector: Selector,
     pub(crate) include: Include,
     pub(crate) dry_run: bool,
+    pub(crate) validation: Validation,
 }
 
 /// Where the next page of a list begins: after this object, in the state of that revision.
@@ -149,9 +162,13 @@ impl Parameters {
                 "All" => self.dry_run = true,
                 _ => return Err(wrong("use All")),
             },
-            // Unknown and duplicate fields are always refused, which is more than Warn and Ignore ask for.
-            "fieldValidation" if !matches!(value, "" | "Strict" | "Warn" | "Ignore") => {
-                return Err(wrong("use Strict, Warn or Ignore"));
+            "fieldValidation" => {
+                self.validation = match value {
+                    "" | "Strict" => Validation::Strict,
+                    "Warn" => Validation::Warn,
+                    "Ignore" => Validation::Ignore,
+                    _ => return Err(wrong("use Strict, Warn or Ignore")),
+                }
             }
             _ => {}
         }

@@ -211,6 +211,28 @@ impl ApiError {
         error
     }
 
+    /// An object with fields that there are not, as strict decoding has it.
+    pub(crate) fn unknown_fields(kind: Kind, findings: &[Finding]) -> Self {
+        let one = |finding: &Finding| match &finding.suggestion {
+            Some(near) => format!("unknown field \"{}\" (did you mean {near}?)", finding.field),
+            None => format!("unknown field \"{}\"", finding.field),
+        };
+        let texts: Vec<_> = findings.iter().map(one).collect();
+        let mut error =
+            Self::undecodable(kind, format!("strict decoding error: {}", texts.join(", ")));
+        let causes: Vec<_> = findings.iter().map(|of| cause(of, None)).collect();
+        error.details.insert("causes".into(), causes.into());
+        error
+    }
+
+    /// An object that cannot be read as one of its kind.
+    pub(crate) fn undecodable(kind: Kind, why: impl fmt::Display) -> Self {
+        let (name, version) = (kind.kind(), kind.version());
+        Self::bad_request(format!(
+            "{name} in version \"{version}\" cannot be handled as a {name}: {why}"
+        ))
+    }
+
     /// A batch of which nothing was applied.
     pub(crate) fn invalid_batch(documents: &[Invalid]) -> Self {
         let mut lines = Vec::new();

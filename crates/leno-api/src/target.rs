@@ -15,8 +15,14 @@ pub(crate) enum Target {
 /// Something of a mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InMesh {
+    /// Nothing further.
+    Root,
     /// `version`
     Version,
+    /// `healthz`, `livez`, `readyz`
+    Health,
+    /// `apis/authorization.k8s.io/v1/..`
+    Review(Review),
     /// `api`
     CoreVersions,
     /// `apis`
@@ -37,6 +43,15 @@ pub(crate) enum InMesh {
     Objects(Objects),
 }
 
+/// What the caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Review {
+    /// `selfsubjectaccessreviews`: whether it may do this.
+    Access,
+    /// `selfsubjectrulesreviews`: everything that it may.
+    Rules,
+}
+
 /// A collection, or one object of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Objects {
@@ -49,16 +64,17 @@ pub(crate) struct Objects {
     pub(crate) status: bool,
 }
 
+/// The group of [`Review`]. It is not listed: nobody makes objects of it, and clients that ask know where.
+const REVIEWS: &str = "authorization.k8s.io";
+
 impl Target {
     /// Reads a path; `None` when there is nothing there.
     pub(crate) fn parse(path: &str) -> Option<Self> {
         if path == "/version" {
             return Some(Self::Version);
         }
-        let mut parts = path
-            .strip_prefix("/meshes/")?
-            .trim_end_matches('/')
-            .split('/');
+        let path = path.strip_prefix("/meshes/")?.trim_end_matches('/');
+        let mut parts = path.split('/');
         let mesh = parts.next()?.parse().ok()?;
         let rest: Vec<&str> = parts.collect();
         Some(Self::Mesh(mesh, in_mesh(&rest)?))
@@ -67,7 +83,11 @@ impl Target {
 
 fn in_mesh(parts: &[&str]) -> Option<InMesh> {
     Some(match parts {
+        [] => InMesh::Root,
         ["version"] => InMesh::Version,
+        ["healthz" | "livez" | "readyz"] => InMesh::Health,
+        ["apis", REVIEWS, "v1", "selfsubjectaccessreviews"] => InMesh::Review(Review::Access),
+        ["apis", REVIEWS, "v1", "selfsubjectrulesreviews"] => InMesh::Review(Review::Rules),
         ["api"] => InMesh::CoreVersions,
         ["apis"] => InMesh::Groups,
         ["apis", group] => InMesh::Group(group_version(group, None)?.0),
@@ -176,15 +196,7 @@ mod tests {
             assert_eq!(objects(nothing), None, "{nothing}");
         }
         assert_eq!(Target::parse("/version"), Some(Target::Version));
-        for nothing in [
-            "",
-            "/",
-            "/meshes",
-            "/meshes/",
-            "/meshes/UPPER/api",
-            "/meshes/a",
-            "/api",
-        ] {
+        for nothing in ["", "/", "/meshes", "/meshes/", "/meshes/UPPER/api", "/api"] {
             assert_eq!(Target::parse(nothing), None, "{nothing}");
         }
     }

@@ -6,24 +6,24 @@ use std::sync::atomic::Ordering;
 
 use axum::{body::Body, response::Response};
 use http::StatusCode;
-use leno_config::Kind;
+use leno_config::{Finding, Kind};
 use leno_store::{Entry, Expect, StoreError, Write};
 use serde_json::{Value, json};
 
 pub(crate) use request::json_only;
 
 use request::{
-    PatchForm, agree, name_generated, patch_form, read_object, read_options, same_object,
+    PatchForm, agree, lenient, name_generated, parse_fields, patch_form, read_object, read_options,
+    same_object,
 };
 
 use crate::{
     changes::Scope,
-    duplicates,
     handler::Call,
     media, object,
     patch::{self, PatchError},
     plan::{self, Outcome, Planned},
-    query::Parameters,
+    query::{Parameters, Validation},
     read,
     status::{ApiError, json_response},
     store_key, strategic, warnings,
@@ -40,7 +40,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(&call.parts.uri)?;
-    let mut proposed = read_object(call, kind, body).await?;
+    let (mut proposed, notes) = read_object(call, kind, parameters.validation, body).await?;
     name_generated(call, &mut proposed);
     let name = object::meta_text(&proposed, "name").to_owned();
     agree(kind, &mut proposed, namespace, &name)?;
@@ -49,7 +49,8 @@ pub(crate) async fn create(
             "resourceVersion should not be set on objects to be created",
         ));
     }
-    let planned = planned(call, kind, &name, proposed, None)?;
+    let mut planned = planned(call, kind, &name, &parameters, proposed, None)?;
+    planned.warnings.splice(0..0, notes);
     let target = Target::new(call, kind, namespace, &name);
     let revision = if parameters.dry_run {
         if target.entry()?.is_some() {
@@ -76,10 +77,12 @@ pub(crate) async fn update(
     body: Body,
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::parse(&call.parts.uri)?;
-    let mut proposed = read_object(call, kind, body).await?;
+    let (mut proposed, notes) = read_object(call, kind, parameters.validation, body).await?;
     agree(kind, &mut proposed, namespace, name)?;
     let target = Target::new(call, kind, namespace, name);
-    target.change(&parameters, |_| Ok(proposed.clone())).await
+    target
+        .change(&parameters, &notes, |_| Ok(proposed.clone()))
+        .await
 }
 
 /// Changes an object by a patch.
@@ -96,11 +99,11 @@ pub(crate) async fn patch(
         .server
         .read_body(body, call.server.api.limits.object_bytes)
         .await?;
-    let patch = duplicates::parse(&bytes)
+    let (patch, notes) = parse_fields(kind, parameters.validation, &bytes)
         .map_err(|error| ApiError::bad_request(format!("the patch is no JSON: {error}")))?;
     let target = Target::new(call, kind, namespace, name);
     target
-        .change(&parameters, |current| {
+        .change(&parameters, &notes, |current| {
             let mut next = current.clone();
             let applied = match form {
                 PatchForm::Json => patch::json(&mut next, &patch),
@@ -115,10 +118,7 @@ pub(crate) async fn patch(
                 PatchError::Unfit(text) => ApiError::invalid(
                     kind,
                     name,
-                    &[leno_config::Finding::new(
-                        "",
-                        format!("the patch does not fit: {text}"),
-                    )],
+                    &[Finding::new("", format!("the patch does not fit: {text}"))],
                 ),
             })?;
             if !next.is_object() {
@@ -246,6 +246,7 @@ impl<'a> Target<'a> {
     async fn change(
         &self,
         parameters: &Parameters,
+        notes: &[Finding],
         next: impl Fn(&Value) -> Result<Value, ApiError>,
     ) -> Result<Response, ApiError> {
         let Self { kind, name, .. } = *self;
@@ -258,7 +259,8 @@ impl<'a> Target<'a> {
             object::set_revision(&mut current, entry.revision);
             let proposed = next(&current)?;
             same_object(kind, name, &proposed, &old, entry.revision)?;
-            let planned = planned(self.call, kind, name, proposed, Some(&old))?;
+            let mut planned = planned(self.call, kind, name, parameters, proposed, Some(&old))?;
+            planned.warnings.splice(0..0, notes.iter().cloned());
             if planned.outcome == Outcome::Unchanged || parameters.dry_run {
                 return self.answer(planned, Some(entry.revision), parameters, StatusCode::OK);
             }
@@ -380,13 +382,28 @@ fn planned(
     call: &Call<'_>,
     kind: Kind,
     name: &str,
-    proposed: Value,
+    parameters: &Parameters,
+    mut proposed: Value,
     old: Option<&Value>,
 ) -> Result<Planned, ApiError> {
     let api = &call.server.api;
-    let invalid = |findings: Vec<_>| ApiError::invalid(kind, name, &findings);
+    let invalid = |findings: Vec<Finding>| {
+        if findings.iter().all(Finding::is_unknown_field) {
+            return ApiError::unknown_fields(kind, &findings);
+        }
+        ApiError::invalid(kind, name, &findings)
+    };
+    let mut notes = Vec::new();
+    if lenient(kind, parameters.validation) {
+        let gone = leno_config::prune(kind, &mut proposed);
+        if parameters.validation == Validation::Warn {
+            let note = |field| Finding::new("", format!("unknown field \"{field}\""));
+            notes.extend(gone.into_iter().map(note));
+        }
+    }
     let (value, resource) = plan::admitted(kind, proposed).map_err(invalid)?;
     let mut planned = plan::complete(api, call.mesh, kind, value, old).map_err(invalid)?;
     plan::warn(api, call.mesh, &[&resource], &mut [&mut planned]);
+    planned.warnings.splice(0..0, notes);
     Ok(planned)
 }

@@ -89,8 +89,8 @@ impl<'v> Object<'v> {
                 Some(_) => {}
                 None => {
                     let near = nearest(key, &known.names());
-                    findings
-                        .add(Finding::new(self.path(key), "unknown field").with_suggestion(near));
+                    let finding = Finding::unknown_field(self.path(key));
+                    findings.add(finding.with_suggestion(near));
                 }
             }
         }
@@ -353,12 +353,41 @@ where
 /// See [`crate::admit`].
 pub(crate) fn admit(kind: Kind, mut value: Value) -> Result<Admitted, Vec<Finding>> {
     let mut findings = Findings::default();
+    let written = value.clone();
     let resource = read(kind, &mut value, &mut findings);
     let findings = findings.finish();
     match resource {
-        Some(resource) if findings.is_empty() => Ok(Admitted { value, resource }),
+        Some(resource) if findings.is_empty() => {
+            let value = kept(kind, value, written);
+            Ok(Admitted { value, resource })
+        }
         Some(_) | None if !findings.is_empty() => Err(findings),
         _ => Err(vec![Finding::new("", "the document cannot be read")]),
+    }
+}
+
+/// What is stored of a document. Clients merge a Service's ports by their number; any other list they compare whole
+/// with what they applied, so a default within one would make every `kubectl apply` a change.
+fn kept(kind: Kind, mut read: Value, mut written: Value) -> Value {
+    if kind == Kind::Service {
+        return read;
+    }
+    without_nulls(&mut written);
+    if let (Some(to), Some(from)) = (written.get_mut("metadata"), read.get_mut("metadata")) {
+        *to = from.take();
+    }
+    written
+}
+
+/// Null means absent. Depth is bounded by the readers of JSON and YAML.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
     }
 }
 

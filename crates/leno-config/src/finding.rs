@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+const UNKNOWN_FIELD: &str = "unknown field";
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -31,6 +33,17 @@ impl Finding {
             reason: reason.into(),
             suggestion: None,
         }
+    }
+
+    /// A field that no table has.
+    pub(crate) fn unknown_field(field: impl Into<String>) -> Self {
+        Self::new(field, UNKNOWN_FIELD)
+    }
+
+    /// Whether it is about a field that no table has.
+    #[must_use]
+    pub fn is_unknown_field(&self) -> bool {
+        self.reason == UNKNOWN_FIELD
     }
 
     /// The same with the nearest valid name.

@@ -111,6 +111,32 @@ impl Kind {
         }
     }
 
+    /// Words that mean several kinds, as in `kubectl get all`.
+    #[must_use]
+    pub const fn categories(self) -> &'static [&'static str] {
+        match self {
+            Self::EndpointSlice => &[],
+            Self::Service
+            | Self::HttpRoute
+            | Self::AccessPolicy
+            | Self::HostnameGenerator
+            | Self::Workload => &["all"],
+        }
+    }
+
+    /// Whether objects of it say who may do what: with a part of them left out they could allow more.
+    #[must_use]
+    pub const fn guards(self) -> bool {
+        match self {
+            Self::AccessPolicy => true,
+            Self::Service
+            | Self::EndpointSlice
+            | Self::HttpRoute
+            | Self::HostnameGenerator
+            | Self::Workload => false,
+        }
+    }
+
     /// Whether objects of it live in a namespace.
     #[must_use]
     pub const fn namespaced(self) -> bool {

@@ -34,13 +34,14 @@ pub use resource::{
     RouteMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort,
     ServiceSelector, TargetPort,
 };
-pub use schema::{Field, Fields, List, Merge, Shape, departures, schema};
+pub use schema::{Field, Fields, List, Merge, Shape, departures, prune, schema};
 pub use template::{SplitBackend, access_policy, httproute_split, service_template};
 
 /// A document the server can store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admitted {
-    /// The document with its defaults.
+    /// The document as it is kept: a Service with its defaults, as a cluster keeps one; any other as it was written,
+    /// with its namespace, so that who applies it again finds it unchanged.
     pub value: Value,
     /// The same, typed.
     pub resource: Resource,

@@ -146,6 +146,33 @@ pub fn schema(kind: Kind) -> &'static Fields {
     }
 }
 
+/// Takes away every field that the table of its kind has not, and says which: for callers who ask for that.
+pub fn prune(kind: Kind, object: &mut Value) -> Vec<String> {
+    let mut gone = Vec::new();
+    without_unknown(Shape::Object(schema(kind)), object, "", &mut gone);
+    gone
+}
+
+fn without_unknown(shape: Shape, value: &mut Value, path: &str, gone: &mut Vec<String>) {
+    match (shape, value) {
+        (Shape::Object(fields), Value::Object(map)) => map.retain(|name, value| {
+            let path = member_path(path, name);
+            let Some(field) = fields.get(name) else {
+                gone.push(path);
+                return false;
+            };
+            without_unknown(field.shape, value, &path, gone);
+            true
+        }),
+        (Shape::List(list), Value::Array(items)) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                without_unknown(list.item, item, &format!("{path}[{index}]"), gone);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Where an object is not what the table of its kind says: a field that is not there, or of another type. For tests
 /// of what the control plane itself makes; documents are read by [`crate::admit`].
 #[must_use]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Dialect;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// The definitions of these kinds, of their lists, and of what they refer to.
@@ -33,6 +34,14 @@ pub(super) fn definitions(kinds: &[Kind], dialect: Dialect) -> Map<String, Value
         all.insert(format!("{name}List"), writer.list_of(kind, &name));
         all.insert(name, value);
     }
+    let number_or_name = match dialect {
+        Dialect::V2 => json!({"type": "string", "format": "int-or-string"}),
+        Dialect::V3 => json!({
+            "format": "int-or-string",
+            "oneOf": [{"type": "integer"}, {"type": "string"}],
+        }),
+    };
+    all.insert(INT_OR_STRING.into(), number_or_name);
     all.insert(
         LIST_META.into(),
         json!({
@@ -76,7 +85,6 @@ impl Writer {
         match self.dialect {
             Dialect::V2 => json!({"$ref": format!("#/definitions/{name}")}),
             Dialect::V3 => json!({
-                "default": {},
                 "allOf": [{"$ref": format!("#/components/schemas/{name}")}],
             }),
         }
@@ -149,13 +157,7 @@ impl Writer {
                 json!({"type": "integer", "format": "int32", "minimum": low, "maximum": high})
             }
             Shape::Flag => json!({"type": "boolean"}),
-            Shape::NumberOrName => match self.dialect {
-                Dialect::V2 => json!({"type": "string", "format": "int-or-string"}),
-                Dialect::V3 => json!({
-                    "format": "int-or-string",
-                    "oneOf": [{"type": "integer"}, {"type": "string"}],
-                }),
-            },
+            Shape::NumberOrName => self.reference(INT_OR_STRING),
             Shape::Texts => {
                 json!({"type": "object", "additionalProperties": {"type": "string"}})
             }

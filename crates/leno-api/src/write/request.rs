@@ -1,21 +1,22 @@
 //! What a write's request says: its body, held to its path, and the versions that it names.
 
 use axum::body::Body;
-use leno_config::Kind;
+use leno_config::{Finding, Kind};
 use serde_json::Value;
 
-use crate::{duplicates, handler::Call, media, object, status::ApiError};
+use crate::{duplicates, handler::Call, media, object, query::Validation, status::ApiError};
 
 /// Reads an object from a body.
 pub(super) async fn read_object(
     call: &Call<'_>,
     kind: Kind,
+    validation: Validation,
     body: Body,
-) -> Result<Value, ApiError> {
+) -> Result<(Value, Vec<Finding>), ApiError> {
     json_only(&media::content_type(call.headers())?)?;
     let limit = call.server.api.limits.object_bytes;
     let bytes = call.server.read_body(body, limit).await?;
-    let value = duplicates::parse(&bytes).map_err(|error| {
+    let (value, notes) = parse_fields(kind, validation, &bytes).map_err(|error| {
         ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
     })?;
     if !value.is_object() {
@@ -24,7 +25,30 @@ pub(super) async fn read_object(
             kind.kind()
         )));
     }
-    Ok(value)
+    Ok((value, notes))
+}
+
+/// Whether fields that there are not are left out instead of refused. What guards something is never read in part,
+/// whatever the caller asks for: with a condition left out it would allow more than was written.
+pub(super) fn lenient(kind: Kind, validation: Validation) -> bool {
+    validation != Validation::Strict && !kind.guards()
+}
+
+/// JSON, with what is to be said of fields that stand twice: of such the last holds, where that was asked for.
+pub(super) fn parse_fields(
+    kind: Kind,
+    validation: Validation,
+    bytes: &[u8],
+) -> Result<(Value, Vec<Finding>), serde_json::Error> {
+    let error = match duplicates::parse(bytes) {
+        Ok(value) => return Ok((value, Vec::new())),
+        Err(error) if lenient(kind, validation) => error,
+        Err(error) => return Err(error),
+    };
+    let value = serde_json::from_slice(bytes)?;
+    let note = Finding::new("", error.to_string());
+    let told = validation == Validation::Warn;
+    Ok((value, told.then_some(note).into_iter().collect()))
 }
 
 pub(crate) fn json_only(media: &str) -> Result<(), ApiError> {
