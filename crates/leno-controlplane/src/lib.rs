@@ -5,6 +5,7 @@
 //! randomness of its own.
 
 pub mod authority;
+pub mod backup;
 mod behind;
 mod challenge;
 pub mod config;

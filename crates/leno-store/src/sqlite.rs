@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Commit, Entry, Key, Store, StoreError, Watch, Write,
+    Commit, Entry, Key, Store, StoreError, Watch, Write, copies,
     log::Log,
     schema,
     writer::{Counters, Request, Writer},
@@ -183,16 +183,10 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Corrupt`] with the first thing found.
     pub fn check_integrity(&self) -> Result<(), StoreError> {
-        let found: String =
-            self.read(|db| db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)))?;
-        if found == "ok" {
-            Ok(())
-        } else {
-            Err(StoreError::corrupt(found))
-        }
+        self.read(|db| Ok(copies::sound(db)))?
     }
 
-    fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
@@ -336,7 +330,7 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
         .map_err(error)
 }
 
-fn private_file(path: &Path) -> std::io::Result<File> {
+pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -1,0 +1,354 @@
+//! A control plane's state from a backup: put together beside the place, then into the place in one step.
+//!
+//! Refuses while a control plane runs there. What was there is kept under another name.
+//! Invariants: at no moment is half a state in the place; what was revoked stays so where the old state still says it;
+//! no join token of the backup can be redeemed any more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs, io,
+    io::Read,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Component, Path, PathBuf},
+    time::SystemTime,
+};
+
+use leno_store::{Expect, Options, SqliteStore, Store, StoreError, Write, begin_anew};
+use leno_types::{DnsLabel, MeshName};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::de::DeserializeOwned;
+use tar::Archive;
+
+use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
+use crate::{
+    times::unix,
+    tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
+};
+
+/// Largest store of a backup, in bytes: the ceiling of a store.
+const MAX_STORE: u64 = 4 << 30;
+/// Files of a backup.
+const MAX_FILES: usize = 4_096;
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Its meshes.
+    pub meshes: Vec<String>,
+    /// When the backup was made, RFC 3339.
+    pub created: String,
+    /// The store's new revision.
+    pub revision: u64,
+    /// Join tokens that could still have been redeemed, and cannot any more.
+    pub tokens_ended: usize,
+    /// Hosts revoked since the backup, which stay so.
+    pub still_revoked: usize,
+    /// Where what was there before is now.
+    pub replaced: Option<PathBuf>,
+}
+
+/// Why nothing was restored; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A control plane runs with this state.
+    #[error("a control plane runs with {0:?}: end it first (leno down), then restore")]
+    Runs(PathBuf),
+    /// It is no backup, or not all of one.
+    #[error("this is no whole backup of Leno ({0}): leno backup makes one")]
+    Damaged(String),
+    /// The store in it cannot be used.
+    #[error("the store in the backup cannot be used")]
+    Store(#[from] StoreError),
+    /// The disk says no.
+    #[error("{path:?} cannot be written")]
+    Io {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn damaged(reason: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Damaged(reason.to_string())
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+    let path = path.to_owned();
+    move |source| RestoreError::Io { path, source }
+}
+
+/// Puts the state of the backup that `archive` reads into `data_dir`, a control plane's data directory.
+///
+/// # Errors
+/// Why nothing was restored.
+pub async fn restore(
+    archive: impl Read,
+    data_dir: &Path,
+    now: SystemTime,
+) -> Result<Restored, RestoreError> {
+    let before = Before::read(data_dir)?;
+    let staging = beside(data_dir, ".restoring")?;
+    let outcome = restore_into(&staging, archive, data_dir, &before, now).await;
+    if staging.exists() && outcome.is_err() {
+        drop(fs::remove_dir_all(&staging));
+    }
+    outcome
+}
+
+async fn restore_into(
+    staging: &Path,
+    archive: impl Read,
+    data_dir: &Path,
+    before: &Before,
+    now: SystemTime,
+) -> Result<Restored, RestoreError> {
+    if staging.exists() {
+        // Of a restore that did not end.
+        fs::remove_dir_all(staging).map_err(io_error(staging))?;
+    }
+    let manifest = unpack(archive, staging)?;
+    let path = staging.join(STORE);
+    begin_anew(&path, before.revision)?;
+    let store = SqliteStore::open(&path, Options::default())?;
+    for mesh in store.meshes()? {
+        if !staging.join(MESHES).join(mesh.as_str()).is_dir() {
+            return Err(damaged(format!("it has no authority of mesh {mesh}")));
+        }
+    }
+    let mut restored = Restored {
+        meshes: manifest.meshes,
+        created: manifest.created,
+        revision: 0,
+        tokens_ended: 0,
+        still_revoked: 0,
+        replaced: None,
+    };
+    let mut writes = Vec::new();
+    for mesh in store.meshes()? {
+        let ended = tokens(&store, &mesh, unix(now))?;
+        restored.tokens_ended += ended.len();
+        let revoked = revocations(&store, &mesh, before, staging)?;
+        restored.still_revoked += revoked.len();
+        writes.extend(ended.into_iter().chain(revoked));
+    }
+    restored.revision = store.commit(writes).await?;
+    drop(store);
+    restored.replaced = swap(staging, data_dir, unix(now))?;
+    Ok(restored)
+}
+
+/// What the state that is replaced still says.
+#[derive(Default)]
+struct Before {
+    revision: u64,
+    /// By mesh: its root, and who is revoked.
+    revoked: BTreeMap<DnsLabel, (Vec<u8>, BTreeSet<String>)>,
+}
+
+impl Before {
+    /// Nothing, when there is none or it cannot be read: a damaged store is what backups are for.
+    fn read(data_dir: &Path) -> Result<Self, RestoreError> {
+        let path = data_dir.join(STORE);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let store = match SqliteStore::open(&path, Options::default()) {
+            Ok(store) => store,
+            Err(StoreError::InUse { .. }) => return Err(RestoreError::Runs(data_dir.into())),
+            Err(error) => {
+                tracing::warn!(%error, "the state that is there cannot be read: hosts revoked since the backup have to be revoked again");
+                return Ok(Self::default());
+            }
+        };
+        let mut before = Self {
+            revision: store.revision(),
+            revoked: BTreeMap::new(),
+        };
+        for mesh in store.meshes()? {
+            let agents: Vec<AgentRecord> = records(&store, &mesh, AGENTS)?;
+            let revoked = agents.into_iter().filter(|agent| agent.revoked);
+            let names = revoked.map(|agent| agent.name).collect();
+            let root = root_of(data_dir, &mesh);
+            before.revoked.insert(mesh, (root, names));
+        }
+        Ok(before)
+    }
+}
+
+/// The root of a mesh's authority; empty when it cannot be read.
+fn root_of(data_dir: &Path, mesh: &MeshName) -> Vec<u8> {
+    let path = data_dir.join(MESHES).join(mesh.as_str()).join("root.pem");
+    fs::read(path).unwrap_or_default()
+}
+
+fn records<T: DeserializeOwned>(
+    store: &SqliteStore,
+    mesh: &MeshName,
+    collection: &str,
+) -> Result<Vec<T>, RestoreError> {
+    let (entries, _) = store.list(mesh, collection, None)?;
+    let read = |entry: &leno_store::Entry| serde_json::from_slice(&entry.value).ok();
+    Ok(entries.iter().filter_map(read).collect())
+}
+
+/// Ends every token that could still be redeemed: one that was spent since the backup would be fresh again.
+fn tokens(store: &SqliteStore, mesh: &MeshName, now: u64) -> Result<Vec<Write>, RestoreError> {
+    change(store, mesh, TOKENS, |token: &mut TokenRecord| {
+        let valid = token.expires > now && token.redemptions.len() < token.uses as usize;
+        token.expires = token.expires.min(now);
+        valid
+    })
+}
+
+/// Revokes whom the state before had revoked, in the mesh of the same root.
+fn revocations(
+    store: &SqliteStore,
+    mesh: &MeshName,
+    before: &Before,
+    staging: &Path,
+) -> Result<Vec<Write>, RestoreError> {
+    let Some((root, revoked)) = before.revoked.get(mesh) else {
+        return Ok(Vec::new());
+    };
+    if *root != root_of(staging, mesh) {
+        return Ok(Vec::new());
+    }
+    change(store, mesh, AGENTS, |agent: &mut AgentRecord| {
+        let stays = revoked.contains(&agent.name) && !agent.revoked;
+        agent.revoked |= stays;
+        stays
+    })
+}
+
+/// The writes for those records of a collection that `mend` changed.
+fn change<T: DeserializeOwned + serde::Serialize>(
+    store: &SqliteStore,
+    mesh: &MeshName,
+    collection: &str,
+    mut mend: impl FnMut(&mut T) -> bool,
+) -> Result<Vec<Write>, RestoreError> {
+    let (entries, _) = store.list(mesh, collection, None)?;
+    let mut writes = Vec::new();
+    for entry in entries {
+        let Ok(mut record) = serde_json::from_slice::<T>(&entry.value) else {
+            continue;
+        };
+        if mend(&mut record) {
+            let value = serde_json::to_vec(&record).map_err(damaged)?;
+            writes.push(Write::put(entry.key, value, Expect::Any));
+        }
+    }
+    Ok(writes)
+}
+
+/// Puts the files of the backup into `staging`; none but those a backup has, and none anywhere else.
+fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> {
+    make_dir(staging)?;
+    let (mut manifest, mut store) = (None, false);
+    let mut archive = Archive::new(archive);
+    for (number, entry) in archive.entries().map_err(damaged)?.enumerate() {
+        let mut entry = entry.map_err(damaged)?;
+        if number >= MAX_FILES || !entry.header().entry_type().is_file() {
+            return Err(damaged("something in it is none of a backup"));
+        }
+        let name = entry.path().map_err(damaged)?.into_owned();
+        let parts: Option<Vec<&str>> = name
+            .components()
+            .map(|part| match part {
+                Component::Normal(part) => part.to_str(),
+                _ => None,
+            })
+            .collect();
+        match parts.as_deref() {
+            Some([MANIFEST]) => {
+                let read = serde_json::from_reader((&mut entry).take(MAX_AUTHORITY_FILE));
+                manifest = Some(read.map_err(damaged)?);
+            }
+            Some([STORE]) => {
+                take(&mut entry, &staging.join(STORE), MAX_STORE)?;
+                store = true;
+            }
+            Some([MESHES, mesh, file]) if mesh.parse::<MeshName>().is_ok() => {
+                let directory = staging.join(MESHES).join(mesh);
+                make_dir(&directory)?;
+                take(&mut entry, &directory.join(file), MAX_AUTHORITY_FILE)?;
+            }
+            _ => return Err(damaged(format!("{} is none of a backup", name.display()))),
+        }
+    }
+    let manifest: Manifest = manifest.ok_or_else(|| damaged("it says nothing of itself"))?;
+    if manifest.format != FORMAT {
+        let Manifest { format, leno, .. } = manifest;
+        return Err(damaged(format!(
+            "it is of form {format}, made by Leno {leno}"
+        )));
+    }
+    if store {
+        Ok(manifest)
+    } else {
+        Err(damaged("the store is not in it: was it cut short?"))
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), RestoreError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io_error(path))
+}
+
+/// Writes one file, 0600, and has it on disk.
+fn take(entry: &mut impl Read, path: &Path, most: u64) -> Result<(), RestoreError> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io_error(path))?;
+    let written = io::copy(&mut entry.take(most + 1), &mut file);
+    let written = written.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("it is cut short"),
+        _ => io_error(path)(error),
+    })?;
+    if written > most {
+        return Err(damaged(format!("{} is too large", path.display())));
+    }
+    file.sync_all().map_err(io_error(path))
+}
+
+/// A place in the same directory, so that a rename is one step.
+fn beside(path: &Path, ending: &str) -> Result<PathBuf, RestoreError> {
+    let name = path.file_name().ok_or_else(|| RestoreError::Io {
+        path: path.into(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, "it names no directory"),
+    })?;
+    let mut name: OsString = name.into();
+    name.push(ending);
+    Ok(path.with_file_name(name))
+}
+
+/// Puts `staging` into the place; what was there is kept, and named.
+fn swap(staging: &Path, data_dir: &Path, now: u64) -> Result<Option<PathBuf>, RestoreError> {
+    let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
+    sync(staging).map_err(io_error(staging))?;
+    let replaced = if data_dir.exists() {
+        renameat_with(CWD, staging, CWD, data_dir, RenameFlags::EXCHANGE)
+            .map_err(|error| io_error(data_dir)(error.into()))?;
+        let kept = beside(data_dir, &format!(".before-restore-{now}"))?;
+        fs::rename(staging, &kept).map_err(io_error(&kept))?;
+        Some(kept)
+    } else {
+        fs::rename(staging, data_dir).map_err(io_error(data_dir))?;
+        None
+    };
+    let parent = match data_dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    sync(parent).map_err(io_error(parent))?;
+    Ok(replaced)
+}

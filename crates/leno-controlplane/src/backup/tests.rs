@@ -1,0 +1,151 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use leno_store::{Expect, Key, Options, Write as Change};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    documents::TokenRequest,
+    tokens::{AGENTS, TOKENS, TokenRecord},
+};
+
+const NOW: u64 = 1_800_000_000;
+
+fn key(resource: &str, name: &str) -> Key {
+    Key::new("default".parse().unwrap(), resource, "", name)
+}
+
+fn put(resource: &str, name: &str, value: serde_json::Value) -> Change {
+    Change::put(key(resource, name), value.to_string().into(), Expect::Any)
+}
+
+fn agent(name: &str, revoked: bool) -> Change {
+    let record = serde_json::json!({"name": name, "scope": {}, "token": "t", "created": 1, "revoked": revoked});
+    put(AGENTS, name, record)
+}
+
+/// A data directory with a store and a mesh's authority.
+struct Place {
+    _root: TempDir,
+    data: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let root = TempDir::new().unwrap();
+        let data = root.path().join("control-plane");
+        let authority = data.join("meshes/default");
+        fs::create_dir_all(&authority).unwrap();
+        fs::write(authority.join("root.pem"), "a root").unwrap();
+        fs::write(authority.join("root.key"), "a key").unwrap();
+        Self { _root: root, data }
+    }
+
+    fn open(&self) -> SqliteStore {
+        SqliteStore::open(&self.data.join(STORE), Options::default()).unwrap()
+    }
+
+    fn backup(&self, store: &SqliteStore) -> Vec<u8> {
+        let mut file = Vec::new();
+        write(store, &self.data, "2026-11-21T12:00:00Z".into(), &mut file).unwrap();
+        assert!(!self.data.join(COPY).exists());
+        file
+    }
+
+    async fn restore(&self, backup: &[u8]) -> Result<Restored, RestoreError> {
+        restore(backup, &self.data, UNIX_EPOCH + Duration::from_secs(NOW)).await
+    }
+}
+
+#[tokio::test]
+async fn what_was_is_again_but_for_tokens_and_revocations() {
+    let place = Place::new();
+    let store = place.open();
+    let record = TokenRecord::new(&TokenRequest::default(), "t1".into(), &[1; 32], NOW).unwrap();
+    let token = put(TOKENS, "t1", serde_json::to_value(&record).unwrap());
+    let object = put("services", "cart", serde_json::json!({"is": "old"}));
+    let writes = vec![token, agent("a", false), agent("b", false), object];
+    let then = store.commit(writes).await.unwrap();
+    let backup = place.backup(&store);
+    let later = vec![
+        agent("b", true),
+        put("services", "cart", serde_json::json!({"is": "new"})),
+        put("services", "late", serde_json::json!({})),
+    ];
+    let last = store.commit(later).await.unwrap();
+
+    let running = place.restore(&backup).await;
+    assert!(matches!(running, Err(RestoreError::Runs(_))), "{running:?}");
+    drop(store);
+    let restored = place.restore(&backup).await.unwrap();
+    assert!(restored.revision > last + leno_store::JUMP, "{restored:?}");
+    assert_eq!((restored.tokens_ended, restored.still_revoked), (1, 1));
+    assert_eq!(restored.meshes, ["default"]);
+    let kept = restored.replaced.unwrap();
+    assert!(kept.join(STORE).exists());
+
+    let store = place.open();
+    let read = |resource, name| -> serde_json::Value {
+        let entry = store.get(&key(resource, name)).unwrap().unwrap();
+        assert!(entry.revision > then + leno_store::JUMP);
+        serde_json::from_slice(&entry.value).unwrap()
+    };
+    assert_eq!(read("services", "cart")["is"], "old");
+    assert_eq!(store.get(&key("services", "late")).unwrap(), None);
+    assert_eq!(read(TOKENS, "t1")["expires"], NOW);
+    assert_eq!(read(AGENTS, "a")["revoked"], false);
+    assert_eq!(read(AGENTS, "b")["revoked"], true);
+    let authority = place.data.join("meshes/default/root.key");
+    assert_eq!(fs::read_to_string(authority).unwrap(), "a key");
+}
+
+#[tokio::test]
+async fn a_place_where_nothing_was_takes_a_backup_too() {
+    let (from, to) = (Place::new(), Place::new());
+    let store = from.open();
+    store.commit(vec![agent("a", true)]).await.unwrap();
+    let backup = from.backup(&store);
+    fs::remove_dir_all(&to.data).unwrap();
+    let restored = to.restore(&backup).await.unwrap();
+    assert_eq!(restored.replaced, None);
+    assert!(to.open().get(&key(AGENTS, "a")).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn half_a_backup_and_what_is_none_change_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(vec![agent("a", false)]).await.unwrap();
+    let backup = place.backup(&store);
+    drop(store);
+    let mut evil = tar::Builder::new(Vec::new());
+    let mut head = header(4);
+    // As only somebody who means harm writes it: the library itself would not.
+    head.as_gnu_mut().unwrap().name[..8].copy_from_slice(b"../a.txt");
+    head.set_cksum();
+    evil.append(&head, &b"evil"[..]).unwrap();
+    let evil = evil.into_inner().unwrap();
+    let none = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    for bad in [
+        &backup[..backup.len() / 2],
+        &backup[..1_024],
+        b"no tar at all",
+        b"",
+        &evil,
+        &none,
+    ] {
+        let outcome = place.restore(bad).await;
+        assert!(
+            matches!(
+                outcome,
+                Err(RestoreError::Damaged(_) | RestoreError::Store(_))
+            ),
+            "{outcome:?}"
+        );
+        assert_eq!(place.open().revision(), 1);
+    }
+    let beside: Vec<_> = sorted(place.data.parent().unwrap()).unwrap();
+    assert_eq!(beside, [place.data.clone()], "nothing stays behind");
+}
