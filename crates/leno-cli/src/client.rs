@@ -93,6 +93,28 @@ impl Lines {
     }
 }
 
+/// An answer of bytes.
+pub(crate) struct Download {
+    body: Incoming,
+    /// Lives as long as the answer is read.
+    _connection: Client,
+}
+
+impl Download {
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, CallError>> {
+        loop {
+            match self.body.frame().await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(bytes) => return Some(Ok(bytes)),
+                    Err(_) => continue,
+                },
+                Err(error) => return Some(Err(lost(&error))),
+            }
+        }
+    }
+}
+
 impl Client {
     pub(crate) fn new(context: Context) -> Self {
         Self {
@@ -192,6 +214,29 @@ impl Client {
             status,
             &serde_json::from_slice(&bytes).unwrap_or(Value::Null),
         )))
+    }
+
+    /// GET of bytes of a path above the meshes, such as `/leno/v1/backup`, as they come.
+    pub(crate) async fn download_above(&self, path: &str) -> Result<Download, CallError> {
+        let mut above = self.context.clone();
+        let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
+            &mut above.server;
+        prefix.truncate(prefix.rfind("/meshes/").unwrap_or(0));
+        let client = Self::new(above);
+        let (status, body) = client.send(Method::GET, path, None, "*/*").await?;
+        if status.is_success() {
+            return Ok(Download {
+                body,
+                _connection: client,
+            });
+        }
+        let bytes = body
+            .collect()
+            .await
+            .map_err(|error| lost(&error))?
+            .to_bytes();
+        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Err(CallError::Refused(refusal(status, &value)))
     }
 
     async fn send(

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod apply;
+mod backup;
 mod check;
 mod delete;
 mod failing;
@@ -18,6 +19,7 @@ mod token;
 pub(crate) use access::{AccessArgs, access};
 pub(crate) use agent::{AgentCommandArgs, agent};
 pub(crate) use apply::{ApplyArgs, apply};
+pub(crate) use backup::{BackupArgs, backup};
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use delete::{DeleteArgs, delete};
 pub(crate) use objects::{GetArgs, get};

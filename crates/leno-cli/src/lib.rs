@@ -64,6 +64,8 @@ enum Command {
     /// Say who may not call a service
     Deny(commands::AccessArgs),
     Check(commands::CheckArgs),
+    Backup(commands::BackupArgs),
+    Restore(processes::RestoreArgs),
     Status(commands::StatusArgs),
     Top(top::TopArgs),
     Proxy(commands::ProxyArgs),
@@ -118,6 +120,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Up(args) => processes::up(&args),
         Command::Down(args) => processes::down(&args),
         Command::Leave(args) => processes::leave(&args),
+        Command::Restore(args) => processes::restore(&args),
         Command::Join(args) => processes::join(&args),
         Command::Run(args) => run::run(args),
         Command::ControlPlane(args) => processes::control_plane(&args),
@@ -158,6 +161,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::User(args) => {
             with_client(context, async |client| commands::user(client, &args).await)
         }
+        Command::Backup(args) => with_client(context, async |client| {
+            commands::backup(client, &args).await
+        }),
         Command::Context(args) => commands::contexts(&args),
         Command::Version => {
             output::print(concat!("leno ", env!("CARGO_PKG_VERSION")));

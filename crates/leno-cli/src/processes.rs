@@ -1,10 +1,11 @@
-//! The processes of a mesh: `control-plane`, `agent`, `up` (both) and `down`, `join` and `leave`.
+//! The processes of a mesh: `control-plane`, `agent`, `up` (both) and `down`, `join` and `leave`; `restore` puts a state back.
 
 mod agent;
 mod control_plane;
 mod down;
 mod join;
 mod leave;
+mod restore;
 mod up;
 
 pub(crate) use agent::{AgentArgs, agent};
@@ -12,6 +13,7 @@ pub(crate) use control_plane::{ControlPlaneArgs, control_plane};
 pub(crate) use down::{DownArgs, down};
 pub(crate) use join::{JoinArgs, join};
 pub(crate) use leave::{LeaveArgs, leave};
+pub(crate) use restore::{RestoreArgs, restore};
 pub(crate) use up::{UpArgs, up};
 
 use std::{io::IsTerminal, time::Duration};

@@ -3,8 +3,9 @@
 //! Refuses callers without access to the mesh, in the shape of a Kubernetes `Status`, like the API beside it.
 
 mod agents;
+mod backup;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -51,6 +52,10 @@ pub(crate) struct Context {
     pub(crate) counting: Arc<tokio::sync::Mutex<()>>,
     /// What is measured of the control plane itself.
     pub(crate) meters: Meters,
+    /// Held while a backup is made: one at a time.
+    pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
+    /// Where its state is.
+    pub(crate) data_dir: PathBuf,
 }
 
 /// An answer that is no success.
@@ -137,6 +142,7 @@ type Answer<T> = Result<T, Problem>;
 /// The routes, to be merged with the API's.
 pub(crate) fn router(context: Context) -> Router {
     Router::new()
+        .route("/leno/v1/backup", get(backup::download))
         .route("/meshes", get(meshes))
         .route(
             "/meshes/{mesh}/leno/v1/tokens",

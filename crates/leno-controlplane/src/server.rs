@@ -215,6 +215,8 @@ impl Bound {
             store: store_dyn,
             counting: Arc::default(),
             meters: meters.clone(),
+            backing_up: Arc::default(),
+            data_dir: config.data_dir.clone(),
         };
         let meters = metrics::router(meters);
         let serving = Serving {

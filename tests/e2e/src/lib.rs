@@ -1,5 +1,6 @@
 //! What several end-to-end tests share: backends made by hand, and nginx.
 
+pub mod api;
 pub mod peer;
 
 use std::{

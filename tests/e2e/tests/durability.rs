@@ -2,9 +2,7 @@
 //! addresses are all taken it says so, and gives nobody another's.
 
 use std::{
-    io::{self, Read, Write},
     net::Ipv4Addr,
-    os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
         Arc,
@@ -14,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_e2e::SOON;
+use leno_e2e::{SOON, api::call};
 use leno_store::{Expect, Key, Options, SqliteStore, Store};
 use leno_testkit::{Mesh, suite, until_ok};
 use serde_json::{Value, json};
@@ -44,32 +42,6 @@ suite!(
         when_every_virtual_address_is_taken_the_next_service_is_refused_by_name,
     ]
 );
-
-/// One request, as `leno` makes it on the control plane's own machine.
-fn call(socket: &PathBuf, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let body = if body.is_null() {
-        String::new()
-    } else {
-        body.to_string()
-    };
-    let head = format!(
-        "{method} /meshes/default{path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "half an answer");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((
-        status.ok_or_else(cut)?,
-        serde_json::from_str(body).map_err(|_| cut())?,
-    ))
-}
 
 /// A headless service: it takes no address.
 fn document(name: &str, number: u64) -> Value {

@@ -112,7 +112,18 @@ async fn end(pid: u32, data_dir: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Removes exactly what `leno up` made.
+/// What `leno restore` kept of the control plane's state before.
+fn replaced_states(data_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+    let kept = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy()
+            .starts_with("control-plane.before-restore-")
+    });
+    kept.map(|entry| entry.path()).collect()
+}
+
+/// Removes exactly what `leno up` and `leno restore` made.
 fn purge(data_dir: &Path) -> Result<(), CommandError> {
     let run_dir = running::read(data_dir).map_or_else(places::run_dir, |note| note.run_dir);
     let control_plane = data_dir.join("control-plane");
@@ -120,7 +131,13 @@ fn purge(data_dir: &Path) -> Result<(), CommandError> {
     let directories = [control_plane, data_dir.join("agent")];
     let kept = leno_agent::KEPT_FILES.map(|name| run_dir.join(name));
     let files = [running::file(data_dir), background::log_file(data_dir)];
-    for path in directories.into_iter().chain(kept).chain(files) {
+    let replaced = replaced_states(data_dir);
+    for path in directories
+        .into_iter()
+        .chain(replaced)
+        .chain(kept)
+        .chain(files)
+    {
         let removed = if path.is_dir() {
             fs::remove_dir_all(&path)
         } else {

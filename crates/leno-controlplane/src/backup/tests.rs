@@ -147,5 +147,5 @@ async fn half_a_backup_and_what_is_none_change_nothing() {
         assert_eq!(place.open().revision(), 1);
     }
     let beside: Vec<_> = sorted(place.data.parent().unwrap()).unwrap();
-    assert_eq!(beside, [place.data.clone()], "nothing stays behind");
+    assert_eq!(beside.len(), 1, "nothing stays behind: {beside:?}");
 }
