@@ -67,7 +67,9 @@ pub async fn join(
         }
         None => ControlConnector::pinned(&token.pins, dial::ALPN),
     };
-    let connector = connector.map_err(DialError::Tls)?;
+    let connector = connector
+        .map_err(DialError::Tls)?
+        .with_server_name(&token.server_name());
     let channel = dial::dial_any(&token.addresses, &connector).await?;
     let key = PrivateKey::generate();
     let request = RedeemRequest {
@@ -79,6 +81,7 @@ pub async fn join(
         host: host.to_string(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         clock: unix(now),
+        mesh: token.mesh.to_string(),
     };
     let answer = AgentClient::new(channel).redeem(request).await;
     let answer = answer

@@ -22,6 +22,9 @@ use crate::{
     exit::{CommandError, chain},
 };
 
+/// What comes before a mesh's name in a path.
+const MESHES: &str = "/meshes/";
+
 /// The API of one mesh.
 pub(crate) struct Client {
     context: Context,
@@ -155,6 +158,30 @@ impl Client {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": revision}});
         self.call(Method::DELETE, path, Some(("application/json", &options)))
             .await
+    }
+
+    /// The way to another mesh of the same control plane.
+    pub(crate) fn context_of(&self, mesh: &str) -> Context {
+        let mut context = self.context.clone();
+        let (Server::Unix { path, .. } | Server::Https { path, .. }) = &mut context.server;
+        let above = path.rsplit_once(MESHES).map_or("", |(above, _)| above);
+        *path = format!("{above}{MESHES}{mesh}");
+        context
+    }
+
+    /// A call of a path above the meshes, such as `/meshes`.
+    pub(crate) async fn call_above(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
+        let mut context = self.context.clone();
+        let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
+            &mut context.server;
+        prefix.truncate(prefix.rfind(MESHES).unwrap_or(0));
+        let body = body.map(|body| ("application/json", body));
+        Self::new(context).call(method, path, body).await
     }
 
     /// Any call with a JSON answer.

@@ -366,6 +366,22 @@ pub(crate) fn release(name: &str, at: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Removes every context of this server.
+pub(crate) fn release_server(at: &Server) -> Result<(), CommandError> {
+    if !places::config_file().exists() {
+        return Ok(());
+    }
+    change(|file| {
+        let names: Vec<String> = file.contexts.iter().map(|of| of.name.clone()).collect();
+        for name in names {
+            if server_of(file, &name).is_some_and(|server| server == *at) {
+                take_away(file, &name);
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// Removes every context whose server is this socket.
 pub(crate) fn release_socket(at: &Path) -> Result<(), CommandError> {
     if !places::config_file().exists() {

@@ -54,6 +54,7 @@ enum Command {
     Run(run::RunArgs),
     ControlPlane(processes::ControlPlaneArgs),
     Agent(commands::AgentCommandArgs),
+    Mesh(commands::MeshArgs),
     Token(commands::TokenArgs),
     Apply(commands::ApplyArgs),
     Get(commands::GetArgs),
@@ -130,6 +131,9 @@ fn dispatch(cli: Cli) -> Outcome {
                 commands::agent(client, command).await
             }),
         },
+        Command::Mesh(args) => {
+            with_client(context, async |client| commands::mesh(client, &args).await)
+        }
         Command::Token(args) => {
             with_client(context, async |client| commands::token(client, &args).await)
         }

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use leno_store::{Expect, Key, Store, StoreError, Write};
+use leno_types::MeshName;
 
 /// What failed is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -35,6 +36,11 @@ impl Behind {
     pub(crate) fn add(&mut self, writes: impl IntoIterator<Item = Write>) {
         let keyed = writes.into_iter().map(|write| (write.key.clone(), write));
         self.waiting.extend(keyed);
+    }
+
+    /// Nothing of a mesh is to be written any more.
+    pub(crate) fn forget(&mut self, mesh: &MeshName) {
+        self.waiting.retain(|key, _| key.mesh != *mesh);
     }
 
     /// The batch to be written now, if any; [`Behind::done`] must follow.
@@ -154,6 +160,10 @@ mod tests {
         }
 
         fn meshes(&self) -> Result<Vec<DnsLabel>, StoreError> {
+            unreachable!("nothing is read")
+        }
+
+        fn collections(&self, _: &DnsLabel) -> Result<Vec<std::sync::Arc<str>>, StoreError> {
             unreachable!("nothing is read")
         }
 

@@ -38,7 +38,7 @@ pub(crate) fn begin(
     let Some((addresses, identity, port)) = mesh.take_challenges(agent, uid) else {
         return;
     };
-    let certificate = mesh.certificate.borrow().clone();
+    let certificate = mesh.certificate.clone();
     let alpn = [Alpn::Leno1, Alpn::H2];
     let connector = Connector::new(&certificate, mesh.authority.bundle(), &[identity], &alpn);
     let Ok(connector) = connector else {

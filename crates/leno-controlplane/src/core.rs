@@ -11,9 +11,10 @@ use std::{
 
 use leno_runtime::{Scope, Stop};
 use leno_store::{Store, StoreError, Watch};
-use leno_types::{Identity, MeshName};
+use leno_tls::{TlsError, control::ControlAcceptor};
+use leno_types::{Identity, MeshName, joining_name};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     authority::random,
     behind::{self, Behind, Left},
     mesh::Mesh,
+    tenants::{Directory, Tenant},
     times::Believed,
 };
 
@@ -125,6 +127,12 @@ impl Clock {
 /// The state of all meshes.
 pub(crate) struct Core {
     pub(crate) meshes: BTreeMap<MeshName, Mesh>,
+    /// The mesh that this control plane was started with: it is there as long as this runs.
+    pub(crate) own: MeshName,
+    pub(crate) directory: Directory,
+    /// Meshes refused for the ceiling.
+    pub(crate) meshes_refused: u64,
+    acceptor: watch::Sender<ControlAcceptor>,
     pub(crate) clock: Clock,
     believed: Believed,
     pub(crate) store: Arc<dyn Store>,
@@ -136,16 +144,29 @@ pub(crate) struct Core {
 
 impl Core {
     /// The state and the queue of jobs for it.
+    ///
+    /// # Errors
+    /// When TLS cannot be served with the meshes' certificates.
     pub(crate) fn new(
+        own: MeshName,
         meshes: BTreeMap<MeshName, Mesh>,
         store: Arc<dyn Store>,
         clock: Clock,
         scope: Scope,
-    ) -> (Self, Jobs) {
+    ) -> Result<(Self, Jobs), TlsError> {
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let acceptor = watch::Sender::new(acceptor_of(&own, &meshes)?);
+        let directory = Directory::default();
+        for mesh in meshes.values() {
+            directory.insert(tenant(mesh));
+        }
         let core = Self {
             meshes,
             believed: Believed::new(clock.wall(), clock.world.lived()),
+            own,
+            directory,
+            meshes_refused: 0,
+            acceptor,
             clock,
             store,
             scope,
@@ -153,7 +174,46 @@ impl Core {
             behind: Behind::default(),
             next_id: 0,
         };
-        (core, Jobs(receiver))
+        Ok((core, Jobs(receiver)))
+    }
+
+    /// How TLS is accepted, now and later.
+    pub(crate) fn acceptor(&self) -> watch::Receiver<ControlAcceptor> {
+        self.acceptor.subscribe()
+    }
+
+    /// A mesh is served from now on.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn add_mesh(&mut self, mut mesh: Mesh) -> Result<(), StoreError> {
+        mesh.load(&*self.store)?;
+        self.directory.insert(tenant(&mesh));
+        self.meshes.insert(mesh.name().clone(), mesh);
+        self.accept_all();
+        Ok(())
+    }
+
+    /// A mesh is served no more: its streams and connections end, and nothing of it waits to be written.
+    pub(crate) fn remove_mesh(&mut self, name: &MeshName) {
+        if let Some(mut mesh) = self.meshes.remove(name) {
+            mesh.end_all();
+        }
+        self.behind.forget(name);
+        self.directory.remove(name);
+        self.accept_all();
+    }
+
+    /// Accepts TLS for the meshes that there are, with the certificates that they have.
+    fn accept_all(&mut self) {
+        match acceptor_of(&self.own, &self.meshes) {
+            Ok(acceptor) => {
+                self.acceptor.send_replace(acceptor);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the control plane's new certificates cannot be used");
+            }
+        }
     }
 
     /// A number for a stream that was never given before.
@@ -225,6 +285,11 @@ impl Core {
         for mesh in self.meshes.values_mut() {
             mesh.tick(uptime, wall);
         }
+        let renewed = self.meshes.values_mut();
+        let renewed = renewed.map(|mesh| std::mem::take(&mut mesh.renewed));
+        if renewed.fold(false, |any, one| any | one) {
+            self.accept_all();
+        }
     }
 
     fn reload(&mut self) -> Result<Watch, StoreError> {
@@ -255,6 +320,32 @@ impl Core {
             mesh.change(change, now);
         }
     }
+}
+
+/// As the directory has it.
+fn tenant(mesh: &Mesh) -> Tenant {
+    Tenant {
+        name: mesh.name().clone(),
+        domain: mesh.domain().clone(),
+        shared: Arc::clone(&mesh.shared),
+        stop: Stop::new(),
+    }
+}
+
+/// Serves TLS for all meshes: by SNI, which is a trust domain, or a name that hosts have who only have a token; whoever
+/// names none means the control plane's own.
+fn acceptor_of(
+    own: &MeshName,
+    meshes: &BTreeMap<MeshName, Mesh>,
+) -> Result<ControlAcceptor, TlsError> {
+    let others = meshes.values().filter(|mesh| mesh.name() != own);
+    let all = meshes.get(own).into_iter().chain(others);
+    let identity = |mesh: &Mesh| (mesh.certificate.clone(), mesh.authority.bundle().clone());
+    let identities: Vec<_> = all.map(identity).collect();
+    let acceptor = ControlAcceptor::new(&identities)?;
+    Ok(meshes.values().fold(acceptor, |acceptor, mesh| {
+        acceptor.with_alias(&joining_name(mesh.name()), mesh.domain())
+    }))
 }
 
 /// What waits to be done.

@@ -30,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     core::Handle,
     mesh::{Mesh, locked, remembered_key},
+    tenants::Directory,
     times::{rfc3339_of, unix},
     vips::{Vip, Vips},
 };
@@ -90,11 +91,6 @@ impl Shared {
             ages: Mutex::default(),
             changes,
         }
-    }
-
-    /// Counts what all meshes show anew.
-    pub(crate) fn changes(&self) -> watch::Sender<u64> {
-        self.changes.clone()
     }
 
     /// The addresses of services.
@@ -166,27 +162,25 @@ impl Shared {
 
 /// What the API sees of all meshes.
 pub(crate) struct DerivedMeshes {
-    meshes: BTreeMap<MeshName, Arc<Shared>>,
+    meshes: Directory,
     changes: watch::Sender<u64>,
     handle: Handle,
 }
 
 impl DerivedMeshes {
     /// Of these meshes, which count in `changes` what they show anew.
-    pub(crate) fn new(
-        meshes: impl IntoIterator<Item = Arc<Shared>>,
-        changes: watch::Sender<u64>,
-        handle: Handle,
-    ) -> Self {
-        let meshes = meshes
-            .into_iter()
-            .map(|shared| (shared.name.clone(), shared))
-            .collect();
+    pub(crate) fn new(meshes: Directory, changes: watch::Sender<u64>, handle: Handle) -> Self {
         Self {
             meshes,
             changes,
             handle,
         }
+    }
+
+    fn shared(&self, mesh: &MeshName) -> Option<Arc<Shared>> {
+        self.meshes
+            .get(mesh)
+            .map(|tenant| Arc::clone(&tenant.shared))
     }
 }
 
@@ -216,7 +210,7 @@ impl Derived for DerivedMeshes {
     }
 
     fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
-        let Some(shared) = self.meshes.get(mesh) else {
+        let Some(shared) = self.shared(mesh) else {
             return Vec::new();
         };
         let published = shared.read();
@@ -262,7 +256,7 @@ impl Derived for DerivedMeshes {
 
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
-        let published = self.meshes.get(mesh)?.read();
+        let published = self.shared(mesh)?.read();
         let mut status = published.statuses.get(&key).cloned()?;
         // Written when it is read: where many generators name many services it is far more than all the rest.
         let service = ServiceName::new(key.1, key.2);
@@ -283,7 +277,7 @@ impl Derived for DerivedMeshes {
         namespace: &str,
         name: &str,
     ) -> Option<Result<Write, String>> {
-        let shared = self.meshes.get(mesh).filter(|_| kind == Kind::Service)?;
+        let shared = self.shared(mesh).filter(|_| kind == Kind::Service)?;
         let name = ServiceName::new(namespace.parse().ok()?, name.parse().ok()?);
         let served = locked(&shared.derived).get(&name).copied()?;
         if served {
@@ -302,7 +296,7 @@ impl Derived for DerivedMeshes {
         old: Option<&Value>,
         now: SystemTime,
     ) -> Result<(), Vec<Finding>> {
-        match self.meshes.get(mesh) {
+        match self.shared(mesh) {
             Some(shared) if kind == Kind::Service => {
                 give_addresses(&mut shared.vips(), object, old, unix(now))
                     .map_err(|finding| vec![finding])
@@ -312,7 +306,7 @@ impl Derived for DerivedMeshes {
     }
 
     fn warnings(&self, mesh: &DnsLabel, together: &[&Resource]) -> Vec<Vec<Finding>> {
-        match self.meshes.get(mesh) {
+        match self.shared(mesh) {
             Some(shared) => references::warnings(mesh, &shared.read(), together),
             None => vec![Vec::new(); together.len()],
         }
@@ -323,7 +317,7 @@ impl Derived for DerivedMeshes {
     }
 
     fn has_mesh(&self, mesh: &DnsLabel) -> bool {
-        self.meshes.contains_key(mesh)
+        self.meshes.get(mesh).is_some()
     }
 }
 

@@ -339,13 +339,39 @@ pub struct Vitals {
     pub ceilings: BTreeMap<String, u64>,
 }
 
-/// One of `GET /meshes`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// `POST /meshes`, on the admin socket only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MeshRequest {
+    /// Its name: a DNS label.
+    pub name: String,
+    /// Its trust domain; `NAME.leno` when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Networks of its members, which are never called in clear.
+    pub prefixes: Vec<String>,
+}
+
+/// One of `GET /meshes`, and `GET /meshes/M`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MeshInfo {
     /// The mesh.
     pub name: String,
     /// Its trust domain.
     pub trust_domain: String,
+    /// `serving`, `removing` or `broken` (the log says why).
+    pub state: String,
+    /// Whether the control plane was started with it: then it cannot be removed.
+    pub own: bool,
+    /// Hosts that are its members.
+    pub agents: usize,
+    /// Those of them that are connected.
+    pub agents_connected: usize,
+    /// Objects that people wrote.
+    pub objects: usize,
+    /// Join tokens.
+    pub tokens: usize,
 }
 
 /// What the ready file holds.

@@ -59,8 +59,8 @@ pub(crate) struct Connection {
 #[derive(Clone)]
 pub(crate) struct AgentService {
     pub(crate) handle: Handle,
-    /// Meshes whose tokens may be redeemed here.
-    pub(crate) meshes: Vec<MeshName>,
+    /// The mesh of tokens whose host does not say which.
+    pub(crate) own: MeshName,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -118,6 +118,7 @@ impl From<SignError> for Status {
         let text = error.to_string();
         match error {
             SignError::Token(_)
+            | SignError::NoMesh(_)
             | SignError::NotHosted { .. }
             | SignError::UnknownAgent(_)
             | SignError::Outdated(_) => Self::permission_denied(text),
@@ -154,6 +155,15 @@ impl AgentService {
             .ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))
     }
 
+    /// The mesh that a token is said to be for; hosts of before there were several do not say.
+    fn mesh_named(&self, name: &str) -> Result<MeshName, Status> {
+        if name.is_empty() {
+            return Ok(self.own.clone());
+        }
+        let parsed = name.parse();
+        parsed.map_err(|error| Status::invalid_argument(format!("the token's mesh: {error}")))
+    }
+
     async fn try_redeem(
         &self,
         mesh: &MeshName,
@@ -179,7 +189,8 @@ impl AgentService {
                 let redeemed = mesh.redeem(&*store, &joining, now);
                 Some((redeemed, store))
             });
-            let (redeemed, store) = prepared.await.ok().flatten().ok_or(StoreError::Closed)?;
+            let prepared = prepared.await.map_err(|_| StoreError::Closed)?;
+            let (redeemed, store) = prepared.ok_or_else(|| SignError::NoMesh(mesh.clone()))?;
             let (answer, writes, agent) = match redeemed? {
                 Redeemed::Repeat(answer) => return Ok(answer),
                 Redeemed::Make {
@@ -296,29 +307,16 @@ impl Agent for AgentService {
         // Whoever has no token yet writes into the log with it.
         request.token_id = request.token_id.chars().take(64).collect();
         read_csr(&request.csr)?;
-        let mut outcome = Err(Status::permission_denied(
-            "this control plane serves no mesh",
-        ));
-        for mesh in &self.meshes {
-            match self.try_redeem(mesh, &request, source, was.as_ref()).await {
-                Ok(answer) => {
-                    tracing::info!(mesh = answer.mesh, agent = answer.agent, %source, token = request.token_id, "a host joined");
-                    return Ok(Response::new(answer));
-                }
-                Err(error) => {
-                    let unknown = matches!(
-                        error,
-                        SignError::Token(crate::tokens::RedeemError::Unknown(_))
-                    );
-                    outcome = Err(error.into());
-                    if !unknown {
-                        break;
-                    }
-                }
+        let mesh = self.mesh_named(&request.mesh)?;
+        let outcome = match self.try_redeem(&mesh, &request, source, was.as_ref()).await {
+            Ok(answer) => {
+                tracing::info!(mesh = answer.mesh, agent = answer.agent, %source, token = request.token_id, "a host joined");
+                Ok(Response::new(answer))
             }
-        }
+            Err(error) => Err(Status::from(error)),
+        };
         if let Err(status) = &outcome {
-            tracing::warn!(%source, token = request.token_id, reason = status.message(), "a join token was refused");
+            tracing::warn!(%mesh, %source, token = request.token_id, reason = status.message(), "a join token was refused");
         }
         outcome
     }

@@ -4,6 +4,7 @@
 
 mod agents;
 mod backup;
+mod meshes;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,12 +28,11 @@ use crate::{
     authority::random,
     core::{Clock, Handle},
     distribution::Type,
-    documents::{
-        LocalAgentRequest, LocalAgentResponse, MeshInfo, TokenCreated, TokenInfo, TokenRequest,
-    },
+    documents::{LocalAgentRequest, LocalAgentResponse, TokenCreated, TokenInfo, TokenRequest},
     grpc::Connection,
     mesh::{Mesh, SignError},
     metrics::Meters,
+    tenants::{Directory, Founder},
     times::{rfc3339, unix},
     tokens::{MAX_TOKENS, TOKENS, TokenRecord},
 };
@@ -47,6 +47,7 @@ const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) handle: Handle,
+    pub(crate) directory: Directory,
     pub(crate) store: Arc<dyn Store>,
     /// Held from counting tokens until one more is written, so that many at once stay under the ceiling.
     pub(crate) counting: Arc<tokio::sync::Mutex<()>>,
@@ -56,6 +57,9 @@ pub(crate) struct Context {
     pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Where its state is.
     pub(crate) data_dir: PathBuf,
+    pub(crate) founder: Founder,
+    /// Held while a mesh is made or removed: one at a time.
+    pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// An answer that is no success.
@@ -129,6 +133,7 @@ impl From<SignError> for Problem {
         match error {
             SignError::Store(error) => error.into(),
             SignError::Ca(_) => Self::invalid(text),
+            SignError::NoMesh(_) => Self::not_found(text),
             SignError::Token(_)
             | SignError::NotHosted { .. }
             | SignError::UnknownAgent(_)
@@ -143,7 +148,8 @@ type Answer<T> = Result<T, Problem>;
 pub(crate) fn router(context: Context) -> Router {
     Router::new()
         .route("/leno/v1/backup", get(backup::download))
-        .route("/meshes", get(meshes))
+        .route("/meshes", get(meshes::list).post(meshes::create))
+        .route("/meshes/{mesh}", get(meshes::get).delete(meshes::remove))
         .route(
             "/meshes/{mesh}/leno/v1/tokens",
             get(list_tokens).post(create_token),
@@ -211,28 +217,6 @@ impl Context {
         });
         outcome.await?.ok_or_else(|| no_mesh(name.as_str()))
     }
-}
-
-async fn meshes(State(context): State<Context>, who: Who) -> Answer<Json<Vec<MeshInfo>>> {
-    let Some(Extension(caller)) = who else {
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "Unauthorized",
-            "no client certificate",
-        ));
-    };
-    let list = context.handle.call(move |core| {
-        let seen = core
-            .meshes
-            .values()
-            .filter(|mesh| caller.access(mesh.name()) != Access::None);
-        seen.map(|mesh| MeshInfo {
-            name: mesh.name().to_string(),
-            trust_domain: mesh.domain().to_string(),
-        })
-        .collect()
-    });
-    Ok(Json(list.await?))
 }
 
 async fn create_token(

@@ -25,6 +25,7 @@ mod server;
 #[doc(hidden)]
 pub mod simulation;
 pub mod telemetry;
+mod tenants;
 mod times;
 pub mod tokens;
 pub mod uids;

@@ -25,7 +25,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use leno_api::{Access, Caller};
 use leno_runtime::{Guests, Scope, Stop};
 use leno_tls::{Alpn, Peer, control::ControlAcceptor};
-use leno_types::{MeshName, TrustDomain};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -33,7 +32,11 @@ use tokio::{
 };
 use tower::{Service, ServiceExt};
 
-use crate::{StartError, grpc::Connection};
+use crate::{
+    StartError,
+    grpc::Connection,
+    tenants::{Directory, Tenant},
+};
 use linger::Lent;
 
 /// Connections that may wait to be accepted.
@@ -68,8 +71,7 @@ pub(crate) struct Serving {
     pub(crate) router: Router,
     pub(crate) scope: Scope,
     pub(crate) acceptor: watch::Receiver<ControlAcceptor>,
-    /// Trust domain to mesh.
-    pub(crate) meshes: Vec<(TrustDomain, MeshName)>,
+    pub(crate) meshes: Directory,
     /// Whoever has shown no certificate (yet).
     pub(crate) strangers: Guests,
 }
@@ -159,7 +161,8 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         tracing::debug!(%source, %error, "the connection ended at once");
         return;
     }
-    let acceptor = serving.acceptor.borrow().clone();
+    // Both of one moment: who is let in as somebody of a mesh is so of no later one with the same trust domain.
+    let (acceptor, meshes) = (serving.acceptor.borrow().clone(), serving.meshes.now());
     let stranger = serving.strangers.enter(&stop);
     let shaking = acceptor.accept(socket);
     let accepted = match stranger.leave().run_until_stopped(shaking).await {
@@ -172,7 +175,10 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         None => return,
     };
     let peer = accepted.peer;
-    let caller = peer.as_ref().map(|peer| caller_of(peer, &serving.meshes));
+    let tenant = peer.as_ref().and_then(|peer| meshes.of(&peer.identity));
+    let caller = peer
+        .as_ref()
+        .map(|peer| caller_of(peer, tenant.map(|tenant| &**tenant)));
     // Who was let in by a certificate leaves with it.
     let left = peer.as_ref().map_or(STRANGER_TIME, |peer| {
         let left = peer.not_after.duration_since(std::time::SystemTime::now());
@@ -198,9 +204,11 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         &stop,
     );
     let timed = tokio::time::timeout(left, served);
-    let outcome = match &stranger {
-        Some(stranger) => stranger.leave().run_until_stopped(timed).await,
-        None => Some(timed.await),
+    let outcome = match (&stranger, tenant) {
+        (Some(stranger), _) => stranger.leave().run_until_stopped(timed).await,
+        // Who was let in by a mesh leaves with it.
+        (None, Some(tenant)) => tenant.stop.run_until_stopped(timed).await,
+        (None, None) => Some(timed.await),
     };
     match outcome {
         Some(Ok(())) => {}
@@ -208,24 +216,21 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
             tracing::info!(%source, "a connection lasted longer than its client's certificate, or than one without may");
         }
         None => {
-            tracing::debug!(%source, "a connection without a certificate made room for another")
+            tracing::debug!(%source, "a connection made room for another, or its mesh was removed")
         }
     }
 }
 
 /// What a certificate allows at the API: a person's everything in its mesh; an agent's and a workload's nothing.
-fn caller_of(peer: &Peer, meshes: &[(TrustDomain, MeshName)]) -> Caller {
+fn caller_of(peer: &Peer, tenant: Option<&Tenant>) -> Caller {
     let name = peer.identity.to_string();
-    let mesh = meshes
-        .iter()
-        .find(|(domain, _)| domain.as_str() == peer.identity.domain_str());
-    match mesh {
-        Some((_, mesh)) => {
+    match tenant {
+        Some(tenant) => {
             let access = match peer.identity.user_name() {
                 Some(_) => Access::Admin,
                 None => Access::None,
             };
-            Caller::of_mesh(name, mesh.clone(), access)
+            Caller::of_mesh(name, tenant.name.clone(), access)
         }
         None => Caller::everywhere(name, Access::None),
     }

@@ -123,7 +123,9 @@ pub(crate) struct Mesh {
     pub(crate) settings: Settings,
     pub(crate) authority: Authority,
     /// The control plane's own certificate, for its TLS port and its calls.
-    pub(crate) certificate: watch::Sender<WorkloadCertificate>,
+    pub(crate) certificate: WorkloadCertificate,
+    /// Whether that is new since it was last put to use.
+    pub(crate) renewed: bool,
     pub(crate) registry: Registry,
     pub(crate) compiler: Compiler,
     pub(crate) catalog: Catalog,
@@ -188,7 +190,8 @@ impl Mesh {
             shared: Arc::new(Shared::new(settings.name.clone(), changes)),
             settings,
             authority,
-            certificate: watch::Sender::new(certificate),
+            certificate,
+            renewed: false,
             catalog: Catalog::default(),
             hub: Hub::default(),
             telemetry: Telemetry::default(),
@@ -331,7 +334,7 @@ impl Mesh {
             tracing::info!(mesh = %self.name(), %not_after, "the intermediate was renewed");
         }
         let due = {
-            let own = self.certificate.borrow();
+            let own = &self.certificate;
             // A clock that was set back makes it one from the future.
             now >= own.renew_at(0.5) || now < own.not_before()
         };
@@ -340,10 +343,10 @@ impl Mesh {
         }
         self.generation += 1;
         let names = self.server_names();
-        let made = self
+        self.certificate = self
             .authority
             .own_certificate(&names, self.generation, now)?;
-        self.certificate.send_replace(made);
+        self.renewed = true;
         Ok(())
     }
 

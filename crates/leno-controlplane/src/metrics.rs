@@ -68,6 +68,10 @@ impl Store for MeteredStore {
         self.store.meshes()
     }
 
+    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError> {
+        self.store.collections(mesh)
+    }
+
     fn commit(&self, writes: Vec<Write>) -> Commit {
         let (started, commits) = (Instant::now(), Arc::clone(&self.commits));
         let commit = self.store.commit(writes);
@@ -141,6 +145,18 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
             "Connections and streams refused for the ceiling.",
             "",
             core.scope.refused(),
+        );
+        out.gauge(
+            "leno_controlplane_meshes",
+            "Meshes that are served.",
+            "",
+            core.meshes.len() as f64,
+        );
+        out.counter(
+            "leno_controlplane_meshes_exceeded_total",
+            "Meshes refused for the ceiling.",
+            "",
+            core.meshes_refused,
         );
         for mesh in core.meshes.values() {
             of_mesh(&mut out, mesh, wall);

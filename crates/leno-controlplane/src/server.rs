@@ -10,15 +10,14 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use axum::Router;
 use leno_api::Api;
 use leno_runtime::{Guests, Scope, Stop, Tasks};
 use leno_store::{Options, SqliteStore, Store};
-use leno_tls::{TrustBundle, WorkloadCertificate, control::ControlAcceptor};
-use leno_types::{HostPort, MeshName, TrustDomain};
+use leno_types::{HostPort, MeshName};
 use leno_wire::{
     agent::agent_server::AgentServer,
     discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
@@ -30,7 +29,6 @@ use tokio::{
 
 use crate::{
     Config, StartError,
-    authority::{Authority, server_names},
     config::SHORTEST_WORKLOAD_TTL,
     core::{self, Clock, Core, Machine},
     derived::DerivedMeshes,
@@ -38,8 +36,9 @@ use crate::{
     grpc::{self, AgentService},
     http::{self, Context},
     listener::{self, STRANGERS, Serving},
-    mesh::{Mesh, Settings},
+    mesh::Mesh,
     metrics::{self, MeteredStore, Meters},
+    tenants::{Founder, MeshRecord, Plan},
 };
 
 /// Connections, streams and sessions at once.
@@ -53,8 +52,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Bound {
     config: Config,
     store: Arc<MeteredStore>,
-    mesh: Mesh,
-    clock: Clock,
+    meshes: BTreeMap<MeshName, Mesh>,
+    founder: Founder,
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     admin: UnixListener,
@@ -65,7 +64,7 @@ impl std::fmt::Debug for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bound")
             .field("addresses", &self.addresses)
-            .field("mesh", self.mesh.name())
+            .field("meshes", &self.meshes.keys())
             .finish_non_exhaustive()
     }
 }
@@ -88,7 +87,7 @@ impl Bound {
     /// # Errors
     /// What keeps it from starting.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        let domain = check(&config)?;
+        check(&config)?;
         if let Err(error) = leno_net::process::allow_open_files() {
             tracing::warn!(%error, "the limit on open files stays as it is");
         }
@@ -115,13 +114,14 @@ impl Bound {
             .collect();
         let metrics = config.metrics.map(listener::bind).transpose()?;
         let admin = listener::bind_admin(&config.admin_socket)?;
-        let clock = Clock::new(Arc::new(Machine));
-        let mesh = open_mesh(&config, &domain, &addresses, &clock)?;
+        let store = Arc::new(MeteredStore::new(store));
+        let founder = founder(&config, &addresses);
+        let meshes = open_meshes(&config, &founder, &*store).await?;
         Ok(Self {
             config,
-            store: Arc::new(MeteredStore::new(store)),
-            mesh,
-            clock,
+            store,
+            meshes,
+            founder,
             listeners,
             addresses,
             admin,
@@ -172,8 +172,8 @@ impl Bound {
         let Self {
             config,
             store,
-            mesh,
-            clock,
+            meshes,
+            founder,
             listeners,
             admin,
             metrics,
@@ -182,21 +182,20 @@ impl Bound {
         let store_dyn: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
         // Streams end when the state's task does; only then connections are asked to.
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
-        let (shared, changes) = (Arc::clone(&mesh.shared), mesh.shared.changes());
-        let acceptor =
-            acceptor_of(&mesh.certificate.borrow(), mesh.authority.bundle()).map_err(|error| {
-                StartError::Authority {
-                    mesh: mesh.name().to_string(),
-                    reason: error.to_string(),
-                }
-            })?;
-        let acceptor = watch::Sender::new(acceptor);
-        let certificates = mesh.certificate.subscribe();
-        let bundle = mesh.authority.bundle().clone();
-        let names = vec![(mesh.domain().clone(), mesh.name().clone())];
-        let meshes = BTreeMap::from([(mesh.name().clone(), mesh)]);
-        let (core, jobs) = Core::new(meshes, Arc::clone(&store_dyn), clock, scope.clone());
-        let derived = DerivedMeshes::new([shared], changes, core.handle.clone());
+        let (own, changes) = (config.mesh.clone(), founder.changes.clone());
+        let made = Core::new(
+            own.clone(),
+            meshes,
+            Arc::clone(&store_dyn),
+            founder.clock.clone(),
+            scope.clone(),
+        );
+        let (core, jobs) = made.map_err(|error| StartError::Authority {
+            mesh: own.to_string(),
+            reason: error.to_string(),
+        })?;
+        let directory = core.directory.clone();
+        let derived = DerivedMeshes::new(directory.clone(), changes, core.handle.clone());
         let api = Api::new(
             Arc::clone(&store_dyn),
             Arc::new(derived) as Arc<dyn leno_api::Derived>,
@@ -212,26 +211,25 @@ impl Bound {
         };
         let context = Context {
             handle: core.handle.clone(),
+            directory: directory.clone(),
             store: store_dyn,
             counting: Arc::default(),
             meters: meters.clone(),
             backing_up: Arc::default(),
             data_dir: config.data_dir.clone(),
+            founder,
+            founding: Arc::default(),
         };
         let meters = metrics::router(meters);
         let serving = Serving {
-            router: routes(&core, context, api, &names),
+            router: routes(&core, context, api),
             scope: scope.clone(),
-            acceptor: acceptor.subscribe(),
-            meshes: names,
+            acceptor: core.acceptor(),
+            meshes: directory,
             strangers,
         };
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn_critical("state", core::run(core, jobs, stop.clone()));
-        tasks.spawn_critical(
-            "own-certificate",
-            follow_certificate(certificates, bundle, acceptor, stop.clone()),
-        );
         for listener in listeners {
             tasks.spawn_critical(
                 "tls-port",
@@ -262,10 +260,10 @@ impl Bound {
     }
 }
 
-fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshName)]) -> Router {
+fn routes(core: &Core, context: Context, api: Api) -> Router {
     let service = AgentService {
         handle: core.handle.clone(),
-        meshes: names.iter().map(|(_, mesh)| mesh.clone()).collect(),
+        own: core.own.clone(),
     };
     let redeem = AgentServer::new(service.clone()).max_decoding_message_size(REDEEM_BYTES);
     Router::new()
@@ -284,8 +282,8 @@ fn routes(core: &Core, context: Context, api: Api, names: &[(TrustDomain, MeshNa
         .fallback_service(api.router())
 }
 
-/// What is wrong with the settings; the trust domain they mean.
-fn check(config: &Config) -> Result<TrustDomain, StartError> {
+/// What is wrong with the settings.
+fn check(config: &Config) -> Result<(), StartError> {
     let wrong = |setting, reason: String| Err(StartError::Setting { setting, reason });
     if config.listen.is_empty() {
         return wrong("listen", "there is no address to listen on".into());
@@ -302,12 +300,7 @@ fn check(config: &Config) -> Result<TrustDomain, StartError> {
             "the intermediate must last twice as long as a workload's certificate".into(),
         );
     }
-    match &config.trust_domain {
-        Some(domain) => Ok(domain.clone()),
-        None => Ok(format!("{}.leno", config.mesh)
-            .parse()
-            .expect("a label and a suffix are a trust domain")),
-    }
+    Ok(())
 }
 
 fn private_dir(path: &PathBuf) -> io::Result<()> {
@@ -317,41 +310,54 @@ fn private_dir(path: &PathBuf) -> io::Result<()> {
         .create(path)
 }
 
-fn open_mesh(
+fn founder(config: &Config, addresses: &[SocketAddr]) -> Founder {
+    Founder {
+        root: config.data_dir.join("meshes"),
+        ttls: (config.workload_ttl, config.intermediate_ttl),
+        advertise: if config.advertise.is_empty() {
+            found(addresses)
+        } else {
+            config.advertise.clone()
+        },
+        clock: Clock::new(Arc::new(Machine)),
+        changes: watch::Sender::new(0),
+    }
+}
+
+/// The control plane's own mesh, and all that were made at run time.
+async fn open_meshes(
     config: &Config,
-    domain: &TrustDomain,
-    addresses: &[SocketAddr],
-    clock: &Clock,
-) -> Result<Mesh, StartError> {
-    let directory = config.data_dir.join("meshes").join(config.mesh.as_str());
-    let ttls = (config.workload_ttl, config.intermediate_ttl);
-    let now = SystemTime::now();
-    let mut authority = Authority::open(&directory, &config.mesh, domain, ttls, now)?;
-    let advertise = if config.advertise.is_empty() {
-        found(addresses)
-    } else {
-        config.advertise.clone()
+    founder: &Founder,
+    store: &dyn Store,
+) -> Result<BTreeMap<MeshName, Mesh>, StartError> {
+    let others = founder.reopen(store, &config.mesh).await?;
+    let recorded = MeshRecord::read(store, &config.mesh)?;
+    let recorded = recorded.and_then(|(record, _)| record.trust_domain.parse().ok());
+    let default = || {
+        let domain = format!("{}.leno", config.mesh).parse();
+        domain.expect("a label and a suffix are a trust domain")
     };
-    let names = server_names(
-        domain,
-        advertise.iter().map(|place| place.host().to_owned()),
-    );
-    let error = |reason: String| StartError::Authority {
-        mesh: config.mesh.to_string(),
-        reason,
-    };
-    authority.renew(now).map_err(|e| error(e.to_string()))?;
-    let certificate = authority
-        .own_certificate(&names, 1, now)
-        .map_err(|e| error(e.to_string()))?;
-    let settings = Settings {
+    let plan = Plan {
         name: config.mesh.clone(),
+        domain: config
+            .trust_domain
+            .clone()
+            .or(recorded)
+            .unwrap_or_else(default),
         prefixes: config.prefixes.clone(),
-        advertise,
     };
-    let changes = watch::Sender::new(0);
-    let now = clock.uptime();
-    Ok(Mesh::new(settings, authority, certificate, changes, now))
+    if let Some(other) = others.iter().find(|mesh| *mesh.domain() == plan.domain) {
+        let reason = format!(
+            "its trust domain {} is that of mesh {}: give another with --trust-domain",
+            plan.domain,
+            other.name()
+        );
+        let mesh = plan.name.to_string();
+        return Err(StartError::Authority { mesh, reason });
+    }
+    let own = founder.open(&plan)?;
+    let all = others.into_iter().chain([own]);
+    Ok(all.map(|mesh| (mesh.name().clone(), mesh)).collect())
 }
 
 /// Where others reach what listens here. For "every address" it is the one that leads out of this machine: asking the
@@ -391,33 +397,6 @@ fn found(addresses: &[SocketAddr]) -> Vec<HostPort> {
     }
     places.dedup();
     places
-}
-
-fn acceptor_of(
-    certificate: &WorkloadCertificate,
-    bundle: &TrustBundle,
-) -> Result<ControlAcceptor, leno_tls::TlsError> {
-    ControlAcceptor::new(&[(certificate.clone(), bundle.clone())])
-}
-
-/// Puts each new certificate of the control plane to use.
-async fn follow_certificate(
-    mut certificates: watch::Receiver<WorkloadCertificate>,
-    bundle: TrustBundle,
-    acceptor: watch::Sender<ControlAcceptor>,
-    stop: Stop,
-) {
-    while let Some(Ok(())) = stop.run_until_stopped(certificates.changed()).await {
-        let certificate = certificates.borrow_and_update().clone();
-        match acceptor_of(&certificate, &bundle) {
-            Ok(new) => {
-                acceptor.send_replace(new);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the control plane's new certificate cannot be used")
-            }
-        }
-    }
 }
 
 fn write_ready(path: &PathBuf, ready: &Ready) -> io::Result<()> {

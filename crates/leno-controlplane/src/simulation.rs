@@ -119,18 +119,21 @@ impl Plane {
             let mesh = open_mesh(name, directory, &changes, &clock)?;
             opened.insert(name.clone(), mesh);
         }
-        let shared: Vec<_> = opened
-            .values()
-            .map(|mesh| Arc::clone(&mesh.shared))
-            .collect();
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
-        let (core, jobs) = Core::new(opened, Arc::clone(&store), clock, scope);
-        let derived = DerivedMeshes::new(shared, changes, core.handle.clone());
+        let default = || "default".parse().expect("a legal name");
+        let own = meshes.first().cloned().unwrap_or_else(default);
+        let made = Core::new(own.clone(), opened, Arc::clone(&store), clock, scope);
+        let (core, jobs) = made.map_err(|error| StartError::Authority {
+            mesh: own.to_string(),
+            reason: error.to_string(),
+        })?;
+        let directory = core.directory.clone();
+        let derived = DerivedMeshes::new(directory, changes, core.handle.clone());
         let mut api = Api::new(store, Arc::new(derived));
         api.environment = environment;
         let service = AgentService {
             handle: core.handle.clone(),
-            meshes: meshes.to_vec(),
+            own,
         };
         let plane = Self {
             service,

@@ -194,6 +194,12 @@ pub trait Store: Send + Sync {
     /// When the storage fails.
     fn meshes(&self) -> Result<Vec<DnsLabel>, StoreError>;
 
+    /// Every collection of a mesh that has an entry, ordered.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError>;
+
     /// Does all of `writes` in order in one transaction, or none; answers the revision of the last one after it is
     /// on disk. An empty transaction answers the current revision. A key may be named more than once; later writes see earlier ones.
     fn commit(&self, writes: Vec<Write>) -> Commit;

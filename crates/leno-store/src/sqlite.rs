@@ -259,6 +259,14 @@ impl Store for SqliteStore {
         names.into_iter().map(mesh).collect()
     }
 
+    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError> {
+        self.read(|db| {
+            db.prepare("SELECT DISTINCT resource FROM entries WHERE mesh = ?1 ORDER BY resource")?
+                .query_map([mesh.as_str()], |row| Ok(row.get_ref(0)?.as_str()?.into()))?
+                .collect()
+        })
+    }
+
     fn commit(&self, writes: Vec<Write>) -> Commit {
         let head = self.log.head();
         if writes.is_empty() {

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use leno_types::Identity;
+use leno_types::{Identity, TrustDomain};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
@@ -71,6 +71,18 @@ impl ControlAcceptor {
             default: default.ok_or(TlsError::NoCertificate)?,
             timeout: HANDSHAKE_TIMEOUT,
         })
+    }
+
+    /// The same with one more name in SNI for the mesh of a trust domain, unless it means another already: for callers
+    /// who do not know the trust domain yet.
+    #[must_use]
+    pub fn with_alias(mut self, alias: &str, domain: &TrustDomain) -> Self {
+        if let Some(config) = self.named.get(domain.as_str()).cloned() {
+            Arc::make_mut(&mut self.named)
+                .entry(alias.to_owned())
+                .or_insert(config);
+        }
+        self
     }
 
     /// The same with another limit on the time of a handshake.

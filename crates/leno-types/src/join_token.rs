@@ -53,6 +53,15 @@ pub enum JoinTokenError {
     Field(&'static str),
 }
 
+/// How names end by which hosts that join call a control plane. No trust domain ends so.
+pub const JOINING_SUFFIX: &str = ".mesh.leno";
+
+/// The name by which hosts that join a mesh call its control plane.
+#[must_use]
+pub fn joining_name(mesh: &MeshName) -> String {
+    format!("{mesh}{JOINING_SUFFIX}")
+}
+
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinToken")
@@ -66,6 +75,13 @@ impl fmt::Debug for JoinToken {
 }
 
 impl JoinToken {
+    /// The name by which the control plane is called (SNI) by who has nothing but this token: it serves several meshes,
+    /// with a certificate for each.
+    #[must_use]
+    pub fn server_name(&self) -> String {
+        joining_name(&self.mesh)
+    }
+
     /// The token as one line. Texts longer than 255 bytes, and more than 255 of anything, are cut.
     #[must_use]
     pub fn encode(&self) -> String {

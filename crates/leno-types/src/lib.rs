@@ -20,7 +20,7 @@ pub use duration::{DurationError, format_duration, parse_duration};
 pub use host_name::{HostName, HostNameError};
 pub use host_port::{HostPort, HostPortError};
 pub use identity::{Identity, IdentityError, TrustDomain};
-pub use join_token::{JoinToken, JoinTokenError};
+pub use join_token::{JOINING_SUFFIX, JoinToken, JoinTokenError, joining_name};
 pub use limits::MAX_WORKLOAD_PORTS;
 pub use name::{DnsLabel, MeshName, NameError, ServiceName, parse_service_host};
 pub use overload::{Priority, Signal};

@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// As it is written into a file.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         match self {
             Self::Unix { socket, path } => format!("unix:{}:{path}", socket.display()),
             Self::Https { host, port, path } if host.contains(':') => {

@@ -8,7 +8,7 @@ use leno_tls::{
     Peer,
     ca::{CaError, Csr, IssuedChain},
 };
-use leno_types::{DnsLabel, Identity, WorkloadUid};
+use leno_types::{DnsLabel, Identity, MeshName, WorkloadUid};
 use leno_wire::agent::{self as wire, agent_message, control_message};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
@@ -48,6 +48,11 @@ pub(crate) enum SignError {
     /// The token.
     #[error(transparent)]
     Token(#[from] RedeemError),
+    /// There is no such mesh here.
+    #[error(
+        "this control plane has no mesh {0}: the token was made elsewhere, or its mesh is gone"
+    )]
+    NoMesh(MeshName),
     /// The authority or the request.
     #[error(transparent)]
     Ca(#[from] CaError),

@@ -186,6 +186,7 @@ pub async fn redeem(
     host: &str,
 ) -> Result<RedeemResponse, Status> {
     let connector = ControlConnector::pinned(&token.pins, &[Alpn::H2]).unwrap();
+    let connector = connector.with_server_name(&token.server_name());
     redeem_by(control, token, key, host, connector).await
 }
 
@@ -202,6 +203,7 @@ async fn redeem_by(
         token_secret: token.secret.to_vec(),
         csr: key.csr().unwrap(),
         host: host.into(),
+        mesh: token.mesh.to_string(),
         ..RedeemRequest::default()
     };
     Ok(client.redeem(request).await?.into_inner())

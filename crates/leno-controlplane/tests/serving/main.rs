@@ -9,6 +9,7 @@ mod copies;
 mod documents;
 mod hostile;
 mod raw;
+mod tenants;
 mod trust;
 
 use client::{

@@ -17,6 +17,9 @@ pub struct RedeemRequest {
     /// The agent's clock, seconds since 1970, so that a skew is named and not guessed.
     #[prost(uint64, tag = "6")]
     pub clock: u64,
+    /// The mesh that the token is for. Empty: the control plane's first (hosts of before there were several).
+    #[prost(string, tag = "7")]
+    pub mesh: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RedeemResponse {
