@@ -78,7 +78,7 @@ pub(super) async fn create(
         &request.prefixes,
     )
     .map_err(Problem::invalid)?;
-    let made = context.clone().to_the_end(make(context, plan)).await??;
+    let made = context.run_to_its_end(make(context.clone(), plan)).await??;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
@@ -138,7 +138,7 @@ pub(super) async fn remove(
     control_planes_admin(&who, "remove a mesh")?;
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(&mesh))?;
     let removed = unmake(context.clone(), name, removal.purge);
-    Ok(Json(context.to_the_end(removed).await??))
+    Ok(Json(context.run_to_its_end(removed).await??))
 }
 
 async fn unmake(context: Context, name: MeshName, purge: bool) -> Answer<MeshInfo> {
@@ -172,8 +172,8 @@ async fn unmake(context: Context, name: MeshName, purge: bool) -> Answer<MeshInf
 
 impl Context {
     /// Does `work` to its end, also when who asked for it goes away.
-    async fn to_the_end<R: Send + 'static>(
-        self,
+    async fn run_to_its_end<R: Send + 'static>(
+        &self,
         work: impl Future<Output = R> + Send + 'static,
     ) -> Answer<R> {
         let (told, heard) = oneshot::channel();
