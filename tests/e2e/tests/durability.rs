@@ -3,7 +3,7 @@
 
 use std::{
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -54,7 +54,7 @@ fn document(name: &str, number: u64) -> Value {
 }
 
 /// The number in each part of each writer's batches, all as of one revision; 0 where there is none.
-fn snapshot(socket: &PathBuf) -> Vec<Vec<u64>> {
+fn snapshot(socket: &Path) -> Vec<Vec<u64>> {
     let path = "/api/v1/namespaces/default/services";
     let (status, list) = call(socket, "GET", path, &Value::Null).expect("an answer");
     assert_eq!(status, 200, "{list}");
@@ -78,7 +78,7 @@ fn snapshot(socket: &PathBuf) -> Vec<Vec<u64>> {
 }
 
 /// Applies batches of three, each with the next number, and notes the last that was acknowledged.
-fn write_for_ever(socket: &PathBuf, writer: u64, acknowledged: &AtomicU64, over: &AtomicBool) {
+fn write_for_ever(socket: &Path, writer: u64, acknowledged: &AtomicU64, over: &AtomicBool) {
     let mut number = 0;
     while !over.load(Ordering::Relaxed) {
         number += 1;
