@@ -26,7 +26,7 @@ pub(crate) use delete::{DeleteArgs, delete};
 pub(crate) use mesh::{MeshArgs, mesh};
 pub(crate) use objects::{GetArgs, get};
 pub(crate) use person::{ContextArgs, UserArgs, certified, contexts, user};
-pub(crate) use proxy::{ProxyArgs, proxy};
+pub(crate) use proxy::{ProxyArgs, Which, proxy, proxy_status};
 pub(crate) use split::{SplitArgs, split};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use token::{TokenArgs, token};

@@ -70,6 +70,9 @@ enum Command {
     Status(commands::StatusArgs),
     Top(top::TopArgs),
     Proxy(commands::ProxyArgs),
+    /// All proxies, as leno proxy status shows them
+    #[command(visible_alias = "ps")]
+    ProxyStatus(commands::Which),
     User(commands::UserArgs),
     Context(commands::ContextArgs),
     /// Print a script that lets a shell complete leno's commands and options
@@ -162,6 +165,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Proxy(args) => {
             with_client(context, async |client| commands::proxy(client, &args).await)
         }
+        Command::ProxyStatus(which) => with_client(context, async |client| {
+            commands::proxy_status(client, &which).await
+        }),
         Command::User(args) => {
             with_client(context, async |client| commands::user(client, &args).await)
         }

@@ -14,7 +14,7 @@ use leno_wire::type_url;
 
 pub use catalog::{Catalog, Resource};
 pub use hub::{Hub, Programmed, StreamId};
-pub use subscriber::{Held, Hold, ProtocolError, State, Subscriber, View};
+pub use subscriber::{Held, Hold, ProtocolError, State, Subscriber, Tally, View};
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

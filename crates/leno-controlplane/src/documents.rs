@@ -141,6 +141,10 @@ pub struct Edge {
 pub struct Proxy {
     /// The agent's name.
     pub host: String,
+    /// `in-sync`; `behind`: it has not acknowledged everything yet; `refuses` some of it; `denies`: it is too old for what
+    /// protects a workload; `away`; `stopped`: it said goodbye.
+    #[serde(default)]
+    pub state: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Those that it claims and does not answer at: they are not used.
@@ -150,20 +154,39 @@ pub struct Proxy {
     pub workloads: Vec<ProxyWorkload>,
     /// Its version of Leno.
     pub version: String,
+    /// Its version beside the control plane's: `same`, `older` or `newer` by one, `unsupported`, `unknown`.
+    #[serde(default)]
+    pub skew: String,
     /// Whether it is connected now.
     pub connected: bool,
-    /// Since when, RFC 3339.
+    /// Since when, RFC 3339; of one that is away, when it was heard last: empty where that was before the control plane's
+    /// start.
     pub since: String,
     /// Its resident memory.
     pub rss_bytes: u64,
     /// Its proportional memory.
     pub pss_bytes: u64,
-    /// The configuration it runs.
+    /// The configuration it says it runs.
     pub config_version: String,
+    /// The revision of the store that everything is compiled from.
+    #[serde(default)]
+    pub revision: u64,
+    /// The newest revision it has acknowledged: that one, where it is in sync; null before the first.
+    #[serde(default)]
+    pub acked: Option<u64>,
+    /// How many resources it has not acknowledged yet.
+    #[serde(default)]
+    pub pending: usize,
     /// How many resources of each type it has acknowledged.
     pub resources: BTreeMap<String, usize>,
     /// What it refused.
     pub nacks: Vec<Nack>,
+    /// What it understands.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// What it would have to understand.
+    #[serde(default)]
+    pub missing: Vec<Missing>,
     /// The certificates it holds.
     pub certificates: Vec<Certificate>,
 }
@@ -187,6 +210,15 @@ pub struct ProxyWorkload {
     pub health: String,
     /// Its ports, as `service:workload/protocol`.
     pub ports: Vec<String>,
+}
+
+/// A feature that a proxy does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Its name.
+    pub feature: String,
+    /// The workloads that need it: the proxy lets nobody in to them.
+    pub workloads: Vec<String>,
 }
 
 /// A refused resource.

@@ -415,10 +415,10 @@ fn read_session(
         while let Some(Some(Ok(message))) = stop.run_until_stopped(inbound.next()).await {
             let name = name.clone();
             let heard = handle.call(move |core| {
-                let (now, random) = (core.clock.uptime(), core.clock.world.random());
+                let (clock, random) = (core.clock.clone(), core.clock.world.random());
                 let (handle, scope) = (core.handle.clone(), core.scope.clone());
                 if let Some(mesh) = core.meshes.get_mut(&name)
-                    && let Some((agent, uid)) = mesh.hear(session, message, now, random)
+                    && let Some((agent, uid)) = mesh.hear(session, message, &clock, random)
                 {
                     // Also of one that has kept its certificate: after a restart nothing else would prove it.
                     challenge::begin(mesh, &agent, uid, &handle, &scope);

@@ -371,7 +371,10 @@ async fn proxies(
     who: Who,
 ) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
-    Ok(Json(context.on_mesh(mesh, |mesh, _| mesh.proxies()).await?).into_response())
+    let list = context.on_mesh(mesh, |mesh, clock| {
+        mesh.proxies(clock.uptime(), clock.wall())
+    });
+    Ok(Json(list.await?).into_response())
 }
 
 async fn proxy(
@@ -390,7 +393,9 @@ async fn proxy(
     let kinds: &'static [Type] = match what.as_str() {
         "certs" => {
             let list = context
-                .on_mesh(mesh, move |mesh, _| mesh.proxy_certificates(&name))
+                .on_mesh(mesh, move |mesh, clock| {
+                    mesh.proxy_certificates(&name, clock.uptime(), clock.wall())
+                })
                 .await?;
             return Ok(Json(list.ok_or_else(unknown)?).into_response());
         }
@@ -414,7 +419,7 @@ async fn status(
     who: Who,
 ) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
-    let summary = context.on_mesh(mesh, |mesh, clock| mesh.summary(clock.since));
+    let summary = context.on_mesh(mesh, |mesh, clock| mesh.summary(clock.since, clock.wall()));
     Ok(Json(summary.await?).into_response())
 }
 

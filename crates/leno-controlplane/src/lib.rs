@@ -24,6 +24,7 @@ pub mod registry;
 mod server;
 #[doc(hidden)]
 pub mod simulation;
+mod skew;
 pub mod telemetry;
 mod tenants;
 mod times;

@@ -10,6 +10,7 @@ mod members;
 mod names;
 mod pace;
 mod promised;
+mod proxies;
 mod remembered;
 mod sources;
 mod versions;
@@ -84,8 +85,6 @@ pub(crate) struct Counters {
     pub(crate) streams_ended: u64,
     pub(crate) redeemed: u64,
     pub(crate) csr_refused: u64,
-    pub(crate) closed_nacks: u64,
-    pub(crate) closed_over_limit: u64,
     pub(crate) foreign_edges: u64,
     pub(crate) audited: u64,
     pub(crate) divergences: u64,

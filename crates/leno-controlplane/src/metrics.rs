@@ -270,11 +270,7 @@ fn label_of(mesh: &Mesh) -> String {
 /// What is compiled, and told to proxies.
 fn of_distribution(out: &mut Text, mesh: &Mesh) {
     let (label, counters) = (label_of(mesh), &mesh.counters);
-    let (mut nacks, mut over) = (counters.closed_nacks, counters.closed_over_limit);
-    for (_, _, subscriber) in mesh.hub.streams() {
-        nacks = nacks.saturating_add(subscriber.nacks);
-        over = over.saturating_add(subscriber.over_limit);
-    }
+    let tally = mesh.hub.tally();
     for (name, help, value) in [
         ("leno_compile_total", "Compilations.", counters.compiles),
         (
@@ -305,12 +301,17 @@ fn of_distribution(out: &mut Text, mesh: &Mesh) {
         (
             "leno_controlplane_nacks_total",
             "Resources refused by proxies.",
-            nacks,
+            tally.nacks,
         ),
         (
             "leno_controlplane_subscriptions_exceeded_total",
             "Names refused for the ceiling.",
-            over,
+            tally.over_limit,
+        ),
+        (
+            "leno_controlplane_strange_nonces_total",
+            "Acknowledgements of what was never sent.",
+            tally.strange_nonces,
         ),
         (
             "leno_controlplane_objects_refused_total",

@@ -148,7 +148,8 @@ pub struct Agent {
     source: IpAddr,
     claimed: Vec<IpAddr>,
     proven: BTreeSet<IpAddr>,
-    heard: Duration,
+    /// When it was heard last.
+    pub heard: Duration,
     pinged: Duration,
     sequence: u64,
     lease: Lease,
@@ -188,6 +189,17 @@ impl Agent {
     }
 }
 
+/// An agent that holds no lease any more: what is told of it until it comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// When it was heard last.
+    pub heard: Duration,
+    /// Its version of Leno then.
+    pub version: String,
+    /// What it was reached at.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Who is in a mesh.
 #[derive(Debug)]
 pub struct Registry {
@@ -196,6 +208,8 @@ pub struct Registry {
     agents: BTreeMap<DnsLabel, Agent>,
     sessions: BTreeMap<SessionId, DnsLabel>,
     hosts: BTreeMap<WorkloadUid, DnsLabel>,
+    /// At most [`MAX_AGENTS`]; of one for which there is no room less is told.
+    gone: BTreeMap<DnsLabel, Gone>,
     /// When, and how many workloads went with each lease that ended lately.
     lately: VecDeque<(Duration, usize)>,
     last_tick: Duration,
@@ -212,6 +226,7 @@ impl Registry {
             agents: BTreeMap::new(),
             sessions: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            gone: BTreeMap::new(),
             lately: VecDeque::new(),
             last_tick: now,
             counters: Counters::default(),
@@ -233,6 +248,17 @@ impl Registry {
     #[must_use]
     pub fn agent(&self, name: &DnsLabel) -> Option<&Agent> {
         self.agents.get(name)
+    }
+
+    /// An agent whose lease ended since the start.
+    #[must_use]
+    pub fn gone(&self, name: &DnsLabel) -> Option<&Gone> {
+        self.gone.get(name)
+    }
+
+    /// An agent is no member any more.
+    pub fn forget(&mut self, name: &DnsLabel) {
+        self.gone.remove(name);
     }
 
     /// A workload and its agent.
@@ -422,6 +448,14 @@ impl Registry {
             fx.changed.insert(*uid);
         }
         fx.members = true;
+        if self.gone.len() < MAX_AGENTS {
+            let gone = Gone {
+                heard: agent.heard,
+                version: agent.version,
+                addresses: agent.addresses,
+            };
+            self.gone.insert(name.clone(), gone);
+        }
     }
 
     fn by_session(&mut self, session: SessionId) -> Option<&mut Agent> {

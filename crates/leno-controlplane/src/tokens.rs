@@ -87,6 +87,9 @@ pub struct AgentRecord {
     /// Whether its certificate counts no more.
     #[serde(default)]
     pub revoked: bool,
+    /// When it said goodbye, seconds since 1970; none while it is there, or is away without a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<u64>,
     /// Where it is, and was lately.
     #[serde(default, skip_serializing_if = "Places::is_empty")]
     pub places: Places,
@@ -106,6 +109,7 @@ impl AgentRecord {
             created: now,
             renewed: now,
             revoked: false,
+            stopped: None,
             places: Places::default(),
             revision: None,
         }

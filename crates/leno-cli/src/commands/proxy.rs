@@ -1,5 +1,7 @@
 //! `leno proxy`: what a proxy has, as the control plane sent it and the proxy acknowledged it.
 
+mod status;
+
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -8,6 +10,8 @@ use crate::{
     exit::{CommandError, Outcome},
     output::{Format, items, print, print_table, print_value, text},
 };
+
+pub(crate) use status::status as proxy_status;
 
 /// Look into one proxy, or at all.
 #[derive(Debug, Args)]
@@ -18,7 +22,7 @@ pub(crate) struct ProxyArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProxyCommand {
-    /// All proxies: connected, in sync, refusing
+    /// All proxies: connected or away since when, what they acknowledged, refuse, or are too old for
     Status(Which),
     /// What a proxy was given, with versions and whether it acknowledged them
     Config(Which),
@@ -28,8 +32,9 @@ enum ProxyCommand {
     Endpoints(Which),
 }
 
+/// All proxies, as leno proxy status shows them
 #[derive(Debug, Args)]
-struct Which {
+pub(crate) struct Which {
     /// The host; all if not given
     host: Option<String>,
     /// How to print it
@@ -40,7 +45,7 @@ struct Which {
 /// Runs the command.
 pub(crate) async fn proxy(client: &Client, args: &ProxyArgs) -> Outcome {
     match &args.command {
-        ProxyCommand::Status(which) => status(client, which).await,
+        ProxyCommand::Status(which) => proxy_status(client, which).await,
         ProxyCommand::Config(which) => config(client, which).await,
         ProxyCommand::Certs(which) => certs(client, which).await,
         ProxyCommand::Endpoints(which) => endpoints(client, which).await,
@@ -74,68 +79,6 @@ fn serves(proxy: &Value, name: &str) -> bool {
             || service == name
             || service.rsplit('/').next() == Some(name)
     })
-}
-
-async fn status(client: &Client, which: &Which) -> Outcome {
-    let proxies = proxies(client, which).await?;
-    if matches!(which.output, Format::Json | Format::Yaml) {
-        print_value(&Value::Array(proxies), which.output)?;
-        return Ok(0);
-    }
-    let row = |proxy: &Value| {
-        let workloads: Vec<&str> = items(proxy, "/workloads")
-            .map(|workload| text(workload, "/name"))
-            .collect();
-        let megabytes = |pointer: &str| {
-            proxy
-                .pointer(pointer)
-                .and_then(Value::as_u64)
-                .map_or("-".into(), |bytes| format!("{:.1} MB", bytes_to_mb(bytes)))
-        };
-        let connected = proxy
-            .get("connected")
-            .and_then(Value::as_bool)
-            .unwrap_or(false);
-        let nacks = items(proxy, "/nacks").count();
-        let state = match (connected, nacks) {
-            (false, _) => "away".to_owned(),
-            (true, 0) => "✔ in sync".to_owned(),
-            (true, nacks) => format!("⚠ refuses {nacks}"),
-        };
-        vec![
-            text(proxy, "/host").into(),
-            state,
-            text(proxy, "/version").into(),
-            text(proxy, "/config_version").into(),
-            megabytes("/pss_bytes"),
-            workloads.join(","),
-        ]
-    };
-    let rows: Vec<Vec<String>> = proxies.iter().map(row).collect();
-    print_table(
-        &["HOST", "STATE", "VERSION", "CONFIG", "PSS", "WORKLOADS"],
-        &rows,
-    );
-    for proxy in &proxies {
-        for nack in items(proxy, "/nacks") {
-            print(&format!(
-                "⚠ {} refuses {} {}: {}",
-                text(proxy, "/host"),
-                text(nack, "/type"),
-                text(nack, "/resource"),
-                text(nack, "/reason")
-            ));
-        }
-    }
-    Ok(0)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "memory in megabytes with one digit"
-)]
-fn bytes_to_mb(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }
 
 async fn config(client: &Client, which: &Which) -> Outcome {

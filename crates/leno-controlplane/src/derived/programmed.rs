@@ -1,9 +1,10 @@
 //! Whether proxies run what an object says: the condition `Programmed` (CP12).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leno_compile::{Condition, Key};
 use leno_config::Kind;
+use leno_ir::Feature;
 use leno_types::{DnsLabel, ServiceName};
 
 use super::hostnames;
@@ -33,6 +34,15 @@ pub(super) fn programmed(
         let resource = mesh.catalog.get(of, &canonical);
         let version = resource.map(|resource| resource.version.as_ref());
         let names = mesh.asked_names(&key);
+        if let Key::OwnWorkload(uid) = &key
+            && let Some((name, agent, _)) = mesh.registry.workload(uid)
+        {
+            let lacks = mesh.lacks(agent, *uid);
+            if !lacks.is_empty() {
+                let denying = found.denying.entry(name.clone()).or_default();
+                denying.extend(lacks);
+            }
+        }
         let owners: Vec<Option<&DnsLabel>> = match &key {
             Key::OwnWorkload(uid) => {
                 vec![mesh.registry.workload(uid).map(|(agent, _, _)| agent)]
@@ -49,47 +59,55 @@ pub(super) fn programmed(
             mesh.hub.programmed(of, &names, version, owner, &mut found);
         }
     }
-    // One proxy may have several of the resources, and runs the object when it runs them all.
-    let behind: BTreeSet<&DnsLabel> = found.behind.iter().chain(found.refused.keys()).collect();
-    let running = found
-        .proxies
-        .iter()
-        .filter(|proxy| !behind.contains(proxy))
-        .count();
-    let all = found.proxies.len();
-    let (status, reason, message) = if all == 0 {
-        (true, "Programmed", "0 proxies".to_owned())
-    } else if found.refused.is_empty() && running == all {
-        (true, "Programmed", format!("{all} of {all} proxies"))
-    } else {
-        let refused: Vec<String> = found
-            .refused
-            .iter()
-            .take(NAMED)
-            .map(|(proxy, reason)| format!("{proxy} rejected: {reason}"))
-            .collect();
-        let pending: Vec<&str> = found
-            .behind
-            .iter()
-            .filter(|proxy| !found.refused.contains_key(*proxy))
-            .take(NAMED)
-            .map(DnsLabel::as_str)
-            .collect();
-        let mut message = format!("{running} of {all} proxies");
-        if !refused.is_empty() {
-            message = format!("{message}, {}", refused.join(", "));
-        }
-        if !pending.is_empty() {
-            message = format!("{message}, waiting for {}", pending.join(", "));
-        }
-        let reason = if refused.is_empty() {
-            "Pending"
-        } else {
-            "Rejected"
-        };
-        (false, reason, message)
-    };
+    let (status, reason, message) = judged(&found);
     condition_programmed(status, reason, message)
+}
+
+/// What the proxies' answers mean for an object.
+fn judged(found: &Programmed) -> (bool, &'static str, String) {
+    // Who is not connected is not asked.
+    let denying: BTreeMap<&DnsLabel, &BTreeSet<Feature>> = found
+        .denying
+        .iter()
+        .filter(|(proxy, _)| found.proxies.contains(*proxy))
+        .collect();
+    // One proxy may have several of the resources, and runs the object when it runs them all.
+    let not_running: BTreeSet<&DnsLabel> = (found.behind.iter())
+        .chain(found.refused.keys())
+        .chain(denying.keys().copied())
+        .collect();
+    let all = found.proxies.len();
+    let running = (found.proxies.iter())
+        .filter(|proxy| !not_running.contains(proxy))
+        .count();
+    if all == 0 {
+        return (true, "Programmed", "0 proxies".to_owned());
+    }
+    let mut parts = vec![format!("{running} of {all} proxies")];
+    let refused = found.refused.iter().take(NAMED);
+    parts.extend(refused.map(|(proxy, reason)| format!("{proxy} rejected: {reason}")));
+    let denied = denying.iter().take(NAMED);
+    parts.extend(denied.map(|(proxy, features)| {
+        let features: Vec<&str> = features.iter().map(|feature| feature.name()).collect();
+        let features = features.join(", ");
+        format!("{proxy} lets nobody in instead: it does not know {features} (update Leno there)")
+    }));
+    let pending = found.behind.iter();
+    let pending: Vec<&str> = pending
+        .filter(|proxy| !found.refused.contains_key(*proxy))
+        .take(NAMED)
+        .map(DnsLabel::as_str)
+        .collect();
+    if !pending.is_empty() {
+        parts.push(format!("waiting for {}", pending.join(", ")));
+    }
+    let reason = match (found.refused.is_empty(), denying.is_empty()) {
+        _ if running == all => "Programmed",
+        (false, _) => "Rejected",
+        (true, false) => "NotUnderstood",
+        (true, true) => "Pending",
+    };
+    (running == all, reason, parts.join(", "))
 }
 
 pub(super) fn condition_programmed(

@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
+use leno_ir::Feature;
 use leno_types::DnsLabel;
 use leno_wire::discovery::DeltaDiscoveryRequest;
 
-use super::{Held, ProtocolError, State, Subscriber, Type, View};
+use super::{Held, ProtocolError, State, Subscriber, Tally, Type, View};
 
 /// One stream.
 pub type StreamId = u64;
@@ -23,6 +24,8 @@ pub struct Programmed {
     pub behind: BTreeSet<DnsLabel>,
     /// Those that refused it, with the reason.
     pub refused: BTreeMap<DnsLabel, String>,
+    /// Those that deny instead of what it says, for they do not know these features.
+    pub denying: BTreeMap<DnsLabel, BTreeSet<Feature>>,
 }
 
 /// All streams of one mesh.
@@ -31,6 +34,8 @@ pub struct Hub {
     streams: BTreeMap<StreamId, (DnsLabel, Subscriber)>,
     by_agent: BTreeMap<DnsLabel, StreamId>,
     interest: BTreeMap<(Type, Arc<str>), BTreeSet<StreamId>>,
+    /// Of the streams that ended.
+    ended: Tally,
 }
 
 impl Hub {
@@ -53,6 +58,7 @@ impl Hub {
         if self.by_agent.get(&agent) == Some(&stream) {
             self.by_agent.remove(&agent);
         }
+        self.ended = self.ended.and(subscriber.tally);
         for (kind, name) in subscriber.asked() {
             self.lose_interest(stream, (kind, Arc::clone(name)));
         }
@@ -138,6 +144,13 @@ impl Hub {
     pub fn of_agent(&self, agent: &DnsLabel) -> Option<&Subscriber> {
         let (_, subscriber) = self.streams.get(self.by_agent.get(agent)?)?;
         Some(subscriber)
+    }
+
+    /// What is counted of all streams since the start.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let open = self.streams.values().map(|(_, of)| of.tally);
+        open.fold(self.ended, Tally::and)
     }
 
     /// The names of a type that begin so and that some stream asks for.

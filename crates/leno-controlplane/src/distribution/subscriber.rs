@@ -97,6 +97,8 @@ pub struct Held {
 #[derive(Debug)]
 struct Answer {
     nonce: String,
+    /// The revision of the store that it was made from.
+    revision: u64,
     sent: Vec<(Arc<str>, Arc<str>)>,
 }
 
@@ -132,10 +134,33 @@ pub struct Subscriber {
     opened: Duration,
     sequence: u64,
     types: BTreeMap<Type, TypeState>,
+    /// The newest revision of which an answer was acknowledged whole.
+    acked: Option<u64>,
+    /// What is counted of it.
+    pub tally: Tally,
+}
+
+/// What is counted of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
     /// Names refused because of `MAX_NAMES` or `MAX_NAME`.
     pub over_limit: u64,
     /// Resources refused by the proxy.
     pub nacks: u64,
+    /// Acknowledgements of what was never sent, or was acknowledged before.
+    pub strange_nonces: u64,
+}
+
+impl Tally {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            over_limit: self.over_limit.saturating_add(other.over_limit),
+            nacks: self.nacks.saturating_add(other.nacks),
+            strange_nonces: self.strange_nonces.saturating_add(other.strange_nonces),
+        }
+    }
 }
 
 /// Names that a stream begins or ceases to ask for.
@@ -155,8 +180,8 @@ impl Subscriber {
             opened: now,
             sequence: 0,
             types: BTreeMap::new(),
-            over_limit: 0,
-            nacks: 0,
+            acked: None,
+            tally: Tally::default(),
         }
     }
 
@@ -195,7 +220,7 @@ impl Subscriber {
             }
             let full = state.asked.len() >= MAX_NAMES && !state.asked.contains_key(name.as_str());
             if full || name.len() > MAX_NAME {
-                self.over_limit = self.over_limit.saturating_add(1);
+                self.tally.over_limit = self.tally.over_limit.saturating_add(1);
                 continue;
             }
             let name: Arc<str> = name.as_str().into();
@@ -324,20 +349,40 @@ impl Subscriber {
         self.types.values().any(|state| !state.inflight.is_empty())
     }
 
+    /// How many resources it has not acknowledged, or was not even sent yet.
+    #[must_use]
+    pub fn due(&self) -> usize {
+        let of = |state: &TypeState| {
+            let pending = |held: &&Held| held.state == State::Pending;
+            let sent = state.held.values().filter(pending).count();
+            sent + state.dirty.len() + usize::from(state.dirty_all)
+        };
+        self.types.values().map(of).sum()
+    }
+
+    /// The newest revision of which an answer was acknowledged whole; none before the first.
+    #[must_use]
+    pub fn acked(&self) -> Option<u64> {
+        self.acked
+    }
+
     fn acknowledge(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
         if request.response_nonce.is_empty() {
             return;
         }
-        let Some(state) = self.types.get_mut(&kind) else {
+        let taken = self.types.get_mut(&kind).and_then(|state| {
+            let mut all = state.inflight.iter();
+            let at = all.position(|answer| answer.nonce == request.response_nonce)?;
+            let answer = state.inflight.remove(at)?;
+            Some((state, answer))
+        });
+        let Some((state, answer)) = taken else {
+            self.tally.strange_nonces = self.tally.strange_nonces.saturating_add(1);
             return;
         };
-        let at = state
-            .inflight
-            .iter()
-            .position(|answer| answer.nonce == request.response_nonce);
-        let Some(answer) = at.and_then(|at| state.inflight.remove(at)) else {
-            return;
-        };
+        if request.error_detail.is_none() {
+            self.acked = self.acked.max(Some(answer.revision));
+        }
         let detail = request.error_detail.as_ref();
         let mut refused = detail.map_or_else(BTreeMap::new, |status| {
             refusals(&status.message, &answer.sent)
@@ -357,7 +402,7 @@ impl Subscriber {
                 }
                 Some(reason) => {
                     held.state = State::Nacked(reason);
-                    self.nacks = self.nacks.saturating_add(1);
+                    self.tally.nacks = self.tally.nacks.saturating_add(1);
                 }
             }
         }

@@ -335,7 +335,7 @@ fn a_nack_concerns_the_resources_it_names() {
         State::Nacked("ports: 70000 is no port".into())
     );
     assert_eq!(state("svc/a/c"), State::Nacked("no content".into()));
-    assert_eq!(subscriber.nacks, 2);
+    assert_eq!(subscriber.tally.nacks, 2);
     // A message that names none refuses all that it answers.
     put(
         &mut catalog,
@@ -377,7 +377,7 @@ fn nobody_gets_everything_and_the_names_of_one_stream_are_bounded() {
     subscriber
         .request(&ask(Type::Endpoints, &names), &catalog, Duration::ZERO)
         .unwrap();
-    assert_eq!(subscriber.over_limit, 20_000 - 16_384);
+    assert_eq!(subscriber.tally.over_limit, 20_000 - 16_384);
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn names_and_versions_longer_than_any_that_exists_are_not_kept() {
     subscriber
         .request(&request, &catalog, Duration::ZERO)
         .unwrap();
-    assert_eq!(subscriber.over_limit, 1);
+    assert_eq!(subscriber.tally.over_limit, 1);
     assert_eq!(subscriber.asked().count(), 1);
     let held: Vec<usize> = subscriber
         .held(Type::Endpoints)

@@ -17,6 +17,7 @@ use tonic::Status;
 use super::{Mesh, Outgoing};
 use crate::{
     authority::random,
+    core::Clock,
     registry::{AgentScope, Effects, Opening, Refused, SessionId},
     times::unix,
     tokens::{
@@ -289,6 +290,7 @@ impl Mesh {
                 stop,
             },
         );
+        self.note_stopped(session, None);
         self.follow(fx);
         let welcome = wire::Welcome {
             mesh: self.settings.name.to_string(),
@@ -305,10 +307,11 @@ impl Mesh {
         &mut self,
         session: SessionId,
         message: wire::AgentMessage,
-        now: Duration,
+        clock: &Clock,
         random: [u8; 8],
     ) -> Option<(DnsLabel, WorkloadUid)> {
         use agent_message::Message;
+        let now = clock.uptime();
         self.registry.heard(session, now);
         let mut fx = Effects::default();
         let mut registered = None;
@@ -331,6 +334,9 @@ impl Mesh {
             }
             Some(Message::Report(report)) => self.report(session, report, now),
             Some(Message::Goodbye(goodbye)) => {
+                if !goodbye.handover {
+                    self.note_stopped(session, Some(unix(clock.wall())));
+                }
                 self.registry
                     .goodbye(session, goodbye.handover, now, &mut fx);
             }
@@ -338,6 +344,18 @@ impl Mesh {
         self.follow(fx);
         let agent = self.sessions.get(&session)?.agent.clone();
         registered.map(|uid| (agent, uid))
+    }
+
+    /// Whether an agent that is not there said so: otherwise it is missed.
+    fn note_stopped(&mut self, session: SessionId, stopped: Option<u64>) {
+        let Some(agent) = self.sessions.get(&session).map(|of| &of.agent) else {
+            return;
+        };
+        let record = self.known_agents.get_mut(agent);
+        if let Some(record) = record.filter(|record| record.stopped != stopped) {
+            record.stopped = stopped;
+            self.noted.insert(agent.clone());
+        }
     }
 
     fn register(

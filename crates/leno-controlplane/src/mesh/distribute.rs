@@ -242,13 +242,6 @@ impl Mesh {
         stop: Stop,
         now: Duration,
     ) {
-        if let Some(old) = self.hub.of_agent(agent) {
-            self.counters.closed_nacks = self.counters.closed_nacks.saturating_add(old.nacks);
-            self.counters.closed_over_limit = self
-                .counters
-                .closed_over_limit
-                .saturating_add(old.over_limit);
-        }
         if let Some(old) = self.hub.open(stream, agent, now) {
             self.end_ads(
                 old,

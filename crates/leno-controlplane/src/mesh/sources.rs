@@ -98,6 +98,7 @@ impl Mesh {
                     self.known_agents.remove(&name);
                     self.promise_agent(&name, None);
                     self.end_agent(&name, "this agent was removed from the mesh");
+                    self.registry.forget(&name);
                 }
             }
             (Change::Put(entry), None, TOKENS) => self.put_token(entry),
@@ -171,9 +172,12 @@ impl Mesh {
         record.revision = Some(entry.revision);
         if let Ok(name) = record.name.parse::<DnsLabel>() {
             // Where it is may still be on its way to the store, or somebody else's write was faster.
-            let known = self.known_agents.get(&name).map(|known| &known.places);
-            if let Some(places) = known.filter(|places| **places != record.places) {
-                record.places = places.clone();
+            let known = self.known_agents.get(&name);
+            let same =
+                |of: &AgentRecord| of.places == record.places && of.stopped == record.stopped;
+            if let Some(known) = known.filter(|known| !same(known)) {
+                record.places = known.places.clone();
+                record.stopped = known.stopped;
                 self.noted.insert(name.clone());
             }
             let revoked = record.revoked;

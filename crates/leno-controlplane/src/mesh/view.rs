@@ -11,84 +11,19 @@ use leno_ir::ResourceName;
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
 
-use super::{Mesh, versions::MAX_VERSIONS};
+use super::{
+    Mesh,
+    proxies::{self, health},
+    versions::MAX_VERSIONS,
+};
 use crate::{
     distribution::{State, Type},
-    documents::{
-        CaInfo, Certificate, EdgeList, MeshStatus, Nack, Proxy, ProxyResource, ProxyWorkload,
-        Vitals,
-    },
+    documents::{CaInfo, Certificate, EdgeList, MeshStatus, Missing, ProxyResource, Vitals},
     registry::{Agent, Workload},
-    times::{rfc3339, rfc3339_of},
+    times::rfc3339_of,
 };
 
 impl Mesh {
-    /// Its proxies.
-    pub(crate) fn proxies(&self) -> Vec<Proxy> {
-        self.registry
-            .agents()
-            .map(|(name, agent)| self.proxy(name, agent))
-            .collect()
-    }
-
-    /// Who is connected now.
-    pub(crate) fn connected_agents(&self) -> Vec<DnsLabel> {
-        let agents = self.registry.agents();
-        let connected = agents.filter(|(_, agent)| agent.session.is_some());
-        connected.map(|(name, _)| name.clone()).collect()
-    }
-
-    fn proxy(&self, name: &DnsLabel, agent: &Agent) -> Proxy {
-        let state = self.states.get(name).cloned().unwrap_or_default();
-        let subscriber = self.hub.of_agent(name);
-        let mut resources = BTreeMap::new();
-        let mut nacks = Vec::new();
-        for kind in Type::ALL {
-            let Some(subscriber) = subscriber else {
-                break;
-            };
-            let mut acked = 0;
-            for (resource, held, _) in subscriber.held(kind) {
-                match &held.state {
-                    State::Acked => acked += 1,
-                    State::Pending => {}
-                    State::Nacked(reason) => nacks.push(Nack {
-                        type_name: kind.name().into(),
-                        resource: resource.to_string(),
-                        version: held.version.to_string(),
-                        reason: reason.clone(),
-                    }),
-                }
-            }
-            resources.insert(kind.name().to_owned(), acked);
-        }
-        let certificates = state.certificates.iter().map(|certificate| Certificate {
-            uid: certificate.uid.clone(),
-            identity: certificate.identity.clone(),
-            serial: certificate.serial.clone(),
-            not_after: rfc3339(certificate.not_after),
-        });
-        Proxy {
-            host: name.to_string(),
-            addresses: agent.addresses.clone(),
-            unproven: self.registry.unproven(name),
-            workloads: agent
-                .workloads
-                .values()
-                .map(|workload| shown(agent, workload))
-                .collect(),
-            version: agent.version.clone(),
-            connected: agent.session.is_some(),
-            since: rfc3339_of(agent.since),
-            rss_bytes: state.rss_bytes,
-            pss_bytes: state.pss_bytes,
-            config_version: state.config_version,
-            resources,
-            nacks,
-            certificates: certificates.collect(),
-        }
-    }
-
     /// What a proxy has of some types, and how far it is; `None`: there is no such proxy.
     pub(crate) fn proxy_resources(
         &self,
@@ -143,9 +78,14 @@ impl Mesh {
     }
 
     /// The certificates a proxy says it holds; `None`: there is no such proxy.
-    pub(crate) fn proxy_certificates(&self, host: &DnsLabel) -> Option<Vec<Certificate>> {
+    pub(crate) fn proxy_certificates(
+        &self,
+        host: &DnsLabel,
+        now: Duration,
+        wall: SystemTime,
+    ) -> Option<Vec<Certificate>> {
         let agent = self.registry.agent(host)?;
-        Some(self.proxy(host, agent).certificates)
+        Some(self.proxy(host, agent, now, wall).certificates)
     }
 
     /// The edges of a window, or since the start.
@@ -171,7 +111,6 @@ impl Mesh {
         }
     }
 
-    /// The summary.
     /// Adds what this mesh knows of how the control plane is.
     pub(crate) fn vitals(&self, mut known: Vitals, since: SystemTime) -> Vitals {
         known.since = rfc3339_of(since);
@@ -186,7 +125,7 @@ impl Mesh {
             ),
             (
                 "leno_controlplane_subscriptions_exceeded_total",
-                self.counters.closed_over_limit,
+                self.hub.tally().over_limit,
             ),
             ("leno_services_forgotten_total", self.services_forgotten()),
         ] {
@@ -197,7 +136,8 @@ impl Mesh {
         known
     }
 
-    pub(crate) fn summary(&self, since: SystemTime) -> MeshStatus {
+    /// The summary.
+    pub(crate) fn summary(&self, since: SystemTime, wall: SystemTime) -> MeshStatus {
         let mut workloads = BTreeMap::new();
         let (mut connected, mut disconnected, mut in_sync, mut nacks) = (0, 0, 0, 0);
         let mut findings = Vec::new();
@@ -206,17 +146,7 @@ impl Mesh {
                 *workloads
                     .entry(health(agent, workload).to_owned())
                     .or_default() += 1;
-                if let Some(service) = self.promised_to_others(agent, workload) {
-                    findings.push(format!(
-                        "the version of {} makes no service {service}: a join token promises that name to others; choose another version",
-                        workload.name
-                    ));
-                } else if let Some(service) = self.version_over_limit(name, agent, workload) {
-                    findings.push(format!(
-                        "the version of {} makes no service {service}: {name} made {MAX_VERSIONS} of them today; delete some that nobody serves (leno delete service)",
-                        workload.name
-                    ));
-                }
+                findings.extend(self.nameless(name, agent, workload));
             }
             if agent.session.is_some() {
                 connected += 1;
@@ -224,22 +154,12 @@ impl Mesh {
                 disconnected += 1;
                 findings.push(format!("the agent of {name} is away"));
             }
-            let unproven: Vec<String> = self
-                .registry
-                .unproven(name)
-                .iter()
-                .map(IpAddr::to_string)
-                .collect();
-            if !unproven.is_empty() && !agent.workloads.is_empty() {
-                let list = unproven.join(", ");
-                findings.push(format!(
-                    "{name} does not answer at {list}, which it claims: not used"
-                ));
-            }
+            findings.extend(self.unreached(name, agent));
+            findings.extend(self.too_old(name, agent));
             let Some(subscriber) = self.hub.of_agent(name) else {
                 continue;
             };
-            in_sync += usize::from(subscriber.is_in_sync());
+            in_sync += usize::from(proxies::in_sync(subscriber));
             for kind in Type::ALL {
                 for (resource, held, _) in subscriber.held(kind) {
                     if let State::Nacked(reason) = &held.state {
@@ -251,6 +171,13 @@ impl Mesh {
                     }
                 }
             }
+        }
+        for (name, _) in self
+            .left(wall)
+            .filter(|(_, record)| record.stopped.is_none())
+        {
+            disconnected += 1;
+            findings.push(format!("the agent of {name} is away"));
         }
         findings.truncate(100);
         MeshStatus {
@@ -275,39 +202,42 @@ impl Mesh {
             findings,
         }
     }
-}
 
-fn health(agent: &Agent, workload: &Workload) -> &'static str {
-    match (agent.is_unknown(), workload.healthy) {
-        (true, _) => "unknown",
-        (false, true) => "healthy",
-        (false, false) => "unhealthy",
+    /// That a workload's version has no name of its own.
+    fn nameless(&self, name: &DnsLabel, agent: &Agent, workload: &Workload) -> Option<String> {
+        if let Some(service) = self.promised_to_others(agent, workload) {
+            return Some(format!(
+                "the version of {} makes no service {service}: a join token promises that name to others; choose another version",
+                workload.name
+            ));
+        }
+        let service = self.version_over_limit(name, agent, workload)?;
+        Some(format!(
+            "the version of {} makes no service {service}: {name} made {MAX_VERSIONS} of them today; delete some that nobody serves (leno delete service)",
+            workload.name
+        ))
     }
-}
 
-fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
-    let port = |port: &crate::registry::Port| {
-        let service = port
-            .service_port
-            .map_or_else(String::new, |number| format!("{number}:"));
-        let protocol = port
-            .protocol
-            .map_or_else(String::new, |protocol| format!("/{protocol}"));
-        format!("{service}{}{protocol}", port.workload_port)
-    };
-    ProxyWorkload {
-        uid: workload.uid.to_string(),
-        name: workload.name.clone(),
-        namespace: workload.namespace.to_string(),
-        service: workload.service.as_ref().map(ToString::to_string),
-        version: workload
-            .version
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        identity: workload.identity.to_string(),
-        health: health(agent, workload).into(),
-        ports: workload.ports.iter().map(port).collect(),
+    /// That a host is not where it claims to be.
+    fn unreached(&self, name: &DnsLabel, agent: &Agent) -> Option<String> {
+        let unproven = self.registry.unproven(name);
+        if unproven.is_empty() || agent.workloads.is_empty() {
+            return None;
+        }
+        let list: Vec<String> = unproven.iter().map(IpAddr::to_string).collect();
+        let list = list.join(", ");
+        Some(format!(
+            "{name} does not answer at {list}, which it claims: not used"
+        ))
+    }
+
+    /// That a host's proxy denies for what it does not know (CP10).
+    fn too_old(&self, name: &DnsLabel, agent: &Agent) -> impl Iterator<Item = String> {
+        let missing = self.missing(agent).into_iter();
+        missing.map(move |Missing { feature, workloads }| {
+            let workloads = workloads.join(", ");
+            format!("{name} does not know {feature} and lets nobody in to {workloads}: update Leno there")
+        })
     }
 }
 

@@ -122,6 +122,7 @@ impl Registry {
         self.end_former(&agent, fx);
         self.sessions.insert(session, name.clone());
         self.agents.insert(name.clone(), agent);
+        self.gone.remove(name);
         fx.members = true;
         Ok(())
     }

@@ -11,6 +11,7 @@ mod hostile;
 mod raw;
 mod tenants;
 mod trust;
+mod truth;
 
 use client::{
     Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,

@@ -35,7 +35,7 @@ enum Force {
     Whole(String),
     /// It is stored, and something of it leads nowhere.
     Partly(String, CommandError),
-    /// Some proxies did not take it in time.
+    /// Some proxies did not take it, or not in time.
     Late(CommandError),
 }
 
@@ -132,6 +132,13 @@ async fn force(
         );
         let unseen = conditions.is_empty() && judged_by_mesh;
         match conditions.iter().find(|condition| is_behind(condition)) {
+            // A proxy that refuses it will not take it by waiting.
+            Some(condition) if is_refused(condition) => {
+                let what = format!("{named} is not in force: {}", text(condition, "/message"));
+                let hint =
+                    "leno proxy status shows what each proxy refuses; what it had before runs on";
+                return Ok(Force::Late(CommandError::refused(what).hint(hint)));
+            }
             Some(condition) if late => {
                 let what = format!(
                     "{named} is not in force everywhere after {} s: {}",
@@ -196,6 +203,11 @@ fn is_behind(condition: &Value) -> bool {
     text(condition, "/type") == "Programmed"
         && !holds(condition)
         && text(condition, "/reason") != "Invalid"
+}
+
+/// Whether a proxy said no to it, or denies instead of what it says.
+fn is_refused(condition: &Value) -> bool {
+    matches!(text(condition, "/reason"), "Rejected" | "NotUnderstood")
 }
 
 /// The conditions of this generation, wherever the kind keeps them.

@@ -99,6 +99,9 @@ checks! {
     ProxyConnected = "proxy-connected", "proxies";
     /// Every proxy runs what it was given. One that refuses something is often of an older version.
     ProxyAccepts = "proxy-accepts", "proxies";
+    /// Every proxy understands what protects its workloads. One that does not lets nobody in to them, rather than somebody whom
+    /// a rule keeps out: update Leno on its host.
+    ProxyUnderstands = "proxy-understands", "proxies";
     /// Every host answers at all addresses that it claims. Is a firewall in the way of port 15008?
     ProxyAddresses = "proxy-addresses", "proxies";
     /// Every proxy is of the control plane's version. One version apart works: upgrade it when you can.

@@ -90,6 +90,9 @@ async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), Comma
 /// Of a host's proxy.
 fn proxy(proxy: &Value, now: OffsetDateTime) -> Vec<Finding> {
     let host = text(proxy, "/host");
+    if text(proxy, "/state") == "stopped" {
+        return Vec::new();
+    }
     if !connected(proxy) {
         return vec![ill(
             Check::ProxyConnected,
@@ -113,6 +116,7 @@ fn proxy(proxy: &Value, now: OffsetDateTime) -> Vec<Finding> {
             "is it of an older version? leno proxy status",
         ));
     }
+    found.extend(items(proxy, "/missing").map(|missing| too_old(host, missing)));
     let silent: Vec<&str> = items(proxy, "/unproven")
         .filter_map(Value::as_str)
         .collect();
@@ -132,6 +136,22 @@ fn proxy(proxy: &Value, now: OffsetDateTime) -> Vec<Finding> {
         found.push(well(Check::ProxyAccepts, what));
     }
     found
+}
+
+/// That a proxy does not know what protects its workloads, and lets nobody in to them (CP10).
+fn too_old(host: &str, missing: &Value) -> Finding {
+    let workloads = items(missing, "/workloads").filter_map(Value::as_str);
+    let workloads: Vec<&str> = workloads.collect();
+    ill(
+        Check::ProxyUnderstands,
+        format!("{host} is too old for what protects its workloads"),
+        format!(
+            "it does not know {} and lets nobody in to {}",
+            text(missing, "/feature"),
+            workloads.join(", ")
+        ),
+        "update Leno on that host",
+    )
 }
 
 /// Works, one version apart; worth knowing.

@@ -340,6 +340,7 @@ impl TypeState {
         }
         self.inflight.push_back(Answer {
             nonce: nonce.clone(),
+            revision,
             sent,
         });
         DeltaDiscoveryResponse {
