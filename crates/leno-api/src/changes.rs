@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use leno_config::Kind;
-use leno_store::{Change, Entry, Watch};
+use leno_store::{Change, Entry, Store, Watch};
 use leno_types::DnsLabel;
 
 use crate::{
     derived::DerivedWatch,
     handler::Server,
     object::{Body, Item},
+    overlay::{OverlayChange, OverlayWatch, What},
     status::ApiError,
-    store_resource,
+    store_key, store_resource,
 };
 
 /// Which objects of a kind.
@@ -55,13 +56,38 @@ pub(crate) struct Step {
 
 /// The changes of a scope.
 pub(crate) enum Source {
-    Stored(Box<Watch>, Scope, String),
+    Stored(Box<StoredChanges>),
     Derived(Box<DerivedWatch>),
+}
+
+/// The changes of what people write, with what the control plane adds to it.
+pub(crate) struct StoredChanges {
+    store: Arc<dyn Store>,
+    watch: Watch,
+    overlay: Option<OverlayWatch>,
+    scope: Scope,
+    resource: String,
+}
+
+/// From when on a watch wants what is not in the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// It is not wanted.
+    Nothing,
+    /// From now on.
+    Now,
+    /// Also what changed since the revision at which the watch begins.
+    Since,
 }
 
 impl Source {
     /// Changes after `from`.
-    pub(crate) fn open(server: &Server, scope: Scope, from: u64) -> Result<Self, ApiError> {
+    pub(crate) fn open(
+        server: &Server,
+        scope: Scope,
+        from: u64,
+        beside: Beside,
+    ) -> Result<Self, ApiError> {
         if scope.kind.derived() {
             let now = server.api.environment.now();
             let watch = server.collections.watch(scope, from, now)?;
@@ -72,36 +98,108 @@ impl Source {
             .store
             .watch(from)
             .map_err(|error| ApiError::store(&error))?;
-        let resource = store_resource(scope.kind);
-        Ok(Self::Stored(Box::new(watch), scope, resource))
+        let overlays = &server.overlays;
+        let overlay = match beside {
+            Beside::Nothing => None,
+            Beside::Now => Some(overlays.watch(scope.clone(), None)?),
+            Beside::Since => Some(overlays.watch(scope.clone(), Some(from))?),
+        };
+        Ok(Self::Stored(Box::new(StoredChanges {
+            store: Arc::clone(&server.api.store),
+            watch,
+            overlay,
+            resource: store_resource(scope.kind),
+            scope,
+        })))
     }
 
     /// The next step; waits for it. May be dropped while waiting.
     pub(crate) async fn next(&mut self) -> Result<Step, ApiError> {
-        let (watch, scope, resource) = match self {
-            Self::Stored(watch, scope, resource) => (watch, scope, resource),
-            Self::Derived(watch) => return watch.next().await,
-        };
-        let (change, previous) = watch
-            .next_with_previous()
-            .await
-            .map_err(|error| ApiError::store(&error))?;
-        let key = change.key();
-        let ours = key.mesh == scope.mesh
-            && *key.resource == **resource
-            && scope.contains(&key.namespace, &key.name);
-        Ok(Step {
-            revision: change.revision(),
-            change: ours.then(|| stored_change(change, previous)),
-        })
+        match self {
+            Self::Stored(stored) => stored.next().await,
+            Self::Derived(watch) => watch.next().await,
+        }
     }
 
     /// The revision up to which everything was told.
     pub(crate) const fn revision(&self) -> u64 {
         match self {
-            Self::Stored(watch, ..) => watch.revision(),
+            Self::Stored(stored) => stored.watch.revision(),
             Self::Derived(watch) => watch.revision(),
         }
+    }
+}
+
+impl StoredChanges {
+    async fn next(&mut self) -> Result<Step, ApiError> {
+        loop {
+            let head = self.watch.revision();
+            while let Some(change) = self.overlay.as_mut().and_then(|overlay| overlay.next(head)) {
+                if let Some(change) = self.added(change, head)? {
+                    return Ok(Step {
+                        revision: head,
+                        change: Some(change),
+                    });
+                }
+            }
+            let looked = async {
+                match &mut self.overlay {
+                    Some(overlay) => overlay.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (change, previous) = tokio::select! {
+                // What the store knows comes first, so that what is added to it is never told before it.
+                biased;
+                next = self.watch.next_with_previous() => {
+                    next.map_err(|error| ApiError::store(&error))?
+                }
+                looked = looked => {
+                    looked?;
+                    continue;
+                }
+            };
+            let key = change.key();
+            let ours = key.mesh == self.scope.mesh
+                && *key.resource == *self.resource
+                && self.scope.contains(&key.namespace, &key.name);
+            return Ok(Step {
+                revision: change.revision(),
+                change: ours.then(|| stored_change(change, previous)),
+            });
+        }
+    }
+
+    /// What a change beside the store is to a watcher. An object that nobody wrote is not told of while there is one
+    /// of that name which somebody did: its own changes are.
+    fn added(&self, change: OverlayChange, head: u64) -> Result<Option<ObjectChange>, ApiError> {
+        let OverlayChange {
+            namespace,
+            name,
+            what,
+            ..
+        } = change;
+        let Scope { mesh, kind, .. } = &self.scope;
+        let written = self
+            .store
+            .get(&store_key(mesh, *kind, &namespace, &name))
+            .map_err(|error| ApiError::store(&error))?
+            .map(Body::Stored);
+        let (old, new) = match (what, written) {
+            (What::Status, None) => return Ok(None),
+            (What::Status, Some(body)) => (Some(body.clone()), Some(body)),
+            (_, Some(_)) => return Ok(None),
+            (What::Added(body), None) => (None, Some(body)),
+            (What::Modified(body), None) => (Some(body.clone()), Some(body)),
+            (What::Deleted(body), None) => (Some(body), None),
+        };
+        Ok(Some(ObjectChange {
+            revision: head,
+            namespace,
+            name,
+            old,
+            new,
+        }))
     }
 }
 
@@ -156,7 +254,7 @@ pub(crate) async fn at(
     if revision == head {
         return Ok(items);
     }
-    let mut source = Source::open(server, scope.clone(), revision)?;
+    let mut source = Source::open(server, scope.clone(), revision, Beside::Nothing)?;
     let mut state: BTreeMap<_, _> = items
         .into_iter()
         .map(|item| ((item.namespace, item.name), item.body))

@@ -16,7 +16,9 @@ use tokio::sync::Semaphore;
 use crate::{
     Access, Api, Caller, apply,
     derived::Collections,
-    discovery, openapi, read, review,
+    discovery, openapi,
+    overlay::Overlays,
+    read, review,
     status::ApiError,
     target::{InMesh, Objects, Target},
     watch, write,
@@ -26,12 +28,18 @@ use crate::{
 pub(crate) struct Server {
     pub(crate) api: Api,
     pub(crate) collections: Collections,
+    pub(crate) overlays: Overlays,
     pub(crate) watches: Arc<Semaphore>,
 }
 
 impl Server {
     pub(crate) fn new(api: Api) -> Self {
         Self {
+            overlays: Overlays::new(
+                Arc::clone(&api.derived),
+                Arc::clone(&api.store),
+                api.limits.derived_changes,
+            ),
             collections: Collections::new(Arc::clone(&api.derived), api.limits.derived_changes),
             watches: Arc::new(Semaphore::new(api.limits.watches)),
             api,

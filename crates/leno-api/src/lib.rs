@@ -20,6 +20,7 @@ mod handler;
 mod media;
 mod object;
 mod openapi;
+mod overlay;
 mod patch;
 mod plan;
 mod query;
@@ -60,6 +61,13 @@ pub trait Derived: Send + Sync {
 
     /// The status of a stored object, computed when it is read (CP12).
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value>;
+
+    /// The statuses of all stored objects of a kind, as [`Derived::status`] tells each: namespace, name, status. By
+    /// these watches learn what changed.
+    fn statuses(&self, mesh: &DnsLabel, kind: Kind) -> Vec<(String, String, Value)> {
+        let _ = (mesh, kind);
+        Vec::new()
+    }
 
     /// The write by which an object that nobody stored is forgotten, or why it is not; `None`: there is no such
     /// object.

@@ -1,7 +1,5 @@
 //! Get and list.
 
-use std::sync::Arc;
-
 use axum::response::Response;
 use http::StatusCode;
 use leno_config::Kind;
@@ -89,23 +87,31 @@ fn find(server: &Server, scope: &Scope) -> Result<Option<Item>, ApiError> {
 }
 
 /// Objects of a kind that people may write which the control plane derives where nobody has: services of what is
-/// registered. They show in reads; a watch tells of written ones only.
-fn unwritten(server: &Server, scope: &Scope, written: &[Item]) -> Vec<Item> {
-    let namespace = scope.namespace.as_deref();
-    let derived = server.api.derived.list(&scope.mesh, scope.kind, namespace);
-    let items = derived.into_iter().map(|value| Item {
-        namespace: object::meta_text(&value, "namespace").into(),
-        name: object::meta_text(&value, "name").into(),
-        body: object::Body::Derived(Arc::new(value)),
-    });
+/// registered.
+pub(crate) fn unwritten(server: &Server, scope: &Scope, written: &[Item]) -> Vec<Item> {
+    let mut items = server.overlays.unwritten(scope);
     let is_written = |item: &Item| {
         written
             .iter()
             .any(|of| (&of.namespace, &of.name) == (&item.namespace, &item.name))
     };
+    items.retain(|item| !is_written(item));
     items
-        .filter(|item| scope.contains(&item.namespace, &item.name) && !is_written(item))
-        .collect()
+}
+
+/// The objects of a scope as they are now, ordered, those that nobody wrote among them; and their revision.
+pub(crate) fn everything(server: &Server, scope: &Scope) -> Result<(Vec<Item>, u64), ApiError> {
+    let (items, head) = changes::current(server, scope)?;
+    Ok((with_unwritten(server, scope, items), head))
+}
+
+fn with_unwritten(server: &Server, scope: &Scope, mut items: Vec<Item>) -> Vec<Item> {
+    if !scope.kind.derived() {
+        let unwritten = unwritten(server, scope, &items);
+        items.extend(unwritten);
+        items.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    }
+    items
 }
 
 /// An answer that is one object.
@@ -191,14 +197,10 @@ async fn state(
         _ => None,
     };
     if let Some(revision) = exact {
-        return Ok((changes::at(server, scope, revision).await?, revision));
+        let items = changes::at(server, scope, revision).await?;
+        return Ok((with_unwritten(server, scope, items), revision));
     }
-    let (mut items, head) = changes::current(server, scope)?;
-    if !scope.kind.derived() {
-        let unwritten = unwritten(server, scope, &items);
-        items.extend(unwritten);
-        items.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    }
+    let (items, head) = everything(server, scope)?;
     if let Some(asked) = parameters.resource_version
         && asked > head
     {

@@ -5,8 +5,9 @@
 //! revision it saw, which bookmarks keep recent.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    changes::{self, ObjectChange, Scope, Source},
+    changes::{Beside, ObjectChange, Scope, Source},
     columns::{self, Style},
     handler::{Call, Server},
     media::{self, Form},
@@ -56,6 +57,9 @@ struct Watching {
     failed: Option<ApiError>,
     bookmarks: Interval,
     end: Instant,
+    /// What was told last of each object, as hashes of its name and of all of it: what is computed when it is read may
+    /// turn out to be the same.
+    told: HashMap<u64, u64>,
     /// Table columns are told with the first row only.
     columns_told: bool,
     _open: Open,
@@ -117,6 +121,7 @@ pub(crate) async fn watch(
         failed: None,
         bookmarks,
         end: now + lasts.min(limits.watch_time),
+        told: HashMap::new(),
         columns_told: false,
         _open: open,
         parameters,
@@ -154,10 +159,10 @@ impl Watching {
             (Some(false), None | Some(0)) => Start::Now,
             (_, Some(version)) => Start::After(version),
         };
-        let from = match start {
-            Start::After(version) => version,
+        let (from, beside) = match start {
+            Start::After(version) => (version, Beside::Since),
             Start::State | Start::Now => {
-                let (items, head) = changes::current(&self.server, &self.scope)?;
+                let (items, head) = read::everything(&self.server, &self.scope)?;
                 if let (Match::NotOlderThan, Some(asked)) = (
                     parameters.resource_version_match,
                     parameters.resource_version,
@@ -170,10 +175,11 @@ impl Watching {
                     self.initial_bookmark =
                         parameters.send_initial_events == Some(true) && parameters.allow_bookmarks;
                 }
-                head
+                (head, Beside::Now)
             }
         };
-        self.source = Some(Source::open(&self.server, self.scope.clone(), from)?);
+        let source = Source::open(&self.server, self.scope.clone(), from, beside)?;
+        self.source = Some(source);
         Ok(())
     }
 
@@ -195,6 +201,7 @@ impl Watching {
         while let Some(item) = self.initial.pop_front() {
             let value = read::shown(&self.server, &self.scope, &item)?;
             if self.parameters.selector.matches(&value) {
+                self.is_news(&item.namespace, &item.name, &value);
                 return Ok(Some(self.told("ADDED", &value)));
             }
         }
@@ -247,6 +254,8 @@ impl Watching {
         if what == "DELETED" {
             // The version of the deletion: a client resumes from the last one it saw.
             object::set_revision(&mut value, change.revision);
+            self.told
+                .remove(&hash(&(&*change.namespace, &*change.name)));
         } else {
             read::add_status(
                 &self.server,
@@ -255,8 +264,18 @@ impl Watching {
                 &change.name,
                 &mut value,
             );
+            let is_news = self.is_news(&change.namespace, &change.name, &value);
+            if what == "MODIFIED" && !is_news {
+                return Ok(None);
+            }
         }
         Ok(Some(self.told(what, &value)))
+    }
+
+    /// Notes what is told of an object; whether it is anything else than before.
+    fn is_news(&mut self, namespace: &str, name: &str, value: &Value) -> bool {
+        let told = hash(&value.to_string());
+        self.told.insert(hash(&(namespace, name)), told) != Some(told)
     }
 
     /// An event in the form the caller wants.
@@ -309,6 +328,12 @@ impl Watching {
         }
         Some(json!({"type": "BOOKMARK", "object": object}))
     }
+}
+
+fn hash(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn line(event: &Value) -> Bytes {

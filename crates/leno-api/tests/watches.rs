@@ -409,3 +409,83 @@ async fn watches_are_bounded_and_given_back() {
     }
     server.watch(&path).await;
 }
+
+fn derived_service(name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"leno.dev/derived": "true"}},
+        "spec": {"ports": [{"port": port}]},
+    })
+}
+
+#[tokio::test]
+async fn a_status_that_changes_is_told_though_nobody_wrote_and_once() {
+    let server = Server::start().await;
+    server.post(ROUTES, &route("split", 5)).await;
+    let mut events = server.watch(&format!("{ROUTES}?watch=1")).await;
+    let status = |event: &Value| event["object"]["status"]["conditions"][0]["status"].clone();
+    let first = events.next().await.unwrap();
+    assert_eq!(
+        (first["type"].as_str(), status(&first)),
+        (Some("ADDED"), json!("True"))
+    );
+    server.plane.set_programmed("False");
+    let told = events.next().await.unwrap();
+    assert_eq!(
+        (told["type"].as_str(), status(&told)),
+        (Some("MODIFIED"), json!("False"))
+    );
+    // One that is as it was is none.
+    server.plane.set_programmed("False");
+    server.delete(&format!("{ROUTES}/split")).await;
+    assert_eq!(events.short().await, "DELETED split");
+}
+
+#[tokio::test]
+async fn services_of_what_runs_are_watched_as_those_that_somebody_wrote() {
+    let server = Server::start().await;
+    server.plane.set_services(vec![derived_service("cart", 80)]);
+    let list = server.get(SERVICES).await.body;
+    assert_eq!(list["items"][0]["metadata"]["name"], "cart");
+    assert!(!version(&list["items"][0]).is_empty());
+    let path = format!("{SERVICES}?watch=1&resourceVersion={}", version(&list));
+    let mut events = server.watch(&path).await;
+    // It was there at that very revision: told again, not lost.
+    assert_eq!(events.short().await, "ADDED cart");
+    server.plane.set_services(vec![derived_service("cart", 81)]);
+    assert_eq!(events.short().await, "MODIFIED cart");
+    server.plane.set_services(vec![
+        derived_service("cart", 81),
+        derived_service("pay", 80),
+    ]);
+    assert_eq!(events.short().await, "ADDED pay");
+    server.plane.set_services(vec![derived_service("pay", 80)]);
+    let gone = events.next().await.unwrap();
+    assert_eq!(
+        (gone["type"].as_str(), &gone["object"]["metadata"]["name"]),
+        (Some("DELETED"), &json!("cart"))
+    );
+    // Somebody writes the other: the derived one's end is not told, there still is one of that name.
+    server.post(SERVICES, &service("pay", 90)).await;
+    server.plane.set_services(Vec::new());
+    assert_eq!(events.short().await, "ADDED pay");
+    server.post(SERVICES, &service("last", 90)).await;
+    assert_eq!(events.short().await, "ADDED last");
+}
+
+#[tokio::test]
+async fn a_watch_that_resumes_learns_what_ended_meanwhile() {
+    let server = Server::start().await;
+    server.plane.set_services(vec![derived_service("cart", 80)]);
+    server.post(SERVICES, &service("a", 80)).await;
+    let list = server.get(SERVICES).await.body;
+    server.plane.set_services(Vec::new());
+    // Somebody looks: that is when it is seen to be gone.
+    server.get(SERVICES).await;
+    server.post(SERVICES, &service("b", 80)).await;
+    let path = format!("{SERVICES}?watch=1&resourceVersion={}", version(&list));
+    let mut events = server.watch(&path).await;
+    let told = [events.short().await, events.short().await];
+    assert_eq!(told, ["DELETED cart", "ADDED b"]);
+}

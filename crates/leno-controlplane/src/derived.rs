@@ -65,6 +65,22 @@ struct Published {
     statuses: BTreeMap<ObjectKey, Value>,
 }
 
+impl Published {
+    /// A status with what is written when it is read: where many generators name many services it is far more than
+    /// all the rest.
+    fn shown(&self, (kind, namespace, name): &ObjectKey, status: &Value) -> Value {
+        let mut status = status.clone();
+        if *kind == Kind::Service
+            && let Some(generated) = self
+                .names
+                .get(&ServiceName::new(namespace.clone(), name.clone()))
+        {
+            hostnames::of_service(&mut status, generated);
+        }
+        status
+    }
+}
+
 /// What the API sees of one mesh.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -257,17 +273,22 @@ impl Derived for DerivedMeshes {
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
         let published = self.shared(mesh)?.read();
-        let mut status = published.statuses.get(&key).cloned()?;
-        // Written when it is read: where many generators name many services it is far more than all the rest.
-        let service = ServiceName::new(key.1, key.2);
-        if let Some(generated) = published
-            .names
-            .get(&service)
-            .filter(|_| kind == Kind::Service)
-        {
-            hostnames::of_service(&mut status, generated);
-        }
-        Some(status)
+        let status = published.statuses.get(&key)?;
+        Some(published.shown(&key, status))
+    }
+
+    fn statuses(&self, mesh: &DnsLabel, kind: Kind) -> Vec<(String, String, Value)> {
+        let Some(shared) = self.shared(mesh) else {
+            return Vec::new();
+        };
+        let published = shared.read();
+        let of_kind = published.statuses.iter().filter(|(key, _)| key.0 == kind);
+        of_kind
+            .map(|(key, status)| {
+                let shown = published.shown(key, status);
+                (key.1.to_string(), key.2.to_string(), shown)
+            })
+            .collect()
     }
 
     fn delete(

@@ -29,6 +29,10 @@ use tokio::{net::TcpListener, task::JoinSet};
 /// A control plane that gives addresses, and has the EndpointSlices it is told to have.
 pub(crate) struct Plane {
     pub(crate) slices: Mutex<Vec<Value>>,
+    /// Services that nobody wrote.
+    pub(crate) services: Mutex<Vec<Value>>,
+    /// What the status of every route says.
+    pub(crate) programmed: Mutex<&'static str>,
     changes: tokio::sync::watch::Sender<u64>,
 }
 
@@ -37,21 +41,44 @@ impl Plane {
         *self.slices.lock().unwrap() = slices;
         self.changes.send_modify(|version| *version += 1);
     }
+
+    pub(crate) fn set_services(&self, services: Vec<Value>) {
+        *self.services.lock().unwrap() = services;
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    pub(crate) fn set_programmed(&self, status: &'static str) {
+        *self.programmed.lock().unwrap() = status;
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn route_status(&self) -> Value {
+        let status = *self.programmed.lock().unwrap();
+        json!({"conditions": [{"type": "Programmed", "status": status}]})
+    }
 }
 
 impl Derived for Plane {
     fn list(&self, mesh: &DnsLabel, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
-        if kind != Kind::EndpointSlice || mesh.as_str() != "default" {
-            return Vec::new();
-        }
-        let slices = self.slices.lock().unwrap();
+        let all = match kind {
+            Kind::EndpointSlice if mesh.as_str() == "default" => &self.slices,
+            Kind::Service if mesh.as_str() == "default" => &self.services,
+            _ => return Vec::new(),
+        };
+        let slices = all.lock().unwrap();
         let ours = |slice: &&Value| namespace.is_none_or(|n| slice["metadata"]["namespace"] == n);
         slices.iter().filter(ours).cloned().collect()
     }
 
     fn status(&self, _: &DnsLabel, kind: Kind, _: &str, _: &str) -> Option<Value> {
-        (kind == Kind::HttpRoute)
-            .then(|| json!({"conditions": [{"type": "Programmed", "status": "True"}]}))
+        (kind == Kind::HttpRoute).then(|| self.route_status())
+    }
+
+    fn statuses(&self, mesh: &DnsLabel, kind: Kind) -> Vec<(String, String, Value)> {
+        // Of routes named split in the namespace shop, whether or not they are there.
+        let is_told = kind == Kind::HttpRoute && mesh.as_str() == "default";
+        let status = is_told.then(|| ("shop".into(), "split".into(), self.route_status()));
+        status.into_iter().collect()
     }
 
     fn admit_write(
@@ -151,6 +178,8 @@ impl Server {
         let store = Arc::new(store);
         let plane = Arc::new(Plane {
             slices: Mutex::default(),
+            services: Mutex::default(),
+            programmed: Mutex::new("True"),
             changes: tokio::sync::watch::Sender::new(0),
         });
         let mut api = Api::new(store.clone(), plane.clone());
