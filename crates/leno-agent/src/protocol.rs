@@ -247,6 +247,10 @@ pub struct Host {
     /// What keeps it from the control plane; absent while it is connected.
     #[serde(default)]
     pub trouble: Option<Trouble>,
+    /// When the first certificate of a program here ends, seconds since 1970: until then they serve and call without a
+    /// control plane. Absent without programs.
+    #[serde(default)]
+    pub good_until: Option<u64>,
 }
 
 /// What is wrong, for people.

@@ -53,6 +53,7 @@ use crate::{
     core::Clock,
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
+    metrics::Latencies,
     registry::{Effects, Registry, SessionId},
     telemetry::Telemetry,
     tokens::AgentRecord,
@@ -75,8 +76,6 @@ pub(crate) struct Settings {
 /// What is counted since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) compiles: u64,
-    pub(crate) compile_nanos: u64,
     pub(crate) outputs: u64,
     pub(crate) pushes: u64,
     pub(crate) resources_sent: u64,
@@ -93,9 +92,7 @@ pub(crate) struct Counters {
 /// How long changes took from the store to the acknowledgement of the last proxy concerned.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Convergence {
-    pub(crate) histogram: leno_telemetry::LatencyHistogram,
-    /// The sum of what it counted.
-    pub(crate) seconds: f64,
+    pub(crate) took: Latencies,
     /// Since when at least one proxy is behind.
     pub(crate) behind_since: Option<Duration>,
 }
@@ -133,6 +130,8 @@ pub(crate) struct Mesh {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Counters,
     pub(crate) convergence: Convergence,
+    /// How long compiling took.
+    pub(crate) compiled: Latencies,
     /// The revision of the store that all of this is made from.
     pub(crate) revision: u64,
     pub(crate) states: BTreeMap<DnsLabel, ProxyState>,
@@ -196,6 +195,7 @@ impl Mesh {
             telemetry: Telemetry::default(),
             counters: Counters::default(),
             convergence: Convergence::default(),
+            compiled: Latencies::default(),
             revision: 0,
             states: BTreeMap::new(),
             known_agents: BTreeMap::new(),

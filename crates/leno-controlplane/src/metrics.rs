@@ -30,10 +30,18 @@ pub(crate) struct MeteredStore {
     commits: Arc<Mutex<Latencies>>,
 }
 
-#[derive(Debug, Default)]
-struct Latencies {
+/// How long something took, each time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Latencies {
     histogram: LatencyHistogram,
     seconds: f64,
+}
+
+impl Latencies {
+    pub(crate) fn record(&mut self, took: Duration) {
+        self.histogram.record(took);
+        self.seconds += took.as_secs_f64();
+    }
 }
 
 impl MeteredStore {
@@ -78,9 +86,7 @@ impl Store for MeteredStore {
         Box::pin(async move {
             let outcome = commit.await;
             let took = started.elapsed();
-            let mut commits = locked(&commits);
-            commits.histogram.record(took);
-            commits.seconds += took.as_secs_f64();
+            locked(&commits).record(took);
             outcome
         })
     }
@@ -272,7 +278,11 @@ fn of_distribution(out: &mut Text, mesh: &Mesh) {
     let (label, counters) = (label_of(mesh), &mesh.counters);
     let tally = mesh.hub.tally();
     for (name, help, value) in [
-        ("leno_compile_total", "Compilations.", counters.compiles),
+        (
+            "leno_compile_total",
+            "Compilations.",
+            mesh.compiled.histogram.count(),
+        ),
         (
             "leno_compile_audited_total",
             "Resources compiled afresh, to be compared with what is told to proxies.",
@@ -419,14 +429,8 @@ fn of_telemetry(out: &mut Text, mesh: &Mesh) {
 
 fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
     let label = label_of(mesh);
-    let counters = &mesh.counters;
     let until = |time: SystemTime| unix(time) as f64 - unix(wall) as f64;
     for (name, help, value) in [
-        (
-            "leno_compile_seconds_sum",
-            "Time spent compiling.",
-            Duration::from_nanos(counters.compile_nanos).as_secs_f64(),
-        ),
         (
             "leno_controlplane_proxies",
             "Open discovery streams.",
@@ -474,7 +478,14 @@ fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
             mesh.catalog.count(kind) as f64,
         );
     }
-    let convergence = &mesh.convergence;
+    out.histogram(
+        "leno_compile_seconds",
+        "Time of one compilation, of all that was due together.",
+        &label,
+        &mesh.compiled.histogram,
+        mesh.compiled.seconds,
+    );
+    let convergence = &mesh.convergence.took;
     out.histogram(
         "leno_controlplane_convergence_seconds",
         "From a push until every proxy has answered.",

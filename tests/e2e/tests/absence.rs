@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -63,6 +64,7 @@ suite!(
         traffic_goes_on_when_the_control_plane_is_killed,
         an_unseen_destination_is_refused_with_a_reason_and_in_clear_not_a_byte,
         a_destination_outside_still_works,
+        a_host_says_for_how_long_its_programs_go_on,
         an_agent_restarted_meanwhile_serves_on,
         an_agent_killed_meanwhile_serves_on_after_its_restart,
         its_return_is_noticed_and_nothing_is_lost,
@@ -141,6 +143,31 @@ fn a_destination_outside_still_works(fixture: &mut Fixture) {
     assert_eq!(
         wire.ask("GET / HTTP/1.1\r\nhost: world\r\n\r\n").body,
         b"world"
+    );
+}
+
+fn a_host_says_for_how_long_its_programs_go_on(fixture: &mut Fixture) {
+    let a = fixture.mesh.host("a");
+    let mut check = Command::new(leno_testkit::leno_binary());
+    check
+        .args(["check", "-o", "json"])
+        .env("LENO_AGENT_SOCKET", fixture.mesh.agent_socket("a"))
+        .env("LENO_CONFIG", a.disk().join("no-context"));
+    let said = a.run(&mut check);
+    assert_eq!(said.code, 3, "its control plane is away: {}", said.text());
+    let found: Vec<serde_json::Value> = serde_json::from_str(&said.text()).expect("a list");
+    let of = |id: &str| {
+        found
+            .iter()
+            .find(|of| of["id"] == id)
+            .expect("it is looked at")
+    };
+    assert_eq!(of("agent-connected")["ok"], false);
+    let away = of("agent-away");
+    let text = away["check"].as_str().expect("a text");
+    assert!(
+        away["ok"] == true && text.contains("without a control plane for 24h"),
+        "{away}"
     );
 }
 

@@ -31,11 +31,16 @@ impl Agent {
         })
     }
 
+    /// When the first certificate of a program ends, seconds since 1970.
+    pub(super) fn first_end(&self) -> Option<u64> {
+        let certificates = self
+            .hosted
+            .values()
+            .filter_map(|of| of.certificate.as_ref());
+        certificates.map(|of| unix(of.not_after())).min()
+    }
+
     pub(super) fn certificates_page(&self) -> String {
-        let unix = |time: SystemTime| {
-            time.duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs())
-        };
         let page = self.hosted.values().filter_map(|hosted| {
             let certificate = hosted.certificate.as_ref()?;
             Some(serde_json::json!({
@@ -67,4 +72,9 @@ impl Agent {
         });
         serde_json::Value::Array(page.collect()).to_string()
     }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -124,6 +124,7 @@ impl Agent {
             addresses: self.config.addresses.clone(),
             connected: matches!(self.standing, Standing::Connected),
             trouble: self.standing.trouble(),
+            good_until: self.first_end(),
         };
         self.tell(connection, FromAgent::Host(host));
     }

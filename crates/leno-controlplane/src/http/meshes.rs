@@ -78,7 +78,9 @@ pub(super) async fn create(
         &request.prefixes,
     )
     .map_err(Problem::invalid)?;
-    let made = context.run_to_its_end(make(context.clone(), plan)).await??;
+    let made = context
+        .run_to_its_end(make(context.clone(), plan))
+        .await??;
     Ok((StatusCode::CREATED, Json(made)))
 }
 

@@ -93,9 +93,7 @@ impl Mesh {
         let inputs = std::mem::take(&mut self.pending);
         let started = Instant::now();
         let outputs = self.compiler.apply(inputs);
-        self.counters.compiles = self.counters.compiles.saturating_add(1);
-        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.counters.compile_nanos = self.counters.compile_nanos.saturating_add(nanos);
+        self.compiled.record(started.elapsed());
         self.counters.outputs = self.counters.outputs.saturating_add(outputs.len() as u64);
         self.publish_due = true;
         for (key, output) in outputs {
@@ -360,8 +358,7 @@ impl Mesh {
             (true, None) => self.convergence.behind_since = Some(now),
             (false, Some(since)) => {
                 let took = now.saturating_sub(since);
-                self.convergence.histogram.record(took);
-                self.convergence.seconds += took.as_secs_f64();
+                self.convergence.took.record(took);
                 self.convergence.behind_since = None;
             }
             _ => {}

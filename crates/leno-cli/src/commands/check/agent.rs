@@ -47,7 +47,14 @@ fn standing() -> Vec<Finding> {
     };
     let answers = format!("the agent answers at {}", socket.path().display());
     match socket.host() {
-        Ok(host) => vec![well(Check::AgentAnswers, answers), judge(host)],
+        Ok(host) => {
+            let left = host
+                .good_until
+                .map(|end| left_until(end, SystemTime::now()));
+            let mut found = vec![well(Check::AgentAnswers, answers), judge(host)];
+            found.extend(left.map(away));
+            found
+        }
         // It says nothing to who may not run programs here; that it does is an answer.
         Err(error) if error.code == PERMISSION => vec![well(Check::AgentAnswers, answers)],
         Err(error) => wrong(error),
@@ -70,6 +77,30 @@ fn judge(host: Host) -> Finding {
             trouble.hint,
         ),
     }
+}
+
+fn left_until(end: u64, now: SystemTime) -> u64 {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH);
+    end.saturating_sub(now.unwrap_or_default().as_secs())
+}
+
+/// Its programs have certificates that are good for `left` more seconds.
+fn away(left: u64) -> Finding {
+    if left == 0 {
+        return ill(
+            Check::AgentAway,
+            "a program here has a certificate that has ended",
+            "nobody is called with it, and it serves nobody",
+            "once the agent reaches its control plane it gets another: what is above says what keeps it",
+        );
+    }
+    well(
+        Check::AgentAway,
+        format!(
+            "its programs go on without a control plane for {}",
+            humanize(left)
+        ),
+    )
 }
 
 /// Of the membership on the disk, for who may read it.
@@ -114,6 +145,7 @@ mod tests {
             addresses: Vec::new(),
             connected: false,
             trouble,
+            good_until: None,
         };
         let revoked = Trouble {
             what: "this host is a member of the mesh no more".into(),
@@ -127,6 +159,15 @@ mod tests {
             "{shown}"
         );
         assert!(!judge(host(None)).is_trouble());
+    }
+
+    #[test]
+    fn for_how_long_programs_go_on_is_said_until_it_is_over() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let found = away(left_until(4_600, now));
+        assert!(found.what.ends_with("for 60m"), "{}", found.what);
+        assert!(away(left_until(1_000, now)).is_trouble());
+        assert!(away(left_until(10, now)).is_trouble());
     }
 
     #[test]

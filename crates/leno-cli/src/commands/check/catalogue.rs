@@ -45,6 +45,8 @@ checks! {
     AgentAnswers = "agent-answers", "agent";
     /// The agent has a session with its control plane. It says itself what keeps it from one, and what to do.
     AgentConnected = "agent-connected", "agent";
+    /// For how long the programs of this host go on without a control plane: until the first of their certificates ends, which are renewed at half their life (`--workload-ttl`).
+    AgentAway = "agent-away", "agent";
     /// The agent's own certificate (30 days) is renewed daily. An agent that did not reach its control plane for two weeks is told here: find out why before it ends.
     AgentCertificate = "agent-certificate", "agent";
     /// The ports that Leno listens on are free. End their holder, or choose others; each has an option.
