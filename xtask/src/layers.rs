@@ -67,6 +67,7 @@ const FREE: &[&str] = &[
     "wire-codegen",
     "leno-e2e",
     "leno-parsers",
+    "leno-simulate",
     "leno-testkit",
 ];
 
