@@ -65,6 +65,7 @@ const BANNED: &[(&str, &[&str])] = &[
 const FREE: &[&str] = &[
     "xtask",
     "wire-codegen",
+    "control-load",
     "leno-e2e",
     "leno-parsers",
     "leno-simulate",
