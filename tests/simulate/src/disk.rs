@@ -92,6 +92,10 @@ impl Store for Disk {
         self.store.meshes()
     }
 
+    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError> {
+        self.store.collections(mesh)
+    }
+
     fn commit(&self, writes: Vec<Write>) -> Commit {
         let (store, weather) = (Arc::clone(&self.store), Arc::clone(&self.weather));
         Box::pin(async move {
