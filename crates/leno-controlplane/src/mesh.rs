@@ -54,6 +54,7 @@ use crate::{
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
     metrics::Latencies,
+    people::People,
     registry::{Effects, Registry, SessionId},
     telemetry::Telemetry,
     tokens::AgentRecord,
@@ -128,6 +129,7 @@ pub(crate) struct Mesh {
     pub(crate) hub: Hub,
     pub(crate) telemetry: Telemetry,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) people: Arc<People>,
     pub(crate) counters: Counters,
     pub(crate) convergence: Convergence,
     /// How long compiling took.
@@ -186,6 +188,7 @@ impl Mesh {
             registry: Registry::new(domain.clone(), mint, now),
             compiler: Compiler::new(domain),
             shared: Arc::new(Shared::new(settings.name.clone(), changes)),
+            people: Arc::default(),
             settings,
             authority,
             certificate,
