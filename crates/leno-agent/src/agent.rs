@@ -4,6 +4,7 @@
 //! a tick) and is answered by messages; nothing else changes state. The data plane goes on without this loop's help
 //! when the control plane is away.
 
+mod asked;
 mod control_plane;
 mod pages;
 mod programs;
@@ -41,6 +42,7 @@ use crate::{
     handover::{Handles, Inherited},
     host_network::Routes,
     hosted::{self, Hosted, Sockets},
+    lines::Lines,
     link::LinkEvent,
     local::{self, Connection, LocalEvent},
     protocol::{FromAgent, Start, Why},
@@ -209,6 +211,11 @@ struct Agent {
     /// When what could not be written is tried again.
     save_again: Option<Instant>,
     standing: Standing,
+    /// What people ask, while the data plane is asked.
+    questions: asked::Questions,
+    lines: Lines,
+    /// Whether the data plane writes a line for each request.
+    logs_all: bool,
 }
 
 impl Agent {
@@ -233,6 +240,7 @@ impl Agent {
         } = beginning;
         let agent_renewal = Renewal::of_agent(&membership.borrow().certificate, fastrand::f64());
         let reporter = Reporter::new(config.access_log.as_deref());
+        let logs_all = config.access_log.is_some();
         let keeps_keys = restart::keeps_keys(&config.run_dir);
         let mut agent = Self {
             config,
@@ -272,6 +280,9 @@ impl Agent {
             dirty_workloads: false,
             save_again: None,
             standing: Standing::default(),
+            questions: asked::Questions::default(),
+            lines: Lines::default(),
+            logs_all,
         };
         agent.restore(kept.unwrap_or_default());
         // Only now: a peer that comes first finds the workloads of a predecessor, and their certificates.
@@ -335,7 +346,7 @@ impl Agent {
             while let Some(event) = self.worker.next().await {
                 match event {
                     Event::Drained => break,
-                    event => self.reporter.take(event),
+                    event => drop(self.reporter.take(event)),
                 }
             }
         };
@@ -372,7 +383,11 @@ impl Agent {
                     self.tell(connection, FromAgent::Idle);
                 }
             }
-            event => self.reporter.take(event),
+            Event::Looked { question, services } => self.on_looked(question, &services),
+            event => {
+                let log = self.reporter.take(event);
+                self.on_lines(log);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod busy;
 mod certificates;
 mod config;
 mod dial;
+mod explain;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -18,6 +19,7 @@ pub mod host;
 mod host_network;
 mod hosted;
 mod join;
+mod lines;
 mod link;
 mod local;
 mod membership;

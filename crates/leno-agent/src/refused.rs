@@ -10,28 +10,37 @@ const MOST: usize = 256;
 
 /// By process, 0 where it cannot be seen.
 #[derive(Default)]
-pub(crate) struct Refused(VecDeque<(i32, String)>);
+pub(crate) struct Refused {
+    last: VecDeque<(i32, String)>,
+    forgotten: u64,
+}
 
 impl Refused {
     /// Whether this is another refusal than the process's last.
     pub(crate) fn is_new(&mut self, pid: i32, message: &str) -> bool {
-        if let Some((_, last)) = self.0.iter_mut().find(|(of, _)| *of == pid) {
+        if let Some((_, last)) = self.last.iter_mut().find(|(of, _)| *of == pid) {
             let is_new = last != message;
             if is_new {
                 message.clone_into(last);
             }
             return is_new;
         }
-        if self.0.len() >= MOST {
-            self.0.pop_front();
+        if self.last.len() >= MOST {
+            self.last.pop_front();
+            self.forgotten += 1;
         }
-        self.0.push_back((pid, message.to_owned()));
+        self.last.push_back((pid, message.to_owned()));
         true
+    }
+
+    /// How many had to make room.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// It was taken in: what comes later is news.
     pub(crate) fn forget(&mut self, pid: i32) {
-        self.0.retain(|(of, _)| *of != pid);
+        self.last.retain(|(of, _)| *of != pid);
     }
 }
 
@@ -57,7 +66,8 @@ mod tests {
         for pid in 0..2_000 {
             assert!(refused.is_new(pid, "no"));
         }
-        assert_eq!(refused.0.len(), MOST);
+        assert_eq!(refused.last.len(), MOST);
+        assert_eq!(refused.forgotten(), 2_000 - MOST as u64);
         assert!(!refused.is_new(1_999, "no"));
         assert!(refused.is_new(0, "no"));
     }

@@ -4,7 +4,7 @@
 //! send to, they are merged by edge and so stay bounded.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -13,12 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_dataplane::{Event, RefusalRecord};
+use leno_dataplane::Event;
 use leno_telemetry::{
     Delta, EdgeDelta, EdgeKey, LatencyHistogram, Protocol, Reporter as Side, Totals,
     counters::{Counter, Counters, Gauge, Limit},
 };
 use leno_wire::agent as wire;
+
+use crate::explain::Refusals;
 
 /// Between two reports in which something happened.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -28,14 +30,12 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 /// Edges that wait to be reported; what comes above it is dropped, counted.
 const MAX_WAITING: usize = 4_096;
-/// Refusals kept for people.
-const MAX_REFUSALS: usize = 1_024;
 
 /// Collects what the data plane tells.
 pub(crate) struct Reporter {
     totals: Totals,
     counters: Counters,
-    refusals: VecDeque<RefusalRecord>,
+    refusals: Refusals,
     waiting: HashMap<Arc<EdgeKey>, wire::EdgeDelta>,
     dropped: u64,
     sequence: u64,
@@ -55,6 +55,10 @@ pub(crate) struct Own {
     pub(crate) rules_restored: u64,
     /// Connections to the admin ports that made room.
     pub(crate) readers_ended: u64,
+    /// Lines of the access log that are kept no more.
+    pub(crate) lines_forgotten: u64,
+    /// Programs whose refusal is remembered no more.
+    pub(crate) programs_forgotten: u64,
 }
 
 impl Reporter {
@@ -71,7 +75,7 @@ impl Reporter {
         Self {
             totals: Totals::default(),
             counters: Counters::default(),
-            refusals: VecDeque::new(),
+            refusals: Refusals::default(),
             waiting: HashMap::new(),
             dropped: 0,
             sequence: 0,
@@ -82,8 +86,8 @@ impl Reporter {
         }
     }
 
-    /// Takes a report of the data plane in.
-    pub(crate) fn take(&mut self, event: Event) {
+    /// Takes a report of the data plane in; gives the lines of its log.
+    pub(crate) fn take(&mut self, event: Event) -> Vec<u8> {
         let Event::Telemetry {
             delta,
             counters,
@@ -91,22 +95,19 @@ impl Reporter {
             refusals,
         } = event
         else {
-            return;
+            return Vec::new();
         };
         self.totals.merge(&delta);
         self.counters.merge(&counters);
         self.wait_for_sending(&delta);
-        let room = MAX_REFUSALS.saturating_sub(refusals.len());
-        let surplus = self.refusals.len().saturating_sub(room);
-        self.refusals.drain(..surplus);
-        self.refusals
-            .extend(refusals.into_iter().take(MAX_REFUSALS));
+        self.refusals.take(refusals);
         if let Some(file) = &mut self.log
             && !log.is_empty()
             && let Err(error) = file.write_all(&log)
         {
             tracing::warn!(%error, "lines of the access log are lost");
         }
+        log
     }
 
     fn wait_for_sending(&mut self, delta: &Delta) {
@@ -162,9 +163,9 @@ impl Reporter {
         })
     }
 
-    /// The latest refusals, the newest last.
-    pub(crate) fn refusals(&self) -> impl Iterator<Item = &RefusalRecord> {
-        self.refusals.iter()
+    /// The latest refusals.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Everything as Prometheus text.
@@ -174,11 +175,16 @@ impl Reporter {
             resources,
             rules_restored,
             readers_ended,
+            lines_forgotten,
+            programs_forgotten,
         } = *own;
         let mut counters = self.counters.clone();
         counters.add(Counter::XdsNacks, nacks);
         counters.add(Counter::ReportEdgesDropped, self.dropped);
         counters.add(Counter::RulesRestored, rules_restored);
+        counters.add(Counter::RefusalsForgotten, self.refusals.forgotten());
+        counters.add(Counter::LogLinesForgotten, lines_forgotten);
+        counters.add(Counter::ProgramRefusalsForgotten, programs_forgotten);
         counters.limits(Limit::AdminConnections, readers_ended);
         let resources = i64::try_from(resources).unwrap_or(i64::MAX);
         counters.gauge(Gauge::XdsResources, resources);
@@ -300,6 +306,8 @@ mod tests {
             resources: 7,
             rules_restored: 5,
             readers_ended: 2,
+            lines_forgotten: 11,
+            programs_forgotten: 13,
         });
         let mut seen = BTreeSet::new();
         for line in text
@@ -317,6 +325,8 @@ mod tests {
             "leno_limit_reached_total{limit=\"admin_connections\"} 2\n",
             "leno_xds_resources 7\n",
             "leno_capture_rules_restored_total 5\n",
+            "leno_access_log_forgotten_total 11\n",
+            "leno_program_refusals_forgotten_total 13\n",
         ] {
             assert!(text.contains(sample), "{sample}");
         }

@@ -4,6 +4,7 @@
 //! offered while any is usable at all: refusing everybody because all look ill helps nobody (Envoy's panic mode).
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -59,10 +60,11 @@ struct Entry {
     load: PeakEwma,
     pending: u32,
     failures: u32,
+    fault: Option<Fault>,
     ejections: u32,
-    ejected_until: Option<Instant>,
+    ejected: Option<Hold>,
     unreachable: u32,
-    unreachable_until: Option<Instant>,
+    passed_over: Option<Hold>,
 }
 
 /// An endpoint that was chosen.
@@ -80,13 +82,43 @@ pub enum Outcome {
     /// An answer that is no failure.
     Success,
     /// A 5xx answer, a reset, a time-out.
-    Failure,
+    Failure(Fault),
     /// It could not be reached: it is passed over at once.
     ConnectFailure,
     /// It has too much to do, and says so: it is well, and others are better.
     Busy,
     /// Nothing can be concluded: the caller went away.
     Cancelled,
+}
+
+/// What a failure was, for people who ask why an endpoint is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An answer of this status.
+    Status(u16),
+    /// An answer of this gRPC status.
+    Grpc(u8),
+    /// It ended the exchange, or its connection, before its answer was over.
+    Reset,
+    /// It took too long.
+    Timeout,
+    /// Its answer broke its protocol.
+    Protocol,
+    /// It could not be reached.
+    Unreachable,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Grpc(status) => write!(f, "gRPC {status}"),
+            Self::Reset => f.write_str("resets"),
+            Self::Timeout => f.write_str("time-outs"),
+            Self::Protocol => f.write_str("broken answers"),
+            Self::Unreachable => f.write_str("failed connections"),
+        }
+    }
 }
 
 /// An endpoint was taken out.
@@ -100,7 +132,7 @@ pub struct Ejection {
     pub failures: u32,
 }
 
-/// What `proxy endpoints` shows.
+/// What `proxy endpoints` and `explain` show.
 #[derive(Clone, Debug)]
 pub struct EndpointState {
     /// The endpoint.
@@ -109,8 +141,46 @@ pub struct EndpointState {
     pub pending: u32,
     /// Failures in a row.
     pub failures: u32,
-    /// How long it stays out.
-    pub ejected_for: Option<Duration>,
+    /// What the last failure was, if the last answer was one.
+    pub fault: Option<Fault>,
+    /// It was taken out for failing, and is not back yet.
+    pub ejected: Option<Out>,
+    /// It is passed over because it could not be reached.
+    pub unreachable: Option<Out>,
+}
+
+/// For how long an endpoint is, and stays, out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Out {
+    /// How long ago that began.
+    pub since: Duration,
+    /// When it is back.
+    pub left: Duration,
+    /// After so many failures in a row.
+    pub failures: u32,
+    /// What the last of them was.
+    pub fault: Option<Fault>,
+}
+
+/// When an endpoint was taken out, and until when.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    from: Instant,
+    until: Instant,
+    failures: u32,
+    fault: Option<Fault>,
+}
+
+impl Hold {
+    fn out(self, now: Instant) -> Option<Out> {
+        let left = self.until.checked_duration_since(now)?;
+        (!left.is_zero()).then(|| Out {
+            since: now.saturating_duration_since(self.from),
+            left,
+            failures: self.failures,
+            fault: self.fault,
+        })
+    }
 }
 
 impl Entry {
@@ -127,8 +197,45 @@ impl Entry {
     }
 
     fn is_out(&self, now: Instant) -> bool {
-        self.ejected_until.is_some_and(|until| now < until)
-            || self.unreachable_until.is_some_and(|until| now < until)
+        let holds = |hold: Option<Hold>| hold.is_some_and(|hold| now < hold.until);
+        holds(self.ejected) || holds(self.passed_over)
+    }
+}
+
+impl Entry {
+    /// It could not be reached: longer each time in a row.
+    fn pass_over(&mut self, now: Instant) {
+        let hold = UNREACHABLE
+            .saturating_mul(1 << self.unreachable.min(5))
+            .min(UNREACHABLE_MAX);
+        self.unreachable = self.unreachable.saturating_add(1);
+        self.passed_over = Some(Hold {
+            from: now,
+            until: now + hold,
+            failures: self.unreachable,
+            fault: Some(Fault::Unreachable),
+        });
+        self.fault = Some(Fault::Unreachable);
+        self.failures += 1;
+    }
+
+    fn eject(&mut self, now: Instant) -> Ejection {
+        let failures = std::mem::take(&mut self.failures);
+        self.ejections = self.ejections.saturating_add(1);
+        let hold = BASE_EJECTION
+            .saturating_mul(self.ejections)
+            .min(MAX_EJECTION);
+        self.ejected = Some(Hold {
+            from: now,
+            until: now + hold,
+            failures,
+            fault: self.fault,
+        });
+        Ejection {
+            uid: self.endpoint.uid,
+            hold,
+            failures,
+        }
     }
 }
 
@@ -160,10 +267,11 @@ impl Balancer {
                         load: PeakEwma::new(),
                         pending: 0,
                         failures: 0,
+                        fault: None,
                         ejections: 0,
-                        ejected_until: None,
+                        ejected: None,
                         unreachable: 0,
-                        unreachable_until: None,
+                        passed_over: None,
                     },
                 }
             })
@@ -272,7 +380,7 @@ impl Balancer {
         let out = self
             .entries
             .iter()
-            .filter(|entry| entry.ejected_until.is_some_and(|until| now < until))
+            .filter(|entry| entry.ejected.is_some_and(|hold| now < hold.until))
             .count();
         let room = out == 0 || (out + 1) * 100 <= total * MAX_EJECTED_PERCENT;
         let entry = self.entry(uid)?;
@@ -287,56 +395,36 @@ impl Balancer {
                 return None;
             }
             Outcome::Success => {
-                (entry.failures, entry.unreachable, entry.unreachable_until) = (0, 0, None);
-                if entry
-                    .ejected_until
-                    .is_none_or(|until| now >= until + BASE_EJECTION)
-                {
+                (entry.failures, entry.unreachable) = (0, 0);
+                (entry.fault, entry.passed_over) = (None, None);
+                let long_back = |hold: Hold| now >= hold.until + BASE_EJECTION;
+                if entry.ejected.is_none_or(long_back) {
                     entry.ejections = 0;
                 }
                 return None;
             }
-            Outcome::ConnectFailure => {
-                let hold = UNREACHABLE
-                    .saturating_mul(1 << entry.unreachable.min(5))
-                    .min(UNREACHABLE_MAX);
-                entry.unreachable = entry.unreachable.saturating_add(1);
-                entry.unreachable_until = Some(now + hold);
+            Outcome::ConnectFailure => entry.pass_over(now),
+            Outcome::Failure(fault) => {
+                entry.fault = Some(fault);
                 entry.failures += 1;
             }
-            Outcome::Failure => entry.failures += 1,
         }
         let tripped = entry.failures >= CONSECUTIVE_FAILURES
             && room
-            && entry.ejected_until.is_none_or(|until| now >= until);
-        tripped.then(|| {
-            let failures = std::mem::take(&mut entry.failures);
-            entry.ejections = entry.ejections.saturating_add(1);
-            let hold = BASE_EJECTION
-                .saturating_mul(entry.ejections)
-                .min(MAX_EJECTION);
-            entry.ejected_until = Some(now + hold);
-            Ejection {
-                uid,
-                hold,
-                failures,
-            }
-        })
+            && entry.ejected.is_none_or(|hold| now >= hold.until);
+        tripped.then(|| entry.eject(now))
     }
 
     /// Every endpoint as it stands.
     #[must_use]
     pub fn states(&self, now: Instant) -> Vec<EndpointState> {
-        let state = |entry: &Entry| {
-            let until = entry.ejected_until.max(entry.unreachable_until);
-            EndpointState {
-                endpoint: Arc::clone(&entry.endpoint),
-                pending: entry.pending,
-                failures: entry.failures,
-                ejected_for: until
-                    .and_then(|until| until.checked_duration_since(now))
-                    .filter(|left| !left.is_zero()),
-            }
+        let state = |entry: &Entry| EndpointState {
+            endpoint: Arc::clone(&entry.endpoint),
+            pending: entry.pending,
+            failures: entry.failures,
+            fault: entry.fault,
+            ejected: entry.ejected.and_then(|hold| hold.out(now)),
+            unreachable: entry.passed_over.and_then(|hold| hold.out(now)),
         };
         self.entries.iter().map(state).collect()
     }

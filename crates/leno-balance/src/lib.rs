@@ -11,8 +11,8 @@ mod overload;
 mod retry;
 
 pub use balancer::{
-    BASE_EJECTION, Balancer, CONSECUTIVE_FAILURES, Ejection, EndpointState, MAX_EJECTED_PERCENT,
-    MAX_EJECTION, Outcome, Pick,
+    BASE_EJECTION, Balancer, CONSECUTIVE_FAILURES, Ejection, EndpointState, Fault,
+    MAX_EJECTED_PERCENT, MAX_EJECTION, Out, Outcome, Pick,
 };
 pub use line::{Line, LineLimits, MARGIN_TICKS, Queued, Ticket};
 pub use overload::{

@@ -68,7 +68,10 @@ enum Command {
     Backup(commands::BackupArgs),
     Restore(processes::RestoreArgs),
     Status(commands::StatusArgs),
+    Explain(commands::ExplainArgs),
+    Logs(commands::LogsArgs),
     Top(top::TopArgs),
+    #[command(alias = "proxy-config")]
     Proxy(commands::ProxyArgs),
     /// All proxies, as leno proxy status shows them
     #[command(visible_alias = "ps")]
@@ -161,6 +164,12 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Status(args) => with_client(context, async |client| {
             commands::status(client, &args).await
         }),
+        Command::Explain(args) => with_client(context, async |client| {
+            commands::explain(client, &args).await
+        }),
+        Command::Logs(args) => {
+            with_client(context, async |client| commands::logs(client, &args).await)
+        }
         Command::Top(args) => with_client(context, async |client| top::top(client, &args).await),
         Command::Proxy(args) => {
             with_client(context, async |client| commands::proxy(client, &args).await)

@@ -19,7 +19,6 @@ mod http;
 mod listener;
 mod mesh;
 mod metrics;
-mod people;
 pub mod places;
 pub mod registry;
 mod server;
@@ -36,7 +35,6 @@ mod vitals;
 
 pub use config::Config;
 pub use error::StartError;
-pub use people::Role;
 pub use server::{Bound, can_listen};
 
 use leno_runtime::Stop;

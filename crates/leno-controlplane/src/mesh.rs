@@ -5,6 +5,7 @@
 
 mod afresh;
 mod agents;
+mod asking;
 mod distribute;
 mod members;
 mod names;
@@ -39,6 +40,7 @@ use tonic::Status;
 
 pub(crate) use afresh::member;
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
+pub(crate) use asking::Asked;
 pub(crate) use distribute::{ADS_QUEUE, output_body, resource_of};
 pub(crate) use remembered::remembered_key;
 
@@ -54,7 +56,6 @@ use crate::{
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
     metrics::Latencies,
-    people::People,
     registry::{Effects, Registry, SessionId},
     telemetry::Telemetry,
     tokens::AgentRecord,
@@ -129,7 +130,6 @@ pub(crate) struct Mesh {
     pub(crate) hub: Hub,
     pub(crate) telemetry: Telemetry,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) people: Arc<People>,
     pub(crate) counters: Counters,
     pub(crate) convergence: Convergence,
     /// How long compiling took.
@@ -164,6 +164,7 @@ pub(crate) struct Mesh {
     versions: Versions,
     ads: BTreeMap<StreamId, Outgoing<DeltaDiscoveryResponse>>,
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
+    askings: asking::Askings,
     ready: BTreeSet<StreamId>,
     grace: Option<Duration>,
     complete_since: Option<Duration>,
@@ -188,7 +189,6 @@ impl Mesh {
             registry: Registry::new(domain.clone(), mint, now),
             compiler: Compiler::new(domain),
             shared: Arc::new(Shared::new(settings.name.clone(), changes)),
-            people: Arc::default(),
             settings,
             authority,
             certificate,
@@ -225,6 +225,7 @@ impl Mesh {
             versions: Versions::default(),
             ads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            askings: asking::Askings::default(),
             ready: BTreeSet::new(),
             grace: None,
             complete_since: None,
@@ -275,6 +276,7 @@ impl Mesh {
         self.end_grace(now);
         self.services_due |= self.remembered.is_due(now);
         self.audit(now);
+        self.sweep_askings();
         let hold = self.hold(now);
         for (id, _, subscriber) in self.hub.streams() {
             if subscriber.wake_at(hold).is_some() {

@@ -20,6 +20,15 @@ pub(crate) fn rfc3339(seconds: u64) -> String {
         .unwrap_or_default()
 }
 
+/// The text of a point in time, to the millisecond.
+#[must_use]
+pub(crate) fn rfc3339_millis(millis: u64) -> String {
+    let nanos = i128::from(millis) * 1_000_000;
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
 /// The text of a point in time.
 #[must_use]
 pub(crate) fn rfc3339_of(time: SystemTime) -> String {

@@ -15,7 +15,7 @@ use leno_tls::{TrustBundle, WorkloadCertificate};
 use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 use tokio::sync::mpsc;
 
-use crate::{WorkerConfig, worker};
+use crate::{Chain, Seen, WorkerConfig, worker};
 
 /// What the agent tells a worker.
 pub enum Update {
@@ -79,11 +79,26 @@ pub enum Update {
     },
     /// The version of the configuration that all of these updates come to, for the log (decision CP9).
     ConfigVersion(Arc<str>),
+    /// Somebody wants to know how it stands; [`Event::Looked`] answers, after everything that happened before.
+    Look(Look),
+    /// Whether a line is written for each request; those that failed have one in any case.
+    LogAll(bool),
     /// Whether questions are answered at present. A worker begins without.
     ControlPlane {
         /// Whether the agent has a stream to one.
         connected: bool,
     },
+}
+
+/// What somebody wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Echoed in the answer.
+    pub question: u64,
+    /// The services whose endpoints are wanted; at most so many are answered as it knows.
+    pub services: Vec<ServiceName>,
+    /// All that it knows.
+    pub all: bool,
 }
 
 /// The listeners of one workload's namespace. All of them must be non-blocking.
@@ -167,6 +182,13 @@ pub enum Event {
         /// The latest refusals.
         refusals: Vec<RefusalRecord>,
     },
+    /// How it stands, as it was asked by [`Update::Look`].
+    Looked {
+        /// Which question this answers.
+        question: u64,
+        /// Endpoints by service, and how many more each has.
+        services: Vec<(ServiceName, Vec<Seen>, usize)>,
+    },
     /// Nobody calls a workload that is leaving any more, and what was begun has ended.
     WorkloadIdle(WorkloadUid),
     /// Everything has ended; nothing comes after.
@@ -196,6 +218,14 @@ pub struct RefusalRecord {
     pub detail: String,
     /// The rule that decided, as `Kind namespace/name field`; empty when none did.
     pub rule: String,
+    /// Where the caller's connection comes from.
+    pub from: Option<SocketAddr>,
+    /// The other side of the mesh refused it, and this one carried the answer.
+    pub by_peer: bool,
+    /// The version of the configuration by which it was decided; empty before the first.
+    pub config_version: Arc<str>,
+    /// The way it had come.
+    pub chain: Box<Chain>,
 }
 
 /// A running worker.
@@ -298,6 +328,8 @@ impl fmt::Debug for Update {
                 let count = answer.as_ref().map(|answer| answer.endpoints.len());
                 write!(f, "Endpoints({service}, {count:?})")
             }
+            Self::Look(look) => write!(f, "Look({})", look.question),
+            Self::LogAll(all) => write!(f, "LogAll({all})"),
             Self::ConfigVersion(version) => write!(f, "ConfigVersion({version})"),
             Self::ControlPlane { connected } => write!(f, "ControlPlane({connected})"),
         }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leno_balance::{Balancer, Outcome, Pick, RetryBudget};
+use leno_balance::{Balancer, EndpointState, Outcome, Pick, RetryBudget};
 use leno_ir::{Endpoint, Endpoints, Health};
 use leno_telemetry::counters::{Counter, Limit};
 use leno_types::{Refusal, ServiceName, WorkloadUid};
@@ -137,6 +137,11 @@ impl Cluster {
         addresses.dedup();
         fastrand::shuffle(&mut addresses);
         addresses
+    }
+
+    /// How its endpoints stand.
+    pub(crate) fn states(&self, now: Instant) -> Vec<EndpointState> {
+        self.balancer.borrow().states(now)
     }
 
     /// Chooses an endpoint that serves this port of the service.
@@ -271,6 +276,18 @@ impl Clusters {
         cluster.touch(now);
         Self::subscribe(shared, &cluster);
         Some(cluster)
+    }
+
+    /// The endpoints of `service` as they stand, which is no use of it.
+    pub(crate) fn look(&self, service: &ServiceName) -> Option<Rc<Cluster>> {
+        self.by_service.borrow().get(service).cloned()
+    }
+
+    /// Every service that is known, in order.
+    pub(crate) fn names(&self) -> Vec<ServiceName> {
+        let mut names: Vec<ServiceName> = self.by_service.borrow().keys().cloned().collect();
+        names.sort();
+        names
     }
 
     /// Asks for endpoints ahead of their use (a DNS query does that).

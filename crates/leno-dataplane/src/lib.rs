@@ -33,7 +33,12 @@ mod record;
 mod splice;
 mod state;
 mod target;
+mod why;
 mod worker;
 
-pub use api::{AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, Worker, start};
+pub use api::{
+    AppDial, CaptureSockets, Event, ListenRole, Look, RefusalRecord, Update, Worker, start,
+};
 pub use config::{Limits, OriginalDestination, WorkerConfig};
+pub use leno_balance::Out;
+pub use why::{Chain, ENDPOINTS, Seen, Share};

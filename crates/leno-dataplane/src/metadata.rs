@@ -228,6 +228,15 @@ pub(crate) fn read_refused(value: &[u8]) -> Option<Refusal> {
     text.split(';').next()?.trim().parse().ok()
 }
 
+/// The same, with the id under which the peer tells of it.
+pub(crate) fn read_refusal(value: &[u8]) -> Option<(Refusal, Option<u64>)> {
+    let reason = read_refused(value)?;
+    let text = std::str::from_utf8(value).ok()?;
+    let mut fields = text.split(';').map(str::trim);
+    let id = fields.find_map(|field| u64::from_str_radix(field.strip_prefix("id=")?, 16).ok());
+    Some((reason, id))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]

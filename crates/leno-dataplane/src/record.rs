@@ -4,7 +4,7 @@
 //! was, none is named. Costs a few additions per request: an edge is looked up once and kept by its id.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
@@ -20,16 +20,16 @@ use leno_telemetry::{
 use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 
 use crate::{
-    Event, RefusalRecord,
+    Chain, Event, RefusalRecord,
     counters::{self, count, limit, refused},
-    state::Labels,
+    state::{Labels, Local},
 };
 
 /// What one worker has to tell.
 pub(crate) struct Record {
     recorder: RefCell<Recorder>,
     log: RefCell<access_log::Buffer>,
-    logs: bool,
+    logs: Cell<bool>,
     /// The version of the configuration in use; empty before the first.
     config_version: RefCell<Arc<str>>,
     refusals: RefCell<VecDeque<RefusalRecord>>,
@@ -147,6 +147,8 @@ impl LogHead {
 
 /// What is said about one finished request or connection.
 pub(crate) struct Finished<'a> {
+    /// The workload on whose side it was.
+    pub(crate) local: &'a Local,
     pub(crate) reporter: Reporter,
     pub(crate) edge: EdgeId,
     pub(crate) protocol: Protocol,
@@ -175,8 +177,12 @@ pub(crate) struct Refused<'a> {
     pub(crate) caller: Option<&'a Identity>,
     pub(crate) destination: Option<SocketAddr>,
     pub(crate) service: Option<&'a ServiceName>,
+    pub(crate) from: SocketAddr,
+    /// The other side refused it, and has counted it.
+    pub(crate) by_peer: bool,
     pub(crate) detail: String,
     pub(crate) rule: String,
+    pub(crate) chain: Chain,
 }
 
 impl Record {
@@ -185,7 +191,7 @@ impl Record {
         Self {
             recorder: RefCell::default(),
             log: RefCell::default(),
-            logs,
+            logs: Cell::new(logs),
             config_version: RefCell::new("".into()),
             refusals: RefCell::default(),
             refusals_kept,
@@ -204,7 +210,17 @@ impl Record {
 
     /// What the log will say of a request; nothing where nobody logs.
     pub(crate) fn log_head(&self, head: &RequestHead) -> Option<Box<LogHead>> {
-        self.logs.then(|| Box::new(LogHead::of(head)))
+        self.logs.get().then(|| Box::new(LogHead::of(head)))
+    }
+
+    /// Whether every request has a line in the log.
+    pub(crate) fn log_all(&self, all: bool) {
+        self.logs.set(all);
+    }
+
+    /// Whether a request that ended so has a line in the log.
+    pub(crate) fn logs(&self, outcome: &RequestOutcome) -> bool {
+        self.logs.get() || outcome.refusal.is_some() || outcome.response_code >= 500
     }
 
     /// Counts a request alone, such as one that switched protocols and goes on.
@@ -217,7 +233,7 @@ impl Record {
         if !it.counted {
             self.count_request(it.edge, &it.outcome);
         }
-        if self.logs {
+        if self.logs(&it.outcome) {
             self.write_line(it);
         }
     }
@@ -245,14 +261,16 @@ impl Record {
         self.recorder
             .borrow_mut()
             .tcp_closed(it.edge, rest.0, rest.1, refusal);
-        if self.logs {
+        if self.logs(&it.outcome) {
             self.write_line(it);
         }
     }
 
     /// Something was refused.
     pub(crate) fn refuse(&self, it: Refused<'_>) {
-        refused(it.reason);
+        if !it.by_peer {
+            refused(it.reason);
+        }
         let mut refusals = self.refusals.borrow_mut();
         if refusals.len() >= self.refusals_kept {
             refusals.pop_front();
@@ -269,6 +287,10 @@ impl Record {
             service: it.service.cloned(),
             detail: it.detail,
             rule: it.rule,
+            from: Some(it.from),
+            by_peer: it.by_peer,
+            config_version: Arc::clone(&self.config_version.borrow()),
+            chain: Box::new(it.chain),
         });
     }
 
@@ -299,10 +321,14 @@ impl Record {
         let id = it.refusal_id.map(|id| format!("{id:016x}"));
         let version = self.config_version.borrow();
         let outcome = &it.outcome;
+        let info = it.local.info();
+        let labels = info.as_ref().map(|info| &info.labels);
         self.log.borrow_mut().push(&access_log::Entry {
             start_time: head
                 .map_or_else(|| SystemTime::now() - outcome.duration, |head| head.started),
             reporter: it.reporter,
+            workload: labels.map(|labels| &*labels.workload),
+            namespace: labels.map(|labels| &*labels.namespace),
             protocol: it.protocol,
             method: head.map(|head| head.method.as_str().as_bytes()),
             path: head.map(|head| &*head.path),

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    CaptureSockets, Event, ListenRole, Update, WorkerConfig,
+    CaptureSockets, Event, ListenRole, Look, Update, WorkerConfig,
     api::Command,
     counters::{count, gauge, limit, refused},
     dns, inbound,
@@ -33,6 +33,7 @@ use crate::{
     places::{Place, Places},
     record::Record,
     state::{Local, Shared},
+    why,
 };
 
 /// How often tables are swept.
@@ -206,6 +207,8 @@ impl Worker {
             Update::Endpoints { service, answer } => {
                 shared.clusters.answer(&service, answer.as_ref());
             }
+            Update::Look(look) => self.look(look),
+            Update::LogAll(all) => shared.record.log_all(all),
             Update::ConfigVersion(version) => shared.record.use_config(version),
             Update::ControlPlane { connected } => {
                 shared.connected.set(connected);
@@ -416,6 +419,33 @@ impl Worker {
             local.app.sweep(shared, now);
         }
         self.gauges.look(shared);
+    }
+
+    /// Answers how it stands. What happened before is told before, so that whoever asks sees it.
+    fn look(&self, look: Look) {
+        /// Services of one answer.
+        const SERVICES: usize = 64;
+        /// Endpoints of each.
+        const ENDPOINTS: usize = 64;
+        let shared = &self.shared;
+        if let Some(report) = shared.record.report() {
+            shared.outbox.push(report);
+        }
+        let services = if look.all {
+            shared.clusters.names()
+        } else {
+            look.services
+        };
+        let now = Instant::now();
+        let answer = services.into_iter().filter_map(|service| {
+            let cluster = shared.clusters.look(&service)?;
+            let (endpoints, more) = why::endpoints(&cluster, 0, &[], now, ENDPOINTS);
+            Some((service, endpoints, more))
+        });
+        shared.outbox.push(Event::Looked {
+            question: look.question,
+            services: answer.take(SERVICES).collect(),
+        });
     }
 
     /// A report, where there is something to tell and the last one was taken.

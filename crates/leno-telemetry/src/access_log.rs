@@ -27,6 +27,10 @@ pub struct Entry<'a> {
     pub start_time: SystemTime,
     /// Who writes this.
     pub reporter: Reporter,
+    /// The workload on whose side that was.
+    pub workload: Option<&'a str>,
+    /// Its namespace.
+    pub namespace: Option<&'a str>,
     /// What was spoken.
     pub protocol: Protocol,
     /// The request's method.
@@ -85,6 +89,8 @@ impl Entry<'_> {
         let Self {
             start_time,
             reporter,
+            workload,
+            namespace,
             protocol,
             method,
             path,
@@ -114,6 +120,8 @@ impl Entry<'_> {
         let mut line = Line { out, first: true };
         line.bare_text("start_time", format_args!("{}", Rfc3339(*start_time)));
         line.bare_text("reporter", format_args!("{}", reporter.as_str()));
+        line.text("workload", workload.map(str::as_bytes));
+        line.text("namespace", namespace.map(str::as_bytes));
         line.bare_text("protocol", format_args!("{}", protocol.as_str()));
         line.text("method", *method);
         line.text("path", *path);

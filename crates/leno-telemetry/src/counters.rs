@@ -69,6 +69,12 @@ closed_set! {
         ConfigRejections = "leno_config_rejections_total",
         /// Lines of access log dropped because nobody took them.
         LogLinesDropped = "leno_access_log_dropped_total",
+        /// Lines of access log that are kept for `leno logs` no more.
+        LogLinesForgotten = "leno_access_log_forgotten_total",
+        /// Refusals that are remembered for `leno explain` no more.
+        RefusalsForgotten = "leno_refusals_forgotten_total",
+        /// Programs whose own refusal is remembered no more: it is told of again.
+        ProgramRefusalsForgotten = "leno_program_refusals_forgotten_total",
         /// Times capture rules were found gone and restored; what was begun in the second before passed the mesh by.
         RulesRestored = "leno_capture_rules_restored_total",
         /// Responses of the control plane of which something was refused.

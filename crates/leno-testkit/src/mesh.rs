@@ -265,11 +265,25 @@ impl Mesh {
     /// When it does not end.
     #[track_caller]
     pub fn leno(&self, arguments: &[&str]) -> Output {
+        self.host.run(&mut self.command(arguments))
+    }
+
+    /// Starts a command of leno that goes on, such as one that follows something.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    #[track_caller]
+    pub fn spawn_leno(&self, arguments: &[&str]) -> Process {
+        self.host.spawn(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(leno_binary());
         command
             .args(arguments)
             .env("LENO_CONFIG", self.config_file());
-        self.host.run(&mut command)
+        command
     }
 
     /// Applies documents from a text.

@@ -37,3 +37,6 @@ pub mod type_url {
     /// [`super::mesh::Endpoints`]
     pub const ENDPOINTS: &str = "type.googleapis.com/leno.mesh.v1.Endpoints";
 }
+
+/// What an agent that can be asked ([`agent::Ask`]) names among its features.
+pub const ASK: &str = "ask/v1";

@@ -21,6 +21,13 @@ use crate::{
     standing::{Lost, Standing},
 };
 
+/// What this build understands beyond the first version of the protocol (CP10).
+fn features() -> Vec<String> {
+    let mut features = Feature::names();
+    features.push(leno_wire::ASK.into());
+    features
+}
+
 impl Agent {
     pub(super) fn on_link(&mut self, event: LinkEvent) {
         match event {
@@ -60,6 +67,7 @@ impl Agent {
         }
         self.standing = Standing::Lost(lost);
         self.up = None;
+        self.forget_questions();
         self.worker.send(Update::ControlPlane { connected: false });
         let Some(refusal) = self.standing.refusal() else {
             return;
@@ -107,7 +115,7 @@ impl Agent {
                 .map(ToString::to_string)
                 .collect(),
             version: env!("CARGO_PKG_VERSION").into(),
-            features: Feature::names(),
+            features: features(),
             hbone_port: self.hbone_port.into(),
         }));
         self.again.clear();
@@ -191,6 +199,7 @@ impl Agent {
                 tracing::debug!(version = welcome.control_plane_version, "welcomed");
                 self.on_welcome();
             }
+            Some(control_message::Message::Ask(ask)) => self.on_asked(ask),
             // A message of a later version that this one need not understand.
             None => {}
         }

@@ -28,6 +28,8 @@ impl Agent {
             resources: self.ads.held(),
             rules_restored: self.rules_restored,
             readers_ended: self.readers_ended.count(),
+            lines_forgotten: self.lines.forgotten(),
+            programs_forgotten: self.refused.forgotten(),
         })
     }
 
@@ -56,7 +58,7 @@ impl Agent {
     }
 
     pub(super) fn refusals_page(&self) -> String {
-        let page = self.reporter.refusals().map(|refusal| {
+        let page = self.reporter.refusals().all().map(|refusal| {
             serde_json::json!({
                 "at": refusal.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
                 "id": format!("{:016x}", refusal.id),

@@ -139,7 +139,8 @@ fn five_failures_in_a_row_eject_for_thirty_seconds_and_the_next_time_for_sixty()
     for hold in [30, 60] {
         for failure in 1..=CONSECUTIVE_FAILURES {
             balancer.started(uid(1));
-            let ejection = balancer.finished(uid(1), now, Outcome::Failure, None);
+            let ejection =
+                balancer.finished(uid(1), now, Outcome::Failure(Fault::Status(503)), None);
             let expected = Ejection {
                 uid: uid(1),
                 hold: Duration::from_secs(hold),
@@ -161,7 +162,7 @@ fn a_success_between_failures_forgives_them() {
         let outcome = if round % 4 == 3 {
             Outcome::Success
         } else {
-            Outcome::Failure
+            Outcome::Failure(Fault::Status(503))
         };
         assert_eq!(balancer.finished(uid(1), now, outcome, None), None);
     }
@@ -199,11 +200,11 @@ proptest! {
             let pick = balancer.pick(now, &mut random, &any_endpoint, &[]);
             prop_assert!(pick.is_some());
             balancer.started(uid(n));
-            let outcome = [Outcome::Success, Outcome::Failure, Outcome::ConnectFailure, Outcome::Cancelled][usize::from(outcome)];
+            let outcome = [Outcome::Success, Outcome::Failure(Fault::Status(503)), Outcome::ConnectFailure, Outcome::Cancelled][usize::from(outcome)];
             balancer.finished(uid(n), now, outcome, Some(Duration::from_millis(u64::from(n))));
             let states = balancer.states(now);
             prop_assert!(states.iter().all(|state| state.pending == 0));
-            prop_assert!(states.iter().filter(|state| state.ejected_for.is_some_and(|left| left > UNREACHABLE_MAX)).count() <= 2);
+            prop_assert!(states.iter().filter(|state| state.ejected.is_some()).count() <= 2);
         }
     }
 }

@@ -3,14 +3,24 @@
 //! Owns what counts as trouble: calls that a policy denies are what somebody wrote, and are told, not blamed.
 
 use leno_controlplane::documents::{Edge, EdgeList};
-use leno_types::Refusal;
+use leno_types::{Refusal, deployed_name};
+use serde_json::Value;
 
-use crate::{client::Client, exit::CommandError, top::ask, view};
+use super::explain::{REFUSALS, cause};
+use crate::{
+    client::Client,
+    exit::CommandError,
+    output::{items, text},
+    top::ask,
+    view,
+};
 
 /// From this share of failures on a service is said to fail; below it only that some calls did.
 const SHARE: f64 = 0.05;
 /// Lines of one kind; who has more to look at than this begins with these.
 const SHOWN: usize = 20;
+/// Of so many the last refusal is explained: each asks the proxies.
+const EXPLAINED: usize = 3;
 
 /// An edge on which calls failed.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,13 +31,86 @@ pub(super) struct Failing {
     pub(super) what: String,
     /// Whether it is more than a policy's denial or a few calls.
     pub(super) trouble: bool,
+    /// Who calls.
+    source: String,
+    /// Whom it calls.
+    destination: String,
+    /// The codes of what the mesh refused.
+    codes: Vec<String>,
+    /// The last of the refusals, and its cause, where a proxy remembers it.
+    pub(super) last: Option<Last>,
+}
+
+#[cfg(test)]
+impl Failing {
+    /// One of which nothing more is known.
+    pub(super) fn plain(edge: &str, what: &str, trouble: bool) -> Self {
+        Self {
+            edge: edge.into(),
+            what: what.into(),
+            trouble,
+            source: String::new(),
+            destination: String::new(),
+            codes: Vec::new(),
+            last: None,
+        }
+    }
+}
+
+/// The last refusal of an edge.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Last {
+    /// Under which `leno explain` says all of it.
+    pub(super) id: String,
+    /// Rule, place, endpoint and what happened, in a line.
+    pub(super) cause: String,
 }
 
 /// Those of the last minute, the worst first.
 pub(super) async fn failing(client: &Client) -> Result<Vec<Failing>, CommandError> {
     let path = "/leno/v1/telemetry/edges?window=60s";
     let list: EdgeList = ask(client, path).await?;
-    Ok(of(&list.edges))
+    let mut failing = of(&list.edges);
+    let explained = failing
+        .iter_mut()
+        .filter(|of| of.trouble && !of.codes.is_empty());
+    let explained: Vec<&mut Failing> = explained.take(EXPLAINED).collect();
+    if explained.is_empty() {
+        return Ok(failing);
+    }
+    // What no proxy remembers stays unexplained: that calls fail is told all the same.
+    if let Ok(list) = client.get(REFUSALS).await {
+        for one in explained {
+            one.last = last(client, &list, one).await;
+        }
+    }
+    Ok(failing)
+}
+
+/// The last refusal of these calls, explained.
+async fn last(client: &Client, list: &Value, of: &Failing) -> Option<Last> {
+    let mut listed = items(list, "/refusals");
+    let id = text(listed.find(|refusal| is_of(refusal, of))?, "/id");
+    let answer = client.get(&format!("{REFUSALS}/{id}")).await.ok()?;
+    Some(Last {
+        id: id.to_owned(),
+        cause: cause(answer.pointer("/refusals/0")?)?,
+    })
+}
+
+/// The list has the newest first. A caller is a workload to its own proxy, and an identity to the other, whose account
+/// may be called otherwise: then whom it called must do.
+fn is_of(refusal: &Value, of: &Failing) -> bool {
+    let caller = text(refusal, "/caller");
+    let account = caller.rsplit('/').next().unwrap_or(caller);
+    let reason = text(refusal, "/reason");
+    let called = text(refusal, "/to");
+    let called = called.rsplit('/').next().unwrap_or(called);
+    let service = called.split(':').next().unwrap_or(called);
+    let version = of.destination.strip_prefix(service);
+    let is_called = version.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    of.codes.iter().any(|code| code == reason)
+        && (deployed_name(caller) == of.source || account == of.source || is_called)
 }
 
 fn of(edges: &[Edge]) -> Vec<Failing> {
@@ -43,6 +126,15 @@ fn of(edges: &[Edge]) -> Vec<Failing> {
             view::reason(edge)
         ),
         trouble: trouble(edge),
+        source: edge.source.clone(),
+        destination: edge.destination.clone(),
+        codes: {
+            let codes = edge.refusals.keys().cloned();
+            codes
+                .filter(|code| code != Refusal::Denied.code())
+                .collect()
+        },
+        last: None,
     };
     found.iter().map(words).collect()
 }
@@ -97,6 +189,20 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert_eq!(found[0].edge, "front → cart");
+    }
+
+    #[test]
+    fn a_refusal_is_the_edges_by_caller_and_reason() {
+        let found = of(&[edge(200, &[("UF", 200)])]);
+        let one =
+            |caller: &str, reason: &str| serde_json::json!({"caller": caller, "reason": reason});
+        assert!(is_of(&one("front-1a2b", "UF"), &found[0]));
+        assert!(is_of(&one("default/front", "UF"), &found[0]));
+        assert!(!is_of(&one("front-1a2b", "UH"), &found[0]));
+        assert!(!is_of(&one("other", "UF"), &found[0]));
+        let called =
+            serde_json::json!({"caller": "shop/web", "reason": "UF", "to": "shop/cart:80"});
+        assert!(is_of(&called, &found[0]));
     }
 
     #[test]

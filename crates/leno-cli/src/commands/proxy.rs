@@ -1,10 +1,12 @@
 //! `leno proxy`: what a proxy has, as the control plane sent it and the proxy acknowledged it.
 
 mod status;
+mod views;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use super::logs::{LogsArgs, logs};
 use crate::{
     client::Client,
     exit::{CommandError, Outcome},
@@ -25,11 +27,22 @@ enum ProxyCommand {
     /// All proxies: connected or away since when, what they acknowledged, refuse, or are too old for
     Status(Which),
     /// What a proxy was given, with versions and whether it acknowledged them
+    #[command(alias = "all")]
     Config(Which),
     /// The certificates it holds
+    #[command(aliases = ["secret", "secrets", "certificate"])]
     Certs(Which),
-    /// The endpoints it knows
+    /// The endpoints it knows, with how it sees them now: ejected, not reached, failures
+    #[command(aliases = ["endpoint", "ep"])]
     Endpoints(Which),
+    /// The rules by which it routes, each with where it was written
+    #[command(alias = "route")]
+    Routes(Which),
+    /// Who may call its programs: the rules in force, each with where it was written
+    #[command(alias = "policy")]
+    Policies(Which),
+    /// Its access log; the same as leno logs HOST
+    Logs(LogsArgs),
 }
 
 /// All proxies, as leno proxy status shows them
@@ -48,7 +61,10 @@ pub(crate) async fn proxy(client: &Client, args: &ProxyArgs) -> Outcome {
         ProxyCommand::Status(which) => proxy_status(client, which).await,
         ProxyCommand::Config(which) => config(client, which).await,
         ProxyCommand::Certs(which) => certs(client, which).await,
-        ProxyCommand::Endpoints(which) => endpoints(client, which).await,
+        ProxyCommand::Endpoints(which) => views::endpoints(client, which).await,
+        ProxyCommand::Routes(which) => views::routes(client, which).await,
+        ProxyCommand::Policies(which) => views::policies(client, which).await,
+        ProxyCommand::Logs(args) => logs(client, args).await,
     }
 }
 
@@ -143,44 +159,5 @@ async fn certs(client: &Client, which: &Which) -> Outcome {
         })
         .collect();
     print_table(&["HOST", "IDENTITY", "SERIAL", "NOT AFTER"], &rows);
-    Ok(0)
-}
-
-async fn endpoints(client: &Client, which: &Which) -> Outcome {
-    for proxy in proxies(client, which).await? {
-        let host = text(&proxy, "/host");
-        let answer = client
-            .get(&format!("/leno/v1/proxies/{host}/endpoints"))
-            .await?;
-        if matches!(which.output, Format::Json | Format::Yaml) {
-            print_value(&answer, which.output)?;
-            continue;
-        }
-        let mut rows = Vec::new();
-        for resource in items(&answer, "") {
-            for endpoint in items(resource, "/content/endpoints") {
-                let address = items(endpoint, "/addresses")
-                    .filter_map(Value::as_str)
-                    .next()
-                    .unwrap_or_default();
-                let of = |pointer: &str| text(endpoint, pointer).to_owned();
-                rows.push(vec![
-                    text(resource, "/name").into(),
-                    of("/name"),
-                    address.into(),
-                    of("/version"),
-                    of("/health"),
-                    of("/identity"),
-                ]);
-            }
-        }
-        print(&format!("{host}:"));
-        print_table(
-            &[
-                "SERVICE", "ENDPOINT", "ADDRESS", "VERSION", "HEALTH", "IDENTITY",
-            ],
-            &rows,
-        );
-    }
     Ok(0)
 }

@@ -66,6 +66,9 @@ pub(crate) async fn status(client: &Client, args: &StatusArgs) -> Outcome {
     let failing = failing(client).await?;
     for of in &failing {
         print(&format!("⚠ {}: {}", of.edge, of.what));
+        if let Some(last) = &of.last {
+            print(&format!("    {} (leno explain {})", last.cause, last.id));
+        }
     }
     if failing.iter().any(|of| of.trouble) {
         print("leno check says what is wrong, and what to do");

@@ -333,6 +333,7 @@ impl Mesh {
                 }
             }
             Some(Message::Report(report)) => self.report(session, report, now),
+            Some(Message::Answer(answer)) => self.answered(session, answer),
             Some(Message::Goodbye(goodbye)) => {
                 if !goodbye.handover {
                     self.note_stopped(session, Some(unix(clock.wall())));
@@ -414,6 +415,7 @@ impl Mesh {
         if let Some(outgoing) = self.sessions.remove(&session) {
             tracing::info!(agent = %outgoing.agent, mesh = %self.settings.name, "an agent's session ended");
         }
+        self.answers_no_more(session);
         self.registry.closed(session);
     }
 
@@ -433,6 +435,7 @@ impl Mesh {
             tracing::info!(agent = %outgoing.agent, reason = status.message(), "an agent's session is ended");
             outgoing.end(status);
         }
+        self.answers_no_more(session);
     }
 
     /// Ends everything of an agent that is no longer welcome.
@@ -448,7 +451,7 @@ impl Mesh {
         self.end_ads_of(agent, &status);
     }
 
-    fn say(&mut self, session: SessionId, message: control_message::Message) {
+    pub(super) fn say(&mut self, session: SessionId, message: control_message::Message) {
         let Some(outgoing) = self.sessions.get(&session) else {
             return;
         };

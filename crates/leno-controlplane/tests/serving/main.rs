@@ -9,7 +9,6 @@ mod copies;
 mod documents;
 mod hostile;
 mod raw;
-mod roles;
 mod tenants;
 mod trust;
 mod truth;

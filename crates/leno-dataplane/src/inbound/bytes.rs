@@ -149,6 +149,7 @@ fn closed(
         .and_then(|to| to.service.as_ref())
         .map(|(service, _)| service.to_string());
     let line = Finished {
+        local: &conn.local,
         reporter: Reporter::Destination,
         edge: requests::edge(conn, verified, Protocol::Tcp),
         protocol: Protocol::Tcp,

@@ -37,6 +37,7 @@ use crate::{
     overload,
     record::{EdgeCache, Party, Refused},
     state::{Described, Local, Shared, instant_of},
+    why::Chain,
 };
 
 pub(crate) use plain::{Arrival, serve as serve_plain};
@@ -93,6 +94,14 @@ fn judge(rules: &[AccessRule], caller: Option<&Identity>, port: u16) -> Result<(
                 reason: Refusal::Denied,
                 detail: format!("{because}: {who} to port {port}"),
                 rule: by.map_or_else(String::new, rule_name),
+                chain: Some(Box::new(Chain {
+                    rule: by.map(|rule| rule.provenance.clone()),
+                    allowing: match by {
+                        Some(_) => Vec::new(),
+                        None => Chain::not_allowed(rules),
+                    },
+                    ..Chain::default()
+                })),
             })
         }
     }
@@ -323,6 +332,8 @@ impl Conn {
     /// Notes a refusal under the id that the caller is told.
     fn note(&self, id: u64, denial: &Denial, destination: Option<&To>) {
         let service = destination.and_then(|to| to.service.as_ref());
+        let mut chain = denial.chain.as_deref().cloned().unwrap_or_default();
+        chain.called = service.cloned();
         self.shared.record.refuse(Refused {
             id,
             reason: denial.reason,
@@ -333,6 +344,9 @@ impl Conn {
             service: service.map(|(service, _)| service),
             detail: denial.detail.clone(),
             rule: denial.rule.clone(),
+            from: self.from,
+            by_peer: false,
+            chain,
         });
     }
 }

@@ -363,15 +363,15 @@ fn tell(
 ) {
     let to: Option<&To> = verified.map(|verified| &verified.to);
     // For the log alone.
-    let logged = request.log.as_ref().and(conn.peer.as_ref());
-    let identity = logged.and_then(|_| conn.local.identity());
-    let service = request
-        .log
-        .as_ref()
+    let logged = conn.shared.record.logs(&outcome).then_some(());
+    let identity = logged.and(conn.peer.as_ref());
+    let identity = identity.and_then(|_| conn.local.identity());
+    let service = logged
         .and(to)
         .and_then(|to| to.service.as_ref())
         .map(|(service, _)| service.to_string());
     conn.shared.record.finished(&Finished {
+        local: &conn.local,
         reporter: Reporter::Destination,
         edge: edge(conn, verified, request.protocol),
         protocol: request.protocol,

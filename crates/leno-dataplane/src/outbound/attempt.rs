@@ -29,6 +29,7 @@ use crate::{
     pool::{Connection, Peer, PoolError},
     record::{self, Finished},
     target::Chosen,
+    why::Tried,
 };
 
 /// Why a try failed without any effect.
@@ -65,11 +66,14 @@ pub(super) struct End {
     seen: Seen,
 }
 
+/// What a peer says of its refusal: why, and under which id it tells of it.
+type Told = (Refusal, Option<u64>);
+
 /// What the response's head said.
 struct Seen {
     edge: EdgeId,
     /// Why the peer refused it.
-    refused: Cell<Option<Refusal>>,
+    refused: Cell<Option<Told>>,
     /// It switched, and is counted already: it may last for days.
     counted: Cell<bool>,
 }
@@ -107,7 +111,7 @@ pub(super) async fn send(
                 && busy(head).is_some_and(|reason| {
                     let again = (attempt.again)();
                     if again {
-                        seen.refused.set(Some(reason));
+                        seen.refused.set(Some((reason, None)));
                     }
                     again
                 })
@@ -133,7 +137,9 @@ pub(super) async fn send(
             incoming.head.private.clear();
             *slot = Some(incoming);
             let failed = match (why, seen.refused.get()) {
-                (UnsentReason::Declined, Some(reason)) => Failed::Busy(chosen.endpoint.uid, reason),
+                (UnsentReason::Declined, Some((reason, _))) => {
+                    Failed::Busy(chosen.endpoint.uid, reason)
+                }
                 (why, _) => unsent(why, &peer, &connection, &chosen),
             };
             Err(failed.told(chosen))
@@ -266,7 +272,7 @@ impl Seen {
     /// Looks at a response: what the peer refused, and no further private field.
     fn look(&self, flow: &Flow, request: &Request, head: &mut ResponseHead) {
         let refused = head.fields.get(metadata::REFUSED);
-        self.refused.set(refused.and_then(metadata::read_refused));
+        self.refused.set(refused.and_then(metadata::read_refusal));
         metadata::strip_but_refused(&mut head.fields);
         if request.http2 {
             head.fields.remove(CASE_FIELD);
@@ -318,22 +324,23 @@ impl End {
             let to = self.chosen.address;
             self.connection.foreign.keep(&flow.shared, to, h1);
         }
-        let refused = self.seen.refused.get();
-        let outcome = verdict(&relayed, refused);
-        if let Some(reason) = relayed.refused {
-            let denial = Denial::new(reason, reason.text());
-            flow.note(request.id, &denial, Some(&plan.target));
-        }
-        // For the log alone.
-        let identity = request.log.as_ref().and_then(|_| flow.local.identity());
-        let service = request.log.as_ref().and(plan.target.service());
-        let service = service.map(|(service, _)| service.to_string());
+        let told = self.seen.refused.get();
+        let refused = told.map(|(reason, _)| reason);
+        let verdict = verdict(&relayed, refused);
         let now = Instant::now();
+        let outcome = record::outcome_of(&relayed, now - request.begun, refused);
+        let refusal_id = self.note(flow, plan, &request, &relayed);
+        // For the log alone.
+        let logged = flow.shared.record.logs(&outcome).then_some(());
+        let identity = logged.and_then(|()| flow.local.identity());
+        let service = logged.and(plan.target.service());
+        let service = service.map(|(service, _)| service.to_string());
         flow.shared.record.finished(&Finished {
+            local: &flow.local,
             reporter: Reporter::Source,
             edge: self.seen.edge,
             protocol: request.protocol,
-            outcome: record::outcome_of(&relayed, now - request.begun, refused),
+            outcome,
             counted: self.seen.counted.get(),
             head: request.log,
             from: Some(flow.from),
@@ -344,10 +351,33 @@ impl End {
             source: identity.as_ref(),
             destination: Some(&self.peer.endpoint.identity),
             mtls: true,
-            refusal_id: relayed.refused.map(|_| request.id),
+            refusal_id,
             rule: None,
         });
-        self.chosen.finish_at(now, outcome, relayed.first_byte);
+        self.chosen.finish_at(now, verdict, relayed.first_byte);
+    }
+
+    /// Notes a refusal: this side's own; or the peer's, under the peer's id, for that side knows nothing of the way that
+    /// the request had come.
+    fn note(&self, flow: &Flow, plan: &Plan, request: &Request, relayed: &Relayed) -> Option<u64> {
+        let (reason, id, by_peer) = match (relayed.refused, self.seen.refused.get()) {
+            (Some(reason), _) => (reason, request.id, false),
+            (None, Some((reason, Some(id)))) => (reason, id, true),
+            (None, _) => return None,
+        };
+        let detail = if by_peer {
+            "the endpoint's side of the mesh refused it"
+        } else {
+            reason.text()
+        };
+        let tried = Tried {
+            uid: self.chosen.endpoint.uid,
+            why: format!("{reason}: {detail}"),
+        };
+        let denial = Denial::new(reason, detail);
+        let denial = denial.on_the_way_to(&plan.target, plan.rule.as_ref(), &[tried]);
+        flow.note_refused(id, &denial, Some(&plan.target), request.begun, by_peer);
+        Some(id)
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
     record::{Party, Refused},
     state::{Local, Shared},
     target::{Direct, Target},
+    why::{Chain, Ruled, Tried},
 };
 
 /// One captured connection.
@@ -79,6 +80,8 @@ pub(crate) struct Denial {
     pub(crate) reason: Refusal,
     pub(crate) detail: String,
     pub(crate) rule: String,
+    /// The way it had come; nothing where it was refused before it had one.
+    pub(crate) chain: Option<Box<Chain>>,
 }
 
 impl Denial {
@@ -87,7 +90,15 @@ impl Denial {
             reason,
             detail: detail.into(),
             rule: String::new(),
+            chain: None,
         }
+    }
+
+    /// With the way it had come: as far as `target`, by this rule, and after these tries.
+    fn on_the_way_to(mut self, target: &Target, rule: Option<&Ruled>, tried: &[Tried]) -> Self {
+        let chain = self.chain.take().unwrap_or_default();
+        self.chain = Some(Box::new(chain.to(target, rule, tried, Instant::now())));
+        self
     }
 }
 
@@ -413,7 +424,23 @@ impl Flow {
     }
 
     /// Notes a refusal under the id that the caller is told.
-    fn note(&self, id: u64, denial: &Denial, target: Option<&Target>) {
+    fn note(&self, id: u64, denial: &Denial, target: Option<&Target>, begun: Instant) {
+        self.note_refused(id, denial, target, begun, false);
+    }
+
+    fn note_refused(
+        &self,
+        id: u64,
+        denial: &Denial,
+        target: Option<&Target>,
+        begun: Instant,
+        by_peer: bool,
+    ) {
+        let mut chain = denial.chain.as_deref().cloned().unwrap_or_default();
+        chain.elapsed = Some(begun.elapsed());
+        if let Some(Answer::Service(view)) = self.shared.destinations.peek(self.to.ip()) {
+            chain.called = Some((view.service.name.clone(), self.to.port()));
+        }
         let identity = self.local.identity();
         self.shared.record.refuse(Refused {
             id,
@@ -425,6 +452,9 @@ impl Flow {
             service: target.and_then(Target::service).map(|(service, _)| service),
             detail: denial.detail.clone(),
             rule: denial.rule.clone(),
+            from: self.from,
+            by_peer,
+            chain,
         });
     }
 

@@ -1,16 +1,23 @@
 //! Where one request of a program goes: the route it takes, the backend's endpoints, the time it may take; and what the
 //! balancer learns from its end.
 
-use std::time::{Duration, Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use leno_balance::Outcome;
+use leno_balance::{Fault, Outcome};
 use leno_http::{Ended, Relayed, RequestHead, Side};
-use leno_ir::{Provenance, Route};
+use leno_ir::{Backend, Provenance, Route};
 use leno_policy::{Headers, RequestView};
 use leno_types::Refusal;
 
 use super::{Denial, Flow};
-use crate::{destinations::ServiceView, target::Target};
+use crate::{
+    destinations::ServiceView,
+    target::Target,
+    why::{Chain, Ruled},
+};
 
 /// Where one request goes and how long it may take.
 pub(super) struct Plan {
@@ -18,6 +25,8 @@ pub(super) struct Plan {
     pub(super) request_timeout: Option<Duration>,
     pub(super) try_timeout: Option<Duration>,
     pub(super) route: Option<String>,
+    /// The rule that sends it there, for whoever asks why it was refused.
+    pub(super) rule: Option<Ruled>,
 }
 
 impl Plan {
@@ -49,7 +58,7 @@ pub(super) async fn plan(flow: &Flow, head: &RequestHead, now: Instant) -> Resul
         let port = flow.to.port();
         let routed = |route: &Route| route.ports.is_empty() || route.ports.contains(&port);
         if view.service.routes.iter().any(routed) {
-            return by_route(flow, head, &view, now).await;
+            return by_route(flow, head, view, now).await;
         }
     }
     Ok(Plan {
@@ -57,13 +66,14 @@ pub(super) async fn plan(flow: &Flow, head: &RequestHead, now: Instant) -> Resul
         request_timeout: None,
         try_timeout: None,
         route: None,
+        rule: None,
     })
 }
 
 async fn by_route(
     flow: &Flow,
     head: &RequestHead,
-    service: &ServiceView,
+    service: Rc<ServiceView>,
     now: Instant,
 ) -> Result<Plan, Denial> {
     let path = String::from_utf8_lossy(&head.path);
@@ -74,23 +84,36 @@ async fn by_route(
     };
     let route = leno_policy::route(&service.service.routes, flow.to.port(), &view)
         .ok_or_else(|| Denial::new(Refusal::NoRoute, "no route of the service matches"))?;
+    let chain = |backend: Option<&Backend>| {
+        let mut chain = Chain::default();
+        chain.ruled(route, backend);
+        Some(Box::new(chain))
+    };
     let denied = |detail: String, field: &str| Denial {
         reason: Refusal::NoBackend,
         detail,
         rule: rule_name(&route.provenance, field),
+        chain: None,
     };
-    let backend = leno_policy::backend(route, fastrand::u32(..))
-        .ok_or_else(|| denied("the route has no backend with a weight".into(), ""))?;
+    let backend = leno_policy::backend(route, fastrand::u32(..)).ok_or_else(|| Denial {
+        chain: chain(None),
+        ..denied("the route has no backend with a weight".into(), "")
+    })?;
     if let Some(invalid) = &backend.invalid {
-        return Err(denied(invalid.clone(), &backend.field_path));
+        return Err(Denial {
+            chain: chain(Some(backend)),
+            ..denied(invalid.clone(), &backend.field_path)
+        });
     }
     let cluster = flow
-        .cluster(service, &backend.service, now)
+        .cluster(&service, &backend.service, now)
         .await
         .map_err(|denial| Denial {
             rule: rule_name(&route.provenance, &backend.field_path),
+            chain: chain(Some(backend)),
             ..denial
         })?;
+    let (this_route, this_backend) = (std::ptr::from_ref(route), std::ptr::from_ref(backend));
     Ok(Plan {
         target: Target::Service {
             cluster,
@@ -103,6 +126,7 @@ async fn by_route(
             .config
             .access_log
             .then(|| rule_name(&route.provenance, "")),
+        rule: Some(Ruled::new(service, this_route, this_backend)),
     })
 }
 
@@ -135,24 +159,18 @@ pub(super) fn verdict(relayed: &Relayed, told: Option<Refusal>) -> Outcome {
         (_, Some(Refusal::Denied | Refusal::StreamEnded | Refusal::ForgedDestination)) => {
             Outcome::Success
         }
-        (Ended::Complete | Ended::Switched, _) => {
-            let failed = relayed.status.is_some_and(|status| status >= 500)
-                || relayed.grpc_status == Some(UNAVAILABLE);
-            if failed {
-                Outcome::Failure
-            } else {
-                Outcome::Success
-            }
-        }
+        (Ended::Complete | Ended::Switched, _) => match (relayed.status, relayed.grpc_status) {
+            (Some(status), _) if status >= 500 => Outcome::Failure(Fault::Status(status)),
+            (_, Some(UNAVAILABLE)) => Outcome::Failure(Fault::Grpc(UNAVAILABLE)),
+            _ => Outcome::Success,
+        },
         (Ended::ClientGone | Ended::Cancelled | Ended::Protocol(Side::Client), _) => {
             Outcome::Cancelled
         }
-        (
-            Ended::UpstreamResetBeforeHead
-            | Ended::UpstreamResetAfterHead
-            | Ended::Timeout
-            | Ended::Protocol(Side::Upstream),
-            _,
-        ) => Outcome::Failure,
+        (Ended::UpstreamResetBeforeHead | Ended::UpstreamResetAfterHead, _) => {
+            Outcome::Failure(Fault::Reset)
+        }
+        (Ended::Timeout, _) => Outcome::Failure(Fault::Timeout),
+        (Ended::Protocol(Side::Upstream), _) => Outcome::Failure(Fault::Protocol),
     }
 }

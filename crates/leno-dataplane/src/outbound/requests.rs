@@ -23,6 +23,7 @@ use crate::{
     metadata, overload,
     record::{self, Finished, LogHead, Party},
     target::Retry,
+    why::Tried,
 };
 
 /// A request is sent again so often because its connection was going away: that costs no endpoint anything.
@@ -115,6 +116,8 @@ struct Tries {
     resent: usize,
     avoid: Vec<WorkloadUid>,
     last: Option<Denial>,
+    /// What came of each try, for whoever asks why.
+    told: Vec<Tried>,
     retry: Option<Retry>,
 }
 
@@ -129,7 +132,7 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
         let chosen = chosen.filter(|chosen| !tries.avoid.contains(&chosen.endpoint.uid));
         let Some(chosen) = chosen else {
             let denial = tries.last.take().unwrap_or_else(|| none_left(&plan));
-            return refuse_slot(flow, slot, request, &plan, denial).await;
+            return refuse_slot(flow, slot, request, &plan, tries.tell(&plan, denial)).await;
         };
         let made = tries.made + 1;
         let can_retry = plan.target.has_more_than(made) && made < flow.shared.config.limits.tries;
@@ -147,7 +150,7 @@ async fn carry(flow: &Flow, plan: Plan, request: Request, slot: &mut Option<Inco
             Err(failed) => failed,
         };
         if let Err(denial) = tries.again(flow, &plan, &request, failed) {
-            return refuse_slot(flow, slot, request, &plan, denial).await;
+            return refuse_slot(flow, slot, request, &plan, tries.tell(&plan, denial)).await;
         }
     }
 }
@@ -181,6 +184,11 @@ fn none_left(plan: &Plan) -> Denial {
 }
 
 impl Tries {
+    /// With the way that the request had come, and what came of each try.
+    fn tell(&self, plan: &Plan, denial: Denial) -> Denial {
+        denial.on_the_way_to(&plan.target, plan.rule.as_ref(), &self.told)
+    }
+
     /// Whether another try may be made.
     fn again(
         &mut self,
@@ -220,6 +228,10 @@ impl Tries {
                 )
             }
         };
+        self.told.push(Tried {
+            uid,
+            why: format!("{}: {}", denial.reason, denial.detail),
+        });
         self.avoid.push(uid);
         self.made += 1;
         let limits = &flow.shared.config.limits;
@@ -288,7 +300,7 @@ fn tell_refused(
     outcome: RequestOutcome,
 ) {
     let target = plan.map(|plan| &plan.target);
-    flow.note(request.id, denial, target);
+    flow.note(request.id, denial, target, request.begun);
     let (source, service) = (flow.source(), flow.called(target));
     let key = record::edge_key(
         Reporter::Source,
@@ -301,6 +313,7 @@ fn tell_refused(
     );
     let shared = &flow.shared;
     shared.record.finished(&Finished {
+        local: &flow.local,
         reporter: Reporter::Source,
         edge: shared.record.edge(&key),
         protocol: request.protocol,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use leno_balance::Outcome;
+use leno_balance::{Fault, Outcome};
 use leno_http::Tunnel;
 use leno_ir::Endpoint;
 use leno_telemetry::{
@@ -28,6 +28,7 @@ use crate::{
     record::{self, Finished, Party},
     splice::{Carried, End, splice},
     target::{Chosen, Target},
+    why::Tried,
 };
 
 /// A stream of bytes to an endpoint.
@@ -78,6 +79,12 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
     if let Some(denial) = flow.shared.load.denies(|| Priority::Default) {
         return Err(denial);
     }
+    let mut tried = Vec::new();
+    let opened = open_any(flow, target, &mut tried).await;
+    opened.map_err(|denial| denial.on_the_way_to(target, None, &tried))
+}
+
+async fn open_any(flow: &Flow, target: &Target, tried: &mut Vec<Tried>) -> Result<Opened, Denial> {
     let begun = Instant::now();
     target.request(begun);
     let limits = &flow.shared.config.limits;
@@ -106,6 +113,10 @@ pub(super) async fn open(flow: &Flow, target: &Target) -> Result<Opened, Denial>
             }
             Err(None) => Denial::new(Refusal::UpstreamReset, "connections kept going away"),
         };
+        tried.push(Tried {
+            uid,
+            why: format!("{}: {}", denial.reason, denial.detail),
+        });
         avoid.push(uid);
         if avoid.len() >= limits.tries {
             limit(Limit::Tries);
@@ -198,7 +209,7 @@ fn refused(
             if pool::had_no_effect(&error) {
                 return None;
             }
-            chosen.finish(Outcome::Failure, None);
+            chosen.finish(Outcome::Failure(Fault::Reset), None);
             Some(Denial::new(Refusal::UpstreamReset, detail))
         }
         TunnelError::Refused { reason, .. } => {
@@ -359,6 +370,7 @@ fn finished(
 ) {
     let service = opened.service.as_ref().map(ServiceName::to_string);
     let line = Finished {
+        local: &flow.local,
         reporter: Reporter::Source,
         edge: opened.edge,
         protocol: Protocol::Tcp,
@@ -427,7 +439,7 @@ fn party_of(endpoint: &Endpoint) -> Party {
 /// Refuses bytes: a reset, so that nothing looks like an orderly end.
 pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: Option<&Target>) {
     let id = fastrand::u64(..);
-    flow.note(id, denial, target);
+    flow.note(id, denial, target, flow.begun);
     let (source, service) = (flow.source(), flow.called(target));
     let key = record::edge_key(
         Reporter::Source,
@@ -442,6 +454,7 @@ pub(super) fn refuse(flow: &Flow, stream: &TcpStream, denial: &Denial, target: O
     let edge = record.edge(&key);
     record.opened(edge);
     let line = Finished {
+        local: &flow.local,
         reporter: Reporter::Source,
         edge,
         protocol: Protocol::Tcp,
@@ -527,6 +540,7 @@ pub(super) async fn passthrough(flow: &Rc<Flow>, mut stream: TcpStream) -> io::R
         reset(&stream);
     }
     let line = Finished {
+        local: &flow.local,
         reporter: Reporter::Source,
         edge,
         protocol: Protocol::Tcp,

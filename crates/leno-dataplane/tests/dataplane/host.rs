@@ -529,8 +529,10 @@ impl Seen {
                 }
             }
             Event::Unsubscribe(name) => self.forgotten.borrow_mut().push(name),
-            Event::UnsubscribeEndpoints(_) | Event::NeedSockets { .. } | Event::WorkloadIdle(_) => {
-            }
+            Event::UnsubscribeEndpoints(_)
+            | Event::NeedSockets { .. }
+            | Event::WorkloadIdle(_)
+            | Event::Looked { .. } => {}
             Event::Telemetry {
                 delta,
                 counters,

@@ -9,6 +9,8 @@ fn entry<'a>() -> Entry<'a> {
     Entry {
         start_time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_252_800_042),
         reporter: Reporter::Destination,
+        workload: None,
+        namespace: None,
         protocol: Protocol::Tcp,
         method: None,
         path: None,
@@ -48,6 +50,8 @@ fn a_line_is_as_istio_names_it() {
     let web: Identity = "spiffe://default.leno/ns/shop/sa/web".parse().unwrap();
     let cart: Identity = "spiffe://default.leno/ns/shop/sa/cart".parse().unwrap();
     let full = Entry {
+        workload: Some("cart-1a2b"),
+        namespace: Some("shop"),
         protocol: Protocol::Http1,
         method: Some(b"POST"),
         path: Some(b"/cart?id=\"7\""),

@@ -58,7 +58,7 @@ pub struct CertificateResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -79,6 +79,8 @@ pub mod agent_message {
         Pong(super::Pong),
         #[prost(message, tag = "7")]
         Goodbye(super::Goodbye),
+        #[prost(message, tag = "8")]
+        Answer(super::Answer),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -157,7 +159,7 @@ pub struct Goodbye {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -172,7 +174,86 @@ pub mod control_message {
         Refused(super::Refused),
         #[prost(message, tag = "4")]
         Ping(super::Ping),
+        #[prost(message, tag = "5")]
+        Ask(super::Ask),
     }
+}
+/// What people want to know of this proxy now. An agent of an earlier version does not answer: whoever asks has a
+/// deadline.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ask {
+    /// Echoed in every answer.
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    #[prost(oneof = "ask::What", tags = "2, 3, 4, 5, 6")]
+    pub what: ::core::option::Option<ask::What>,
+}
+/// Nested message and enum types in `Ask`.
+pub mod ask {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "2")]
+        Explain(super::Explain),
+        #[prost(message, tag = "3")]
+        Refusals(super::ListRefusals),
+        #[prost(message, tag = "4")]
+        Endpoints(super::ListEndpoints),
+        #[prost(message, tag = "5")]
+        Log(super::ReadLog),
+        /// Nobody wants to know this any more.
+        #[prost(message, tag = "6")]
+        Stop(super::StopAsking),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Explain {
+    /// The refusal's id, or its beginning: hexadecimal digits in lower case.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRefusals {
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEndpoints {
+    /// NAMESPACE/NAME; none: all that the proxy knows.
+    #[prost(string, repeated, tag = "1")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadLog {
+    #[prost(uint32, tag = "1")]
+    pub since_seconds: u32,
+    /// NAMESPACE/NAME of workloads; none: all of the host.
+    #[prost(string, repeated, tag = "2")]
+    pub workloads: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Also what comes from now on, until it is stopped.
+    #[prost(bool, tag = "3")]
+    pub follow: bool,
+    /// Only what failed or was refused.
+    #[prost(bool, tag = "4")]
+    pub errors: bool,
+    /// The newest so many lines of what was.
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopAsking {}
+/// What an agent answers: JSON documents, so that what a later version adds passes through.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answer {
+    #[prost(uint64, tag = "1")]
+    pub question: u64,
+    /// Nothing comes after it.
+    #[prost(bool, tag = "2")]
+    pub last: bool,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub documents: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// So many more there would have been.
+    #[prost(uint64, tag = "4")]
+    pub more: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {

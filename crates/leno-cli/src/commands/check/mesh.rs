@@ -305,10 +305,19 @@ fn calls(failing: &[failing::Failing]) -> Vec<Finding> {
         )];
     }
     let one = |of: &failing::Failing| {
-        let hint = "leno top shows them live; docs/refusals has a page on each code";
+        let (why, hint) = match &of.last {
+            Some(last) => (
+                format!("{}: {}", of.what, last.cause),
+                format!("leno explain {}", last.id),
+            ),
+            None => (
+                of.what.clone(),
+                "leno top shows them live; docs/refusals has a page on each code".into(),
+            ),
+        };
         if of.trouble {
             let what = format!("{}: calls fail", of.edge);
-            ill(Check::CallsSucceed, what, of.what.as_str(), hint)
+            ill(Check::CallsSucceed, what, why, hint)
         } else {
             told(Check::CallsSucceed, of.edge.as_str(), of.what.as_str())
         }

@@ -99,11 +99,7 @@ fn a_route_whose_reference_is_not_there_is_not_said_to_lead_to_programs() {
 
 #[test]
 fn calls_that_fail_are_trouble_and_denied_ones_are_told() {
-    let failing = |trouble| failing::Failing {
-        edge: "front → cart".into(),
-        what: "3 of 9 calls failed".into(),
-        trouble,
-    };
+    let failing = |trouble| failing::Failing::plain("front → cart", "3 of 9 calls failed", trouble);
     let findings = calls(&[failing(true), failing(false)]);
     assert_eq!(troubles(&findings), ["front → cart: calls fail"]);
     assert_eq!(findings.len(), 2);

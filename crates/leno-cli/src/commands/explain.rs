@@ -1,0 +1,152 @@
+//! `leno explain`: why something was refused, from the caller to the endpoint, as it was then and as it stands now.
+//!
+//! Owns what people are told of it, and what to do next. What happened, the proxies remember.
+
+mod chain;
+mod next;
+
+use clap::Args;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::{
+    client::Client,
+    exit::{CommandError, Outcome},
+    output::{Shape, items, print, print_table, print_value, text},
+    run::humanize,
+};
+
+pub(super) use chain::{cause, rule, state};
+
+/// Where the list is.
+pub(super) const REFUSALS: &str = "/leno/v1/refusals";
+/// Where an id without an answer leads.
+const LIST_HINT: &str = "leno explain lists the refusals that are remembered; the access log (leno logs) has older ones in a line each";
+
+/// Say why something was refused, and what to do: from the caller to the endpoint, then and now.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  leno explain                     the latest refusals: who was refused what, and why
+  leno explain 00c0ffee00c0ffee    one of them: x-leno-refused in the answer says its id
+  leno explain 00c0                an id may be cut short")]
+pub(crate) struct ExplainArgs {
+    /// The refusal's id, or its beginning; without one the latest are listed
+    id: Option<String>,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Shape,
+}
+
+/// Runs the command.
+pub(crate) async fn explain(client: &Client, args: &ExplainArgs) -> Outcome {
+    match &args.id {
+        Some(id) => one(client, id, args.output).await,
+        None => list(client, args.output).await,
+    }
+}
+
+async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
+    // As it is copied out of a header: `id=..`.
+    let id = id.trim().trim_start_matches("id=");
+    let legal = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !legal {
+        return Err(CommandError::usage(format!(
+            "\"{id}\" is no refusal's id: 16 hexadecimal digits, or the first of them"
+        ))
+        .hint(LIST_HINT));
+    }
+    let answer = client.get(&format!("{REFUSALS}/{id}")).await;
+    let answer = answer.map_err(|error| CommandError::from(error).hint(LIST_HINT))?;
+    let mut found = items(&answer, "/refusals");
+    let (Some(refusal), more) = (found.next(), found.collect::<Vec<_>>()) else {
+        return Err(CommandError::failed(format!("nothing is known of {id}")).hint(LIST_HINT));
+    };
+    if !more.is_empty() {
+        let ids = items(&answer, "/refusals").map(|of| text(of, "/id"));
+        return Err(
+            CommandError::usage(format!("{id} is the beginning of several ids"))
+                .hint(ids.collect::<Vec<_>>().join("\n  ")),
+        );
+    }
+    let steps = next::steps(refusal);
+    if shape != Shape::Table {
+        let mut document = refusal.clone();
+        document["next"] = json!(steps);
+        print_value(&document, shape.into())?;
+        return Ok(0);
+    }
+    for line in chain::lines(refusal, OffsetDateTime::now_utc()) {
+        print(&line);
+    }
+    print(&format!("Next: {}", steps.join("  |  ")));
+    silent(&answer);
+    Ok(0)
+}
+
+/// Proxies that said nothing may know more.
+fn silent(answer: &Value) {
+    let silent: Vec<&str> = items(answer, "/silent").filter_map(Value::as_str).collect();
+    if !silent.is_empty() {
+        eprintln!("⚠ did not answer: {}", silent.join(", "));
+    }
+}
+
+async fn list(client: &Client, shape: Shape) -> Outcome {
+    let answer = client.get(REFUSALS).await?;
+    if shape != Shape::Table {
+        print_value(&answer, shape.into())?;
+        return Ok(0);
+    }
+    let now = OffsetDateTime::now_utc();
+    let rows: Vec<Vec<String>> = items(&answer, "/refusals")
+        .map(|refusal| {
+            let of = |pointer: &str| text(refusal, pointer).to_owned();
+            let count = refusal.pointer("/count").and_then(Value::as_u64);
+            vec![
+                ago(text(refusal, "/at"), now),
+                of("/caller"),
+                of("/to"),
+                of("/reason"),
+                count.unwrap_or(0).to_string(),
+                of("/host"),
+                of("/id"),
+                chain::rule(refusal.pointer("/rule")).unwrap_or_else(|| of("/detail")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        let asked = answer.pointer("/asked").and_then(Value::as_u64);
+        print(&format!(
+            "✔ nothing was refused, as far as {} proxies remember",
+            asked.unwrap_or(0)
+        ));
+    } else {
+        print_table(
+            &[
+                "LAST",
+                "FROM",
+                "TO",
+                "WHY",
+                "COUNT",
+                "BY",
+                "ID",
+                "RULE OR DETAIL",
+            ],
+            &rows,
+        );
+        print("Next: leno explain ID");
+    }
+    silent(&answer);
+    Ok(0)
+}
+
+/// How long ago something was.
+fn ago(at: &str, now: OffsetDateTime) -> String {
+    match OffsetDateTime::parse(at, &Rfc3339) {
+        Ok(at) => {
+            let seconds = u64::try_from((now - at).whole_seconds()).unwrap_or(0);
+            format!("{} ago", humanize(seconds))
+        }
+        Err(_) => "-".into(),
+    }
+}

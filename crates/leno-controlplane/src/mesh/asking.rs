@@ -1,0 +1,264 @@
+//! Questions of people to proxies, over the sessions: why something was refused, how endpoints stand, the log.
+//!
+//! Owns who still has to answer what. What an agent says is a document of its own word: it is passed on with the host's
+//! name, and nothing follows from it.
+//! Invariant: at most [`MAX_QUESTIONS`] are open, each to at most [`MAX_ASKED`] proxies; whoever reads too slowly is
+//! told how much it has missed, and nobody else waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use leno_types::DnsLabel;
+use leno_wire::agent::{self as wire, ask, control_message};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{Mesh, agents::SESSION_QUEUE};
+use crate::{
+    registry::SessionId,
+    times::{rfc3339, rfc3339_millis},
+};
+
+/// Questions open at once.
+const MAX_QUESTIONS: usize = 64;
+/// Proxies that one question goes to.
+const MAX_ASKED: usize = 8_192;
+/// Answers that wait to be read.
+const ANSWERS: usize = 512;
+/// Documents of one answer.
+const MAX_DOCUMENTS: usize = 4_096;
+/// Bytes of one document.
+const MAX_DOCUMENT: usize = 64 << 10;
+
+/// Questions that are open.
+#[derive(Default)]
+pub(super) struct Askings {
+    next: u64,
+    open: BTreeMap<u64, Asking>,
+}
+
+struct Asking {
+    sender: mpsc::Sender<Heard>,
+    waiting: BTreeMap<SessionId, DnsLabel>,
+}
+
+/// What a proxy says.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) host: DnsLabel,
+    pub(crate) documents: Vec<Value>,
+    /// So many more there were.
+    pub(crate) more: u64,
+}
+
+/// A question that was asked.
+pub(crate) struct Asked {
+    pub(crate) question: u64,
+    /// Ends when everybody has answered.
+    pub(crate) answers: mpsc::Receiver<Heard>,
+    /// How many were asked.
+    pub(crate) asked: usize,
+    /// Who cannot be: of an earlier version, or too many.
+    pub(crate) unasked: Vec<DnsLabel>,
+}
+
+/// Too much is asked at once.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{MAX_QUESTIONS} questions to proxies are open: try again in a moment")]
+pub(crate) struct TooMany;
+
+impl Mesh {
+    /// Asks the proxies of these hosts, each with what it is asked.
+    pub(crate) fn ask(&mut self, hosts: Vec<(DnsLabel, ask::What)>) -> Result<Asked, TooMany> {
+        self.sweep_askings();
+        if self.askings.open.len() >= MAX_QUESTIONS {
+            return Err(TooMany);
+        }
+        self.askings.next += 1;
+        let question = self.askings.next;
+        let (sender, answers) = mpsc::channel(ANSWERS);
+        let (mut waiting, mut unasked) = (BTreeMap::new(), Vec::new());
+        for (host, what) in hosts {
+            match self.can_be_asked(&host) {
+                Some(session) if waiting.len() < MAX_ASKED => {
+                    let message = wire::Ask {
+                        question,
+                        what: Some(what),
+                    };
+                    self.say(session, control_message::Message::Ask(message));
+                    waiting.insert(session, host);
+                }
+                _ => unasked.push(host),
+            }
+        }
+        let asked = waiting.len();
+        if asked > 0 {
+            self.askings
+                .open
+                .insert(question, Asking { sender, waiting });
+        }
+        Ok(Asked {
+            question,
+            answers,
+            asked,
+            unasked,
+        })
+    }
+
+    /// The session of an agent that understands questions and has room for one: its lease comes first.
+    fn can_be_asked(&self, host: &DnsLabel) -> Option<SessionId> {
+        let agent = self.registry.agent(host)?;
+        let session = agent.session?;
+        let room = self.sessions.get(&session)?.sender.capacity() >= SESSION_QUEUE / 2;
+        let understands = agent
+            .features
+            .iter()
+            .any(|feature| feature == leno_wire::ASK);
+        (understands && room).then_some(session)
+    }
+
+    /// An agent answers.
+    pub(super) fn answered(&mut self, session: SessionId, answer: wire::Answer) {
+        let Some(asking) = self.askings.open.get_mut(&answer.question) else {
+            return;
+        };
+        let Some(host) = asking.waiting.get(&session).cloned() else {
+            return;
+        };
+        let documents = answer.documents.iter().take(MAX_DOCUMENTS);
+        let fit = documents.filter(|document| document.len() <= MAX_DOCUMENT);
+        let documents: Vec<Value> = fit
+            .filter_map(|document| serde_json::from_slice(document).ok())
+            .filter(Value::is_object)
+            .collect();
+        if !documents.is_empty() || answer.more > 0 {
+            let heard = Heard {
+                host,
+                documents,
+                more: answer.more,
+            };
+            // Who reads too slowly misses it; a line of a log is not worth a wait.
+            drop(asking.sender.try_send(heard));
+        }
+        if answer.last {
+            asking.waiting.remove(&session);
+            if asking.waiting.is_empty() {
+                self.askings.open.remove(&answer.question);
+            }
+        }
+    }
+
+    /// Nobody wants to know any more; gives who has not answered.
+    pub(crate) fn end_asking(&mut self, question: u64) -> Vec<DnsLabel> {
+        let Some(asking) = self.askings.open.remove(&question) else {
+            return Vec::new();
+        };
+        for session in asking.waiting.keys() {
+            let message = wire::Ask {
+                question,
+                what: Some(ask::What::Stop(wire::StopAsking {})),
+            };
+            self.say(*session, control_message::Message::Ask(message));
+        }
+        asking.waiting.into_values().collect()
+    }
+
+    /// A session is over: nothing more is answered on it.
+    pub(super) fn answers_no_more(&mut self, session: SessionId) {
+        self.askings.open.retain(|_, asking| {
+            asking.waiting.remove(&session);
+            !asking.waiting.is_empty()
+        });
+    }
+
+    /// Ends what nobody reads.
+    pub(super) fn sweep_askings(&mut self) {
+        let open = self.askings.open.iter();
+        let unread: Vec<u64> = open
+            .filter(|(_, asking)| asking.sender.is_closed())
+            .map(|(question, _)| *question)
+            .collect();
+        for question in unread {
+            self.end_asking(question);
+        }
+    }
+
+    /// Hosts that serve, or are, what people call so; with the workloads that are meant. All of a host: none are named.
+    pub(crate) fn hosts_of(&self, name: &str, namespace: &str) -> Vec<(DnsLabel, Vec<String>)> {
+        let (namespace, name) = match name.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (Some(namespace).filter(|of| !of.is_empty()), name),
+        };
+        let mut found = Vec::new();
+        for (host, agent) in self.registry.agents() {
+            let meant = agent.workloads.values().filter(|workload| {
+                let service = workload.service.as_ref().map(DnsLabel::as_str);
+                let version = workload.version.as_ref();
+                let versioned = service.zip(version).map(|(of, v)| format!("{of}-{v}"));
+                namespace.is_none_or(|of| workload.namespace.as_str() == of)
+                    && (workload.name == name
+                        || service == Some(name)
+                        || versioned.as_deref() == Some(name))
+            });
+            let meant: BTreeSet<String> = meant
+                .map(|workload| format!("{}/{}", workload.namespace, workload.name))
+                .collect();
+            if host.as_str() == name {
+                found.push((host.clone(), Vec::new()));
+            } else if !meant.is_empty() {
+                found.push((host.clone(), meant.into_iter().collect()));
+            }
+        }
+        found
+    }
+
+    /// What the control plane itself knows, beside what a proxy says of a refusal.
+    pub(crate) fn add_what_is_known(&self, host: &DnsLabel, side: &mut Value) {
+        if let Some(at) = side.get("at_ms").and_then(Value::as_u64) {
+            side["at"] = rfc3339_millis(at).into();
+        }
+        side["host"] = host.as_str().into();
+        let until = side
+            .pointer("/now/certificate_not_after")
+            .and_then(Value::as_u64);
+        if let Some(until) = until {
+            side["now"]["certificate_not_after"] = rfc3339(until).into();
+        }
+        for list in ["/endpoints", "/now/endpoints/endpoints"] {
+            let Some(endpoints) = side.pointer_mut(list).and_then(Value::as_array_mut) else {
+                continue;
+            };
+            for endpoint in endpoints {
+                self.add_registered(endpoint);
+            }
+        }
+    }
+
+    fn add_registered(&self, endpoint: &mut Value) {
+        // An agent may say anything.
+        if !endpoint.is_object() {
+            return;
+        }
+        let uid = endpoint
+            .get("uid")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let known = uid
+            .parse()
+            .ok()
+            .and_then(|uid| self.registry.workload(&uid));
+        let Some((host, agent, workload)) = known else {
+            endpoint["registered"] = Value::Null;
+            return;
+        };
+        let certificates = self.states.get(host).map(|state| &state.certificates);
+        let mut certificates = certificates.into_iter().flatten();
+        let certificate = certificates.find(|certificate| certificate.uid == uid);
+        endpoint["registered"] = json!({
+            "host": host.as_str(),
+            "connected": agent.session.is_some(),
+            "ready": workload.healthy,
+            "check": workload.detail,
+            "certificate_not_after": certificate.map(|of| rfc3339(of.not_after)),
+        });
+    }
+}
