@@ -282,6 +282,7 @@ impl ApiError {
             ),
             StoreError::Corrupt { .. }
             | StoreError::Newer { .. }
+            | StoreError::Migration { .. }
             | StoreError::InUse { .. }
             | StoreError::Io { .. } => Self::internal(error.to_string()),
         }

@@ -71,6 +71,21 @@ pub enum StoreError {
         /// The latest version known.
         known: i64,
     },
+    /// An earlier version's file could not be brought to this version's schema. It is as it was.
+    #[error(
+        "{path:?} cannot be brought from schema version {from} to {to} ({detail}); it is as it was: run the Leno that \
+         wrote it, and report this"
+    )]
+    Migration {
+        /// The store's file.
+        path: PathBuf,
+        /// Its schema version.
+        from: i64,
+        /// This Leno's.
+        to: i64,
+        /// What the system says.
+        detail: Arc<str>,
+    },
     /// Another process has the store open.
     #[error("{path:?} is in use by another process: one control plane at a time")]
     InUse {

@@ -13,6 +13,7 @@
 mod copies;
 mod error;
 mod log;
+mod migrations;
 mod schema;
 mod sqlite;
 mod writer;

@@ -11,14 +11,20 @@ use std::{
 use leno_types::DnsLabel;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
-use crate::{Change, Entry, Key, Options, StoreError, log::Logged};
+use crate::{
+    Change, Entry, Key, Options, StoreError,
+    log::Logged,
+    migrations::{MIGRATIONS, migrate, version_after},
+};
 
 /// The schema version this code writes.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = version_after(MIGRATIONS);
 /// "LENO", in SQLite's application id.
 const APPLICATION_ID: i64 = 0x4c45_4e4f;
 const PAGE_BYTES: u64 = 4096;
 
+/// What a new file begins with: the newest schema. An older file gets there by [`MIGRATIONS`].
+///
 /// The change log holds what was there *before* each change; what a change wrote is the `before` of the next one of
 /// its key, or is in `entries`. So each value is written twice, not three times.
 const TABLES: &str = "
@@ -70,6 +76,10 @@ pub(crate) fn open_writer(path: &Path, options: &Options) -> Result<Connection, 
             path.display()
         )));
     }
+    if !fresh && version < 1 {
+        let detail = format!("{} has no schema version", path.display());
+        return Err(StoreError::corrupt(detail));
+    }
     if version > VERSION {
         return Err(StoreError::Newer {
             path: path.into(),
@@ -90,6 +100,8 @@ pub(crate) fn open_writer(path: &Path, options: &Options) -> Result<Connection, 
             .pragma_update(None, "user_version", VERSION)
             .map_err(error)?;
         transaction.commit().map_err(error)?;
+    } else {
+        migrate(&mut db, path, version, MIGRATIONS)?;
     }
     Ok(db)
 }

@@ -1,5 +1,6 @@
 //! What is said of objects and proxies is what the proxies said: acknowledged, refused, not understood, away.
 
+use leno_controlplane::{Bound, Config};
 use leno_wire::agent::{Goodbye, Hello, agent_message};
 use serde_json::{Value, json};
 
@@ -144,5 +145,84 @@ fn a_proxy_that_is_away_is_told_of_until_it_is_back_and_one_that_said_goodbye_is
         let (_, status) = is(&control, "stopped").await;
         assert_eq!(status["proxies_disconnected"], 0, "{status:#}");
         control.stop().await;
+    });
+}
+
+/// A store as the first Leno with its schema wrote it.
+const EARLIER: &[u8] = include_bytes!("../../../leno-store/testdata/schema-1.db");
+
+fn data_of(directory: &tempfile::TempDir, store: &[u8]) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::write(data.join("store.db"), store).unwrap();
+    data
+}
+
+#[test]
+fn what_an_earlier_version_stored_is_in_force_with_this_one() {
+    test("earlier", async |directory| {
+        data_of(&directory, EARLIER);
+        let control = ControlPlane::start_with(directory.path(), |config| {
+            config.metrics = Some("127.0.0.1:0".parse().unwrap());
+        })
+        .await;
+        for (path, names) in [
+            ("api/v1/services", &["cart", "web"][..]),
+            ("apis/gateway.networking.k8s.io/v1/httproutes", &["cart"]),
+            ("apis/leno.dev/v1alpha1/accesspolicies", &["cart", "deny"]),
+            ("apis/leno.dev/v1alpha1/hostnamegenerators", &["shop"]),
+        ] {
+            let there = |list: &Value| {
+                let items = list["items"].as_array().cloned().unwrap_or_default();
+                names.iter().all(|name| {
+                    let of = items.iter().find(|of| of["metadata"]["name"] == *name);
+                    // Not only stored: it is compiled, and says so.
+                    of.is_some_and(|of| of["status"].to_string().contains("Accepted"))
+                })
+            };
+            control
+                .await_document(&format!("/meshes/default/{path}"), there)
+                .await;
+        }
+        let proxies = control
+            .await_document(PROXIES, |list| {
+                list.as_array().is_some_and(|all| all.len() == 2)
+            })
+            .await;
+        let hosts: Vec<&Value> = proxies
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|proxy| &proxy["host"])
+            .collect();
+        assert_eq!(hosts, ["a", "b"], "{proxies:#}");
+        let (_, tokens) = control
+            .admin("GET", "/meshes/default/leno/v1/tokens", None)
+            .await;
+        assert_eq!(tokens.as_array().map(Vec::len), Some(2), "{tokens:#}");
+        let refused = "leno_controlplane_objects_refused_total{mesh=\"default\"} 0\n";
+        let text = control.scrape().await;
+        assert!(text.contains(refused), "{text}");
+        control.stop().await;
+    });
+}
+
+#[test]
+fn what_a_later_version_stored_is_refused_with_what_to_do() {
+    test("later", async |directory| {
+        let mut later = EARLIER.to_vec();
+        later[60..64].copy_from_slice(&9_u32.to_be_bytes());
+        let mut config = Config::new(data_of(&directory, &later));
+        config.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.metrics = None;
+        let error = Bound::bind(config).await.unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        let text = format!("{error}: {}", source.unwrap_or_default());
+        assert!(
+            text.contains("schema version 9") && text.contains("run the Leno that wrote it"),
+            "{text}"
+        );
     });
 }
