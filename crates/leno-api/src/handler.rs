@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::State,
     response::{IntoResponse, Response},
 };
@@ -19,17 +19,25 @@ use crate::{
     discovery, openapi,
     overlay::Overlays,
     read, review,
+    shares::Shares,
     status::ApiError,
     target::{InMesh, Objects, Target},
-    watch, write,
+    watch,
+    watchers::Watchers,
+    write,
 };
+
+const KIBIBYTE: usize = 1_024;
 
 /// The API and what it keeps between requests.
 pub(crate) struct Server {
     pub(crate) api: Api,
     pub(crate) collections: Collections,
     pub(crate) overlays: Overlays,
-    pub(crate) watches: Arc<Semaphore>,
+    pub(crate) watchers: Watchers,
+    requests: Arc<Shares>,
+    /// Kibibytes of bodies that may still be read.
+    bodies: Arc<Semaphore>,
 }
 
 impl Server {
@@ -41,9 +49,17 @@ impl Server {
                 api.limits.derived_changes,
             ),
             collections: Collections::new(Arc::clone(&api.derived), api.limits.derived_changes),
-            watches: Arc::new(Semaphore::new(api.limits.watches)),
+            watchers: Watchers::new(api.limits.watches, Arc::clone(&api.counters)),
+            requests: Shares::new(api.limits.requests),
+            bodies: Arc::new(Semaphore::new(api.limits.bodies / KIBIBYTE)),
             api,
         }
+    }
+
+    fn busy(&self, text: impl Into<String>) -> ApiError {
+        let exceeded = &self.api.counters.requests_exceeded;
+        exceeded.fetch_add(1, Ordering::Relaxed);
+        ApiError::too_many(text)
     }
 
     /// Reads a body to its end, at most `limit` bytes of it.
@@ -54,6 +70,16 @@ impl Server {
                 .bodies_exceeded
                 .fetch_add(1, Ordering::Relaxed);
             error
+        };
+        // The room for it is taken before it comes: as much as it says, or as much as it may be.
+        let size = body
+            .size_hint()
+            .upper()
+            .and_then(|size| usize::try_from(size).ok());
+        let room = size.unwrap_or(limit).min(limit).div_ceil(KIBIBYTE);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let Ok(_room) = self.bodies.try_acquire_many(room) else {
+            return Err(self.busy("too many large bodies at once; try again later"));
         };
         let read = Limited::new(body, limit).collect();
         match tokio::time::timeout(self.api.limits.body_time, read).await {
@@ -109,6 +135,11 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
     if !server.api.derived.has_mesh(&mesh) {
         return Err(ApiError::no_mesh(mesh.as_str()));
     }
+    let _place = server.requests.take(&mesh, &caller.name).map_err(|full| {
+        server.busy(format!(
+            "too many requests at once: {full}; try again later"
+        ))
+    })?;
     let call = Call {
         server,
         caller,

@@ -27,11 +27,13 @@ mod query;
 mod read;
 mod review;
 mod selector;
+mod shares;
 mod status;
 mod strategic;
 mod target;
 mod warnings;
 mod watch;
+mod watchers;
 mod write;
 
 use std::{
@@ -46,6 +48,8 @@ use leno_config::{Finding, Kind, Resource};
 use leno_store::{Key, Store};
 use leno_types::DnsLabel;
 use serde_json::Value;
+
+pub use shares::Share;
 
 /// What the control plane knows beside the stored objects.
 pub trait Derived: Send + Sync {
@@ -197,7 +201,11 @@ pub struct Limits {
     /// Objects of one batch.
     pub batch_objects: usize,
     /// Watches at once.
-    pub watches: usize,
+    pub watches: Share,
+    /// Other requests at once.
+    pub requests: Share,
+    /// Bytes of all bodies that are being read.
+    pub bodies: usize,
     /// How long a body may take to arrive.
     pub body_time: Duration,
     /// How long a watch lasts that does not say; the client then resumes it.
@@ -214,7 +222,17 @@ impl Default for Limits {
             object_bytes: 1_536 << 10,
             batch_bytes: 16 << 20,
             batch_objects: 4_096,
-            watches: 1_024,
+            watches: Share {
+                all: 1_024,
+                mesh: 768,
+                caller: 256,
+            },
+            requests: Share {
+                all: 512,
+                mesh: 384,
+                caller: 128,
+            },
+            bodies: 64 << 20,
             body_time: Duration::from_secs(30),
             watch_time: Duration::from_secs(30 * 60),
             bookmark_interval: Duration::from_secs(60),
@@ -232,6 +250,10 @@ pub struct Counters {
     pub watches: AtomicU64,
     /// Watches refused because of [`Limits::watches`].
     pub watches_exceeded: AtomicU64,
+    /// Watches ended because nobody read them, while others wanted their places.
+    pub watches_stalled: AtomicU64,
+    /// Requests refused because of [`Limits::requests`] or [`Limits::bodies`].
+    pub requests_exceeded: AtomicU64,
     /// Bodies refused because of their size or because they took too long.
     pub bodies_exceeded: AtomicU64,
     /// Objects created, changed or deleted.

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use axum::{body::Body, response::Response};
@@ -16,10 +16,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, header};
 use serde_json::{Value, json};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, interval_at},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
     changes::{Beside, ObjectChange, Scope, Source},
@@ -30,6 +27,7 @@ use crate::{
     query::{Match, Parameters},
     read,
     status::ApiError,
+    watchers::Watcher,
 };
 
 /// Where a watch begins.
@@ -62,40 +60,7 @@ struct Watching {
     told: HashMap<u64, u64>,
     /// Table columns are told with the first row only.
     columns_told: bool,
-    _open: Open,
-}
-
-/// Counts an open watch for as long as it lives.
-struct Open {
-    server: Arc<Server>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Open {
-    fn new(server: &Arc<Server>) -> Result<Self, ApiError> {
-        let counters = &server.api.counters;
-        let permit = Arc::clone(&server.watches)
-            .try_acquire_owned()
-            .map_err(|_| {
-                counters.watches_exceeded.fetch_add(1, Ordering::Relaxed);
-                ApiError::too_many(format!(
-                    "too many watches: the limit is {}; try again later",
-                    server.api.limits.watches
-                ))
-            })?;
-        counters.watches.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            server: Arc::clone(server),
-            _permit: permit,
-        })
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let counters = &self.server.api.counters;
-        counters.watches.fetch_sub(1, Ordering::Relaxed);
-    }
+    watcher: Arc<Watcher>,
 }
 
 /// Starts a watch; its answer streams until it ends.
@@ -106,7 +71,10 @@ pub(crate) async fn watch(
 ) -> Result<Response, ApiError> {
     let form = media::form(call.headers())?;
     let server = Arc::clone(call.server);
-    let open = Open::new(&server)?;
+    let watcher = server
+        .watchers
+        .open(&scope.mesh, &call.caller.name)
+        .map_err(|full| ApiError::too_many(format!("too many watches: {full}; try again later")))?;
     let limits = server.api.limits;
     let now = Instant::now();
     let mut bookmarks = interval_at(now + limits.bookmark_interval, limits.bookmark_interval);
@@ -123,7 +91,7 @@ pub(crate) async fn watch(
         end: now + lasts.min(limits.watch_time),
         told: HashMap::new(),
         columns_told: false,
-        _open: open,
+        watcher,
         parameters,
         server,
     };
@@ -135,7 +103,12 @@ pub(crate) async fn watch(
         watching.failed = Some(error);
     }
     let chunks = stream::unfold(watching, |mut watching| async move {
+        watching.watcher.taken();
+        if watching.watcher.is_ended() {
+            return None;
+        }
         let chunk = watching.chunk().await?;
+        watching.watcher.waits();
         Some((Ok::<_, Infallible>(chunk), watching))
     });
     let mut response = Response::new(Body::from_stream(chunks));

@@ -229,6 +229,38 @@ async fn a_body_has_a_size_and_a_time() {
 }
 
 #[tokio::test]
+async fn bodies_that_are_read_at_once_have_a_size_together() {
+    let limits = Limits {
+        bodies: 100 << 10,
+        ..Limits::default()
+    };
+    let server = Server::with(Options::default(), limits).await;
+    let head = format!(
+        "POST /meshes/default{SERVICES} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 90000\r\n\r\n{{"
+    );
+    let mut first = tokio::net::TcpStream::connect(server.address)
+        .await
+        .unwrap();
+    first.write_all(head.as_bytes()).await.unwrap();
+    // Whether the first one's room is taken yet only the answer to another says.
+    let large = json!({"text": "x".repeat(50_000)});
+    let refused = loop {
+        let answer = server.post(SERVICES, &large).await;
+        if answer.code == StatusCode::TOO_MANY_REQUESTS {
+            break answer;
+        }
+        assert_eq!(answer.code, StatusCode::UNPROCESSABLE_ENTITY);
+    };
+    assert_eq!(refused.body["details"]["retryAfterSeconds"], 1);
+    assert_eq!(
+        server.post(SERVICES, &service("cart", 80)).await.code,
+        StatusCode::CREATED
+    );
+    assert_eq!(server.counters.requests_exceeded.load(Ordering::Relaxed), 1);
+    drop(first);
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_writes_and_reads_on() {
     let options = Options {
         max_file_bytes: 300 << 10,

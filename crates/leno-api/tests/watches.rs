@@ -384,9 +384,37 @@ async fn kubectl_get_w_gets_tables() {
 }
 
 #[tokio::test]
+async fn one_callers_watches_leave_room_for_anothers() {
+    let limits = Limits {
+        watches: leno_api::Share {
+            all: 4,
+            mesh: 4,
+            caller: 2,
+        },
+        ..Limits::default()
+    };
+    let server = Server::with(Options::default(), limits).await;
+    let path = format!("{SERVICES}?watch=1");
+    let _greedy = [server.watch(&path).await, server.watch(&path).await];
+    let refused = server.get(&path).await;
+    assert_eq!(refused.code, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        refused.body["message"],
+        "too many watches: your limit is 2; try again later"
+    );
+    assert_eq!(refused.body["details"]["retryAfterSeconds"], 1);
+    let other = [("x-test-caller", "viewer")];
+    server.watch_as(&path, &other).await;
+}
+
+#[tokio::test]
 async fn watches_are_bounded_and_given_back() {
     let limits = Limits {
-        watches: 2,
+        watches: leno_api::Share {
+            all: 2,
+            mesh: 2,
+            caller: 2,
+        },
         ..Limits::default()
     };
     let server = Server::with(Options::default(), limits).await;

@@ -181,6 +181,16 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
             &api.requests,
         ),
         (
+            "leno_api_watches_stalled_total",
+            "Watches ended because nobody read them, while others wanted their places.",
+            &api.watches_stalled,
+        ),
+        (
+            "leno_api_requests_exceeded_total",
+            "Requests refused because there were too many at once, or too much in their bodies.",
+            &api.requests_exceeded,
+        ),
+        (
             "leno_api_watches_exceeded_total",
             "Watches refused for the ceiling.",
             &api.watches_exceeded,
