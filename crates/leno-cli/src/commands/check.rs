@@ -96,19 +96,32 @@ pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
     let mut findings = host::findings();
     if args.pre {
         findings.extend(before::findings());
-        return end(&findings, args.output);
+        return end(findings, args.output);
     }
     findings.extend(agent::findings());
     if let Some(client) = contexts::findings(name, &mut findings) {
         mesh::mesh(&client, &mut findings).await;
     }
-    end(&findings, args.output)
+    end(findings, args.output)
 }
 
-fn end(findings: &[Finding], shape: Shape) -> Outcome {
-    show(findings, shape)?;
+fn end(mut findings: Vec<Finding>, shape: Shape) -> Outcome {
+    together(&mut findings);
+    show(&findings, shape)?;
     let ill = findings.iter().any(Finding::is_trouble);
     Ok(if ill { 3 } else { 0 })
+}
+
+/// Puts those of a category together, in the order in which categories came up.
+fn together(findings: &mut [Finding]) {
+    let mut order: Vec<&str> = Vec::new();
+    for finding in findings.iter() {
+        let category = finding.check.category();
+        if !order.contains(&category) {
+            order.push(category);
+        }
+    }
+    findings.sort_by_key(|of| order.iter().position(|known| *known == of.check.category()));
 }
 
 fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
@@ -156,4 +169,21 @@ fn document(finding: &Finding) -> Value {
     };
     json!({"id": finding.check.id(), "category": finding.check.category(), "check": finding.what,
         "ok": !finding.is_trouble(), "level": level, "problem": problem, "hint": hint, "page": page(finding)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_is_shown_once() {
+        let mut findings = vec![
+            well(Check::ControlPlaneAnswers, "a"),
+            well(Check::WorkloadReady, "b"),
+            well(Check::ControlPlaneAway, "c"),
+        ];
+        together(&mut findings);
+        let order: Vec<&str> = findings.iter().map(|of| of.what.as_str()).collect();
+        assert_eq!(order, ["a", "c", "b"]);
+    }
 }
