@@ -65,8 +65,10 @@ const BANNED: &[(&str, &[&str])] = &[
 const FREE: &[&str] = &[
     "xtask",
     "wire-codegen",
+    "control-load",
     "leno-e2e",
     "leno-parsers",
+    "leno-simulate",
     "leno-testkit",
 ];
 

@@ -21,6 +21,7 @@ const USAGE: &str = "cargo xtask COMMAND
   codegen        leno-wire's Rust from its protobuf files
   golden         rewrites the expected outputs of golden tests
   fuzz [SECONDS] runs each fuzz target for so long (needs cargo-fuzz)
+  simulate       control plane, store and agents with seeded faults: see cargo xtask simulate --help
   bench          compares Leno with its peers: see cargo xtask bench --help";
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             .and_then(|()| cargo(&["fmt", "--package", "leno-wire"])),
         ["golden"] => test::golden(),
         ["fuzz", rest @ ..] => test::fuzz(rest),
+        ["simulate", rest @ ..] => test::simulate(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => Err(Failure::Usage(USAGE)),
     };

@@ -42,6 +42,21 @@ pub(crate) fn run(names: &[&str]) -> Result<(), Failure> {
     outcome
 }
 
+/// Lives simulated worlds through; the build is optimized, for they are many.
+pub(crate) fn simulate(args: &[&str]) -> Result<(), Failure> {
+    let mut command = cargo_command();
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "leno-simulate",
+        "--",
+    ]);
+    command.args(args);
+    status(&mut command, "cargo run --package leno-simulate")
+}
+
 /// Rewrites what golden tests expect; the difference is then read by a person.
 pub(crate) fn golden() -> Result<(), Failure> {
     let mut command = cargo_command();

@@ -207,7 +207,7 @@ fn authorize(
     let why = match caller.access(mesh) {
         Access::Admin => return Ok(()),
         Access::Viewer if is_read(method) || matches!(target, InMesh::Review(_)) => return Ok(()),
-        Access::Viewer => "its role there is viewer, which only reads",
+        Access::Viewer => "its role there is viewer, which only reads, and this needs admin",
         Access::None => "it has no role there",
     };
     let what = match target {

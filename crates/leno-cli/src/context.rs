@@ -382,20 +382,22 @@ pub(crate) fn release_server(at: &Server) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Removes every context whose server is this socket.
-pub(crate) fn release_socket(at: &Path) -> Result<(), CommandError> {
+/// Removes every context whose server is this socket; their names.
+pub(crate) fn release_socket(at: &Path) -> Result<Vec<String>, CommandError> {
+    let mut removed = Vec::new();
     if !places::config_file().exists() {
-        return Ok(());
+        return Ok(removed);
     }
     change(|file| {
         let names: Vec<String> = file.contexts.iter().map(|of| of.name.clone()).collect();
         for name in names {
             if matches!(server_of(file, &name), Some(Server::Unix { socket, .. }) if socket == at) {
                 take_away(file, &name);
+                removed.push(name);
             }
         }
     })?;
-    Ok(())
+    Ok(removed)
 }
 
 fn server_of(file: &File, name: &str) -> Option<Server> {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use leno_store::{SqliteStore, Store, StoreError};
+use leno_types::MeshName;
 use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
@@ -151,7 +152,9 @@ struct Authority {
 fn authorities(directory: &Path) -> io::Result<Vec<Authority>> {
     let mut found = Vec::new();
     for mesh in sorted(directory)? {
-        let Some(name) = name_of(&mesh).filter(|_| mesh.is_dir()) else {
+        // One that is being made or removed has an ending to its name.
+        let whole = |name: &String| name.parse::<MeshName>().is_ok() && mesh.is_dir();
+        let Some(name) = name_of(&mesh).filter(whole) else {
             continue;
         };
         let mut files = Vec::new();

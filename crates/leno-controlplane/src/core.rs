@@ -328,6 +328,7 @@ fn tenant(mesh: &Mesh) -> Tenant {
         name: mesh.name().clone(),
         domain: mesh.domain().clone(),
         shared: Arc::clone(&mesh.shared),
+        people: Arc::clone(&mesh.people),
         stop: Stop::new(),
     }
 }

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::people::Role;
+
 /// `POST /meshes/M/leno/v1/tokens`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -369,6 +371,20 @@ pub struct Vitals {
     pub divergences: u64,
     /// Its ceilings that were met since the start, by the name of their metric, with how often.
     pub ceilings: BTreeMap<String, u64>,
+}
+
+/// One of `GET /meshes/M/leno/v1/users`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserInfo {
+    /// Who.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// Since when, RFC 3339.
+    pub created: String,
+    /// When the last of their certificates ends, RFC 3339.
+    pub not_after: String,
 }
 
 /// `POST /meshes`, on the admin socket only.

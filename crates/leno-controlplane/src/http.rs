@@ -5,6 +5,7 @@
 mod agents;
 mod backup;
 mod meshes;
+mod users;
 mod why;
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
@@ -172,7 +173,9 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/meshes/{mesh}/leno/v1/control-plane", get(control_plane))
         .route("/meshes/{mesh}/leno/v1/ca", get(ca))
         .route("/meshes/{mesh}/leno/v1/local-agent", post(local_agent))
-        .route("/meshes/{mesh}/leno/v1/local-user", post(local_user))
+        .route("/meshes/{mesh}/leno/v1/local-user", post(users::create))
+        .route("/meshes/{mesh}/leno/v1/users", get(users::list))
+        .route("/meshes/{mesh}/leno/v1/users/{name}", delete(users::revoke))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(context)
 }
@@ -189,16 +192,13 @@ fn may(who: &Who, mesh: &str, least: Access) -> Answer<MeshName> {
         ));
     };
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(mesh))?;
-    let enough = match (caller.access(&name), least) {
-        (Access::Admin, _) | (Access::Viewer, Access::Viewer) => true,
-        (Access::Viewer | Access::None, _) => false,
+    let role = match (caller.access(&name), least) {
+        (Access::Admin, _) | (Access::Viewer, Access::Viewer) => return Ok(name),
+        (Access::Viewer, _) => "its role there is viewer, which only reads, and this needs admin",
+        (Access::None, _) => "it has no role there",
     };
-    if enough {
-        Ok(name)
-    } else {
-        let message = format!("{} may not do this in mesh {name}", caller.name);
-        Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", message))
-    }
+    let message = format!("{} may not do this in mesh {name}: {role}", caller.name);
+    Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", message))
 }
 
 fn no_mesh(mesh: &str) -> Problem {
@@ -280,7 +280,7 @@ async fn list_tokens(
     Path(mesh): Path<String>,
     who: Who,
 ) -> Answer<Json<Vec<TokenInfo>>> {
-    let mesh = may(&who, &mesh, Access::Admin)?;
+    let mesh = may(&who, &mesh, Access::Viewer)?;
     let now = unix(std::time::SystemTime::now());
     let (entries, _) = context.store.list(&mesh, TOKENS, None)?;
     let read = |entry: &leno_store::Entry| serde_json::from_slice::<TokenRecord>(&entry.value).ok();
@@ -486,53 +486,6 @@ async fn local_agent(
         addresses: addresses.iter().map(HostPort::to_string).collect(),
     };
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LocalUser {
-    name: String,
-    csr: String,
-}
-
-/// A certificate of 12 h for a person, given by whoever owns the control plane's machine.
-async fn local_user(
-    State(context): State<Context>,
-    Path(mesh): Path<String>,
-    who: Who,
-    connection: Option<Extension<Connection>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<(StatusCode, Json<serde_json::Value>)> {
-    let mesh = may(&who, &mesh, Access::Admin)?;
-    local_only(connection.as_deref())?;
-    let request: LocalUser = parse(body)?;
-    let name: DnsLabel = request
-        .name
-        .parse()
-        .map_err(|error| Problem::invalid(format!("name: {error}")))?;
-    let csr = read_csr(&request.csr)?;
-    let signed = context.on_mesh(mesh, move |mesh, clock| {
-        let chain = mesh
-            .authority
-            .sign_user(&csr, &name, clock.wall())
-            .map_err(SignError::from)?;
-        let addresses: Vec<String> = mesh
-            .settings
-            .advertise
-            .iter()
-            .map(HostPort::to_string)
-            .collect();
-        Ok::<_, SignError>(json!({
-            "mesh": mesh.name().as_str(),
-            "trust_domain": mesh.domain().as_str(),
-            "user": name.as_str(),
-            "chain": chain.chain_pem,
-            "trust_bundle": mesh.authority.bundle().to_pem(),
-            "not_after": crate::times::rfc3339_of(chain.not_after),
-            "addresses": addresses,
-        }))
-    });
-    Ok((StatusCode::CREATED, Json(signed.await??)))
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>) -> Answer<T> {

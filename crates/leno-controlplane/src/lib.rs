@@ -19,6 +19,7 @@ mod http;
 mod listener;
 mod mesh;
 mod metrics;
+mod people;
 pub mod places;
 pub mod registry;
 mod server;
@@ -35,6 +36,7 @@ mod vitals;
 
 pub use config::Config;
 pub use error::StartError;
+pub use people::Role;
 pub use server::{Bound, can_listen};
 
 use leno_runtime::Stop;

@@ -176,9 +176,10 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     };
     let peer = accepted.peer;
     let tenant = peer.as_ref().and_then(|peer| meshes.of(&peer.identity));
-    let caller = peer
-        .as_ref()
-        .map(|peer| caller_of(peer, tenant.map(|tenant| &**tenant)));
+    let who = match &peer {
+        Some(peer) => Known::Peer(peer.clone(), tenant.cloned()),
+        None => Known::Nobody,
+    };
     // Who was let in by a certificate leaves with it.
     let left = peer.as_ref().map_or(STRANGER_TIME, |peer| {
         let left = peer.not_after.duration_since(std::time::SystemTime::now());
@@ -199,10 +200,17 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
         accepted.stream,
         protocol,
         connection,
-        caller,
+        who.clone(),
         &serving,
         &stop,
     );
+    // Streams that somebody opened end with the role that let them.
+    let served = async {
+        tokio::select! {
+            () = served => {}
+            () = who.has_changed() => {}
+        }
+    };
     let timed = tokio::time::timeout(left, served);
     let outcome = match (&stranger, tenant) {
         (Some(stranger), _) => stranger.leave().run_until_stopped(timed).await,
@@ -221,18 +229,52 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     }
 }
 
-/// What a certificate allows at the API: a person's everything in its mesh; an agent's and a workload's nothing.
-fn caller_of(peer: &Peer, tenant: Option<&Tenant>) -> Caller {
-    let name = peer.identity.to_string();
-    match tenant {
-        Some(tenant) => {
-            let access = match peer.identity.user_name() {
-                Some(_) => Access::Admin,
-                None => Access::None,
-            };
-            Caller::of_mesh(name, tenant.name.clone(), access)
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+enum Known {
+    /// Somebody who has shown no certificate.
+    Nobody,
+    /// Whoever has shown this one, of this mesh.
+    Peer(Peer, Option<Arc<Tenant>>),
+    /// Who owns this machine.
+    Owner(u32),
+}
+
+impl Known {
+    /// What they are allowed at the API, as of now: people what their role says, agents and workloads nothing.
+    fn caller(&self) -> Option<Caller> {
+        match self {
+            Self::Nobody => None,
+            Self::Owner(uid) => Some(Caller::everywhere(format!("uid {uid}"), Access::Admin)),
+            Self::Peer(peer, None) => {
+                Some(Caller::everywhere(peer.identity.to_string(), Access::None))
+            }
+            Self::Peer(peer, Some(tenant)) => {
+                let access = Self::role(peer, tenant);
+                let name = peer.identity.to_string();
+                Some(Caller::of_mesh(name, tenant.name.clone(), access))
+            }
         }
-        None => Caller::everywhere(name, Access::None),
+    }
+
+    fn role(peer: &Peer, tenant: &Tenant) -> Access {
+        match peer.identity.user_name() {
+            Some(user) => tenant.people.access(user, peer.issued),
+            None => Access::None,
+        }
+    }
+
+    /// Ready once a person's role is another than now.
+    async fn has_changed(&self) {
+        if let Self::Peer(peer, Some(tenant)) = self {
+            let (mut changes, now) = (tenant.people.changes(), Self::role(peer, tenant));
+            while changes.changed().await.is_ok() {
+                if Self::role(peer, tenant) != now {
+                    return;
+                }
+            }
+        }
+        std::future::pending().await
     }
 }
 
@@ -284,12 +326,11 @@ async fn serve_local(socket: UnixStream, owner: u32, serving: Serving, stop: Sto
         source: None,
         local: true,
     };
-    let caller = Caller::everywhere(format!("uid {uid}"), Access::Admin);
     serve_http(
         socket,
         Protocol::Http1,
         connection,
-        Some(caller),
+        Known::Owner(uid),
         &serving,
         &stop,
     )
@@ -354,18 +395,18 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: IO,
     protocol: Protocol,
     connection: Connection,
-    caller: Option<Caller>,
+    who: Known,
     serving: &Serving,
     stop: &Stop,
 ) {
     let io = TokioIo::new(stream);
     let router = serving.router.clone();
-    let known = caller.is_some();
+    let known = !matches!(who, Known::Nobody);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let extensions = request.extensions_mut();
         extensions.insert(connection.clone());
-        if let Some(caller) = &caller {
-            extensions.insert(caller.clone());
+        if let Some(caller) = who.caller() {
+            extensions.insert(caller);
         }
         let mut router = router.clone();
         async move {

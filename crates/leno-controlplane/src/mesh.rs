@@ -56,6 +56,7 @@ use crate::{
     derived::Shared,
     distribution::{Catalog, Hold, Hub, StreamId},
     metrics::Latencies,
+    people::People,
     registry::{Effects, Registry, SessionId},
     telemetry::Telemetry,
     tokens::AgentRecord,
@@ -130,6 +131,7 @@ pub(crate) struct Mesh {
     pub(crate) hub: Hub,
     pub(crate) telemetry: Telemetry,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) people: Arc<People>,
     pub(crate) counters: Counters,
     pub(crate) convergence: Convergence,
     /// How long compiling took.
@@ -189,6 +191,7 @@ impl Mesh {
             registry: Registry::new(domain.clone(), mint, now),
             compiler: Compiler::new(domain),
             shared: Arc::new(Shared::new(settings.name.clone(), changes)),
+            people: Arc::default(),
             settings,
             authority,
             certificate,

@@ -40,8 +40,8 @@ use crate::{
     tokens::AgentRecord,
 };
 
-/// Life of certificates: longer than anything simulated.
-const TTLS: (Duration, Duration) = (
+/// Life of workloads' certificates and of the intermediate: longer than anything simulated.
+pub const TTLS: (Duration, Duration) = (
     Duration::from_secs(24 * 3600),
     Duration::from_secs(30 * 24 * 3600),
 );

@@ -17,7 +17,7 @@ use leno_store::{Entry, Expect, Key, Store, StoreError, Write};
 use leno_types::{Identity, MeshName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
-use crate::derived::Shared;
+use crate::{derived::Shared, people::People};
 
 pub(crate) use founding::{Founder, FoundingError, Plan};
 
@@ -77,6 +77,7 @@ pub(crate) struct Tenant {
     pub(crate) name: MeshName,
     pub(crate) domain: TrustDomain,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) people: Arc<People>,
     /// Ends the connections of whoever came in by a certificate of this mesh, at once.
     pub(crate) stop: Stop,
 }

@@ -292,7 +292,8 @@ fn every_check_has_an_id_and_a_paragraph(fixture: &mut Fixture) {
             .is_some_and(|hint| hint.contains("chmod 600")),
         "{ill}"
     );
-    fixture.down(&["--purge"]).good();
+    let said = fixture.down(&["--purge"]).good().stderr;
+    assert!(said.contains("removed context default"), "{said}");
 }
 
 /// Gives `leno join` a terminal, and Ctrl-C when it shows nothing any more; says whether it shows again what is typed.

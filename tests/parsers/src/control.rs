@@ -103,7 +103,8 @@ impl World {
                 self.registry
                     .goodbye(session, goodbye.handover, self.now, &mut fx);
             }
-            Some(agent_message::Message::Pong(_)) | None => {}
+            // An answer is for whoever asked, and nothing here does.
+            Some(agent_message::Message::Answer(_) | agent_message::Message::Pong(_)) | None => {}
         }
     }
 

@@ -4,6 +4,7 @@ use std::{io::Read, path::PathBuf};
 
 use base64::Engine;
 use clap::{Args, Subcommand};
+use leno_controlplane::{Role, documents::UserInfo};
 use leno_tls::PrivateKey;
 use leno_types::{DnsLabel, HostPort};
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use crate::{
     client::Client,
     context::{self, Context, Credentials, Server},
     exit::{CommandError, Outcome, chain},
-    output::{items, print, print_table, secret_follows, text},
+    output::{Format, items, print, print_table, print_value, secret_follows, text},
+    top::ask,
 };
 
 /// People who may speak to the control plane.
@@ -25,11 +27,48 @@ pub(crate) struct UserArgs {
 #[derive(Debug, Subcommand)]
 enum UserCommand {
     /// Print a context with a certificate of 12 hours, for leno context import on another machine; keep it secret
+    ///
+    /// Somebody who has one already keeps it, with the role of the last.
     Create {
+        /// Who
+        name: DnsLabel,
+        /// What they may do: everything, or read and watch
+        #[arg(long, value_enum, default_value = "admin")]
+        role: RoleArg,
+        /// The mesh (default: that of the context)
+        #[arg(long, value_name = "NAME")]
+        mesh: Option<DnsLabel>,
+    },
+    /// Show who has a role in the mesh
+    List {
+        /// How to print them
+        #[arg(long, short, value_enum, default_value = "table")]
+        output: Format,
+    },
+    /// Take somebody's role away: their certificates count no more, and what they have open ends
+    Revoke {
         /// Who
         name: DnsLabel,
     },
 }
+
+/// A role, as it is written on a command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RoleArg {
+    Admin,
+    Viewer,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Admin => Self::Admin,
+            RoleArg::Viewer => Self::Viewer,
+        }
+    }
+}
+
+const USERS: &str = "/leno/v1/users";
 
 /// Which meshes commands can speak to.
 #[derive(Debug, Args)]
@@ -68,11 +107,47 @@ const MAX_CONTEXT: u64 = 256 * 1024;
 
 /// Runs the command.
 pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
-    let UserCommand::Create { name } = &args.command;
-    let context = certified(client, name, None).await?;
+    match &args.command {
+        UserCommand::Create { name, role, mesh } => match mesh {
+            Some(mesh) => create(&Client::new(client.context_of(mesh.as_str())), name, *role).await,
+            None => create(client, name, *role).await,
+        },
+        UserCommand::List { output } => list(client, *output).await,
+        UserCommand::Revoke { name } => {
+            client.delete(&format!("{USERS}/{name}")).await?;
+            print(&format!(
+                "{name} has no role in mesh {} any more",
+                client.mesh()
+            ));
+            Ok(0)
+        }
+    }
+}
+
+async fn create(client: &Client, name: &DnsLabel, role: RoleArg) -> Outcome {
+    let context = certified(client, name, role.into(), None).await?;
     secret_follows();
     print(context::export(&context)?.trim_end());
     eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
+    eprintln!("take it back:  leno user revoke {name}");
+    Ok(0)
+}
+
+async fn list(client: &Client, format: Format) -> Outcome {
+    if matches!(format, Format::Json | Format::Yaml) {
+        print_value(&client.get(USERS).await?, format)?;
+        return Ok(0);
+    }
+    let users: Vec<UserInfo> = ask(client, USERS).await?;
+    let row = |user: UserInfo| {
+        let role = match user.role {
+            Role::Admin => "admin",
+            Role::Viewer => "viewer",
+        };
+        vec![user.name, role.into(), user.created, user.not_after]
+    };
+    let rows: Vec<Vec<String>> = users.into_iter().map(row).collect();
+    print_table(&["NAME", "ROLE", "SINCE", "UNTIL"], &rows);
     Ok(0)
 }
 
@@ -124,6 +199,7 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
 pub(crate) async fn certified(
     client: &Client,
     name: &DnsLabel,
+    role: Role,
     server: Option<HostPort>,
 ) -> Result<Context, CommandError> {
     let key = PrivateKey::generate();
@@ -131,7 +207,7 @@ pub(crate) async fn certified(
         .csr()
         .map_err(|error| CommandError::failed(chain(&error)))?;
     let csr = base64::engine::general_purpose::STANDARD.encode(csr);
-    let request = json!({"name": name.as_str(), "csr": csr});
+    let request = json!({"name": name.as_str(), "csr": csr, "role": role});
     let answer: Value = client.post("/leno/v1/local-user", &request).await?;
     let told = items(&answer, "/addresses")
         .filter_map(Value::as_str)

@@ -127,7 +127,9 @@ fn replaced_states(data_dir: &Path) -> Vec<PathBuf> {
 fn purge(data_dir: &Path) -> Result<(), CommandError> {
     let run_dir = running::read(data_dir).map_or_else(places::run_dir, |note| note.run_dir);
     let control_plane = data_dir.join("control-plane");
-    context::release_socket(&control_plane.join("admin.sock"))?;
+    for name in context::release_socket(&control_plane.join("admin.sock"))? {
+        eprintln!("✔ removed context {name}");
+    }
     let directories = [control_plane, data_dir.join("agent")];
     let kept = leno_agent::KEPT_FILES.map(|name| run_dir.join(name));
     let files = [running::file(data_dir), background::log_file(data_dir)];

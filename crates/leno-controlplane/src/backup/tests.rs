@@ -40,6 +40,7 @@ impl Place {
         fs::create_dir_all(&authority).unwrap();
         fs::write(authority.join("root.pem"), "a root").unwrap();
         fs::write(authority.join("root.key"), "a key").unwrap();
+        fs::create_dir(data.join("meshes/begun.new")).unwrap();
         Self { _root: root, data }
     }
 

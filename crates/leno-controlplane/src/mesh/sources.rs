@@ -11,6 +11,7 @@ use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
 
 use super::{Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
 use crate::{
+    people::USERS,
     registry::{Agent, Effects, Workload},
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
     vips::VipRecord,
@@ -60,6 +61,8 @@ impl Mesh {
         for entry in store.list(&self.settings.name, SERVICES, None)?.0 {
             self.put_remembered(&entry);
         }
+        let (people, revision) = store.list(&self.settings.name, USERS, None)?;
+        self.people.replace(&people, revision);
         let agents = store.list(&self.settings.name, AGENTS, None)?.0;
         let there: BTreeSet<&str> = agents.iter().map(|entry| &*entry.key.name).collect();
         self.known_agents
@@ -106,6 +109,13 @@ impl Mesh {
                 self.token_networks.remove(&*key.name);
                 self.promise_token(&key.name, None);
                 self.mesh_due = true;
+            }
+            (Change::Put(entry), None, USERS) => {
+                self.people
+                    .change(&key.name, Some(entry), change.revision());
+            }
+            (Change::Delete { .. }, None, USERS) => {
+                self.people.change(&key.name, None, change.revision());
             }
             (Change::Delete { .. }, None, SERVICES) => self.delete_remembered(key),
             (_, None, _) => {}

@@ -9,6 +9,7 @@ mod copies;
 mod documents;
 mod hostile;
 mod raw;
+mod roles;
 mod tenants;
 mod trust;
 mod truth;

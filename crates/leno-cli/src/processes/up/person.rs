@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use leno_controlplane::Role;
+
 use crate::{
     client::Client,
     commands::certified,
@@ -54,7 +56,7 @@ impl Person {
             .parse()
             .map_err(CommandError::failed)?;
         let client = Client::new(local.clone());
-        let context = certified(&client, &name, Some(address.into())).await?;
+        let context = certified(&client, &name, Role::Admin, Some(address.into())).await?;
         self.save(&context::export(&context)?)
     }
 

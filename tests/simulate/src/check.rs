@@ -1,0 +1,181 @@
+//! What must hold: of a mesh at any moment, and of a mesh that has come to rest.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+
+use leno_agent::simulation::Wanted;
+use leno_controlplane::{
+    distribution::{Catalog, Type},
+    simulation::Look,
+};
+use leno_types::{MeshName, WorkloadUid};
+
+use crate::{host::Host, sim::Sim, site::Site};
+
+/// Of one mesh: what is said of proxies is what they said.
+pub(crate) fn at_any_moment(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
+    if look.divergences > 0 {
+        sim.wrong("the auditor found a divergence");
+    }
+    for (agent, sent) in &look.streams {
+        let Some(host) = hosts.iter().find(|host| host.who.agent == *agent) else {
+            sim.wrong(format!("{agent} is no host of this mesh"));
+            continue;
+        };
+        for ((kind, name), (version, running, acked)) in sent {
+            let claimed = [(*acked).then_some(version), Some(running)];
+            for version in claimed.into_iter().flatten().filter(|of| !of.is_empty()) {
+                if !host.has_acked(kind.url(), name, version) {
+                    let kind = kind.name();
+                    sim.wrong(format!(
+                        "{} is said to run {kind} {name} in a version to which it never said so",
+                        host.name()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// What a host is to hold.
+fn expected(
+    host: &Host,
+    look: &Look,
+    fresh: &Catalog,
+) -> BTreeMap<(String, String), (String, Vec<u8>)> {
+    let mut resources = Vec::new();
+    resources.extend(fresh.get(Type::Mesh, "mesh").map(|of| (Type::Mesh, of)));
+    let own = look.agents.get(&host.who.agent);
+    for uid in own.into_iter().flat_map(|agent| agent.workloads.keys()) {
+        let of = fresh.get(Type::OwnWorkload, &uid.to_string());
+        resources.extend(of.map(|of| (Type::OwnWorkload, of)));
+    }
+    for (wanted, name) in host.wants() {
+        let kind = match wanted {
+            Wanted::Destination => Type::Destination,
+            Wanted::Endpoints => Type::Endpoints,
+        };
+        resources.extend(fresh.resolve(kind, &name).map(|of| (kind, of)));
+    }
+    let all = resources.into_iter().map(|(kind, of)| {
+        let key = (kind.url().to_owned(), of.name.to_string());
+        (key, (of.version.to_string(), of.body.to_vec()))
+    });
+    all.collect()
+}
+
+/// Of one mesh that has come to rest.
+pub(crate) fn at_rest(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
+    for ((kind, name), version) in &look.served {
+        let fresh = look.fresh.get(*kind, name);
+        if fresh.map(|of| &*of.version) != Some(version.as_str()) {
+            let kind = kind.name();
+            sim.wrong(format!(
+                "{kind} {name} is served, and is another when compiled afresh"
+            ));
+        }
+    }
+    for (kind, resource) in look.fresh.all() {
+        let key = (kind, resource.name.to_string());
+        if !look.served.contains_key(&key) {
+            sim.wrong(format!("{} {} is not served", kind.name(), key.1));
+        }
+    }
+    for host in hosts {
+        members(sim, look, host);
+        if host.powered.get() {
+            holds(sim, look, host);
+        }
+    }
+}
+
+/// Who is in the registry is what runs.
+fn members(sim: &Sim, look: &Look, host: &Host) {
+    let leased = look.agents.get(&host.who.agent);
+    let name = host.name();
+    if !host.powered.get() {
+        if let Some(agent) = leased.filter(|agent| !agent.unknown) {
+            sim.wrong(format!(
+                "{name} is off and has a lease, with {} workloads",
+                agent.workloads.len()
+            ));
+        }
+        return;
+    }
+    let Some(agent) = leased.filter(|agent| agent.connected) else {
+        return sim.wrong(format!("{name} is not connected"));
+    };
+    let registered = agent.workloads.keys().copied().collect();
+    if host.runs() != Some(registered) {
+        sim.wrong(format!(
+            "{name} runs {:?}, and registered are {:?}",
+            host.runs(),
+            agent.workloads.keys()
+        ));
+    }
+}
+
+/// What a host holds is what a fresh, full compilation says.
+fn holds(sim: &Sim, look: &Look, host: &Host) {
+    let (held, mut expected) = (host.held(), expected(host, look, &look.fresh));
+    let name = host.name();
+    for (key, resource) in held {
+        let what = format!("{} {}", key.0.rsplit('.').next().unwrap_or_default(), key.1);
+        let content = resource.resource.map(|of| of.value).unwrap_or_default();
+        match expected.remove(&key) {
+            None => sim.wrong(format!("{name} holds {what}, which it is not to hold")),
+            Some((version, body)) if version != resource.version || body != content => {
+                sim.wrong(format!(
+                    "{name} holds {what} at {}, and it is {version}",
+                    resource.version
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for (kind, missing) in expected.keys() {
+        sim.wrong(format!("{name} misses {kind} {missing}"));
+    }
+}
+
+/// How long a workload that is gone may be in the registry: as long as a successor of its agent is waited for, then its
+/// lease, or the time to name workloads again; and what messages take.
+const GHOST: Duration = Duration::from_secs(45);
+
+/// Workloads that are gone, and since when it is known; by mesh.
+#[derive(Default)]
+pub(crate) struct Ghosts(BTreeMap<(MeshName, WorkloadUid), Duration>);
+
+impl Ghosts {
+    /// Looks at one mesh.
+    pub(crate) fn look(&mut self, sim: &Sim, mesh: &MeshName, look: &Look, hosts: &[&Rc<Host>]) {
+        let now = sim.now();
+        let alive = hosts.iter().filter(|host| host.powered.get());
+        let alive: BTreeSet<WorkloadUid> = alive.flat_map(|host| host.known()).collect();
+        // What is kept as unknown is no endpoint that is believed in.
+        let agents = look.agents.values().filter(|agent| !agent.unknown);
+        let registered = agents.flat_map(|agent| agent.workloads.keys().copied());
+        let ghosts: BTreeSet<WorkloadUid> = registered.filter(|uid| !alive.contains(uid)).collect();
+        self.0
+            .retain(|(of, uid), _| of != mesh || ghosts.contains(uid));
+        for uid in ghosts {
+            let since = *self.0.entry((mesh.clone(), uid)).or_insert(now);
+            if now.saturating_sub(since) > GHOST {
+                sim.wrong(format!(
+                    "{uid} of mesh {mesh} is registered, and gone since {since:?}"
+                ));
+            }
+        }
+    }
+}
+
+/// What is in a mesh, if there is a control plane to ask.
+pub(crate) async fn look(site: &Site, mesh: &MeshName, afresh: bool) -> Option<Look> {
+    let life = site.life()?;
+    crate::link::while_alive(&life, life.plane.look(mesh, afresh))
+        .await
+        .flatten()
+}
