@@ -223,9 +223,12 @@ impl Client {
 
     /// GET of a stream of lines.
     pub(crate) async fn stream(&self, path: &str) -> Result<Lines, CallError> {
-        let (status, body) = self
-            .send(Method::GET, path, None, "application/json")
-            .await?;
+        self.stream_as(path, "application/json").await
+    }
+
+    /// GET of a stream of lines with an `Accept` of one's own.
+    pub(crate) async fn stream_as(&self, path: &str, accept: &str) -> Result<Lines, CallError> {
+        let (status, body) = self.send(Method::GET, path, None, accept).await?;
         if status.is_success() {
             return Ok(Lines {
                 body,

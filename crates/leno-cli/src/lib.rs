@@ -58,6 +58,9 @@ enum Command {
     Token(commands::TokenArgs),
     Apply(commands::ApplyArgs),
     Get(commands::GetArgs),
+    Describe(commands::DescribeArgs),
+    Diff(commands::DiffArgs),
+    Edit(commands::EditArgs),
     Delete(commands::DeleteArgs),
     Split(commands::SplitArgs),
     /// Say who may call a service
@@ -148,6 +151,15 @@ fn dispatch(cli: Cli) -> Outcome {
         }
         Command::Get(args) => {
             with_client(context, async |client| commands::get(client, &args).await)
+        }
+        Command::Describe(args) => with_client(context, async |client| {
+            commands::describe(client, &args).await
+        }),
+        Command::Diff(args) => {
+            with_client(context, async |client| commands::diff(client, &args).await)
+        }
+        Command::Edit(args) => {
+            with_client(context, async |client| commands::edit(client, &args).await)
         }
         Command::Delete(args) => with_client(context, async |client| {
             commands::delete(client, &args).await

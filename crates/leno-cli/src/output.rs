@@ -57,6 +57,25 @@ pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandEr
     Ok(())
 }
 
+/// A value as YAML.
+pub(crate) fn shown_as_yaml(value: &Value) -> Result<String, CommandError> {
+    serde_saphyr::to_string(value).map_err(CommandError::failed)
+}
+
+/// What is gone, on a terminal.
+pub(crate) const RED: &str = "31";
+/// What is new.
+pub(crate) const GREEN: &str = "32";
+
+/// As [`print`], in a colour: for terminals only.
+pub(crate) fn print_coloured(colour: &str, text: &str) {
+    let text = harmless(text);
+    drop(writeln!(
+        io::stdout().lock(),
+        "\u{1b}[{colour}m{text}\u{1b}[0m"
+    ));
+}
+
 /// Prints text to standard output, and no character that commands a terminal: some of it others wrote. A reader that
 /// went away ends the printing, not the command.
 pub(crate) fn print(text: &str) {

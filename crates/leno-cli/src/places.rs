@@ -65,3 +65,8 @@ fn xdg(variable: &str, below_home: &str) -> PathBuf {
         None => PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into())).join(below_home),
     }
 }
+
+/// Whether people want no colours (<https://no-color.org>).
+pub(crate) fn no_colour() -> bool {
+    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}

@@ -173,7 +173,9 @@ impl Mesh {
         self.data_dir.join("admin.sock")
     }
 
-    fn config_file(&self) -> PathBuf {
+    /// The file of contexts that its commands use.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
         directory().join(format!("context-{}", self.name))
     }
 

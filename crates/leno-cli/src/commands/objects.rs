@@ -4,7 +4,10 @@ use clap::Args;
 use leno_config::Kind;
 use serde_json::{Value, json};
 
-use super::{kind_of, path_of};
+use super::{
+    kind_of, path_of,
+    watching::{Shown, watch},
+};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -108,7 +111,11 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
             .into_iter()
             .flatten()
             .collect();
-        return watch(client, &format!("{path}?{}", query.join("&")), args.output).await;
+        let shown = Shown {
+            format: args.output,
+            namespaces: args.all_namespaces,
+        };
+        return watch(client, &format!("{path}?{}", query.join("&")), shown).await;
     }
     let path = path(client, args, kind, name);
     let missing = |error| missing(error, kind);
@@ -141,7 +148,7 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
 }
 
 /// Where to look for what is not there.
-fn missing(error: CallError, kind: Kind) -> CommandError {
+pub(super) fn missing(error: CallError, kind: Kind) -> CommandError {
     let is_missing = matches!(&error, CallError::Refused(refusal) if refusal.code == 404);
     let error = CommandError::from(error);
     if is_missing {
@@ -201,33 +208,8 @@ fn table(answer: &Value, args: &GetArgs) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn watch(client: &Client, path: &str, format: Format) -> Outcome {
-    let mut lines = client.stream(path).await?;
-    while let Some(event) = lines.next().await {
-        let object = event.get("object").unwrap_or(&Value::Null);
-        match format {
-            Format::Json | Format::Yaml => print_value(&event, format)?,
-            Format::Name | Format::Table | Format::Wide => {
-                let (kind, namespace, name) = (
-                    text(object, "/kind"),
-                    text(object, "/metadata/namespace"),
-                    text(object, "/metadata/name"),
-                );
-                print(&format!(
-                    "{:<9} {} {namespace}/{name}",
-                    text(&event, "/type"),
-                    kind.to_lowercase()
-                ));
-            }
-        }
-    }
-    Err(
-        CommandError::unreachable("the control plane ended the watch")
-            .hint("run the command again to go on"),
-    )
-}
-
-fn split_name<'a>(
+/// A kind and a name, from `KIND NAME` or `KIND/NAME`.
+pub(super) fn split_name<'a>(
     kind: &'a str,
     name: Option<&'a str>,
 ) -> Result<(Kind, Option<&'a str>), CommandError> {
