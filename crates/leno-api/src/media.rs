@@ -117,6 +117,9 @@ pub(crate) fn discovery(headers: &HeaderMap) -> Result<Discovery, ApiError> {
         .ok_or_else(nothing)
 }
 
+/// Kubernetes' own protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// The form of an OpenAPI document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpenApi {

@@ -3,6 +3,8 @@
 //!
 //! Refuses reviews of other people: only the caller's own rights are told.
 
+mod proto;
+
 use axum::{body::Body, response::Response};
 use http::StatusCode;
 use leno_config::Kind;
@@ -28,10 +30,16 @@ pub(crate) async fn review(
     review: Review,
     body: Body,
 ) -> Result<Response, ApiError> {
-    json_only(&media::content_type(call.headers())?)?;
+    let media = media::content_type(call.headers())?;
     let bytes = call.server.read_body(body, MAX_BYTES).await?;
-    let mut value = duplicates::parse(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the review is no JSON: {error}")))?;
+    let mut value = if media == media::PROTOBUF {
+        proto::review(review, &bytes)
+            .ok_or_else(|| ApiError::bad_request("the review is no protobuf of its kind"))?
+    } else {
+        json_only(&media)?;
+        duplicates::parse(&bytes)
+            .map_err(|error| ApiError::bad_request(format!("the review is no JSON: {error}")))?
+    };
     let kind = match review {
         Review::Access => "SelfSubjectAccessReview",
         Review::Rules => "SelfSubjectRulesReview",

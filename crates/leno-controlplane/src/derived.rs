@@ -235,8 +235,11 @@ impl Derived for DerivedMeshes {
             Kind::EndpointSlice => published
                 .endpoints
                 .iter()
-                .flat_map(|(service, output)| {
-                    endpoint_slices(service, output, published.ages.service(service))
+                .flat_map(|(name, output)| {
+                    let ports = published.services.get(name);
+                    let ports = ports.map(|(service, _)| service.ports.as_slice());
+                    let since = published.ages.service(name);
+                    endpoint_slices(name, ports.unwrap_or_default(), output, since)
                 })
                 .collect(),
             Kind::Service => {
@@ -247,7 +250,9 @@ impl Derived for DerivedMeshes {
                 derived
                     .map(|(service, addresses)| {
                         let since = published.ages.service(&service.name);
-                        let mut object = derived_service(service, addresses, since);
+                        let endpoints = published.endpoints.get(&service.name);
+                        let endpoints = endpoints.map(Arc::as_ref);
+                        let mut object = derived_service(service, addresses, endpoints, since);
                         if let Some(generated) = published.names.get(&service.name) {
                             let mut status = json!({"loadBalancer": {}});
                             hostnames::of_service(&mut status, generated);

@@ -3,21 +3,30 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use leno_e2e::SOON;
-use leno_testkit::{Mesh, Output, Process, need, suite, until};
+use leno_config::Kind;
+use leno_e2e::{Backend, SOON, response};
+use leno_testkit::{Member, Mesh, Output, Process, need, suite, until};
 
 /// A mesh, and the certificate of somebody in it.
 struct Fixture {
     mesh: Mesh,
+    _storefront: (Member, Backend),
     context: PathBuf,
 }
 
 fn start() -> Fixture {
-    let mesh = Mesh::builder().services(&["storefront"]).start();
+    let mut mesh = Mesh::builder().services(&["storefront"]).start();
+    let a = mesh.join("a");
+    let storefront = mesh.run(&a).service("storefront").port("80:8080").start();
+    let backend = Backend::http(storefront.listen(8080), |_| response(200, "", "ok"));
     let context = mesh.host("cp").disk().join("kubeconfig");
     let written = mesh.leno(&["user", "create", "somebody"]).good();
     fs::write(&context, written.text()).expect("the context is written");
-    Fixture { mesh, context }
+    Fixture {
+        mesh,
+        _storefront: (storefront, backend),
+        context,
+    }
 }
 
 suite!(
@@ -28,6 +37,8 @@ suite!(
         a_current_kubectl_validates_as_strictly_as_it_is_told,
         what_is_not_there_is_told_by_name,
         every_field_is_explained,
+        what_runs_is_described_as_a_cluster_would,
+        what_the_control_plane_shows_is_what_the_schemas_say,
     ]
 );
 
@@ -259,17 +270,15 @@ fn what_is_not_there_is_told_by_name(fixture: &mut Fixture) {
         &["made by the control plane from what runs"],
     );
     // A current client writes reviews as protobuf, an old one as JSON.
-    let asked = ["auth", "can-i", "list", "pods"];
-    refused(
-        &asked,
-        &["protobuf bodies are not spoken here: send application/json"],
-    );
-    let old = need!(OLD);
-    let allowed = fixture.kubectl(&old, &asked);
-    has(&allowed.text(), &["no - there is no such kind here"]);
-    assert_eq!(allowed.code, 1);
-    let allowed = fixture.kubectl(&old, &["auth", "can-i", "create", "httproutes"]);
-    assert_eq!(allowed.good().text().trim(), "yes");
+    for kubectl in [kubectl, need!(OLD)] {
+        let asked = ["auth", "can-i", "list", "pods"];
+        let allowed = fixture.kubectl(&kubectl, &asked);
+        has(&allowed.text(), &["no - there is no such kind here"]);
+        assert_eq!(allowed.code, 1);
+        let asked = ["auth", "can-i", "create", "httproutes"];
+        let allowed = fixture.kubectl(&kubectl, &asked);
+        assert_eq!(allowed.good().text().trim(), "yes");
+    }
 }
 
 fn every_field_is_explained(fixture: &mut Fixture) {
@@ -296,4 +305,39 @@ fn every_field_is_explained(fixture: &mut Fixture) {
         .good()
         .text();
     has(&whole, &["identity", "connected"]);
+}
+
+fn what_runs_is_described_as_a_cluster_would(fixture: &mut Fixture) {
+    let kubectl = need!(CURRENT);
+    let address = fixture.mesh.host("a").v4;
+    until("its endpoint is there", SOON, || {
+        let described = fixture.kubectl(&kubectl, &["describe", "service", "storefront"]);
+        let text = described.good().text();
+        let endpoints = format!("{address}:8080");
+        (text.contains("8080/TCP") && text.contains(&endpoints)).then_some(())
+    });
+}
+
+fn what_the_control_plane_shows_is_what_the_schemas_say(fixture: &mut Fixture) {
+    let file = fixture.shop([1, 1], &[80]);
+    fixture.mesh.leno(&["apply", "-f", &file]).good();
+    let names = "apiVersion: leno.dev/v1alpha1\nkind: HostnameGenerator\nmetadata: {name: all}\nspec:\n  \
+                 selector: {service: {}}\n  template: \"{{ .Name }}.mesh.test\"\n";
+    fixture.mesh.apply(names, &[]).good();
+    for kind in Kind::ALL.iter().copied() {
+        let words = ["get", kind.plural(), "-o", "json"];
+        let list = fixture.mesh.leno(&words).good().json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        for object in &items {
+            let departures = leno_config::departures(kind, object);
+            assert_eq!(departures, Vec::<String>::new(), "{object}");
+        }
+        let is_there = kind.kind() != "AuthenticationPolicy";
+        assert!(!is_there || !items.is_empty(), "there is no {kind}");
+    }
+    fixture.mesh.leno(&["delete", "-f", &file]).good();
+    fixture
+        .mesh
+        .leno(&["delete", "hostnamegenerator", "all"])
+        .good();
 }

@@ -54,7 +54,7 @@ pub(super) fn parse_fields(
 pub(crate) fn json_only(media: &str) -> Result<(), ApiError> {
     match media {
         "" | "application/json" => Ok(()),
-        "application/vnd.kubernetes.protobuf" => Err(ApiError::unsupported_media(
+        media::PROTOBUF => Err(ApiError::unsupported_media(
             "protobuf bodies are not spoken here: send application/json",
         )),
         other => Err(ApiError::unsupported_media(format!(

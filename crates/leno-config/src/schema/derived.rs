@@ -50,7 +50,7 @@ pub(super) static ENDPOINT_SLICE: Fields = Fields {
 static SLICE_PORT: Fields = Fields {
     doc: "A port of the endpoints.",
     list: &[
-        field("name", Shape::Text, "p and the service's port."),
+        field("name", Shape::Text, "The name of the service's port."),
         field("port", PORT, "The workload's port."),
         field("protocol", Shape::Word(&["TCP"]), "What carries it."),
         field("appProtocol", Shape::Text, "What it speaks."),

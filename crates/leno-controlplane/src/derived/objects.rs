@@ -1,6 +1,9 @@
 //! The derived objects as JSON, in the shape of Kubernetes' where it has one.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use leno_compile::{EffectiveService, Output};
 use leno_config::Kind;
@@ -81,8 +84,29 @@ pub(super) fn workloads(mesh: &Mesh, ages: &Ages) -> Vec<Value> {
 pub(super) fn derived_service(
     service: &EffectiveService,
     addresses: &[IpAddr],
+    endpoints: Option<&Output>,
     since: &str,
 ) -> Value {
+    // The port of the programs; where they differ, or there is none, the service's own stands for it.
+    let target = |port: u16| {
+        let Some(Output::Endpoints(endpoints)) = endpoints else {
+            return port;
+        };
+        let of_all = endpoints.endpoints.iter().flat_map(|of| &of.ports);
+        let of_port = of_all.filter(|of| of.service_port == port);
+        let targets: BTreeSet<u16> = of_port.map(|of| of.workload_port).collect();
+        match targets.len() {
+            1 => targets.first().copied().unwrap_or(port),
+            _ => port,
+        }
+    };
+    let mut families: Vec<&str> = Vec::new();
+    for address in addresses {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
     let ports: Vec<Value> = service
         .ports
         .iter()
@@ -90,6 +114,7 @@ pub(super) fn derived_service(
             json!({
                 "name": port.name,
                 "port": port.port,
+                "targetPort": target(port.port),
                 "protocol": "TCP",
                 "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
             })
@@ -108,15 +133,29 @@ pub(super) fn derived_service(
             "type": "ClusterIP",
             "clusterIP": addresses.first().map_or_else(|| "None".into(), IpAddr::to_string),
             "clusterIPs": addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
+            "ipFamilies": families,
+            "ipFamilyPolicy": if families.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+            "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster",
             "ports": ports,
         },
     })
 }
 
 /// The slices of a service: one for each family and set of ports, as Kubernetes has it.
-pub(super) fn endpoint_slices(service: &ServiceName, output: &Output, since: &str) -> Vec<Value> {
+/// A port there has the name of the service's: by it clients know which is which.
+pub(super) fn endpoint_slices(
+    service: &ServiceName,
+    service_ports: &[leno_ir::ServicePort],
+    output: &Output,
+    since: &str,
+) -> Vec<Value> {
     let Output::Endpoints(endpoints) = output else {
         return Vec::new();
+    };
+    let name = |number: u16| {
+        let port = service_ports.iter().find(|port| port.port == number);
+        port.map_or_else(|| format!("p{number}"), |port| port.name.to_string())
     };
     let mut groups: BTreeMap<(&'static str, String), Slice> = BTreeMap::new();
     for endpoint in &endpoints.endpoints {
@@ -125,7 +164,7 @@ pub(super) fn endpoint_slices(service: &ServiceName, output: &Output, since: &st
             .iter()
             .map(|port| {
                 json!({
-                    "name": format!("p{}", port.service_port),
+                    "name": name(port.service_port),
                     "port": port.workload_port,
                     "protocol": "TCP",
                     "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
