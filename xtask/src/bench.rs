@@ -4,6 +4,7 @@
 //! the ratio of two systems in the same round: absolute figures belong to the machine.
 
 mod arena;
+mod control_plane;
 mod load;
 mod measure;
 mod report;
@@ -25,6 +26,7 @@ use systems::{Plan, System};
 use crate::tool::{Failure, cargo, cargo_command, root, status};
 
 const USAGE: &str = "cargo xtask bench [OPTIONS]
+cargo xtask bench control-plane [OPTIONS]
   --quick          two short rounds: a first impression within three minutes (after the build)
   --shape NAME     only this shape: h1-16, h1-1, h1-256, h1-close, body-1m; may be repeated
   --system NAME    only this system: haproxy, envoy, nginx, leno; may be repeated
@@ -53,6 +55,9 @@ struct Options {
 pub(crate) fn run(args: &[&str]) -> Result<(), Failure> {
     if let ["--probe", url] = args {
         return load::probe(url);
+    }
+    if let ["control-plane", rest @ ..] = args {
+        return control_plane::run(rest);
     }
     let options = parse(args)?;
     match env::var_os(INSIDE) {

@@ -447,6 +447,33 @@ proptest! {
     }
 }
 
+/// One mesh that lives long: what is left of old edits must not matter to new ones (check 15).
+#[test]
+fn a_hundred_thousand_edits_leave_what_a_fresh_compilation_gives() {
+    const EDITS: u64 = 100_000;
+    let mut compiler = Compiler::new("default.leno".parse().unwrap());
+    let mut last: BTreeMap<String, Input> = BTreeMap::new();
+    let (mut dice, mut edits, mut batches) = (Dice(1), 0, 0_u64);
+    while edits < EDITS {
+        let count = 1 + dice.below(40);
+        let batch: Vec<Input> = (0..count).map(|_| edit(dice.below(u64::MAX))).collect();
+        last.extend(batch.iter().map(|input| (identity(input), input.clone())));
+        compiler.apply(batch);
+        (edits, batches) = (edits + count, batches + 1);
+        let full = compiler.full();
+        let full = full
+            .iter()
+            .map(|(key, output)| (key.clone(), bytes(output)));
+        assert_eq!(snapshot(&compiler), full.collect(), "after {edits} edits");
+        if batches.is_multiple_of(100) {
+            let mut fresh = Compiler::new("default.leno".parse().unwrap());
+            fresh.apply(last.values().cloned().collect());
+            assert_eq!(snapshot(&compiler), snapshot(&fresh), "after {edits} edits");
+            assert_eq!(lookups(&compiler), lookups(&fresh), "after {edits} edits");
+        }
+    }
+}
+
 /// The edits must reach what they are meant to test, or equality says nothing.
 #[test]
 fn the_edits_reach_everything() {

@@ -256,6 +256,10 @@ impl World {
             0..4 => {
                 self.sim.event("cut", &name);
                 host.cut.send_replace(Some(cut(silent)));
+                // What is said now is lost: that the program has ended is known by its not being named again.
+                if self.sim.dice(|dice| dice.percent(40)) {
+                    host.change_one(true);
+                }
             }
             4..6 => {
                 let apart = !host.apart.get();
@@ -287,12 +291,20 @@ impl World {
             self.sim.event("power", &format!("{} is back", host.name()));
             return host.powered.set(true);
         }
-        match self.sim.dice(|dice| dice.below(4)) {
+        match self.sim.dice(|dice| dice.below(8)) {
             0 => {
                 host.lose_power();
                 host.cut.send_replace(Some(Cut::Silent));
             }
-            1 => {
+            // The power of the place: all of one mesh at once.
+            2 => {
+                let place = self.hosts.iter().filter(|of| of.mesh == host.mesh);
+                for host in place.filter(|host| host.powered.get()) {
+                    host.lose_power();
+                    host.cut.send_replace(Some(Cut::Silent));
+                }
+            }
+            1 | 3 => {
                 host.goodbye(true);
                 host.restart();
                 host.cut.send_replace(Some(Cut::Clean));
