@@ -7,17 +7,19 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fs::{File, OpenOptions},
     io::Write,
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use leno_dataplane::Event;
+use leno_dataplane::{Event, Outsider};
 use leno_telemetry::{
     Delta, EdgeDelta, EdgeKey, LatencyHistogram, Protocol, Reporter as Side, Totals,
     counters::{Counter, Counters, Gauge, Limit},
 };
+use leno_types::WorkloadUid;
 use leno_wire::agent as wire;
 
 use crate::explain::Refusals;
@@ -30,6 +32,8 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 /// Edges that wait to be reported; what comes above it is dropped, counted.
 const MAX_WAITING: usize = 4_096;
+/// Callers from outside the mesh that wait to be reported; the same of those above it.
+const MAX_OUTSIDERS: usize = 1_024;
 
 /// Collects what the data plane tells.
 pub(crate) struct Reporter {
@@ -37,6 +41,7 @@ pub(crate) struct Reporter {
     counters: Counters,
     refusals: Refusals,
     waiting: HashMap<Arc<EdgeKey>, wire::EdgeDelta>,
+    outsiders: HashMap<(WorkloadUid, u16, IpAddr), Outsider>,
     dropped: u64,
     sequence: u64,
     reported: Option<Instant>,
@@ -77,6 +82,7 @@ impl Reporter {
             counters: Counters::default(),
             refusals: Refusals::default(),
             waiting: HashMap::new(),
+            outsiders: HashMap::new(),
             dropped: 0,
             sequence: 0,
             reported: None,
@@ -93,6 +99,7 @@ impl Reporter {
             counters,
             log,
             refusals,
+            outsiders,
         } = event
         else {
             return Vec::new();
@@ -100,6 +107,7 @@ impl Reporter {
         self.totals.merge(&delta);
         self.counters.merge(&counters);
         self.wait_for_sending(&delta);
+        self.outsiders_wait(outsiders);
         self.refusals.take(refusals);
         if let Some(file) = &mut self.log
             && !log.is_empty()
@@ -122,6 +130,22 @@ impl Reporter {
         }
     }
 
+    fn outsiders_wait(&mut self, outsiders: Vec<Outsider>) {
+        for outsider in outsiders {
+            let key = (outsider.workload, outsider.port, outsider.address);
+            let room = self.outsiders.len() < MAX_OUTSIDERS;
+            match self.outsiders.entry(key) {
+                Entry::Occupied(mut waiting) => {
+                    let waiting = waiting.get_mut();
+                    waiting.calls = waiting.calls.saturating_add(outsider.calls);
+                    waiting.refused = waiting.refused.saturating_add(outsider.refused);
+                }
+                Entry::Vacant(free) if room => drop(free.insert(outsider)),
+                Entry::Vacant(_) => self.dropped += 1,
+            }
+        }
+    }
+
     /// The next report, when one is due.
     pub(crate) fn report(
         &mut self,
@@ -129,7 +153,7 @@ impl Reporter {
         version: &str,
         certificates: Vec<wire::CertificateState>,
     ) -> Option<wire::Report> {
-        let interval = if self.waiting.is_empty() {
+        let interval = if self.waiting.is_empty() && self.outsiders.is_empty() {
             IDLE_INTERVAL
         } else {
             INTERVAL
@@ -153,6 +177,7 @@ impl Reporter {
         Some(wire::Report {
             sequence: self.sequence,
             edges: std::mem::take(&mut self.waiting).into_values().collect(),
+            outsiders: self.outsiders.drain().map(|(_, of)| outsider(of)).collect(),
             proxy: Some(wire::ProxyState {
                 rss_bytes,
                 pss_bytes,
@@ -271,6 +296,23 @@ fn to_wire(edge: &EdgeDelta) -> wire::EdgeDelta {
         message.requests += message.opened;
     }
     message
+}
+
+fn outsider(of: Outsider) -> wire::Outsider {
+    let Outsider {
+        workload,
+        port,
+        address,
+        calls,
+        refused,
+    } = of;
+    wire::Outsider {
+        workload: workload.to_string(),
+        port: port.into(),
+        address: address.to_string(),
+        calls,
+        refused,
+    }
 }
 
 fn merge(into: &mut wire::EdgeDelta, more: &wire::EdgeDelta) {

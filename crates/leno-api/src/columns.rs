@@ -161,13 +161,7 @@ const ACCESS_POLICY: &[Column] = &[
         text(object, "/spec/action").unwrap_or("Allow").into()
     }),
     column("Targets", 0, "What it protects.", |object, _| {
-        joined(each(object.pointer("/spec/targetRefs"), |target| {
-            let kind = plain(target.get("kind")).to_ascii_lowercase();
-            match target.get("name").and_then(Value::as_str) {
-                Some(name) => format!("{kind}/{name}"),
-                None => kind,
-            }
-        }))
+        joined(targets(object))
     }),
     column("Callers", 0, "Whom its rules mean.", |object, _| {
         let rules = object.pointer("/spec/rules").and_then(Value::as_array);
@@ -176,6 +170,39 @@ const ACCESS_POLICY: &[Column] = &[
             true => "nobody".into(),
             false => joined(callers),
         }
+    }),
+    STATUS,
+    PROGRAMMED,
+    AGE,
+];
+
+const AUTHENTICATION_POLICY: &[Column] = &[
+    NAME,
+    column(
+        "Mode",
+        0,
+        "What its workloads do with plaintext.",
+        |object, _| text(object, "/spec/mtls/mode").map_or_else(none, Into::into),
+    ),
+    column(
+        "Ports",
+        0,
+        "Ports with a mode of their own.",
+        |object, _| {
+            let levels = object.pointer("/spec/portLevelMtls");
+            let levels = levels.and_then(Value::as_object).into_iter().flatten();
+            joined(
+                levels
+                    .map(|(port, level)| format!("{port}={}", plain(level.get("mode"))))
+                    .collect(),
+            )
+        },
+    ),
+    column("Targets", 0, "What it is for.", |object, _| {
+        let labels = object.pointer("/spec/selector/matchLabels");
+        let labels = labels.and_then(Value::as_object).into_iter().flatten();
+        let labels = labels.map(|(key, value)| format!("{key}={}", plain(Some(value))));
+        joined(targets(object).into_iter().chain(labels).collect())
     }),
     STATUS,
     PROGRAMMED,
@@ -247,6 +274,7 @@ const fn columns(kind: Kind) -> &'static [Column] {
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::HttpRoute => HTTP_ROUTE,
         Kind::AccessPolicy => ACCESS_POLICY,
+        Kind::AuthenticationPolicy => AUTHENTICATION_POLICY,
         Kind::HostnameGenerator => HOSTNAME_GENERATOR,
         Kind::Workload => WORKLOAD,
     }
@@ -304,6 +332,17 @@ pub(crate) fn partial(object: &Value) -> Value {
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+/// What the members of `targetRefs` name.
+fn targets(object: &Value) -> Vec<String> {
+    each(object.pointer("/spec/targetRefs"), |target| {
+        let kind = plain(target.get("kind")).to_ascii_lowercase();
+        match target.get("name").and_then(Value::as_str) {
+            Some(name) => format!("{kind}/{name}"),
+            None => kind,
+        }
     })
 }
 

@@ -67,6 +67,7 @@ enum Command {
     Allow(commands::AccessArgs),
     /// Say who may not call a service
     Deny(commands::AccessArgs),
+    Mtls(commands::MtlsArgs),
     Check(commands::CheckArgs),
     Backup(commands::BackupArgs),
     Restore(processes::RestoreArgs),
@@ -173,6 +174,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Deny(args) => with_client(context, async |client| {
             commands::access(client, AccessAction::Deny, &args).await
         }),
+        Command::Mtls(args) => {
+            with_client(context, async |client| commands::mtls(client, &args).await)
+        }
         Command::Status(args) => with_client(context, async |client| {
             commands::status(client, &args).await
         }),

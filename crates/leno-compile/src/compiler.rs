@@ -12,10 +12,12 @@ use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
 
 use crate::{
     Condition, EffectiveService, GeneratorNames, GivenNames, Input, Key, MAX_GENERATORS, Output,
-    Services, conditions, destination,
+    Services, authentication, conditions, destination,
     graph::Graph,
     hostnames::{self, Hostnames},
-    known::{Known, ObjectName, Touched, remove},
+    index::remove,
+    known::{Known, ObjectName, Touched},
+    references::of_authentication as dangling_of_authentication,
     service,
     view::{Read, ServiceMap, View},
     workload,
@@ -270,6 +272,14 @@ impl Compiler {
                 .known
                 .policy(&name)
                 .map(|policy| conditions::of_policy(policy, self)),
+            Kind::AuthenticationPolicy => self.known.authentication(&name).map(|policy| {
+                let mut found = authentication::conditions(&self.known, policy);
+                found.push(conditions::of_references(
+                    &policy.meta,
+                    &dangling_of_authentication(policy, self),
+                ));
+                found
+            }),
             Kind::HostnameGenerator => self.known.generator(&name).map(|generator| {
                 let mut in_force = self.known.generators().take(MAX_GENERATORS);
                 let in_force = in_force.any(|of| std::ptr::eq(of, generator));
@@ -390,11 +400,15 @@ fn objects(output: &Output) -> BTreeSet<(Kind, ObjectName)> {
             .iter()
             .filter_map(|route| object(Kind::HttpRoute, &route.provenance))
             .collect(),
-        Output::OwnWorkload(workload) => workload
-            .access
-            .iter()
-            .filter_map(|rule| object(Kind::AccessPolicy, &rule.provenance))
-            .collect(),
+        Output::OwnWorkload(workload) => {
+            let rules = workload.access.iter().map(|rule| &rule.provenance);
+            let rules = rules.filter_map(|of| object(Kind::AccessPolicy, of));
+            let ports = workload.ports.iter().filter_map(|port| port.mtls.as_ref());
+            let modes = ports.chain([&workload.mtls]);
+            let modes = modes.filter_map(|mtls| mtls.provenance.as_ref());
+            let modes = modes.filter_map(|of| object(Kind::AuthenticationPolicy, of));
+            rules.chain(modes).collect()
+        }
         Output::Destination(Destination::Host(_) | Destination::Hostname(_))
         | Output::Endpoints(_)
         | Output::Mesh(_) => BTreeSet::new(),

@@ -52,11 +52,16 @@ pub(crate) fn of_route(route: &HttpRoute, services: &impl Services) -> Vec<Condi
 /// A policy is accepted; a service that it protects may not be there (yet).
 pub(crate) fn of_policy(policy: &AccessPolicy, services: &impl Services) -> Vec<Condition> {
     let dangling = dangling_of_policy(policy, services);
-    let dangling: Vec<&Dangling> = dangling.iter().collect();
     vec![
         condition(&policy.meta, None, "Accepted", &[]),
-        condition(&policy.meta, None, "ResolvedRefs", &dangling),
+        of_references(&policy.meta, &dangling),
     ]
+}
+
+/// Whether everything is there that an object refers to.
+pub(crate) fn of_references(meta: &Meta, dangling: &[Dangling]) -> Condition {
+    let dangling: Vec<&Dangling> = dangling.iter().collect();
+    condition(meta, None, "ResolvedRefs", &dangling)
 }
 
 /// A generator is accepted, unless too many are older; whether every service that it selects has its name is said with

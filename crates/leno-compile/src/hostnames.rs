@@ -13,11 +13,7 @@ use std::{
 use leno_config::{Finding, HostnameGenerator, Meta, NamedService, Service, Unnamed};
 use leno_types::{HostName, MeshName, ServiceName};
 
-use crate::{
-    Generated, Origin,
-    known::{ObjectName, remove},
-    view::View,
-};
+use crate::{Generated, Origin, index::remove, known::ObjectName, view::View};
 
 /// Generators of a mesh that are in force: the oldest. Each may give a name to every service.
 pub const MAX_GENERATORS: usize = 32;

@@ -10,12 +10,19 @@ use std::{
 };
 
 use leno_config::{
-    AccessPolicy, AccessTarget, HostnameGenerator, HttpRoute, Kind, Resource, Service,
+    AccessPolicy, AccessTarget, AuthenticationPolicy, AuthenticationTarget, HostnameGenerator,
+    HttpRoute, Kind, Resource, Service,
 };
 use leno_ir::Mesh;
 use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain, WorkloadUid};
 
-use crate::{Input, Key, Remembered, WorkloadRecord, hostnames::Born, view::Read};
+use crate::{
+    Input, Key, Remembered, WorkloadRecord,
+    authentication::Authentications,
+    hostnames::Born,
+    index::{insert, members, of_namespace, remove, replace},
+    view::Read,
+};
 
 /// Namespace and name of an object of any kind.
 pub(crate) type ObjectName = ServiceName;
@@ -55,6 +62,7 @@ pub(crate) struct Known {
     services: BTreeMap<ServiceName, Arc<Resource>>,
     routes: BTreeMap<ObjectName, Arc<Resource>>,
     policies: BTreeMap<ObjectName, Arc<Resource>>,
+    authentications: BTreeMap<ObjectName, Arc<Resource>>,
     generators: BTreeMap<ObjectName, Arc<Resource>>,
     workloads: BTreeMap<WorkloadUid, Member>,
     remembered: BTreeMap<ServiceName, Arc<Remembered>>,
@@ -65,61 +73,13 @@ pub(crate) struct Known {
     generators_by_age: BTreeSet<(Born, ObjectName)>,
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
     policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
+    authentications_of: Authentications,
     in_namespace: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
     /// Workloads by the service they are registered for.
     registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     /// Workloads by the service of their version.
     versions: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     at: BTreeMap<IpAddr, BTreeSet<WorkloadUid>>,
-}
-
-fn insert<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: K, value: V) {
-    index.entry(key).or_default().insert(value);
-}
-
-/// Takes a value out of an index of sets; an empty set is none.
-pub(crate) fn remove<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
-    }
-}
-
-fn members<'k, K: Ord, V>(
-    index: &'k BTreeMap<K, BTreeSet<V>>,
-    key: &K,
-) -> impl Iterator<Item = &'k V> {
-    index.get(key).into_iter().flatten()
-}
-
-fn as_service(resource: &Resource) -> Option<&Service> {
-    match resource {
-        Resource::Service(service) => Some(service),
-        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
-    }
-}
-
-fn as_route(resource: &Resource) -> Option<&HttpRoute> {
-    match resource {
-        Resource::HttpRoute(route) => Some(route),
-        Resource::Service(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
-    }
-}
-
-fn as_policy(resource: &Resource) -> Option<&AccessPolicy> {
-    match resource {
-        Resource::AccessPolicy(policy) => Some(policy),
-        Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
-    }
-}
-
-fn as_generator(resource: &Resource) -> Option<&HostnameGenerator> {
-    match resource {
-        Resource::HostnameGenerator(generator) => Some(generator),
-        Resource::Service(_) | Resource::HttpRoute(_) | Resource::AccessPolicy(_) => None,
-    }
 }
 
 impl Known {
@@ -130,6 +90,7 @@ impl Known {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             policies: BTreeMap::new(),
+            authentications: BTreeMap::new(),
             generators: BTreeMap::new(),
             workloads: BTreeMap::new(),
             remembered: BTreeMap::new(),
@@ -139,6 +100,7 @@ impl Known {
             generators_by_age: BTreeSet::new(),
             routes_of: BTreeMap::new(),
             policies_of: BTreeMap::new(),
+            authentications_of: Authentications::default(),
             in_namespace: BTreeMap::new(),
             registered: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -154,6 +116,7 @@ impl Known {
             (Kind::Service, &self.services),
             (Kind::HttpRoute, &self.routes),
             (Kind::AccessPolicy, &self.policies),
+            (Kind::AuthenticationPolicy, &self.authentications),
             (Kind::HostnameGenerator, &self.generators),
         ];
         for (kind, objects) in objects {
@@ -192,6 +155,7 @@ impl Known {
                     Kind::Service => self.set_service(name, resource, touched),
                     Kind::HttpRoute => self.set_route(name, resource, touched),
                     Kind::AccessPolicy => self.set_policy(name, resource, touched),
+                    Kind::AuthenticationPolicy => self.set_authentication(name, resource, touched),
                     Kind::HostnameGenerator => self.set_generator(name, resource, touched),
                     Kind::EndpointSlice | Kind::Workload => {}
                 }
@@ -252,7 +216,7 @@ impl Known {
         touched: &mut Touched,
     ) {
         let before = replace(&mut self.services, &name, resource);
-        let before = before.as_deref().and_then(as_service);
+        let before = before.as_deref().and_then(Resource::as_service);
         let after = self.service(&name);
         if before == after {
             return;
@@ -290,14 +254,14 @@ impl Known {
         let before = replace(&mut self.routes, &name, resource);
         for parent in before
             .as_deref()
-            .and_then(as_route)
+            .and_then(Resource::as_route)
             .into_iter()
             .flat_map(|route| &route.parents)
         {
             remove(&mut self.routes_of, &parent.service, &name);
             touched.reads.insert(Read::Routes(parent.service.clone()));
         }
-        let after = self.routes.get(&name).and_then(|route| as_route(route));
+        let after = self.routes.get(&name).and_then(|route| route.as_route());
         for parent in after.into_iter().flat_map(|route| &route.parents) {
             insert(&mut self.routes_of, parent.service.clone(), name.clone());
             touched.reads.insert(Read::Routes(parent.service.clone()));
@@ -313,7 +277,7 @@ impl Known {
         let before = replace(&mut self.policies, &name, resource);
         for target in before
             .as_deref()
-            .and_then(as_policy)
+            .and_then(Resource::as_access_policy)
             .into_iter()
             .flat_map(|policy| &policy.targets)
         {
@@ -323,10 +287,42 @@ impl Known {
         let after = self
             .policies
             .get(&name)
-            .and_then(|policy| as_policy(policy));
+            .and_then(|policy| policy.as_access_policy());
         for target in after.into_iter().flat_map(|policy| &policy.targets) {
             insert(&mut self.policies_of, target.clone(), name.clone());
             touched.reads.insert(Read::Policies(target.clone()));
+        }
+    }
+
+    fn set_authentication(
+        &mut self,
+        name: ObjectName,
+        resource: Option<Arc<Resource>>,
+        touched: &mut Touched,
+    ) {
+        let before = replace(&mut self.authentications, &name, resource);
+        let before = before
+            .as_deref()
+            .and_then(Resource::as_authentication_policy);
+        let after = self.authentications.get(&name).map(|policy| &**policy);
+        let after = after.and_then(Resource::as_authentication_policy);
+        if let Some(before) = before {
+            self.authentications_of.remove(before);
+        }
+        if let Some(after) = after {
+            self.authentications_of.insert(after);
+        }
+        for target in before.into_iter().chain(after).flat_map(|of| &of.targets) {
+            if let AuthenticationTarget::Labels(namespace, labels) = target {
+                let members = members(&self.in_namespace, namespace).copied();
+                let selected = members.filter(|uid| {
+                    let member = self.workloads.get(uid);
+                    member.is_some_and(|member| member.is_selected(labels))
+                });
+                touched.reads.extend(selected.map(Read::Labelled));
+            } else {
+                touched.reads.insert(Read::Authentication(target.clone()));
+            }
         }
     }
 
@@ -338,7 +334,7 @@ impl Known {
     ) {
         let born = |of: &HostnameGenerator| Born::of_meta(&of.meta);
         let before = replace(&mut self.generators, &name, resource);
-        let before = before.as_deref().and_then(as_generator);
+        let before = before.as_deref().and_then(Resource::as_generator);
         if before == self.generator(&name) {
             return;
         }
@@ -446,24 +442,17 @@ impl Known {
     pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services
             .get(name)
-            .and_then(|service| as_service(service))
+            .and_then(|service| service.as_service())
     }
 
     /// The applied services of a namespace, by name.
     pub(crate) fn services_in(&self, namespace: &DnsLabel) -> impl Iterator<Item = &Service> {
-        // No label sorts before "0".
-        let first = "0".parse().ok();
-        let start = first.map(|first| ServiceName::new(namespace.clone(), first));
-        start
-            .into_iter()
-            .flat_map(|start| self.services.range(start..))
-            .take_while(move |(name, _)| name.namespace == *namespace)
-            .filter_map(|(_, service)| as_service(service))
+        of_namespace(&self.services, namespace).filter_map(|service| service.as_service())
     }
 
     /// A route.
     pub(crate) fn route(&self, name: &ObjectName) -> Option<&HttpRoute> {
-        self.routes.get(name).and_then(|route| as_route(route))
+        self.routes.get(name).and_then(|route| route.as_route())
     }
 
     /// The routes that name a service as parent, by name.
@@ -473,7 +462,9 @@ impl Known {
 
     /// A policy.
     pub(crate) fn policy(&self, name: &ObjectName) -> Option<&AccessPolicy> {
-        self.policies.get(name).and_then(|policy| as_policy(policy))
+        self.policies
+            .get(name)
+            .and_then(|policy| policy.as_access_policy())
     }
 
     /// The names of the policies with a target.
@@ -481,10 +472,30 @@ impl Known {
         members(&self.policies_of, target)
     }
 
+    /// A policy about mutual TLS.
+    pub(crate) fn authentication(&self, name: &ObjectName) -> Option<&AuthenticationPolicy> {
+        let policy = self.authentications.get(name);
+        policy.and_then(|policy| policy.as_authentication_policy())
+    }
+
+    /// Those of a namespace.
+    pub(crate) fn authentications_in(
+        &self,
+        namespace: &DnsLabel,
+    ) -> impl Iterator<Item = &AuthenticationPolicy> {
+        of_namespace(&self.authentications, namespace)
+            .filter_map(|of| of.as_authentication_policy())
+    }
+
+    /// The same by what they are for.
+    pub(crate) fn authentications_of(&self) -> &Authentications {
+        &self.authentications_of
+    }
+
     /// A generator of names.
     pub(crate) fn generator(&self, name: &ObjectName) -> Option<&HostnameGenerator> {
         let generator = self.generators.get(name);
-        generator.and_then(|generator| as_generator(generator))
+        generator.and_then(|generator| generator.as_generator())
     }
 
     /// All of them, the oldest first.
@@ -555,12 +566,5 @@ impl Known {
     /// The mesh.
     pub(crate) fn mesh(&self) -> Option<&Mesh> {
         self.mesh.as_deref()
-    }
-}
-
-fn replace<V>(map: &mut BTreeMap<ObjectName, V>, name: &ObjectName, value: Option<V>) -> Option<V> {
-    match value {
-        Some(value) => map.insert(name.clone(), value),
-        None => map.remove(name),
     }
 }

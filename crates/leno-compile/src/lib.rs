@@ -6,11 +6,13 @@
 //! Invariant: after any sequence of changes, the outputs equal a fresh compilation of what is known, byte for byte.
 
 mod audit;
+mod authentication;
 mod compiler;
 mod conditions;
 mod destination;
 mod graph;
 mod hostnames;
+mod index;
 mod input;
 mod known;
 mod output;
@@ -21,6 +23,7 @@ mod view;
 mod workload;
 
 pub use audit::Audit;
+pub use authentication::PortMode;
 pub use compiler::{Compilations, Compiler};
 pub use hostnames::{GeneratorNames, GivenNames, MAX_GENERATORS, labels_of, unnamed};
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 
 use leno_config::{
-    AccessAction, AccessPolicy, AccessTarget, Finding, HttpRoute, ParentRef, Resource, RouteRule,
-    nearest,
+    AccessAction, AccessPolicy, AccessTarget, AuthenticationPolicy, AuthenticationTarget, Finding,
+    HttpRoute, ParentRef, Resource, RouteRule, nearest,
 };
 use leno_types::{DnsLabel, ServiceName};
 
@@ -46,6 +46,7 @@ pub fn dangling(resource: &Resource, services: &impl Services) -> Vec<Dangling> 
         Resource::Service(_) | Resource::HostnameGenerator(_) => Vec::new(),
         Resource::HttpRoute(route) => of_route(route, services),
         Resource::AccessPolicy(policy) => of_policy(policy, services),
+        Resource::AuthenticationPolicy(policy) => of_authentication(policy, services),
     }
 }
 
@@ -156,21 +157,75 @@ fn refused_parent(
 pub(crate) fn of_policy(policy: &AccessPolicy, services: &impl Services) -> Vec<Dangling> {
     let mut found = Vec::new();
     for (index, target) in policy.targets.iter().enumerate() {
-        let AccessTarget::Service(name) = target else {
-            continue;
-        };
-        if services.service(name).is_none() {
-            let meaning = "nothing is protected there until there is one";
-            let field = format!("spec.targetRefs[{index}].name");
-            found.push(Dangling {
-                parent: None,
-                reason: "TargetNotFound",
-                finding: no_service(name, field, meaning, services),
-            });
+        if let AccessTarget::Service(name) = target {
+            found.extend(unprotected(name, index, services));
         }
     }
     found.extend(unmatched_ports(policy, services));
     found
+}
+
+/// A target of a policy that is no service (yet).
+fn unprotected(name: &ServiceName, index: usize, services: &impl Services) -> Option<Dangling> {
+    if services.service(name).is_some() {
+        return None;
+    }
+    let meaning = "nothing is protected there until there is one";
+    let field = format!("spec.targetRefs[{index}].name");
+    Some(Dangling {
+        parent: None,
+        reason: "TargetNotFound",
+        finding: no_service(name, field, meaning, services),
+    })
+}
+
+pub(crate) fn of_authentication(
+    policy: &AuthenticationPolicy,
+    services: &impl Services,
+) -> Vec<Dangling> {
+    let named: Vec<Option<&ServiceName>> = policy
+        .targets
+        .iter()
+        .map(|target| match target {
+            AuthenticationTarget::Service(name) => Some(name),
+            AuthenticationTarget::Labels(..)
+            | AuthenticationTarget::Namespace(_)
+            | AuthenticationTarget::Mesh => None,
+        })
+        .collect();
+    let mut found: Vec<Dangling> = named
+        .iter()
+        .enumerate()
+        .filter_map(|(index, name)| unprotected((*name)?, index, services))
+        .collect();
+    let listening = listening(named.into_iter().collect(), services).unwrap_or_default();
+    if listening.is_empty() {
+        return found;
+    }
+    let there: Vec<String> = listening.iter().map(ToString::to_string).collect();
+    let there = there.join(", ");
+    let unmatched = policy.ports.keys().filter(|port| !listening.contains(port));
+    found.extend(unmatched.map(|port| Dangling {
+        parent: None,
+        reason: "PortNotFound",
+        finding: Finding::new(
+            format!("spec.portLevelMtls.{port}"),
+            format!(
+                "no program that it is for listens on {port}, so it changes nothing: ports are the program's own, here {there}"
+            ),
+        ),
+    }));
+    found
+}
+
+/// Where the programs of services listen; `None` where not every one of them is known.
+fn listening(named: Option<Vec<&ServiceName>>, services: &impl Services) -> Option<BTreeSet<u16>> {
+    let each = named?;
+    let each = each.iter().map(|name| services.program_ports(name));
+    let each: Vec<BTreeSet<u16>> = each.collect();
+    // Of what does not run nobody knows where it will listen.
+    let known = each.iter().all(|ports| !ports.is_empty());
+    known.then(|| each.into_iter().flatten().collect())
 }
 
 /// Ports of rules at which no protected program listens. Only where every program that is protected is known.
@@ -183,14 +238,7 @@ fn unmatched_ports(policy: &AccessPolicy, services: &impl Services) -> Vec<Dangl
             AccessTarget::Namespace(_) | AccessTarget::Mesh => None,
         })
         .collect();
-    let listening = named.and_then(|names| {
-        let each = names.iter().map(|name| services.program_ports(name));
-        let each: Vec<BTreeSet<u16>> = each.collect();
-        // Of what does not run nobody knows where it will listen.
-        let known = each.iter().all(|ports| !ports.is_empty());
-        known.then(|| each.into_iter().flatten().collect::<BTreeSet<u16>>())
-    });
-    let Some(listening) = listening else {
+    let Some(listening) = listening(named, services) else {
         return Vec::new();
     };
     let meaning = match policy.action {

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use leno_config::{AccessPolicy, AccessTarget, HostnameGenerator, HttpRoute, Service};
+use leno_config::{
+    AccessPolicy, AccessTarget, AuthenticationPolicy, AuthenticationTarget, HostnameGenerator,
+    HttpRoute, Service,
+};
 use leno_ir::Mesh;
 use leno_types::{HostName, MeshName, ServiceName, TrustDomain, WorkloadUid};
 
@@ -45,6 +48,10 @@ pub(crate) enum Read {
     Routes(ServiceName),
     /// The range of policies with a target, with what they say.
     Policies(AccessTarget),
+    /// The oldest policy about mutual TLS with a target, with what it says.
+    Authentication(AuthenticationTarget),
+    /// The oldest such policy that chooses a workload by its labels, with what it says.
+    Labelled(WorkloadUid),
     /// The mesh.
     Mesh,
     /// The name of the mesh alone.
@@ -199,6 +206,33 @@ impl<'a> View<'a> {
         }
         let policies = names.into_iter().filter_map(|name| self.known.policy(name));
         policies.collect()
+    }
+
+    /// See [`Read::Authentication`].
+    pub(crate) fn authentication(
+        &self,
+        target: &AuthenticationTarget,
+    ) -> Option<&'a AuthenticationPolicy> {
+        self.record(Read::Authentication(target.clone()));
+        let (_, oldest) = self.known.authentications_of().of(target).next()?;
+        self.known.authentication(oldest)
+    }
+
+    /// See [`Read::Labelled`].
+    pub(crate) fn authentication_by_labels(
+        &self,
+        record: &WorkloadRecord,
+    ) -> Option<&'a AuthenticationPolicy> {
+        self.record(Read::Labelled(record.uid));
+        let member = self.known.workload(record.uid)?;
+        let policies = self.known.authentications_of().by_labels(&record.namespace);
+        let mut policies = policies.filter_map(|(_, name)| self.known.authentication(name));
+        policies.find(|policy| {
+            policy.targets.iter().any(|target| match target {
+                AuthenticationTarget::Labels(_, labels) => member.is_selected(labels),
+                _ => false,
+            })
+        })
     }
 
     /// See [`Read::MeshName`].

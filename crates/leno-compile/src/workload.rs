@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use leno_config::{AccessAction, AccessPolicy, AccessTarget};
-use leno_ir::{AccessRule, MtlsMode, OwnWorkload, Principal, ServicePortRef, WorkloadPort};
+use leno_ir::{AccessRule, Feature, OwnWorkload, Principal, ServicePortRef, WorkloadPort};
 use leno_types::{Identity, ServiceName, TrustDomain, WorkloadUid};
 
-use crate::{WorkloadRecord, route::provenance, service, view::View};
+use crate::{WorkloadRecord, authentication, route::provenance, service, view::View};
 
 /// No identity begins so (each begins with `spiffe://` and a trust domain): a rule for these callers is for nobody.
 const NOBODY: &str = "nobody/";
@@ -19,6 +19,14 @@ pub(crate) fn own(view: &View<'_>, uid: WorkloadUid) -> Option<OwnWorkload> {
         .service
         .clone()
         .or_else(|| memberships.first().cloned());
+    let mut ports = ports(view, record, &memberships);
+    let mtls = authentication::mtls(view, record, &memberships, &mut ports);
+    // Who does not know modes of ports would let in, at one of them, whom the workload does not.
+    let levels = ports.iter().any(|port| port.mtls.is_some());
+    let must_understand = levels
+        .then_some(Feature::Authentication)
+        .into_iter()
+        .collect();
     Some(OwnWorkload {
         uid,
         namespace: record.namespace.clone(),
@@ -27,10 +35,10 @@ pub(crate) fn own(view: &View<'_>, uid: WorkloadUid) -> Option<OwnWorkload> {
         version: record.version.clone(),
         service,
         addresses: record.addresses.clone(),
-        ports: ports(view, record, &memberships),
-        mtls: MtlsMode::Permissive,
+        mtls,
+        ports,
         access: access(view, record, memberships),
-        must_understand: BTreeSet::new(),
+        must_understand,
     })
 }
 
@@ -50,6 +58,7 @@ fn ports(
                 protocol: port.protocol,
                 published: port.published,
                 services: Vec::new(),
+                mtls: None,
             });
         }
     }

@@ -7,7 +7,7 @@ use leno_compile::{
     Compiler, Input, Key, Origin, Output, RegisteredPort, Remembered, WorkloadRecord,
 };
 use leno_config::{Kind, admit};
-use leno_ir::{Health, Mesh, Prefix, ResourceName, ServicePort};
+use leno_ir::{Health, Mesh, MtlsMode, Prefix, ResourceName, ServicePort};
 use leno_types::{ServiceName, WorkloadUid};
 use proptest::prelude::*;
 use prost::Message;
@@ -158,6 +158,27 @@ fn policy(dice: &mut Dice, namespace: &str, name: &str) -> Value {
         "spec": {"targetRefs": targets, "action": action, "rules": rules}})
 }
 
+fn authentication(dice: &mut Dice, namespace: &str, name: &str) -> Value {
+    let modes = ["STRICT", "PERMISSIVE"];
+    let mut spec = match dice.below(6) {
+        0 => json!({"targetRefs": [{"kind": "Mesh"}]}),
+        1 => json!({"targetRefs": [{"kind": "Namespace"}]}),
+        2 => json!({"targetRefs": [{"kind": "Mesh"}, {"kind": "Service", "name": "a"}]}),
+        3 => json!({"selector": {"matchLabels": {"tier": dice.one(&["front", "back"])}}}),
+        _ => json!({"targetRefs": [{"kind": "Service", "name": dice.one(SERVICES)}]}),
+    };
+    let targets = spec["targetRefs"].to_string();
+    let wide = targets.contains("Mesh") || targets.contains("Namespace");
+    let ports = !wide && dice.below(4) != 0;
+    if ports {
+        spec["portLevelMtls"] = json!({"8080": {"mode": dice.one(&modes)}});
+    }
+    if !ports || dice.below(2) == 0 {
+        spec["mtls"] = json!({"mode": dice.one(&modes)});
+    }
+    json!({"apiVersion": "leno.dev/v1alpha1", "kind": "AuthenticationPolicy", "metadata": meta(dice, namespace, name), "spec": spec})
+}
+
 /// What a workload is before edits change a field of it, or all.
 fn workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
     let base = any_workload(&mut Dice(u64::from(uid.as_bytes()[0])), uid);
@@ -259,7 +280,12 @@ fn edit(seed: u64) -> Input {
     let dice = &mut Dice(seed);
     let namespace = dice.one(NAMESPACES);
     let gone = dice.below(4) == 0;
-    match dice.below(14) {
+    match dice.below(16) {
+        14 | 15 => {
+            let name = dice.one(OBJECTS);
+            let value = (!gone).then(|| authentication(dice, namespace, name));
+            object(Kind::AuthenticationPolicy, value, namespace, name)
+        }
         11 | 12 => {
             let name = dice.one(OBJECTS);
             let value = (!gone).then(|| generator(dice, namespace, name));
@@ -373,6 +399,7 @@ fn lookups(compiler: &Compiler) -> Vec<String> {
             Kind::Service,
             Kind::HttpRoute,
             Kind::AccessPolicy,
+            Kind::AuthenticationPolicy,
             Kind::HostnameGenerator,
         ] {
             for name in OBJECTS.iter().chain(SERVICES) {
@@ -480,6 +507,7 @@ fn the_edits_reach_everything() {
     let mut compiler = Compiler::new("default.leno".parse().unwrap());
     let (mut routes, mut invalid, mut rules, mut derived, mut selected) = (0, 0, 0, 0, 0);
     let (mut named, mut conflicts) = (0, 0);
+    let (mut strict, mut levels) = (0, 0);
     for seed in 0..6_000 {
         for (_, output) in compiler.apply(vec![edit(seed)]) {
             match output.as_deref() {
@@ -488,7 +516,15 @@ fn the_edits_reach_everything() {
                     let backends = service.routes.iter().flat_map(|route| &route.backends);
                     invalid += backends.filter(|backend| backend.invalid.is_some()).count();
                 }
-                Some(Output::OwnWorkload(workload)) => rules += workload.access.len(),
+                Some(Output::OwnWorkload(workload)) => {
+                    rules += workload.access.len();
+                    strict += usize::from(workload.mtls.mode == MtlsMode::Strict);
+                    levels += workload
+                        .ports
+                        .iter()
+                        .filter(|port| port.mtls.is_some())
+                        .count();
+                }
                 Some(Output::Endpoints(endpoints)) => selected += endpoints.endpoints.len(),
                 _ => {}
             }
@@ -506,10 +542,8 @@ fn the_edits_reach_everything() {
             .filter(|service| service.origin != Origin::Applied)
             .count();
     }
-    for count in [routes, invalid, rules, derived, selected, named, conflicts] {
-        assert!(
-            count > 400,
-            "{routes} {invalid} {rules} {derived} {selected} {named} {conflicts}"
-        );
-    }
+    let counts = [
+        routes, invalid, rules, derived, selected, named, conflicts, strict, levels,
+    ];
+    assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
 }

@@ -20,7 +20,7 @@ use std::{
 use leno_compile::{Compiler, Input, Output, RegisteredPort, Remembered, WorkloadRecord};
 use leno_config::{admit, parse_documents};
 use leno_ir::{
-    AccessRule, Destination, Endpoint, Health, OwnWorkload, PathMatch, Principal, Provenance,
+    AccessRule, Destination, Endpoint, Health, Mtls, OwnWorkload, PathMatch, Principal, Provenance,
     Route, RouteMatch, Service, ValueMatch,
 };
 use leno_types::{ServiceName, WorkloadUid};
@@ -277,10 +277,21 @@ fn own(out: &mut String, of: &OwnWorkload) {
             port.port, port.published
         )
         .unwrap();
+        if let Some(of) = &port.mtls {
+            mtls(out, "    ", of);
+        }
+    }
+    if of.mtls.provenance.is_some() {
+        mtls(out, "  ", &of.mtls);
     }
     for of in &of.access {
         rule(out, of);
     }
+}
+
+fn mtls(out: &mut String, indent: &str, of: &Mtls) {
+    let from = of.provenance.as_ref().map(place).unwrap_or_default();
+    writeln!(out, "{indent}{:?} {from}", of.mode).unwrap();
 }
 
 fn render(path: &Path) -> String {

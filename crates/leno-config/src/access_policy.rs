@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, Finding, Meta, Principal,
     fields::{Findings, Object, number_of, text_of},
-    schema::access_policy as schema,
+    schema::{Fields, access_policy as schema},
 };
 
 /// `targetRefs` of an AccessPolicy.
@@ -47,7 +47,7 @@ pub(crate) fn read(
         findings.note("spec.targetRefs", reason);
     }
     for (path, value) in members {
-        let Some(target) = target(value, &path, &namespace, findings) else {
+        let Some(target) = target(value, &path, &namespace, &schema::TARGET, findings) else {
             continue;
         };
         if targets.contains(&target) {
@@ -81,14 +81,16 @@ pub(crate) fn read(
     })
 }
 
-fn target(
+/// What a member of `targetRefs` means.
+pub(crate) fn target(
     value: &mut Value,
     path: &str,
     namespace: &DnsLabel,
+    table: &'static Fields,
     findings: &mut Findings,
 ) -> Option<AccessTarget> {
     let mut target = Object::at(value, path, findings)?;
-    target.only(&schema::TARGET, findings);
+    target.only(table, findings);
     if !target.has("kind") {
         findings.note(
             &target.path("kind"),

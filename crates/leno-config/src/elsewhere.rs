@@ -50,8 +50,12 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
         "in Leno it is an AccessPolicy: leno allow and leno deny write one",
     ),
     (
-        &["peerauthentication", "server"],
-        "Leno needs none: between members it is always mutual TLS, plaintext enters at published ports only",
+        &["peerauthentication", "meshtls"],
+        "in Leno it is an AuthenticationPolicy: leno mtls strict writes one",
+    ),
+    (
+        &["server"],
+        "Leno needs none: between members it is always mutual TLS, and an AuthenticationPolicy says which ports take no other",
     ),
     (
         &["requestauthentication"],
@@ -128,7 +132,7 @@ mod tests {
             ("DestinationRule", "--version"),
             ("AuthorizationPolicy", "AccessPolicy"),
             ("authorizationpolicies", "AccessPolicy"),
-            ("PeerAuthentication", "mutual TLS"),
+            ("PeerAuthentication", "AuthenticationPolicy"),
             ("ServiceProfile", "HTTPRoute"),
             ("Ingress", "--publish"),
             ("MeshService", "leno run --service"),

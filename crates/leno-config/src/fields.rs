@@ -7,7 +7,8 @@ use std::{fmt::Display, str::FromStr};
 use serde_json::{Map, Value};
 
 use crate::{
-    Admitted, Finding, Kind, Resource, access_policy, hostname_generator, httproute, meta, nearest,
+    Admitted, Finding, Kind, Resource, access_policy, authentication_policy, hostname_generator,
+    httproute, meta, nearest,
     path::member_path,
     schema::{Fields, schema},
     service,
@@ -247,6 +248,11 @@ impl<'v> Object<'v> {
         self.map.get(key)
     }
 
+    /// The names of its fields.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.map.keys().cloned().collect()
+    }
+
     /// The names and values of a field whose members are the user's own.
     pub(crate) fn entries(&self, key: &str, findings: &mut Findings) -> Vec<(&str, &Value)> {
         match self.map.get(key) {
@@ -418,6 +424,8 @@ fn read(kind: Kind, value: &mut Value, findings: &mut Findings) -> Option<Resour
         Kind::AccessPolicy => {
             access_policy::read(meta, &mut root, findings).map(Resource::AccessPolicy)
         }
+        Kind::AuthenticationPolicy => authentication_policy::read(meta, &mut root, findings)
+            .map(Resource::AuthenticationPolicy),
         Kind::HostnameGenerator => {
             hostname_generator::read(meta, &mut root, findings).map(Resource::HostnameGenerator)
         }

@@ -13,6 +13,8 @@ pub enum Kind {
     HttpRoute,
     /// leno.dev/v1alpha1 `AccessPolicy`: who may call.
     AccessPolicy,
+    /// leno.dev/v1alpha1 `AuthenticationPolicy`: which ports take mutual TLS alone.
+    AuthenticationPolicy,
     /// leno.dev/v1alpha1 `HostnameGenerator`: further names for services.
     HostnameGenerator,
     /// leno.dev/v1alpha1 `Workload`: one running program; derived from its registration, never written.
@@ -26,6 +28,7 @@ impl Kind {
         Self::EndpointSlice,
         Self::HttpRoute,
         Self::AccessPolicy,
+        Self::AuthenticationPolicy,
         Self::HostnameGenerator,
         Self::Workload,
     ];
@@ -37,7 +40,10 @@ impl Kind {
             Self::Service => "",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::HttpRoute => "gateway.networking.k8s.io",
-            Self::AccessPolicy | Self::HostnameGenerator | Self::Workload => "leno.dev",
+            Self::AccessPolicy
+            | Self::AuthenticationPolicy
+            | Self::HostnameGenerator
+            | Self::Workload => "leno.dev",
         }
     }
 
@@ -46,7 +52,10 @@ impl Kind {
     pub const fn version(self) -> &'static str {
         match self {
             Self::Service | Self::EndpointSlice | Self::HttpRoute => "v1",
-            Self::AccessPolicy | Self::HostnameGenerator | Self::Workload => "v1alpha1",
+            Self::AccessPolicy
+            | Self::AuthenticationPolicy
+            | Self::HostnameGenerator
+            | Self::Workload => "v1alpha1",
         }
     }
 
@@ -67,6 +76,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::HttpRoute => "HTTPRoute",
             Self::AccessPolicy => "AccessPolicy",
+            Self::AuthenticationPolicy => "AuthenticationPolicy",
             Self::HostnameGenerator => "HostnameGenerator",
             Self::Workload => "Workload",
         }
@@ -80,6 +90,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::HttpRoute => "httproutes",
             Self::AccessPolicy => "accesspolicies",
+            Self::AuthenticationPolicy => "authenticationpolicies",
             Self::HostnameGenerator => "hostnamegenerators",
             Self::Workload => "workloads",
         }
@@ -93,6 +104,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslice",
             Self::HttpRoute => "httproute",
             Self::AccessPolicy => "accesspolicy",
+            Self::AuthenticationPolicy => "authenticationpolicy",
             Self::HostnameGenerator => "hostnamegenerator",
             Self::Workload => "workload",
         }
@@ -106,6 +118,7 @@ impl Kind {
             Self::EndpointSlice => &["eps"],
             Self::HttpRoute => &[],
             Self::AccessPolicy => &["ap"],
+            Self::AuthenticationPolicy => &["authn"],
             Self::HostnameGenerator => &["hg"],
             Self::Workload => &["wl"],
         }
@@ -119,6 +132,7 @@ impl Kind {
             Self::Service
             | Self::HttpRoute
             | Self::AccessPolicy
+            | Self::AuthenticationPolicy
             | Self::HostnameGenerator
             | Self::Workload => &["all"],
         }
@@ -128,7 +142,7 @@ impl Kind {
     #[must_use]
     pub const fn guards(self) -> bool {
         match self {
-            Self::AccessPolicy => true,
+            Self::AccessPolicy | Self::AuthenticationPolicy => true,
             Self::Service
             | Self::EndpointSlice
             | Self::HttpRoute
@@ -145,6 +159,7 @@ impl Kind {
             | Self::EndpointSlice
             | Self::HttpRoute
             | Self::AccessPolicy
+            | Self::AuthenticationPolicy
             | Self::HostnameGenerator
             | Self::Workload => true,
         }
@@ -155,7 +170,11 @@ impl Kind {
     pub const fn derived(self) -> bool {
         match self {
             Self::EndpointSlice | Self::Workload => true,
-            Self::Service | Self::HttpRoute | Self::AccessPolicy | Self::HostnameGenerator => false,
+            Self::Service
+            | Self::HttpRoute
+            | Self::AccessPolicy
+            | Self::AuthenticationPolicy
+            | Self::HostnameGenerator => false,
         }
     }
 

@@ -5,6 +5,7 @@
 //! Invariant: a [`Resource`] needs no further check of itself; only references to other objects may dangle.
 
 mod access_policy;
+mod authentication_policy;
 mod document;
 mod elsewhere;
 mod fields;
@@ -29,13 +30,15 @@ pub use finding::{Finding, nearest};
 pub use hostname_template::{HostnameTemplate, HostnameTemplateError, NamedService, Unnamed};
 pub use kind::Kind;
 pub use resource::{
-    AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, BackendRef,
-    HostnameGenerator, HttpRoute, IpFamily, Meta, ParentRef, PathMatch, Principal, Resource,
-    RouteMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort,
-    ServiceSelector, TargetPort,
+    AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, AuthenticationPolicy,
+    AuthenticationTarget, BackendRef, HostnameGenerator, HttpRoute, IpFamily, Meta, MtlsMode,
+    ParentRef, PathMatch, Principal, Resource, RouteMatch, RouteRule, SOURCE_ANNOTATION,
+    SOURCE_MAP_ANNOTATION, Service, ServicePort, ServiceSelector, TargetPort,
 };
 pub use schema::{Field, Fields, List, Merge, Shape, departures, prune, schema};
-pub use template::{SplitBackend, access_policy, httproute_split, service_template};
+pub use template::{
+    SplitBackend, access_policy, authentication_template, httproute_split, service_template,
+};
 
 /// A document the server can store.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     time::Duration,
 };
@@ -24,6 +25,8 @@ pub enum Resource {
     HttpRoute(HttpRoute),
     /// A policy.
     AccessPolicy(AccessPolicy),
+    /// What a port takes.
+    AuthenticationPolicy(AuthenticationPolicy),
     /// A generator of names.
     HostnameGenerator(HostnameGenerator),
 }
@@ -36,7 +39,53 @@ impl Resource {
             Self::Service(service) => &service.meta,
             Self::HttpRoute(route) => &route.meta,
             Self::AccessPolicy(policy) => &policy.meta,
+            Self::AuthenticationPolicy(policy) => &policy.meta,
             Self::HostnameGenerator(generator) => &generator.meta,
+        }
+    }
+
+    /// The service, where it is one.
+    #[must_use]
+    pub fn as_service(&self) -> Option<&Service> {
+        match self {
+            Self::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The route, where it is one.
+    #[must_use]
+    pub fn as_route(&self) -> Option<&HttpRoute> {
+        match self {
+            Self::HttpRoute(route) => Some(route),
+            _ => None,
+        }
+    }
+
+    /// The policy about callers, where it is one.
+    #[must_use]
+    pub fn as_access_policy(&self) -> Option<&AccessPolicy> {
+        match self {
+            Self::AccessPolicy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The policy about plaintext, where it is one.
+    #[must_use]
+    pub fn as_authentication_policy(&self) -> Option<&AuthenticationPolicy> {
+        match self {
+            Self::AuthenticationPolicy(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The generator of names, where it is one.
+    #[must_use]
+    pub fn as_generator(&self) -> Option<&HostnameGenerator> {
+        match self {
+            Self::HostnameGenerator(generator) => Some(generator),
+            _ => None,
         }
     }
 
@@ -47,6 +96,7 @@ impl Resource {
             Self::Service(_) => Kind::Service,
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::AccessPolicy(_) => Kind::AccessPolicy,
+            Self::AuthenticationPolicy(_) => Kind::AuthenticationPolicy,
             Self::HostnameGenerator(_) => Kind::HostnameGenerator,
         }
     }
@@ -306,6 +356,80 @@ pub enum Principal {
         /// Its name.
         name: DnsLabel,
     },
+}
+
+/// Which ports of workloads take mutual TLS alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticationPolicy {
+    /// Metadata.
+    pub meta: Meta,
+    /// What it is for; at least one.
+    pub targets: Vec<AuthenticationTarget>,
+    /// For every port that has no mode of its own. `None`, only where [`Self::ports`] has some: as the wider scope says.
+    pub mode: Option<MtlsMode>,
+    /// By port at which the program listens; only where every target means workloads.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+/// What an [`AuthenticationPolicy`] is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AuthenticationTarget {
+    /// The workloads of a service.
+    Service(ServiceName),
+    /// The workloads of a namespace that have all of these labels, of which there is one at least.
+    Labels(DnsLabel, BTreeMap<String, String>),
+    /// The workloads of a namespace.
+    Namespace(DnsLabel),
+    /// Every workload.
+    Mesh,
+}
+
+impl AuthenticationTarget {
+    /// Whether it means a namespace or the mesh.
+    #[must_use]
+    pub const fn is_wide(&self) -> bool {
+        match self {
+            Self::Service(_) | Self::Labels(..) => false,
+            Self::Namespace(_) | Self::Mesh => true,
+        }
+    }
+}
+
+impl fmt::Display for AuthenticationTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Labels(namespace, labels) => {
+                let labels: Vec<String> = labels
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
+                write!(f, "{} in namespace {namespace}", labels.join(","))
+            }
+            Self::Namespace(name) => write!(f, "namespace {name}"),
+            Self::Mesh => f.write_str("the mesh"),
+        }
+    }
+}
+
+/// What a port does with plaintext. Mutual TLS it takes in either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MtlsMode {
+    /// Refuse it.
+    Strict,
+    /// Let it in where the port is published.
+    Permissive,
+}
+
+impl MtlsMode {
+    /// What documents say.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "STRICT",
+            Self::Permissive => "PERMISSIVE",
+        }
+    }
 }
 
 /// Further names for services.

@@ -5,6 +5,7 @@
 //! Invariant: every object of a document is read against its table, so what is accepted is published, and no more.
 
 pub(crate) mod access_policy;
+pub(crate) mod authentication_policy;
 mod common;
 mod derived;
 pub(crate) mod hostname_generator;
@@ -60,6 +61,8 @@ pub enum Shape {
     Texts,
     /// An object.
     Object(&'static Fields),
+    /// Names of one's own, each with such an object.
+    Map(&'static Fields),
     /// A list.
     List(&'static List),
     /// Whatever it is, nobody here reads it.
@@ -140,6 +143,7 @@ pub fn schema(kind: Kind) -> &'static Fields {
         Kind::Service => &service::ROOT,
         Kind::HttpRoute => &httproute::ROOT,
         Kind::AccessPolicy => &access_policy::ROOT,
+        Kind::AuthenticationPolicy => &authentication_policy::ROOT,
         Kind::HostnameGenerator => &hostname_generator::ROOT,
         Kind::EndpointSlice => &derived::ENDPOINT_SLICE,
         Kind::Workload => &derived::WORKLOAD,
@@ -195,7 +199,7 @@ fn depart(shape: Shape, value: &Value, path: &str, found: &mut Vec<String>) {
         Shape::Texts => value
             .as_object()
             .is_some_and(|map| map.values().all(Value::is_string)),
-        Shape::Object(_) => value.is_object(),
+        Shape::Object(_) | Shape::Map(_) => value.is_object(),
         Shape::List(_) => value.is_array(),
     };
     if !fits {
@@ -213,6 +217,16 @@ fn depart(shape: Shape, value: &Value, path: &str, found: &mut Vec<String>) {
             let missing = fields.list.iter().filter(|field| field.required);
             let missing = missing.filter(|field| !map.contains_key(field.name));
             found.extend(missing.map(|field| format!("{path} has no {}", field.name)));
+        }
+        (Shape::Map(fields), Value::Object(map)) => {
+            for (name, value) in map {
+                depart(
+                    Shape::Object(fields),
+                    value,
+                    &member_path(path, name),
+                    found,
+                );
+            }
         }
         (Shape::List(list), Value::Array(items)) => {
             if items.len() > list.max {

@@ -1,11 +1,11 @@
-//! Documents that commands write for people: `leno split`, `allow`, `deny`. Ordinary ones, as anyone would write them.
+//! Documents that commands write for people: `leno split`, `allow`, `deny`, `mtls`. Ordinary ones, as anyone would write them.
 
 use std::collections::BTreeMap;
 
 use leno_types::{AppProtocol, DnsLabel, ServiceName};
 use serde_json::{Map, Value, json};
 
-use crate::{AccessAction, Kind};
+use crate::{AccessAction, AuthenticationTarget, Kind, MtlsMode};
 
 /// One side of a split.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,41 @@ pub fn access_policy(
     });
     let named = ServiceName::new(target.namespace.clone(), name.clone());
     document(Kind::AccessPolicy, &named, spec)
+}
+
+/// An AuthenticationPolicy with one target. Without a mode it has some for ports.
+#[must_use]
+pub fn authentication_template(
+    namespace: &DnsLabel,
+    name: &str,
+    target: &AuthenticationTarget,
+    mode: Option<MtlsMode>,
+    ports: &BTreeMap<u16, MtlsMode>,
+) -> Value {
+    let of = |mode: MtlsMode| json!({"mode": mode.as_str()});
+    let mut spec = match target {
+        AuthenticationTarget::Service(name) => {
+            json!({"targetRefs": [{"kind": "Service", "name": name.name.as_str()}]})
+        }
+        AuthenticationTarget::Labels(_, labels) => json!({"selector": {"matchLabels": labels}}),
+        AuthenticationTarget::Namespace(_) => json!({"targetRefs": [{"kind": "Namespace"}]}),
+        AuthenticationTarget::Mesh => json!({"targetRefs": [{"kind": "Mesh"}]}),
+    };
+    if let Some(mode) = mode {
+        spec["mtls"] = of(mode);
+    }
+    if !ports.is_empty() {
+        let levels = ports
+            .iter()
+            .map(|(port, mode)| (port.to_string(), of(*mode)));
+        spec["portLevelMtls"] = levels.collect::<Map<String, Value>>().into();
+    }
+    json!({
+        "apiVersion": Kind::AuthenticationPolicy.api_version(),
+        "kind": Kind::AuthenticationPolicy.kind(),
+        "metadata": {"namespace": namespace.as_str(), "name": name},
+        "spec": spec,
+    })
 }
 
 fn document(kind: Kind, name: &ServiceName, spec: Value) -> Value {

@@ -20,6 +20,7 @@ fn sample(shape: Shape) -> Value {
         Shape::Flag => json!(true),
         Shape::NumberOrName => json!(1),
         Shape::Texts => json!({}),
+        Shape::Map(fields) => json!({"1": skeleton(fields)}),
         Shape::Object(fields) => skeleton(fields),
         Shape::List(list) => json!([sample(list.item)]),
     }
@@ -40,7 +41,7 @@ fn wrong(shape: Shape) -> Option<Value> {
         Shape::Text | Shape::Time | Shape::Word(_) => json!({"not": "text"}),
         Shape::Number(..) | Shape::NumberOrName => json!({"not": "a number"}),
         Shape::Flag => json!("perhaps"),
-        Shape::Texts | Shape::Object(_) => json!("no object"),
+        Shape::Texts | Shape::Object(_) | Shape::Map(_) => json!("no object"),
         Shape::List(_) => json!("no list"),
         Shape::Anything => return None,
     })
@@ -101,6 +102,11 @@ fn objects(shape: Shape, way: &mut Vec<Step>, visit: &mut impl FnMut(&'static Fi
                 objects(field.shape, way, visit);
                 way.pop();
             }
+        }
+        Shape::Map(fields) => {
+            way.push(Step::Field("1", Shape::Object(fields)));
+            objects(Shape::Object(fields), way, visit);
+            way.pop();
         }
         Shape::List(list) => {
             way.push(Step::First(list));

@@ -262,7 +262,10 @@ impl Derived for DerivedMeshes {
                     })
                     .collect()
             }
-            Kind::HttpRoute | Kind::AccessPolicy | Kind::HostnameGenerator => Vec::new(),
+            Kind::HttpRoute
+            | Kind::AccessPolicy
+            | Kind::AuthenticationPolicy
+            | Kind::HostnameGenerator => Vec::new(),
         };
         if let Some(namespace) = namespace {
             objects.retain(|object| {
@@ -522,7 +525,7 @@ fn status_of(
             hostnames::of_generator(&mut status, &mesh.compiler.generator_names(&generator));
             status
         }
-        Kind::AccessPolicy | Kind::EndpointSlice | Kind::Workload => {
+        Kind::AccessPolicy | Kind::AuthenticationPolicy | Kind::EndpointSlice | Kind::Workload => {
             let all: Vec<Value> = by_parent.into_values().flatten().collect();
             json!({"conditions": all})
         }

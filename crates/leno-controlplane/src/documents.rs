@@ -138,6 +138,55 @@ pub struct Edge {
     pub refusals: BTreeMap<String, u64>,
 }
 
+/// `GET /meshes/M/leno/v1/mtls`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MtlsList {
+    /// Every port of every workload.
+    pub ports: Vec<MtlsPort>,
+}
+
+/// What a port does with plaintext, and who calls it in clear.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MtlsPort {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The services the port belongs to.
+    pub services: Vec<String>,
+    /// The workload.
+    pub workload: String,
+    /// Where it runs.
+    pub host: String,
+    /// The program's port.
+    pub port: u16,
+    /// The port of the host at which callers from outside the mesh reach it.
+    pub published: Option<u16>,
+    /// `STRICT` or `PERMISSIVE`.
+    pub mode: String,
+    /// How narrow the policy is that says so: `port`, `workload`, `namespace` or `mesh`; empty where none does.
+    pub scope: String,
+    /// That AuthenticationPolicy, as `namespace/name`.
+    pub policy: Option<String>,
+    /// Where it was written, `file:line`.
+    pub source: Option<String>,
+    /// Callers from outside the mesh of the last ten minutes.
+    pub callers: Vec<MtlsCaller>,
+}
+
+/// A caller from outside the mesh.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MtlsCaller {
+    /// Its address.
+    pub address: IpAddr,
+    /// The host of the mesh that has this address: a program there that was not started by `leno run`.
+    pub host: Option<String>,
+    /// Requests and connections of the last ten minutes that were served; 0 where it is only connected.
+    pub calls: u64,
+    /// Those that were refused because they came in clear.
+    pub refused: u64,
+    /// How long ago it was seen.
+    pub seconds_ago: u64,
+}
+
 /// One of `GET /meshes/M/leno/v1/proxies`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Proxy {

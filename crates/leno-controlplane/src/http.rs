@@ -5,6 +5,7 @@
 mod agents;
 mod backup;
 mod meshes;
+mod mtls;
 mod users;
 mod why;
 
@@ -164,6 +165,7 @@ pub(crate) fn router(context: Context) -> Router {
         )
         .route("/meshes/{mesh}/leno/v1/telemetry/edges", get(edges))
         .route("/meshes/{mesh}/leno/v1/telemetry/totals", get(totals))
+        .route("/meshes/{mesh}/leno/v1/mtls", get(mtls::list))
         .route("/meshes/{mesh}/leno/v1/proxies", get(proxies))
         .route("/meshes/{mesh}/leno/v1/proxies/{host}/{what}", get(proxy))
         .route("/meshes/{mesh}/leno/v1/refusals", get(why::refusals))

@@ -8,6 +8,7 @@ mod agents;
 mod asking;
 mod distribute;
 mod members;
+mod mtls;
 mod names;
 mod pace;
 mod promised;

@@ -5,6 +5,7 @@
 //! Invariant: at most [`MAX_SERIES`] series and 122 slots, and in each of a series as many reasons as there are
 //! refusals, whatever agents send; what is beyond is counted.
 
+mod outsiders;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ use leno_types::{Refusal, deployed_name};
 use leno_wire::agent::EdgeDelta;
 
 use crate::documents::Edge;
+
+pub use outsiders::{Caller as OutsideCaller, Calls, MAX_OUTSIDERS, Outsiders};
 
 /// Series of one mesh.
 pub const MAX_SERIES: usize = 4_096;
@@ -98,6 +101,8 @@ pub struct Telemetry {
     totals: BTreeMap<usize, Sample>,
     fine: VecDeque<Slot>,
     coarse: VecDeque<Slot>,
+    /// Who calls from outside the mesh.
+    pub outsiders: Outsiders,
     /// Edges dropped because of a ceiling.
     pub dropped: u64,
     /// Edges that could not be read.

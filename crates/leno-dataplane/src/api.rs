@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::Arc,
     thread::JoinHandle,
@@ -181,6 +181,8 @@ pub enum Event {
         log: Vec<u8>,
         /// The latest refusals.
         refusals: Vec<RefusalRecord>,
+        /// Who called from outside the mesh, or is connected.
+        outsiders: Vec<Outsider>,
     },
     /// How it stands, as it was asked by [`Update::Look`].
     Looked {
@@ -193,6 +195,21 @@ pub enum Event {
     WorkloadIdle(WorkloadUid),
     /// Everything has ended; nothing comes after.
     Drained,
+}
+
+/// A caller from outside the mesh, since the last report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outsider {
+    /// The workload it called.
+    pub workload: WorkloadUid,
+    /// The program's port there.
+    pub port: u16,
+    /// From where.
+    pub address: IpAddr,
+    /// Requests and streams of bytes that went on to the program; 0 where it is connected and silent.
+    pub calls: u64,
+    /// Those that were refused because they came in clear.
+    pub refused: u64,
 }
 
 /// One refusal, for `explain` and for counting.

@@ -25,6 +25,7 @@ mod inbound;
 mod metadata;
 mod outbound;
 mod outbox;
+mod outsiders;
 mod overload;
 mod places;
 mod pool;
@@ -37,7 +38,8 @@ mod why;
 mod worker;
 
 pub use api::{
-    AppDial, CaptureSockets, Event, ListenRole, Look, RefusalRecord, Update, Worker, start,
+    AppDial, CaptureSockets, Event, ListenRole, Look, Outsider, RefusalRecord, Update, Worker,
+    start,
 };
 pub use config::{Limits, OriginalDestination, WorkerConfig};
 pub use leno_balance::Out;

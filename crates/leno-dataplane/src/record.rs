@@ -20,7 +20,7 @@ use leno_telemetry::{
 use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 
 use crate::{
-    Chain, Event, RefusalRecord,
+    Chain, Event, Outsider, RefusalRecord,
     counters::{self, count, limit, refused},
     state::{Labels, Local},
 };
@@ -295,7 +295,7 @@ impl Record {
     }
 
     /// What happened since the last report; `None` when nothing did.
-    pub(crate) fn report(&self) -> Option<Event> {
+    pub(crate) fn report(&self, outsiders: Vec<Outsider>) -> Option<Event> {
         let delta = self.recorder.borrow_mut().take_delta();
         let (log, dropped) = {
             let mut log = self.log.borrow_mut();
@@ -306,13 +306,17 @@ impl Record {
         }
         let refusals: Vec<RefusalRecord> = self.refusals.borrow_mut().drain(..).collect();
         let counters = counters::take();
-        let nothing =
-            delta.is_empty() && log.is_empty() && refusals.is_empty() && is_unchanged(&counters);
+        let nothing = delta.is_empty()
+            && log.is_empty()
+            && refusals.is_empty()
+            && outsiders.is_empty()
+            && is_unchanged(&counters);
         (!nothing).then_some(Event::Telemetry {
             delta,
             counters,
             log,
             refusals,
+            outsiders,
         })
     }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use leno_http::Corker;
-use leno_ir::{Mesh, OwnWorkload, WorkloadPort};
+use leno_ir::{Mesh, MtlsMode, OwnWorkload, WorkloadPort};
 use leno_runtime::{Scope, Stop};
 use leno_telemetry::counters::Counter;
 use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
@@ -29,6 +29,7 @@ use crate::{
     ending::Ending,
     inbound::{Admission, Strangers},
     outbox::Outbox,
+    outsiders::Outsiders,
     overload::Load,
     places::WorkloadPlaces,
     pool::Pool,
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     /// Connections from outside the mesh on which nothing was said yet.
     pub(crate) silent: Strangers,
     pub(crate) record: Record,
+    pub(crate) outsiders: Outsiders,
     pub(crate) callers: Callers,
     pub(crate) load: Load,
 }
@@ -294,6 +296,17 @@ impl Shared {
             })
         });
         serving.cloned()
+    }
+
+    /// A workload at this address that takes no plaintext at ports that it does not name.
+    pub(crate) fn strict_at(&self, address: IpAddr) -> Option<Rc<Local>> {
+        let locals = self.locals.borrow();
+        let strict = locals.values().find(|local| {
+            local.info().is_some_and(|info| {
+                info.own.mtls.mode == MtlsMode::Strict && info.own.addresses.contains(&address)
+            })
+        });
+        strict.cloned()
     }
 
     /// Takes a certificate. The acceptor serves it from now on.

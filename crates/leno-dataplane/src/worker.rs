@@ -76,6 +76,7 @@ pub(crate) async fn run(
         callers: Default::default(),
         load: Load::default(),
         record: Record::new(config.access_log, config.limits.refusals),
+        outsiders: Default::default(),
         config,
     });
     let worker = Worker {
@@ -117,7 +118,7 @@ async fn drain(shared: &Rc<Shared>, grace: Duration) {
     }
     shared.background.drain(FAREWELL).await;
     tracing::debug!(took = ?begun.elapsed(), "a worker has drained");
-    if let Some(report) = shared.record.report() {
+    if let Some(report) = shared.record.report(shared.outsiders.take(Instant::now())) {
         shared.outbox.push(report);
     }
     shared.outbox.push(Event::Drained);
@@ -428,7 +429,7 @@ impl Worker {
         /// Endpoints of each.
         const ENDPOINTS: usize = 64;
         let shared = &self.shared;
-        if let Some(report) = shared.record.report() {
+        if let Some(report) = shared.record.report(shared.outsiders.take(Instant::now())) {
             shared.outbox.push(report);
         }
         let services = if look.all {
@@ -451,9 +452,11 @@ impl Worker {
     /// A report, where there is something to tell and the last one was taken.
     fn report(&self) {
         let shared = &self.shared;
-        if shared.outbox.is_empty()
-            && let Some(report) = shared.record.report()
-        {
+        if !shared.outbox.is_empty() {
+            return;
+        }
+        let outsiders = shared.outsiders.take(Instant::now());
+        if let Some(report) = shared.record.report(outsiders) {
             shared.outbox.push(report);
         }
     }

@@ -12,6 +12,8 @@ use std::{fmt, str::FromStr};
 pub enum Feature {
     /// Access rules: allow and deny, by identity, namespace and port.
     Access,
+    /// What single ports of a workload do with plaintext.
+    Authentication,
 }
 
 /// No feature that this build knows.
@@ -21,13 +23,14 @@ pub struct UnknownFeature(pub String);
 
 impl Feature {
     /// All that this build understands.
-    pub const ALL: [Self; 1] = [Self::Access];
+    pub const ALL: [Self; 2] = [Self::Access, Self::Authentication];
 
     /// Its name on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Access => "access/v1",
+            Self::Authentication => "authentication/v1",
         }
     }
 

@@ -17,7 +17,9 @@ pub use destination::{
     Destination, Endpoint, EndpointPort, Endpoints, Health, Host, Hostname, Service, ServicePort,
 };
 pub use feature::{Feature, UnknownFeature};
-pub use mesh::{Mesh, MtlsMode, OwnWorkload, Prefix, PrefixError, ServicePortRef, WorkloadPort};
+pub use mesh::{
+    Mesh, Mtls, MtlsMode, OwnWorkload, Prefix, PrefixError, ServicePortRef, WorkloadPort,
+};
 pub use name::{ResourceName, ResourceNameError};
 pub use route::{Backend, HeaderMatch, PathMatch, Provenance, Route, RouteMatch, ValueMatch};
 pub use wire::WireError;

@@ -6,7 +6,7 @@ use leno_types::{
     AppProtocol, DnsLabel, HostName, Identity, MeshName, ServiceName, TrustDomain, WorkloadUid,
 };
 
-use crate::{AccessRule, Feature};
+use crate::{AccessRule, Feature, Provenance};
 
 /// What every proxy of a mesh knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,8 +138,15 @@ pub enum MtlsMode {
     Permissive,
     /// Mutual TLS only.
     Strict,
-    /// Plaintext only.
-    Disable,
+}
+
+/// What a workload or a port of it does with plaintext, and which policy says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mtls {
+    /// What it does.
+    pub mode: MtlsMode,
+    /// Where it was written; `None` where no policy says anything.
+    pub provenance: Option<Provenance>,
 }
 
 /// A workload of this host.
@@ -161,8 +168,8 @@ pub struct OwnWorkload {
     pub addresses: Vec<IpAddr>,
     /// What it serves.
     pub ports: Vec<WorkloadPort>,
-    /// What it does with plaintext.
-    pub mtls: MtlsMode,
+    /// What it does with plaintext, at ports that do not say.
+    pub mtls: Mtls,
     /// Who may call it.
     pub access: Vec<AccessRule>,
     /// What a proxy must understand to serve it besides its rules: one that does not denies everybody (CP10).
@@ -182,6 +189,13 @@ impl OwnWorkload {
         let rules = self.access.iter();
         rules.filter_map(|rule| rule.unknown_feature.as_deref())
     }
+
+    /// What it does with plaintext that comes to a port of its program.
+    #[must_use]
+    pub fn mtls_at(&self, port: u16) -> &Mtls {
+        let own = self.ports.iter().find(|of| of.port == port);
+        own.and_then(|of| of.mtls.as_ref()).unwrap_or(&self.mtls)
+    }
 }
 
 /// A port a workload serves.
@@ -195,6 +209,8 @@ pub struct WorkloadPort {
     pub published: Option<u16>,
     /// The services it belongs to.
     pub services: Vec<ServicePortRef>,
+    /// What it does with plaintext; `None`: as the workload.
+    pub mtls: Option<Mtls>,
 }
 
 /// A port of a service.

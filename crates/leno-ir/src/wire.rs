@@ -6,6 +6,7 @@
 mod access;
 mod destination;
 mod mesh;
+mod mtls;
 mod route;
 
 use std::{fmt::Display, str::FromStr};

@@ -100,6 +100,8 @@ closed_set! {
         SilentConnections = "silent_connections",
         /// Captured connections of one workload, and streams on them.
         OutboundConnections = "outbound_connections",
+        /// Callers from outside the mesh that are told apart.
+        Outsiders = "outsiders",
         /// Connections to one workload from outside the mesh, and streams on them.
         PublishedConnections = "published_connections",
         /// HTTP/2 streams within CONNECT streams of peers to one workload.

@@ -42,10 +42,15 @@ impl Agent {
                     );
                 }
                 self.dirty_configuration = true;
+                let restricts = changes.iter().any(|of| matches!(of, Change::Workload(_)));
                 for change in changes {
                     self.on_change(change);
                 }
                 self.tell_version();
+                if restricts {
+                    // Who may call, and how: once it is acknowledged, no restart may know less.
+                    self.save();
+                }
                 self.ask(answer);
             }
             LinkEvent::Down { lost } => self.on_down(lost),

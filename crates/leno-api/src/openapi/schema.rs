@@ -161,6 +161,9 @@ impl Writer {
             Shape::Texts => {
                 json!({"type": "object", "additionalProperties": {"type": "string"}})
             }
+            Shape::Map(fields) => {
+                json!({"type": "object", "additionalProperties": self.object(fields)})
+            }
             Shape::Object(fields) => self.object(fields),
             Shape::List(list) => self.list(list),
             Shape::Anything => json!({}),

@@ -3,8 +3,6 @@
 mod decision;
 mod documents;
 
-use std::io::{BufRead, IsTerminal};
-
 pub(super) use documents::cut_off_by;
 
 use clap::Args;
@@ -18,7 +16,7 @@ use super::{
     apply::apply_values,
     known::{self, Account, instead},
     label, path_of,
-    shortcuts::Common,
+    shortcuts::{Common, agreed, option},
 };
 use crate::{
     client::Client,
@@ -139,14 +137,6 @@ fn undo(args: &AccessArgs, namespace: &str, plan: &Plan, usual: &str) -> String 
 fn delete(namespace: &str, name: &str, usual: &str) -> String {
     let option = option(namespace, usual);
     format!("leno delete accesspolicy {name}{option}")
-}
-
-/// The option that names a namespace, where it is not the usual one.
-fn option(namespace: &str, usual: &str) -> String {
-    if namespace == usual {
-        return String::new();
-    }
-    format!(" -n {namespace}")
 }
 
 /// The account that a word means; `None` is everybody.
@@ -327,17 +317,7 @@ fn consent(plan: &Plan, args: &AccessArgs, service: &ServiceName) -> Result<(), 
         service.name,
         names.join(", ")
     );
-    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if args.yes || args.common.dry_run || !asks {
-        return Ok(());
-    }
-    eprint!("go on? [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(CommandError::failed("nothing was changed").hint("--yes does not ask"))
+    agreed(args.yes || args.common.dry_run)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod control_plane;
 mod host;
 mod mesh;
 mod objects;
+mod plaintext;
 
 use clap::Args;
 use serde_json::{Value, json};

@@ -1,10 +1,38 @@
-//! What `leno split`, `allow` and `deny` have in common: they write ordinary documents; `--dry-run -o yaml` shows them.
+//! What `leno split`, `allow`, `deny` and `mtls` have in common: they write ordinary documents; `--dry-run -o yaml` shows them.
+
+use std::io::{BufRead, IsTerminal};
 
 use clap::Args;
 use leno_types::DnsLabel;
 
 use super::label;
 use crate::{client::Client, exit::CommandError, output::Format};
+
+/// The annotation that names the command which wrote a document.
+pub(super) const COMMAND: &str = "leno.dev/command";
+
+/// The option that names a namespace, where it is not the usual one.
+pub(super) fn option(namespace: &str, usual: &str) -> String {
+    if namespace == usual {
+        return String::new();
+    }
+    format!(" -n {namespace}")
+}
+
+/// On a terminal, asks whether to go on, unless `unasked`.
+pub(super) fn agreed(unasked: bool) -> Result<(), CommandError> {
+    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if unasked || !asks {
+        return Ok(());
+    }
+    eprint!("go on? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(CommandError::failed("nothing was changed").hint("--yes does not ask"))
+}
 
 #[derive(Debug, Args)]
 pub(super) struct Common {

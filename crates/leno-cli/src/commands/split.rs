@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use leno_config::{
-    HttpRoute, Kind, PathMatch, Resource, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION,
-    SplitBackend, admit, httproute_split,
+    HttpRoute, Kind, PathMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, SplitBackend,
+    admit, httproute_split,
 };
 use leno_controlplane::documents::Proxy;
 use leno_types::{DnsLabel, ServiceName};
@@ -166,9 +166,9 @@ fn change(
     one_port: bool,
     backends: &[SplitBackend],
 ) -> Result<Change, CommandError> {
-    let read = |value: &&Value| match admit(Kind::HttpRoute, Value::clone(value)).ok()?.resource {
-        Resource::HttpRoute(route) => Some(route),
-        Resource::Service(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
+    let read = |value: &&Value| {
+        let admitted = admit(Kind::HttpRoute, Value::clone(value)).ok()?;
+        admitted.resource.as_route().cloned()
     };
     let attached = |route: &HttpRoute| {
         let of = |parent: &leno_config::ParentRef| parent.service == *service;

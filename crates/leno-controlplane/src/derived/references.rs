@@ -6,7 +6,7 @@ use std::{
 };
 
 use leno_compile::{EffectiveService, Origin, Output, Services, dangling, labels_of, unnamed};
-use leno_config::{Finding, HostnameGenerator, Resource, Service};
+use leno_config::{Finding, HostnameGenerator, Resource};
 use leno_types::{DnsLabel, HostName, MeshName, ServiceName, WorkloadUid};
 
 use super::Published;
@@ -24,7 +24,7 @@ pub(super) fn warnings(
     published: &Published,
     together: &[&Resource],
 ) -> Vec<Vec<Finding>> {
-    let services = together.iter().filter_map(|resource| as_service(resource));
+    let services = together.iter().filter_map(|resource| resource.as_service());
     let services = services.map(|service| (service.name(), EffectiveService::of(service)));
     let batch = services.collect();
     let with = With { published, batch };
@@ -52,11 +52,11 @@ fn unnamed_by(
         let applied = published.applied.get(name);
         (
             name.clone(),
-            labels_of(applied.and_then(|of| as_service(of))),
+            labels_of(applied.and_then(|of| of.as_service())),
         )
     });
     let mut services: BTreeMap<ServiceName, BTreeMap<String, String>> = stored.collect();
-    let batch = together.iter().filter_map(|resource| as_service(resource));
+    let batch = together.iter().filter_map(|resource| resource.as_service());
     services.extend(batch.map(|service| (service.name(), labels_of(Some(service)))));
     let given = published.names.iter().flat_map(|(service, given)| {
         let named = given.iter().filter_map(|of| of.name.as_ref().ok());
@@ -65,13 +65,6 @@ fn unnamed_by(
     let holders: BTreeMap<&HostName, &ServiceName> = given.collect();
     let holder = |host: &HostName| holders.get(host).copied().cloned();
     unnamed(generator, mesh, services.iter(), holder)
-}
-
-fn as_service(resource: &Resource) -> Option<&Service> {
-    match resource {
-        Resource::Service(service) => Some(service),
-        Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => None,
-    }
 }
 
 impl Services for With<'_> {
@@ -110,7 +103,7 @@ impl Services for With<'_> {
 /// The services that somebody wrote.
 pub(super) fn applied(mesh: &Mesh) -> BTreeMap<ServiceName, Arc<Resource>> {
     let services = mesh.objects.values();
-    let named = services.filter_map(|of| Some((as_service(of)?.name(), Arc::clone(of))));
+    let named = services.filter_map(|of| Some((of.as_service()?.name(), Arc::clone(of))));
     named.collect()
 }
 

@@ -401,6 +401,14 @@ impl Mesh {
             tracing::debug!(agent = %outgoing.agent, foreign, "an agent reports traffic of workloads that it does not host");
         }
         self.telemetry.record(&edges, &self.names, now);
+        let its = |uid: &WorkloadUid| {
+            let hosted = self.registry.workload(uid);
+            hosted.is_some_and(|(agent, ..)| *agent == outgoing.agent)
+        };
+        let outsiders = &mut self.telemetry.outsiders;
+        let (dropped, malformed) = outsiders.record(&report.outsiders, its, now);
+        self.telemetry.dropped = self.telemetry.dropped.saturating_add(dropped);
+        self.telemetry.malformed = self.telemetry.malformed.saturating_add(malformed);
         if let Some(mut state) = report.proxy {
             state
                 .certificates

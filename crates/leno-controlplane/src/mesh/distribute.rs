@@ -8,7 +8,7 @@ use std::{
 };
 
 use leno_compile::{Input, Key, Output};
-use leno_config::{IpFamily, Kind, Resource};
+use leno_config::{IpFamily, Kind};
 use leno_ir::{Destination, ResourceName};
 use leno_runtime::Stop;
 use leno_store::{Expect, Key as StoreKey, Write};
@@ -183,14 +183,11 @@ impl Mesh {
     /// The addresses its document names, or a pair of its own.
     fn addresses_for(&mut self, name: &ServiceName, now: u64) -> Vec<IpAddr> {
         let key = (Kind::Service, name.namespace.clone(), name.name.clone());
-        let applied = self.objects.get(&key).and_then(|object| match &**object {
-            Resource::Service(service) => {
-                Some((service.cluster_ips.clone(), service.families.clone()))
-            }
-            Resource::HttpRoute(_) | Resource::AccessPolicy(_) | Resource::HostnameGenerator(_) => {
-                None
-            }
-        });
+        let applied = self
+            .objects
+            .get(&key)
+            .and_then(|object| object.as_service());
+        let applied = applied.map(|of| (of.cluster_ips.clone(), of.families.clone()));
         let mut vips = self.shared.vips();
         let (named, families) = applied.unwrap_or_default();
         let wanted = named.first().and_then(|address| Vip::of(*address));

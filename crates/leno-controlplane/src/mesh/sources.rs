@@ -20,10 +20,11 @@ use crate::{
 /// The collection of virtual addresses in the store.
 pub(super) const VIPS: &str = "leno/vips";
 /// Kinds that people write.
-pub(super) const STORED: [Kind; 4] = [
+pub(super) const STORED: [Kind; 5] = [
     Kind::Service,
     Kind::HttpRoute,
     Kind::AccessPolicy,
+    Kind::AuthenticationPolicy,
     Kind::HostnameGenerator,
 ];
 

@@ -265,11 +265,12 @@ fn output_value(output: &Output) -> Value {
             "version": own.version,
             "service": own.service.as_ref().map(ToString::to_string),
             "addresses": own.addresses,
-            "mtls": format!("{:?}", own.mtls).to_ascii_lowercase(),
+            "mtls": mtls(&own.mtls),
             "ports": own.ports.iter().map(|port| json!({
                 "port": port.port,
                 "protocol": port.protocol.map(leno_types::AppProtocol::as_str),
                 "published": port.published,
+                "mtls": port.mtls.as_ref().map(mtls),
                 "services": port.services.iter().map(|of| format!("{}:{}", of.service, of.port)).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "access": own.access.iter().map(|rule| json!({
@@ -359,6 +360,13 @@ fn route(route: &leno_ir::Route) -> Value {
 fn field(of: &leno_ir::HeaderMatch) -> String {
     let leno_ir::ValueMatch::Exact(value) = &of.value;
     format!("{}={value}", of.name)
+}
+
+fn mtls(of: &leno_ir::Mtls) -> Value {
+    json!({
+        "mode": format!("{:?}", of.mode).to_ascii_lowercase(),
+        "from": of.provenance.as_ref().map(provenance),
+    })
 }
 
 fn provenance(of: &leno_ir::Provenance) -> Value {

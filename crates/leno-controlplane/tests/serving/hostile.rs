@@ -59,6 +59,7 @@ fn an_agent_is_believed_about_its_own_workloads_only() {
             edge(1, nobody, own),
         ];
         liar.say(agent_message::Message::Report(Report {
+            outsiders: Vec::new(),
             sequence: 1,
             edges,
             proxy: None,

@@ -397,6 +397,7 @@ fn what_agents_report_is_seen_as_edges() {
         };
         agent
             .say(agent_message::Message::Report(Report {
+                outsiders: Vec::new(),
                 sequence: 1,
                 edges: vec![edge],
                 proxy: Some(proxy),

@@ -21,7 +21,7 @@ use std::{
 
 use ::bytes::Bytes;
 use leno_http::{Corked, ReadAhead, RequestHead, ServerError, server};
-use leno_ir::{AccessRule, ServicePortRef};
+use leno_ir::{AccessRule, MtlsMode, ServicePortRef};
 use leno_policy::Verdict;
 use leno_runtime::Stop;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
@@ -34,6 +34,7 @@ use crate::{
     ending::Ending,
     metadata::{self, To},
     outbound::Denial,
+    outsiders::Visit,
     overload,
     record::{EdgeCache, Party, Refused},
     state::{Described, Local, Shared, instant_of},
@@ -49,10 +50,12 @@ pub(crate) struct Admission {
     /// Ends what was admitted.
     pub(crate) ending: Ending,
     revoked: Cell<bool>,
+    /// The caller's connection, where it is in clear: nothing begins on it once plaintext is refused.
+    in_clear: Option<Stop>,
 }
 
 impl Admission {
-    /// Asks the policy.
+    /// Asks the policies about a caller on a connection of the mesh, or `in_clear` on one from outside it.
     ///
     /// # Errors
     /// [`Denial`], with the rule that decided.
@@ -60,28 +63,62 @@ impl Admission {
         local: &Local,
         info: &Described,
         caller: Option<&Identity>,
+        in_clear: Option<&Stop>,
         port: u16,
     ) -> Result<Rc<Self>, Denial> {
+        if in_clear.is_some() {
+            judge_plaintext(info, port)?;
+        }
         judge(&info.own.access, caller, port)?;
         let admission = Rc::new(Self {
             caller: caller.cloned(),
             port,
             ending: Ending::default(),
             revoked: Cell::new(false),
+            in_clear: in_clear.cloned(),
         });
         local.admit(&admission);
         Ok(admission)
     }
 
-    /// Looks at a newer policy; says whether the admission goes on.
+    /// Looks at newer policies; says whether the admission goes on.
     pub(crate) fn review(&self, info: &Described) -> bool {
-        let goes_on = info.port(self.port).is_some()
+        let connection = self.in_clear.as_ref();
+        let refused = connection.filter(|_| judge_plaintext(info, self.port).is_err());
+        let goes_on = refused.is_none()
+            && info.port(self.port).is_some()
             && judge(&info.own.access, self.caller.as_ref(), self.port).is_ok();
+        if let Some(connection) = refused {
+            connection.trigger();
+        }
         if !goes_on {
             self.revoked.set(true);
             self.ending.throw();
         }
         goes_on
+    }
+}
+
+/// Whether a caller from outside the mesh may speak plaintext to a port at all.
+fn judge_plaintext(info: &Described, port: u16) -> Result<(), Denial> {
+    let mtls = info.own.mtls_at(port);
+    match mtls.mode {
+        MtlsMode::Permissive => Ok(()),
+        MtlsMode::Strict => Err(Denial {
+            reason: Refusal::PlaintextRefused,
+            detail: format!(
+                "port {port} of {} takes mutual TLS only (STRICT)",
+                info.own.name
+            ),
+            rule: mtls
+                .provenance
+                .as_ref()
+                .map_or_else(String::new, |of| crate::outbound::rule_name(of, "")),
+            chain: Some(Box::new(Chain {
+                rule: mtls.provenance.clone(),
+                ..Chain::default()
+            })),
+        }),
     }
 }
 
@@ -188,6 +225,8 @@ pub(crate) struct Conn {
     begun: Instant,
     /// Nothing begins on it any more.
     stop: Stop,
+    /// As it counts among callers from outside the mesh.
+    visit: Option<Visit>,
     known: RefCell<Vec<Known>>,
 }
 
@@ -274,7 +313,7 @@ impl Conn {
         let of = info
             .port(port)
             .ok_or_else(|| forged(format!("{} serves no port {port}", info.own.name)))?;
-        let admission = Admission::ask(&self.local, info, self.caller(), port)?;
+        let admission = Admission::ask(&self.local, info, self.caller(), None, port)?;
         let caller = match self.caller() {
             Some(identity) => {
                 let ceiling = self.shared.config.limits.caller_names;
@@ -434,6 +473,7 @@ async fn connection(shared: &Rc<Shared>, stream: TcpStream, from: SocketAddr) ->
         leno: alpn == Alpn::Leno1,
         begun: now,
         stop,
+        visit: None,
         known: RefCell::default(),
     });
     let io = Corked::new(stream, &shared.corker);

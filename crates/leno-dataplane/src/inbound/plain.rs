@@ -6,7 +6,6 @@ use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
 use leno_http::{Incoming, ServerError};
-use leno_ir::MtlsMode;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_types::{AppProtocol, Priority, Refusal, ports};
 use tokio::net::TcpStream;
@@ -21,6 +20,7 @@ use crate::{
     http_server,
     metadata::To,
     outbound::{Denial, reset, tls_to_http},
+    outsiders::Visit,
     places::Place,
     record::{EdgeCache, Party},
     splice::{Carried, End, splice},
@@ -80,7 +80,9 @@ async fn connection(
                 reset(&stream);
                 return Ok(());
             }
-            match shared.local_serving(original) {
+            let serving = shared.local_serving(original);
+            // A STRICT workload is not reached in clear by ports of which the mesh knows nothing.
+            match serving.or_else(|| shared.strict_at(original.ip())) {
                 Some(local) => (local, original),
                 None => return pass(shared, stream, from, original).await,
             }
@@ -91,7 +93,8 @@ async fn connection(
         reset(&stream);
         return Ok(());
     }
-    let stop = local.stop.clone();
+    let stop = local.stop.child();
+    let visit = Visit::begin(shared, local.uid, destination.port(), from.ip());
     let conn = Rc::new(Conn {
         shared: Rc::clone(shared),
         local,
@@ -101,6 +104,7 @@ async fn connection(
         leno: false,
         begun: Instant::now(),
         stop,
+        visit: Some(visit),
         known: RefCell::default(),
     });
     run(&conn, stream).await
@@ -134,16 +138,14 @@ async fn pass(
 /// Asks the policy about a caller without an identity.
 fn admit(conn: &Conn, http2: bool) -> Result<Verified, Denial> {
     let info = conn.info()?;
-    if info.own.mtls == MtlsMode::Strict {
-        let why = "the workload takes mutual TLS only (STRICT)";
-        return Err(Denial::new(Refusal::PlaintextRefused, why));
-    }
     let port = conn.at.port();
+    // Asked before whether there is such a port: who has no identity is not told.
+    super::judge_plaintext(&info, port)?;
     let of = info.port(port).ok_or_else(|| {
         let why = format!("{} serves no port {port} any more", info.own.name);
         Denial::new(Refusal::ServiceGone, why)
     })?;
-    let admission = Admission::ask(&conn.local, &info, None, port)?;
+    let admission = Admission::ask(&conn.local, &info, None, Some(&conn.stop), port)?;
     let service = of.services.first();
     Ok(Verified {
         to: To {
@@ -186,10 +188,11 @@ async fn run(conn: &Rc<Conn>, mut stream: TcpStream) -> io::Result<()> {
             Ok(())
         }
         Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc) => {
-            match said(conn, detect::caller(&mut stream, &mut prefix)).await {
+            let word = detect::caller(&mut stream, &mut prefix);
+            match said(conn, &verified, word).await {
                 Some(spoken) => declared_http(conn, stream, prefix, &verified, spoken?).await,
                 None => {
-                    reset(&stream);
+                    unsaid(conn, &stream, &verified);
                     Ok(())
                 }
             }
@@ -232,6 +235,11 @@ async fn carry(
     prefix: BytesMut,
     said: BytesMut,
 ) {
+    if verified.admission.revoked.get() {
+        // While it waited for the first word, or for the program.
+        return unsaid(conn, &stream, verified);
+    }
+    visited(conn, Ok(()));
     let carried = raw::carry_plain(conn, verified, &mut stream, &mut app, prefix, said);
     Box::pin(carried).await;
 }
@@ -244,11 +252,31 @@ async fn http2(conn: &Rc<Conn>, stream: TcpStream, prefix: BytesMut) -> io::Resu
     Box::pin(serve_http2(conn, stream, prefix)).await
 }
 
-/// Waits for the first word on a connection; `None` when newer ones needed its place.
-async fn said<T>(conn: &Conn, word: impl Future<Output = T>) -> Option<T> {
+/// Waits for the first word on a connection; `None` when newer ones needed its place, or a newer policy ended it.
+async fn said<T>(conn: &Conn, verified: &Verified, word: impl Future<Output = T>) -> Option<T> {
     let ceiling = conn.shared.config.limits.silent_connections;
-    let silent = &conn.shared.silent;
-    silent.run(ceiling, Limit::SilentConnections, word).await
+    let word = conn
+        .shared
+        .silent
+        .run(ceiling, Limit::SilentConnections, word);
+    tokio::select! {
+        biased;
+        () = verified.admission.ending.thrown() => None,
+        word = word => word,
+    }
+}
+
+/// Ends a connection before a word of it went on.
+fn unsaid(conn: &Conn, stream: &TcpStream, verified: &Verified) {
+    if verified.admission.revoked.get() {
+        let why = "a newer policy ended the connection";
+        raw::refused(
+            conn,
+            Some(verified),
+            &Denial::new(Refusal::StreamEnded, why),
+        );
+    }
+    reset(stream);
 }
 
 /// Refuses without a word that the caller could read.
@@ -289,9 +317,9 @@ async fn run_undeclared(
             return refuse(conn, stream, prefix, denial).await;
         }
     };
-    let first = said(conn, detect::first(&mut stream, &mut prefix, &mut app)).await;
-    let Some(first) = first else {
-        reset(&stream);
+    let first = detect::first(&mut stream, &mut prefix, &mut app);
+    let Some(first) = said(conn, verified, first).await else {
+        unsaid(conn, &stream, verified);
         return Ok(());
     };
     match first? {
@@ -334,10 +362,23 @@ async fn refuse(
         Some(Spoken::Http1 | Spoken::Connect) => http1(conn, stream, prefix).await,
         Some(Spoken::Http2) => http2(conn, stream, prefix).await,
         _ => {
+            visited(conn, Err(&denial));
             raw::refused(conn, None, &denial);
             reset(&stream);
             Ok(())
         }
+    }
+}
+
+/// Counts a call of somebody outside the mesh: whom STRICT would cut off, or has.
+fn visited(conn: &Conn, admitted: Result<(), &Denial>) {
+    let Some(visit) = &conn.visit else {
+        return;
+    };
+    match admitted {
+        Ok(()) => visit.called(),
+        Err(denial) if denial.reason == Refusal::PlaintextRefused => visit.refused(),
+        Err(_) => {}
     }
 }
 
@@ -366,6 +407,7 @@ async fn exchange(
         }
         Ok(verified)
     });
+    visited(conn, verified.as_ref().map(|_| ()));
     match verified {
         Ok(verified) => {
             admitted.replace(Some(Rc::clone(&verified)));

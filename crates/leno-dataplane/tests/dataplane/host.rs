@@ -10,10 +10,11 @@ use std::{
 };
 
 use leno_dataplane::{
-    AppDial, CaptureSockets, Event, ListenRole, RefusalRecord, Update, WorkerConfig, start,
+    AppDial, CaptureSockets, Event, ListenRole, Outsider, RefusalRecord, Update, WorkerConfig,
+    start,
 };
 use leno_ir::{
-    AccessRule, Destination, Endpoint, EndpointPort, Endpoints, Health, Hostname, Mesh, MtlsMode,
+    AccessRule, Destination, Endpoint, EndpointPort, Endpoints, Health, Hostname, Mesh, Mtls,
     OwnWorkload, ResourceName, Route, Service, ServicePort, ServicePortRef, WorkloadPort,
 };
 use leno_runtime::Stop;
@@ -66,6 +67,7 @@ pub struct Seen {
     pub totals: RefCell<Totals>,
     pub counters: RefCell<Counters>,
     pub refusals: RefCell<Vec<RefusalRecord>>,
+    pub outsiders: RefCell<Vec<Outsider>>,
     pub log: RefCell<Vec<u8>>,
     pub asked: RefCell<Vec<ResourceName>>,
     pub forgotten: RefCell<Vec<ResourceName>>,
@@ -382,6 +384,7 @@ impl Host {
                     service: service.clone(),
                     port: *service_port,
                 }],
+                mtls: None,
             };
         let endpoint_port =
             |(service_port, port, protocol): &(u16, u16, Option<AppProtocol>)| EndpointPort {
@@ -399,7 +402,7 @@ impl Host {
             service: Some(service.clone()),
             addresses: vec![self.ip],
             ports: ports.iter().map(port).collect(),
-            mtls: MtlsMode::Permissive,
+            mtls: Mtls::default(),
             access: Vec::new(),
             must_understand: std::collections::BTreeSet::new(),
         };
@@ -538,7 +541,9 @@ impl Seen {
                 counters,
                 log,
                 refusals,
+                outsiders,
             } => {
+                self.outsiders.borrow_mut().extend(outsiders);
                 self.totals.borrow_mut().merge(&delta);
                 self.counters.borrow_mut().merge(&counters);
                 self.refusals.borrow_mut().extend(refusals);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::bytes::Bytes;
 use leno_dataplane::Update;
-use leno_ir::{AccessAction, AccessRule, MtlsMode, Principal, Provenance};
+use leno_ir::{AccessAction, AccessRule, Principal, Provenance};
 use leno_telemetry::counters::{Family, Limit};
 use leno_tls::Alpn;
 use leno_types::{AppProtocol, Identity, Refusal, WorkloadUid};
@@ -382,63 +382,6 @@ fn a_workload_without_a_certificate_calls_nobody() {
                 .starts_with("CERT; ")
         );
         assert!(log.borrow().is_empty());
-    });
-}
-
-#[test]
-fn a_published_port_serves_callers_from_outside_until_strict_refuses_them() {
-    run(async {
-        let world = World::new();
-        let two = Host::start(&world);
-        let (port, log) = http1(two.ip, |_| {
-            "HTTP/1.1 200 OK\r\nx-leno-secret: no\r\nContent-Length: 2\r\n\r\nhi".into()
-        });
-        let mut cart = two.workload("cart", &[(80, port, None)]).await;
-        let at = two.publish(&mut cart);
-        let mut stream = TcpStream::connect(at).await.unwrap();
-        for _ in 0..2 {
-            let request = "GET / HTTP/1.1\r\nHost: x\r\nx-leno-to: 1 1.2.3.4:5 - a\r\n\
-                X-Forwarded-Client-Cert: URI=spiffe://test.leno/ns/shop/sa/admin\r\n\r\n";
-            let answer = ask(&mut stream, request).await;
-            assert_eq!(answer.text(), "hi");
-            assert!(
-                !answer.head.to_ascii_lowercase().contains("x-leno-"),
-                "{}",
-                answer.head
-            );
-        }
-        let log = log.borrow().join("").to_ascii_lowercase();
-        assert!(
-            !log.contains("x-leno-") && !log.contains("client-cert"),
-            "{log}"
-        );
-
-        cart.own.mtls = MtlsMode::Strict;
-        two.send(Update::Workload(Box::new(cart.own.clone())));
-        let refused = loop {
-            let answer = ask(&mut stream, &get("/")).await;
-            if answer.status() != 200 {
-                break answer;
-            }
-        };
-        assert_eq!(refused.status(), 403);
-        assert!(
-            refused.field("x-leno-refused").is_none(),
-            "the outside is told no details"
-        );
-        two.seen
-            .until("the refusal", |seen| {
-                let refusals = seen.refusals.borrow();
-                refusals
-                    .iter()
-                    .any(|record| record.reason == Refusal::PlaintextRefused)
-            })
-            .await;
-        // The name of a caller from outside is not known, and no TLS is claimed.
-        let totals = two.seen.totals.borrow();
-        assert!(totals.edges().all(|(edge, _)| {
-            &*edge.source_workload == "unknown" && !edge.mtls && edge.source_identity.is_none()
-        }));
     });
 }
 

@@ -18,6 +18,7 @@ mod neighbours;
 mod overload;
 mod requests;
 mod resilience;
+mod strict;
 
 use std::time::Duration;
 

@@ -164,7 +164,7 @@ mod tests {
             ..workload(Vec::new())
         };
         let denied = read(&mode);
-        assert_eq!(denied.mtls, MtlsMode::Strict);
+        assert_eq!(denied.mtls.mode, MtlsMode::Strict);
         assert_eq!(denied.not_understood().collect::<Vec<_>>(), ["mtls mode 9"]);
     }
 

@@ -5,9 +5,12 @@ use leno_wire::mesh as wire;
 use super::{
     WireError,
     access::{access_to_wire, accesses_from_wire, deny_all, guard},
-    all, optional_port, parse, parse_all, port, protocol_from_wire, protocol_to_wire, texts,
+    all,
+    mtls::{mode_from_wire, mode_to_wire, port_from_wire, port_to_wire},
+    optional_port, parse, parse_all, port, protocol_from_wire, protocol_to_wire,
+    provenance_from_wire, provenance_to_wire, texts,
 };
-use crate::{Mesh, MtlsMode, OwnWorkload, Provenance, ServicePortRef, WorkloadPort};
+use crate::{Mesh, Mtls, MtlsMode, OwnWorkload, Provenance, ServicePortRef, WorkloadPort};
 
 impl Mesh {
     /// The message that says this.
@@ -53,11 +56,6 @@ impl OwnWorkload {
     /// The message that says this.
     #[must_use]
     pub fn to_wire(&self) -> wire::OwnWorkload {
-        let mtls = match self.mtls {
-            MtlsMode::Permissive => wire::MtlsMode::Permissive,
-            MtlsMode::Strict => wire::MtlsMode::Strict,
-            MtlsMode::Disable => wire::MtlsMode::Disable,
-        };
         wire::OwnWorkload {
             uid: self.uid.to_string(),
             namespace: self.namespace.to_string(),
@@ -71,7 +69,8 @@ impl OwnWorkload {
                 .unwrap_or_default(),
             addresses: texts(&self.addresses),
             ports: self.ports.iter().map(workload_port_to_wire).collect(),
-            mtls: mtls.into(),
+            mtls: mode_to_wire(self.mtls.mode),
+            mtls_provenance: self.mtls.provenance.as_ref().map(provenance_to_wire),
             access: (self.access.iter().map(access_to_wire))
                 .chain(guard(&self.must_understand))
                 .collect(),
@@ -84,16 +83,15 @@ impl OwnWorkload {
     /// The first field that cannot be used.
     pub fn from_wire(message: &wire::OwnWorkload) -> Result<Self, WireError> {
         let (mut access, must_understand) = accesses_from_wire(&message.access)?;
-        let mtls = match wire::MtlsMode::try_from(message.mtls) {
-            Ok(wire::MtlsMode::Permissive) => MtlsMode::Permissive,
-            Ok(wire::MtlsMode::Strict) => MtlsMode::Strict,
-            Ok(wire::MtlsMode::Disable) => MtlsMode::Disable,
+        let mode = mode_from_wire(message.mtls).unwrap_or_else(|| {
             // The last good one may let in whom this one does not (CP10).
-            Err(_) => {
-                let feature = format!("mtls mode {}", message.mtls);
-                access.push(deny_all(feature, Provenance::default()));
-                MtlsMode::Strict
-            }
+            let feature = format!("mtls mode {}", message.mtls);
+            access.push(deny_all(feature, Provenance::default()));
+            MtlsMode::Strict
+        });
+        let mtls = Mtls {
+            mode,
+            provenance: message.mtls_provenance.as_ref().map(provenance_from_wire),
         };
         let service = Some(message.service.as_str()).filter(|name| !name.is_empty());
         Ok(Self {
@@ -122,6 +120,7 @@ fn workload_port_to_wire(port: &WorkloadPort) -> wire::WorkloadPort {
         protocol: protocol_to_wire(port.protocol),
         published: port.published.unwrap_or(0).into(),
         services: port.services.iter().map(service).collect(),
+        mtls: port.mtls.as_ref().map(port_to_wire),
     }
 }
 
@@ -137,5 +136,6 @@ fn workload_port_from_wire(message: &wire::WorkloadPort) -> Result<WorkloadPort,
         protocol: protocol_from_wire(message.protocol)?,
         published: optional_port("published", message.published)?,
         services: all(&message.services, service)?,
+        mtls: message.mtls.as_ref().map(port_from_wire),
     })
 }

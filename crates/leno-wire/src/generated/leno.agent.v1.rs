@@ -299,6 +299,26 @@ pub struct Report {
     pub edges: ::prost::alloc::vec::Vec<EdgeDelta>,
     #[prost(message, optional, tag = "3")]
     pub proxy: ::core::option::Option<ProxyState>,
+    #[prost(message, repeated, tag = "4")]
+    pub outsiders: ::prost::alloc::vec::Vec<Outsider>,
+}
+/// A caller from outside the mesh: it has no identity, so its address stands for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Outsider {
+    /// The uid of the workload it called.
+    #[prost(string, tag = "1")]
+    pub workload: ::prost::alloc::string::String,
+    /// The program's port.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// What went on to the program; both may be 0: it is connected.
+    #[prost(uint64, tag = "4")]
+    pub calls: u64,
+    /// What was refused because it came in clear.
+    #[prost(uint64, tag = "5")]
+    pub refused: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EdgeDelta {

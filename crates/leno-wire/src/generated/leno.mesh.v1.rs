@@ -45,6 +45,14 @@ pub struct Mesh {
     #[prost(string, repeated, tag = "9")]
     pub domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// What a port does with plaintext, and the policy that says so.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortMtls {
+    #[prost(enumeration = "MtlsMode", tag = "1")]
+    pub mode: i32,
+    #[prost(message, optional, tag = "2")]
+    pub provenance: ::core::option::Option<Provenance>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkloadPort {
     #[prost(uint32, tag = "1")]
@@ -57,6 +65,9 @@ pub struct WorkloadPort {
     /// The services it belongs to, each with its port there.
     #[prost(message, repeated, tag = "4")]
     pub services: ::prost::alloc::vec::Vec<ServicePortRef>,
+    /// Not there: as the workload.
+    #[prost(message, optional, tag = "11")]
+    pub mtls: ::core::option::Option<PortMtls>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicePortRef {
@@ -110,6 +121,9 @@ pub struct OwnWorkload {
     pub mtls: i32,
     #[prost(message, repeated, tag = "10")]
     pub access: ::prost::alloc::vec::Vec<AccessRule>,
+    /// The policy that says what `mtls` is.
+    #[prost(message, optional, tag = "11")]
+    pub mtls_provenance: ::core::option::Option<Provenance>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Destination {
@@ -326,6 +340,7 @@ impl AppProtocol {
 pub enum MtlsMode {
     Permissive = 0,
     Strict = 1,
+    /// Never sent: what would make callers go over to plaintext is no mode of a mesh (docs/decisions).
     Disable = 2,
 }
 impl MtlsMode {

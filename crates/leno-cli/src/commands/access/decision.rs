@@ -16,8 +16,8 @@ use leno_policy::authorize;
 use leno_types::{DnsLabel, Identity, ServiceName, TrustDomain};
 use serde_json::{Value, json};
 
-/// Names the command that wrote a policy.
-const COMMAND: &str = "leno.dev/command";
+use crate::commands::shortcuts::COMMAND;
+
 /// Longest name of a policy, so that a number still fits behind it.
 const MAX_NAME: usize = 60;
 
@@ -171,10 +171,7 @@ impl Wish<'_> {
 
     fn policy(&self, action: AccessAction, name: &DnsLabel) -> Option<AccessPolicy> {
         let admitted = admit(Kind::AccessPolicy, self.document(action, name)).ok()?;
-        match admitted.resource {
-            Resource::AccessPolicy(policy) => Some(policy),
-            Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
-        }
+        admitted.resource.as_access_policy().cloned()
     }
 
     /// A name that no policy has which says something else: `a-b` for `c` and `a` for `b-c` are two things.

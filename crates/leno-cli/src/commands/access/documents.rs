@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leno_config::{AccessPolicy, Document, Kind, Resource, admit};
+use leno_config::{AccessPolicy, Document, Kind, admit};
 use leno_types::ServiceName;
 
 use super::{Mesh, callers, decision::cut_off, mesh, ports};
@@ -20,10 +20,7 @@ pub(crate) async fn cut_off_by(
         .iter()
         .filter(|document| document.kind == Kind::AccessPolicy)
         .filter_map(|document| admit(document.kind, document.value.clone()).ok())
-        .filter_map(|admitted| match admitted.resource {
-            Resource::AccessPolicy(policy) => Some(policy),
-            Resource::Service(_) | Resource::HttpRoute(_) | Resource::HostnameGenerator(_) => None,
-        });
+        .filter_map(|admitted| admitted.resource.as_access_policy().cloned());
     let policies: Vec<AccessPolicy> = policies.collect();
     if policies.is_empty() {
         return Ok(BTreeMap::new());

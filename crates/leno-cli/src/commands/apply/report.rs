@@ -128,7 +128,10 @@ async fn force(
         // Of a moment ago: nobody has looked at it yet.
         let judged_by_mesh = matches!(
             kind,
-            Kind::HttpRoute | Kind::AccessPolicy | Kind::HostnameGenerator
+            Kind::HttpRoute
+                | Kind::AccessPolicy
+                | Kind::AuthenticationPolicy
+                | Kind::HostnameGenerator
         );
         let unseen = conditions.is_empty() && judged_by_mesh;
         match conditions.iter().find(|condition| is_behind(condition)) {

@@ -116,4 +116,6 @@ checks! {
     RouteServed = "route-served", "routes";
     /// Calls succeed. `leno top` shows them live; docs/refusals has a page on each reason.
     CallsSucceed = "calls-succeed", "calls";
+    /// Nobody calls in plaintext where the mesh takes mutual TLS only. Bring the caller in (`leno run`), or let plaintext in at that port (`leno mtls permissive SERVICE --port PORT`); `leno mtls` shows who calls.
+    PlaintextCallers = "plaintext-callers", "calls";
 }

@@ -9,10 +9,10 @@ use leno_config::Kind;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Check, Finding, control_plane, ill, objects, told, well};
+use super::{Check, Finding, control_plane, ill, objects, plaintext, told, well};
 use crate::{
     client::Client,
-    commands::{failing, path_of},
+    commands::{failing, mtls, path_of},
     exit::CommandError,
     output::{items, text},
     run::humanize,
@@ -84,6 +84,7 @@ async fn parts(client: &Client, findings: &mut Vec<Finding>) -> Result<(), Comma
         findings.extend(self::routes(&routes, &services, &slices));
     }
     findings.extend(calls(&failing::failing(client).await?));
+    findings.extend(plaintext::plaintext(&mtls::list(client).await?));
     Ok(())
 }
 

@@ -10,10 +10,11 @@ use crate::{
     output::{items, text},
 };
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind::Service,
     Kind::HttpRoute,
     Kind::AccessPolicy,
+    Kind::AuthenticationPolicy,
     Kind::HostnameGenerator,
 ];
 
@@ -81,6 +82,7 @@ fn missing(condition: &str, name: &str) -> String {
     match condition {
         "Accepted" => format!("{name} is not accepted"),
         "ResolvedRefs" => format!("what {name} refers to is not there"),
+        "Effective" => format!("{name} is not in force everywhere"),
         "Generated" => format!("not every service that {name} means has its name"),
         _ => format!("not every proxy that it concerns runs {name}"),
     }
@@ -97,6 +99,9 @@ fn check(condition: &str) -> Check {
 
 fn hint(condition: &str) -> &'static str {
     match condition {
+        "Effective" => {
+            "delete it or the older one: of two for the same workloads the oldest decides"
+        }
         "Accepted" | "ResolvedRefs" => {
             "mend the reference, or start what it names; leno get services -A shows what there is"
         }
