@@ -295,10 +295,11 @@ impl Mesh {
         let Some(until) = self.grace else {
             return;
         };
+        // Who said goodbye is not waited for.
         let known = self
             .known_agents
             .iter()
-            .filter(|(_, record)| !record.revoked);
+            .filter(|(_, record)| !record.revoked && record.stopped.is_none());
         let mut away = known.filter(|(name, _)| {
             self.registry
                 .agent(name)

@@ -43,6 +43,12 @@ impl Places {
         self.now.is_empty() && self.before.is_empty()
     }
 
+    /// Where it is reached, or was when its lease ended.
+    #[must_use]
+    pub fn now(&self) -> &[IpAddr] {
+        &self.now
+    }
+
     /// The agent is reached at `addresses`, and nowhere else; whether that is news.
     pub fn note(&mut self, addresses: &[IpAddr], now: u64) -> bool {
         if self.now == addresses {
