@@ -25,7 +25,7 @@ use leno_types::DnsLabel;
 pub use copies::{JUMP, begin_anew};
 pub use error::StoreError;
 pub use log::Watch;
-pub use sqlite::{Options, SqliteStore, Stats};
+pub use sqlite::{Hold, Options, SqliteStore, Stats, hold};
 
 /// What a value is stored under. The mesh is its first part: meshes are tenants (CP2).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -75,7 +75,7 @@ pub struct SqliteStore {
     readers: Mutex<Vec<Connection>>,
     counters: Arc<Counters>,
     writing: Writing,
-    _lock: File,
+    _lock: Hold,
 }
 
 /// Who writes.
@@ -132,7 +132,7 @@ impl SqliteStore {
         writing: impl FnOnce(Writer) -> Result<Writing, StoreError>,
     ) -> Result<Self, StoreError> {
         make_private(path)?;
-        let lock = lock(path)?;
+        let lock = hold(path)?;
         let db = schema::open_writer(path, &options)?;
         let (head, incarnation) = schema::meta(&db)?;
         let changes = schema::load_log(&db, head, options.max_changes)?;
@@ -348,14 +348,22 @@ pub(crate) fn private_file(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Holds the store for this process; the system lets go of it however the process ends.
-fn lock(path: &Path) -> Result<File, StoreError> {
+/// A store's place, held for this process: nobody else opens the store meanwhile. The system lets go of it however the
+/// process ends.
+#[derive(Debug)]
+pub struct Hold(#[expect(dead_code, reason = "held, not read")] File);
+
+/// Holds the place of the store at `path`, whether or not it can be opened.
+///
+/// # Errors
+/// [`StoreError::InUse`] when another holds it; when the disk refuses.
+pub fn hold(path: &Path) -> Result<Hold, StoreError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
     let file =
         private_file(Path::new(&beside)).map_err(|error| StoreError::from_io("opened", &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Hold(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.into() }),
         Err(TryLockError::Error(error)) => Err(StoreError::from_io("opened", &error)),
     }

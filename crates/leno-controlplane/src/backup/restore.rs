@@ -14,7 +14,7 @@ use std::{
     time::SystemTime,
 };
 
-use leno_store::{Expect, Options, SqliteStore, Store, StoreError, Write, begin_anew};
+use leno_store::{Expect, Hold, Options, SqliteStore, Store, StoreError, Write, begin_anew, hold};
 use leno_types::{DnsLabel, MeshName};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::de::DeserializeOwned;
@@ -143,9 +143,17 @@ async fn restore_into(
 /// What the state that is replaced still says.
 #[derive(Default)]
 struct Before {
+    /// Until the end no control plane starts there: what it acknowledged would go with the state that is replaced.
+    _held: Option<Held>,
     revision: u64,
     /// By mesh: its root, and who is revoked.
     revoked: BTreeMap<DnsLabel, (Vec<u8>, BTreeSet<String>)>,
+}
+
+/// The place of a store, by whatever holds it: dropped at the end.
+enum Held {
+    Open { _store: SqliteStore },
+    Damaged { _hold: Hold },
 }
 
 impl Before {
@@ -160,21 +168,30 @@ impl Before {
             Err(StoreError::InUse { .. }) => return Err(RestoreError::Runs(data_dir.into())),
             Err(error) => {
                 tracing::warn!(%error, "the state that is there cannot be read: hosts revoked since the backup have to be revoked again");
-                return Ok(Self::default());
+                let held = hold(&path).map_err(|error| match error {
+                    StoreError::InUse { .. } => RestoreError::Runs(data_dir.into()),
+                    error => error.into(),
+                })?;
+                return Ok(Self {
+                    _held: Some(Held::Damaged { _hold: held }),
+                    ..Self::default()
+                });
             }
         };
-        let mut before = Self {
-            revision: store.revision(),
-            revoked: BTreeMap::new(),
-        };
+        let revision = store.revision();
+        let mut revoked = BTreeMap::new();
         for mesh in store.meshes()? {
             let agents: Vec<AgentRecord> = records(&store, &mesh, AGENTS)?;
-            let revoked = agents.into_iter().filter(|agent| agent.revoked);
-            let names = revoked.map(|agent| agent.name).collect();
+            let outcasts = agents.into_iter().filter(|agent| agent.revoked);
+            let names = outcasts.map(|agent| agent.name).collect();
             let root = root_of(data_dir, &mesh);
-            before.revoked.insert(mesh, (root, names));
+            revoked.insert(mesh, (root, names));
         }
-        Ok(before)
+        Ok(Self {
+            _held: Some(Held::Open { _store: store }),
+            revision,
+            revoked,
+        })
     }
 }
 

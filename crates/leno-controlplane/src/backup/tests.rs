@@ -150,3 +150,41 @@ async fn half_a_backup_and_what_is_none_change_nothing() {
     let beside: Vec<_> = sorted(place.data.parent().unwrap()).unwrap();
     assert_eq!(beside.len(), 1, "nothing stays behind: {beside:?}");
 }
+
+/// A backup that is read, and what happens meanwhile.
+struct While<F>(std::io::Cursor<Vec<u8>>, F);
+
+impl<F: FnMut()> std::io::Read for While<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (self.1)();
+        self.0.read(buffer)
+    }
+}
+
+#[tokio::test]
+async fn no_control_plane_starts_there_while_it_is_restored() {
+    for damage in [false, true] {
+        let place = Place::new();
+        let store = place.open();
+        store.commit(vec![agent("a", false)]).await.unwrap();
+        let backup = place.backup(&store);
+        drop(store);
+        let path = place.data.join(STORE);
+        if damage {
+            fs::write(&path, "something else").unwrap();
+        }
+        let mut tries = 0;
+        let reader = While(std::io::Cursor::new(backup), || {
+            tries += 1;
+            let started = SqliteStore::open(&path, Options::default());
+            assert!(
+                matches!(started, Err(StoreError::InUse { .. })),
+                "{started:?}"
+            );
+        });
+        let now = UNIX_EPOCH + Duration::from_secs(NOW);
+        restore(reader, &place.data, now).await.unwrap();
+        assert!(tries > 0);
+        assert!(place.open().get(&key(AGENTS, "a")).unwrap().is_some());
+    }
+}
