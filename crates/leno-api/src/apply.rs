@@ -18,7 +18,7 @@ use crate::{
     plan::{self, Outcome, Planned},
     status::{ApiError, Invalid, json_response},
     store_key, warnings,
-    write::{Audit, TRIES, audit, json_only},
+    write::{Change, TRIES, json_only, store},
 };
 
 /// A document that is right by itself.
@@ -55,13 +55,13 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
         if dry_run {
             return Ok(answer(&ready, None, true));
         }
-        let writes: Vec<_> = ready.iter().filter_map(write_of).collect();
-        let count = writes.len() as u64;
-        match call.server.api.store.commit(writes).await {
+        let changes: Vec<_> = ready.iter().filter_map(change_of).collect();
+        let count = changes.len() as u64;
+        match store(call, changes).await {
             Ok(last) => {
                 // Each write of a transaction takes one revision, in order.
                 let first = last - count + u64::from(count > 0);
-                return Ok(done(call, &ready, first));
+                return Ok(answer(&ready, Some(first), false));
             }
             // Somebody else was faster: once more, on what they wrote.
             Err(
@@ -232,7 +232,7 @@ fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'
     }
 }
 
-fn write_of(ready: &Ready<'_>) -> Option<Write> {
+fn change_of(ready: &Ready<'_>) -> Option<Change> {
     if ready.planned.outcome == Outcome::Unchanged {
         return None;
     }
@@ -241,30 +241,13 @@ fn write_of(ready: &Ready<'_>) -> Option<Write> {
         None => Expect::Absent,
     };
     let bytes = ready.planned.value.to_string().into_bytes();
-    Some(Write::put(ready.document.key.clone(), bytes, expect))
-}
-
-fn done(call: &Call<'_>, ready: &[Ready<'_>], first: u64) -> Response {
-    let mut revision = first;
-    for one in ready {
-        if one.planned.outcome == Outcome::Unchanged {
-            continue;
-        }
-        let document = one.document;
-        audit(
-            call,
-            &Audit {
-                what: one.planned.outcome.as_str(),
-                kind: document.kind,
-                namespace: &document.key.namespace,
-                name: &document.key.name,
-                uid: object::meta_text(&one.planned.value, "uid"),
-                revision,
-            },
-        );
-        revision += 1;
-    }
-    answer(ready, Some(first), false)
+    let old = ready.old.as_ref().map(|entry| &*entry.value);
+    Some(Change {
+        kind: ready.document.kind,
+        write: Write::put(ready.document.key.clone(), bytes, expect),
+        verb: ready.planned.outcome.as_str(),
+        before: old.and_then(|bytes| serde_json::from_slice(bytes).ok()),
+    })
 }
 
 /// What became of each document; `first` is the revision of the first write.

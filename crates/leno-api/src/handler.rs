@@ -14,7 +14,7 @@ use leno_types::DnsLabel;
 use tokio::sync::Semaphore;
 
 use crate::{
-    Access, Api, Caller, apply,
+    Access, Api, AuditLine, AuditObject, AuditOutcome, Caller, apply,
     derived::Collections,
     discovery, openapi,
     overlay::Overlays,
@@ -123,7 +123,8 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         .extensions
         .get::<Caller>()
         .ok_or_else(ApiError::unauthorized)?;
-    let path = parts.uri.path();
+    let (method, uri) = (&parts.method, parts.uri.clone());
+    let path = uri.path();
     let (mesh, target) = match Target::parse(path).ok_or_else(|| ApiError::no_path(path))? {
         Target::Version => {
             reads_only(&parts.method)?;
@@ -131,8 +132,58 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         }
         Target::Mesh(mesh, target) => (mesh, target),
     };
-    authorize(caller, &mesh, &parts.method, &target)?;
-    if !server.api.derived.has_mesh(&mesh) {
+    let changes = matches!(target, InMesh::Objects(_) | InMesh::Apply) && !is_read(method);
+    let refused = changes.then(|| refused_line(caller, &mesh, &parts, &target));
+    let served = serve_in(server, &parts, caller, &mesh, target, body).await;
+    if let (Err(error), Some(Some(line))) = (&served, refused)
+        && let Some((code, message)) = error.refusal()
+    {
+        let message = message.to_owned();
+        let outcome = AuditOutcome::Refused { code, message };
+        server.api.audit.note(AuditLine { outcome, ..line });
+    }
+    served
+}
+
+/// The line of a change, should it be refused; a dry run has none.
+fn refused_line(
+    caller: &Caller,
+    mesh: &DnsLabel,
+    parts: &Parts,
+    target: &InMesh,
+) -> Option<AuditLine> {
+    if parts
+        .uri
+        .query()
+        .is_some_and(|query| query.contains("dryRun="))
+    {
+        return None;
+    }
+    let object = match target {
+        InMesh::Objects(objects) => AuditObject {
+            kind: objects.kind.kind().into(),
+            namespace: objects.namespace.clone().unwrap_or_default(),
+            name: objects.name.clone().unwrap_or_default(),
+        },
+        _ => AuditObject {
+            kind: "batch".into(),
+            ..AuditObject::default()
+        },
+    };
+    let verb = parts.method.as_str().to_ascii_lowercase();
+    Some(AuditLine::new(caller, mesh, &verb, object))
+}
+
+async fn serve_in(
+    server: &Arc<Server>,
+    parts: &Parts,
+    caller: &Caller,
+    mesh: &DnsLabel,
+    target: InMesh,
+    body: Body,
+) -> Result<Response, ApiError> {
+    authorize(caller, mesh, &parts.method, &target)?;
+    if !server.api.derived.has_mesh(mesh) {
         return Err(ApiError::no_mesh(mesh.as_str()));
     }
     let _place = server.requests.take(&mesh, &caller.name).map_err(|full| {
@@ -143,11 +194,14 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
     let call = Call {
         server,
         caller,
-        mesh: &mesh,
-        parts: &parts,
+        mesh,
+        parts,
     };
     if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
-        server.api.derived.settled(&mesh).await;
+        if !is_read(&parts.method) {
+            server.api.audit.ready(mesh).map_err(ApiError::unaudited)?;
+        }
+        server.api.derived.settled(mesh).await;
     }
     match target {
         InMesh::Objects(objects) => serve_objects(&call, objects, body).await,
@@ -159,7 +213,7 @@ async fn serve(server: &Arc<Server>, request: Request<Body>) -> Result<Response,
         InMesh::Review(_) => Err(ApiError::method_not_allowed("a review is a POST")),
         document => {
             reads_only(&parts.method)?;
-            serve_discovery(&mesh, &document, &parts)
+            serve_discovery(mesh, &document, parts)
         }
     }
 }

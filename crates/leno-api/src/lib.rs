@@ -9,6 +9,7 @@
 //! store; nothing here outlives a request but the watches, which are counted and bounded.
 
 mod apply;
+mod audit;
 mod changes;
 mod columns;
 mod derived;
@@ -41,6 +42,8 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
+
+pub use audit::{Audit, AuditLine, AuditObject, AuditOutcome, Intent, Unaudited};
 
 use axum::routing::any;
 use futures_util::future::BoxFuture;
@@ -135,6 +138,8 @@ pub enum Access {
 pub struct Caller {
     /// The name, for the audit line.
     pub name: String,
+    /// Where the request comes from, for the audit line.
+    pub from: String,
     /// What it may do in a mesh that `meshes` does not name.
     pub elsewhere: Access,
     /// What it may do in these meshes.
@@ -147,6 +152,7 @@ impl Caller {
     pub fn everywhere(name: impl Into<String>, access: Access) -> Self {
         Self {
             name: name.into(),
+            from: String::new(),
             elsewhere: access,
             meshes: BTreeMap::new(),
         }
@@ -157,8 +163,18 @@ impl Caller {
     pub fn of_mesh(name: impl Into<String>, mesh: DnsLabel, access: Access) -> Self {
         Self {
             name: name.into(),
+            from: String::new(),
             elsewhere: Access::None,
             meshes: BTreeMap::from([(mesh, access)]),
+        }
+    }
+
+    /// The same from somewhere: an address, or `admin socket`.
+    #[must_use]
+    pub fn calling_from(self, from: impl Into<String>) -> Self {
+        Self {
+            from: from.into(),
+            ..self
         }
     }
 
@@ -273,6 +289,8 @@ pub struct Api {
     pub limits: Limits,
     /// What is counted; keep a clone to read it.
     pub counters: Arc<Counters>,
+    /// Where changes are written down.
+    pub audit: Arc<dyn Audit>,
 }
 
 impl Api {
@@ -285,6 +303,7 @@ impl Api {
             environment: Arc::new(SystemEnvironment),
             limits: Limits::default(),
             counters: Arc::default(),
+            audit: Arc::new(Unaudited),
         }
     }
 

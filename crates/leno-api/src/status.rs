@@ -135,6 +135,21 @@ impl ApiError {
         error
     }
 
+    /// A change that could not be written down is not made.
+    pub(crate) fn unaudited(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "InsufficientStorage",
+            message,
+        )
+    }
+
+    /// What a refusal of a change says in the audit log; other errors are no refusals.
+    pub(crate) fn refusal(&self) -> Option<(u16, &str)> {
+        let refused = matches!(self.code, StatusCode::FORBIDDEN | StatusCode::CONFLICT);
+        refused.then_some((self.code.as_u16(), &*self.message))
+    }
+
     pub(crate) fn conflict(kind: Kind, name: &str, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{name}\": {why}",

@@ -18,6 +18,7 @@ use request::{
 };
 
 use crate::{
+    AuditLine, AuditObject, Intent,
     changes::Scope,
     handler::Call,
     media, object,
@@ -60,7 +61,7 @@ pub(crate) async fn create(
     } else {
         Some(
             target
-                .commit(&planned, Expect::Absent)
+                .commit(&planned, None, Expect::Absent)
                 .await
                 .map_err(|e| target.error(&e))?,
         )
@@ -164,8 +165,8 @@ pub(crate) async fn delete(
         }
         if !dry_run {
             let write = Write::delete(entry.key.clone(), Expect::Revision(entry.revision));
-            match call.server.api.store.commit(vec![write]).await {
-                Ok(revision) => target.audit("deleted", uid, revision),
+            match target.store(write, "deleted", Some(&current)).await {
+                Ok(_) => {}
                 Err(StoreError::Conflict { .. }) => continue,
                 Err(error) => return Err(target.error(&error)),
             }
@@ -228,8 +229,8 @@ impl<'a> Target<'a> {
             .ok_or_else(|| ApiError::not_found(kind, name))?
             .map_err(|why| ApiError::conflict(kind, name, &why))?;
         if !dry_run {
-            match self.call.server.api.store.commit(vec![write]).await {
-                Ok(revision) => self.audit("deleted", "", revision),
+            match self.store(write, "deleted", None).await {
+                Ok(_) => {}
                 Err(StoreError::NotFound { .. }) => return Err(ApiError::not_found(kind, name)),
                 Err(error) => return Err(self.error(&error)),
             }
@@ -266,7 +267,7 @@ impl<'a> Target<'a> {
             }
             // A caller's own version was compared above; if it was right, a conflict now finds it wrong next time.
             match self
-                .commit(&planned, Expect::Revision(entry.revision))
+                .commit(&planned, Some(&old), Expect::Revision(entry.revision))
                 .await
             {
                 Ok(revision) => {
@@ -279,33 +280,29 @@ impl<'a> Target<'a> {
         Err(ApiError::modified(kind, name))
     }
 
-    async fn commit(&self, planned: &Planned, expect: Expect) -> Result<u64, StoreError> {
+    async fn commit(
+        &self,
+        planned: &Planned,
+        before: Option<&Value>,
+        expect: Expect,
+    ) -> Result<u64, StoreError> {
         let write = Write::put(self.key(), planned.value.to_string().into_bytes(), expect);
-        let revision = self.call.server.api.store.commit(vec![write]).await?;
-        let uid = object::meta_text(&planned.value, "uid");
-        self.audit(planned.outcome.as_str(), uid, revision);
-        Ok(revision)
+        self.store(write, planned.outcome.as_str(), before).await
     }
 
-    /// Who did what.
-    fn audit(&self, what: &str, uid: &str, revision: u64) {
-        let Self {
-            call,
-            kind,
-            namespace,
-            name,
-        } = self;
-        audit(
-            call,
-            &Audit {
-                what,
-                kind: *kind,
-                namespace,
-                name,
-                uid,
-                revision,
-            },
-        );
+    async fn store(
+        &self,
+        write: Write,
+        verb: &'static str,
+        before: Option<&Value>,
+    ) -> Result<u64, StoreError> {
+        let change = Change {
+            kind: self.kind,
+            write,
+            verb,
+            before: before.cloned(),
+        };
+        store(self.call, vec![change]).await
     }
 
     fn answer(
@@ -339,40 +336,66 @@ impl<'a> Target<'a> {
     }
 }
 
-/// One change, for the audit log.
-pub(crate) struct Audit<'a> {
-    pub(crate) what: &'a str,
+/// A change of one object.
+pub(crate) struct Change {
     pub(crate) kind: Kind,
-    pub(crate) namespace: &'a str,
-    pub(crate) name: &'a str,
-    pub(crate) uid: &'a str,
-    pub(crate) revision: u64,
+    pub(crate) write: Write,
+    /// `created`, `configured`, `deleted`.
+    pub(crate) verb: &'static str,
+    /// What is there.
+    pub(crate) before: Option<Value>,
 }
 
-/// Writes the audit line of a change.
-pub(crate) fn audit(call: &Call<'_>, audit: &Audit<'_>) {
-    let Audit {
-        what,
-        kind,
-        namespace,
-        name,
-        uid,
-        revision,
-    } = audit;
-    call.server
-        .api
-        .counters
-        .changes
-        .fetch_add(1, Ordering::Relaxed);
+/// Stores changes in one transaction, and writes down who made them; the revision of the last.
+pub(crate) async fn store(call: &Call<'_>, changes: Vec<Change>) -> Result<u64, StoreError> {
+    let api = &call.server.api;
+    let (mut writes, mut lines) = (Vec::new(), Vec::new());
+    for change in changes {
+        let key = &change.write.key;
+        let object = AuditObject {
+            kind: change.kind.kind().into(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+        };
+        let written = change.write.value.as_deref();
+        lines.push(AuditLine {
+            before: change.before,
+            after: written.and_then(|bytes| serde_json::from_slice(bytes).ok()),
+            ..AuditLine::new(call.caller, call.mesh, change.verb, object)
+        });
+        writes.push(change.write);
+    }
+    let count = writes.len() as u64;
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (line.verb.clone(), line.object.clone()))
+        .collect();
+    let intent = Intent::new(&api.audit, lines);
+    match api.store.commit(writes).await {
+        Ok(last) => {
+            intent.stored(last);
+            api.counters.changes.fetch_add(count, Ordering::Relaxed);
+            for (verb, object) in &told {
+                log(call, verb, object, last);
+            }
+            Ok(last)
+        }
+        Err(error) => {
+            intent.forget();
+            Err(error)
+        }
+    }
+}
+
+fn log(call: &Call<'_>, verb: &str, object: &AuditObject, revision: u64) {
     tracing::info!(
         target: "leno::audit",
         who = call.caller.name,
-        what,
+        what = verb,
         mesh = %call.mesh,
-        kind = kind.kind(),
-        namespace,
-        name,
-        uid,
+        kind = object.kind,
+        namespace = object.namespace,
+        name = object.name,
         revision,
         "changed",
     );

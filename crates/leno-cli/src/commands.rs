@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod apply;
+mod audit;
 mod backup;
 mod changed_lines;
 mod check;
@@ -28,6 +29,7 @@ mod watching;
 pub(crate) use access::{AccessArgs, access};
 pub(crate) use agent::{AgentCommandArgs, agent};
 pub(crate) use apply::{ApplyArgs, apply};
+pub(crate) use audit::{AuditArgs, audit};
 pub(crate) use backup::{BackupArgs, backup};
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use delete::{DeleteArgs, delete};

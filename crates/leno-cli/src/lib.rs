@@ -55,6 +55,7 @@ enum Command {
     ControlPlane(processes::ControlPlaneArgs),
     Agent(commands::AgentCommandArgs),
     Mesh(commands::MeshArgs),
+    Audit(commands::AuditArgs),
     Token(commands::TokenArgs),
     Apply(commands::ApplyArgs),
     Get(commands::GetArgs),
@@ -141,6 +142,9 @@ fn dispatch(cli: Cli) -> Outcome {
                 commands::agent(client, command).await
             }),
         },
+        Command::Audit(args) => {
+            with_client(context, async |client| commands::audit(client, &args).await)
+        }
         Command::Mesh(args) => {
             with_client(context, async |client| commands::mesh(client, &args).await)
         }

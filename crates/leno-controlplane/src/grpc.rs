@@ -7,10 +7,12 @@
 use std::{
     net::IpAddr,
     pin::Pin,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use axum::middleware::Next;
+use leno_api::{Access, Audit, AuditLine, AuditObject, Intent};
 use leno_runtime::Stop;
 use leno_store::StoreError;
 use leno_tls::{
@@ -37,6 +39,7 @@ use crate::{
     core::{Core, Ending, Handle},
     mesh::{ADS_QUEUE, Joining, Redeemed, SESSION_QUEUE, SignError},
     registry::{Opening, Refused},
+    tokens::AgentRecord,
 };
 
 /// Tries for a name or a token that another redemption takes at the same moment.
@@ -61,6 +64,7 @@ pub(crate) struct AgentService {
     pub(crate) handle: Handle,
     /// The mesh of tokens whose host does not say which.
     pub(crate) own: MeshName,
+    pub(crate) audit: Arc<dyn Audit>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -164,6 +168,28 @@ impl AgentService {
         parsed.map_err(|error| Status::invalid_argument(format!("the token's mesh: {error}")))
     }
 
+    /// The audit line of a host that joins.
+    fn joins(
+        &self,
+        mesh: &MeshName,
+        request: &RedeemRequest,
+        source: IpAddr,
+        agent: &AgentRecord,
+    ) -> Intent {
+        let who = format!("token {}", request.token_id);
+        let who = leno_api::Caller::everywhere(who, Access::None).calling_from(source.to_string());
+        let object = AuditObject {
+            kind: "Agent".into(),
+            namespace: String::new(),
+            name: agent.name.clone(),
+        };
+        let line = AuditLine {
+            after: serde_json::to_value(&agent.scope).ok(),
+            ..AuditLine::new(&who, mesh, "joined", object)
+        };
+        Intent::new(&self.audit, vec![line])
+    }
+
     async fn try_redeem(
         &self,
         mesh: &MeshName,
@@ -200,8 +226,11 @@ impl AgentService {
                 } => (answer, writes, agent),
             };
             // Answered only once it is on disk: a token is spent for good, and an agent known after a restart.
+            let intent = self.joins(mesh, request, source, &agent);
             match store.commit(writes).await {
                 Ok(revision) => {
+                    // The agent is the last of what is written.
+                    intent.stored(revision);
                     let name = mesh.clone();
                     let noted = self.handle.call(move |core| {
                         if let Some(mesh) = core.meshes.get_mut(&name) {
@@ -216,9 +245,13 @@ impl AgentService {
                     | StoreError::Exists { .. }
                     | StoreError::NotFound { .. }),
                 ) => {
+                    intent.forget();
                     last = error;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    intent.forget();
+                    return Err(error.into());
+                }
             }
         }
         Err(last.into())

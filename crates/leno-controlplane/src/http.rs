@@ -3,6 +3,7 @@
 //! Refuses callers without access to the mesh, in the shape of a Kubernetes `Status`, like the API beside it.
 
 mod agents;
+mod audit;
 mod backup;
 mod meshes;
 mod mtls;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    audit::AuditLog,
     authority::random,
     core::{Clock, Handle},
     distribution::Type,
@@ -60,6 +62,7 @@ pub(crate) struct Context {
     pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Where its state is.
     pub(crate) data_dir: PathBuf,
+    pub(crate) audit: Arc<AuditLog>,
     pub(crate) founder: Founder,
     /// Held while a mesh is made or removed: one at a time.
     pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
@@ -93,6 +96,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let told = audit::Told(self.message.clone());
         let body = json!({
             "kind": "Status",
             "apiVersion": "v1",
@@ -102,7 +106,7 @@ impl IntoResponse for Problem {
             "reason": self.reason,
             "code": self.code.as_u16(),
         });
-        (self.code, Json(body)).into_response()
+        (self.code, Extension(told), Json(body)).into_response()
     }
 }
 
@@ -178,7 +182,12 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/meshes/{mesh}/leno/v1/local-user", post(users::create))
         .route("/meshes/{mesh}/leno/v1/users", get(users::list))
         .route("/meshes/{mesh}/leno/v1/users/{name}", delete(users::revoke))
+        .route("/meshes/{mesh}/leno/v1/audit", get(audit::read))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(
+            context.clone(),
+            audit::note_refusals,
+        ))
         .with_state(context)
 }
 
@@ -269,10 +278,12 @@ async fn create_token(
         scope: record.scope.clone(),
     };
     let value = serde_json::to_vec(&record).map_err(|error| Problem::invalid(error.to_string()))?;
+    let change = context
+        .change(&who, &mesh, "created", "Token", &id)?
+        .after(&record.info(now));
     let key = Key::new(mesh, TOKENS, "", id);
     context
-        .store
-        .commit(vec![Write::put(key, value, Expect::Absent)])
+        .store(change, vec![Write::put(key, value, Expect::Absent)])
         .await?;
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -301,10 +312,15 @@ async fn delete_token(
     who: Who,
 ) -> Answer<Json<serde_json::Value>> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    let key = Key::new(mesh, TOKENS, "", id);
+    let key = Key::new(mesh.clone(), TOKENS, "", id.as_str());
+    let entry = context.store.get(&key)?;
+    let there = entry.and_then(|entry| serde_json::from_slice::<TokenRecord>(&entry.value).ok());
+    let now = unix(std::time::SystemTime::now());
+    let change = context
+        .change(&who, &mesh, "deleted", "Token", &id)?
+        .before(&there.map(|record| record.info(now)));
     context
-        .store
-        .commit(vec![Write::delete(key, Expect::Any)])
+        .store(change, vec![Write::delete(key, Expect::Any)])
         .await?;
     Ok(Json(success()))
 }
@@ -475,7 +491,10 @@ async fn local_agent(
         made.map(|made| (made, mesh.settings.advertise.clone()))
     });
     let ((agent, answer, writes), addresses) = prepared.await??;
-    let revision = context.store.commit(writes).await?;
+    let change = context
+        .change(&who, &mesh, "joined", "Agent", &agent.name)?
+        .after(&agent.scope);
+    let revision = context.store(change, writes).await?;
     context
         .on_mesh(mesh, move |mesh, _| mesh.note_agent(agent, revision))
         .await?;

@@ -4,6 +4,7 @@
 //! Invariant: what decides ([`registry`], [`distribution`], [`vips`], [`telemetry`]) has no clock, socket or
 //! randomness of its own.
 
+mod audit;
 pub mod authority;
 pub mod backup;
 mod behind;

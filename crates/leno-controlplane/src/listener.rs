@@ -245,7 +245,10 @@ impl Known {
     fn caller(&self) -> Option<Caller> {
         match self {
             Self::Nobody => None,
-            Self::Owner(uid) => Some(Caller::everywhere(format!("uid {uid}"), Access::Admin)),
+            Self::Owner(uid) => {
+                let caller = Caller::everywhere(format!("uid {uid}"), Access::Admin);
+                Some(caller.calling_from("admin socket"))
+            }
             Self::Peer(peer, None) => {
                 Some(Caller::everywhere(peer.identity.to_string(), Access::None))
             }
@@ -406,7 +409,10 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
         let extensions = request.extensions_mut();
         extensions.insert(connection.clone());
         if let Some(caller) = who.caller() {
-            extensions.insert(caller);
+            extensions.insert(match connection.source {
+                Some(source) => caller.calling_from(source.to_string()),
+                None => caller,
+            });
         }
         let mut router = router.clone();
         async move {

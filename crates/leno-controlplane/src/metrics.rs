@@ -16,6 +16,7 @@ use leno_telemetry::LatencyHistogram;
 use leno_types::DnsLabel;
 
 use crate::{
+    audit::{self, AuditLog},
     core::{Core, Handle},
     distribution::Type,
     mesh::{Mesh, locked},
@@ -110,6 +111,7 @@ pub(crate) struct Meters {
     pub(crate) handle: Handle,
     pub(crate) store: Arc<MeteredStore>,
     pub(crate) api: Arc<leno_api::Counters>,
+    pub(crate) audit: Arc<AuditLog>,
     /// Connections without a certificate that made room for newer ones.
     pub(crate) strangers_ended: Arc<AtomicU64>,
     /// Readers of metrics that made room for newer ones.
@@ -137,7 +139,8 @@ async fn ready(State(meters): State<Meters>) -> impl IntoResponse {
 
 async fn text(State(meters): State<Meters>) -> impl IntoResponse {
     let mut out = Text::default();
-    let meshes = meters.handle.call(|core: &mut Core| {
+    let audit = Arc::clone(&meters.audit);
+    let meshes = meters.handle.call(move |core: &mut Core| {
         let mut out = Text::default();
         let wall = core.clock.wall();
         out.gauge(
@@ -166,6 +169,7 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
         );
         for mesh in core.meshes.values() {
             of_mesh(&mut out, mesh, wall);
+            of_audit(&mut out, mesh, &audit);
         }
         out
     });
@@ -411,6 +415,60 @@ fn of_members(out: &mut Text, mesh: &Mesh) {
     ] {
         out.counter(name, help, &label, value);
     }
+}
+
+/// What is written down of changes.
+fn of_audit(out: &mut Text, mesh: &Mesh, audit: &AuditLog) {
+    let label = label_of(mesh);
+    let audit::Counters {
+        changes,
+        refused,
+        suppressed,
+        failed,
+        held,
+        lost,
+        waiting,
+    } = audit.counters(mesh.name());
+    for (name, help, value) in [
+        (
+            "leno_audit_changes_total",
+            "Changes written into the audit log.",
+            changes,
+        ),
+        (
+            "leno_audit_refused_total",
+            "Refusals written into the audit log.",
+            refused,
+        ),
+        (
+            "leno_audit_suppressed_exceeded_total",
+            "Refusals that were too many to be written down.",
+            suppressed,
+        ),
+        (
+            "leno_audit_failures_total",
+            "Writes of the audit log that the disk did not take.",
+            failed,
+        ),
+        (
+            "leno_audit_waiting_exceeded_total",
+            "Changes refused because too many lines wait for the disk.",
+            held,
+        ),
+        (
+            "leno_audit_lost_exceeded_total",
+            "Lines lost because even more waited.",
+            lost,
+        ),
+    ] {
+        out.counter(name, help, &label, value);
+    }
+    out.gauge(
+        "leno_audit_waiting",
+        "Lines of the audit log that wait for the disk.",
+        &label,
+        waiting as f64,
+    );
 }
 
 /// What agents report.

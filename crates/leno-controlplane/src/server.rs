@@ -29,6 +29,7 @@ use tokio::{
 
 use crate::{
     Config, StartError,
+    audit::AuditLog,
     config::SHORTEST_WORKLOAD_TTL,
     core::{self, Clock, Core, Machine},
     derived::DerivedMeshes,
@@ -195,17 +196,21 @@ impl Bound {
             reason: error.to_string(),
         })?;
         let directory = core.directory.clone();
+        let audit = Arc::new(AuditLog::new(config.data_dir.join("audit")));
+        core.meshes.keys().for_each(|mesh| audit.open(mesh));
         let derived = DerivedMeshes::new(directory.clone(), changes, core.handle.clone());
-        let api = Api::new(
+        let mut api = Api::new(
             Arc::clone(&store_dyn),
             Arc::new(derived) as Arc<dyn leno_api::Derived>,
         );
+        api.audit = Arc::clone(&audit) as Arc<dyn leno_api::Audit>;
         let (strangers_ended, readers_ended) = (Arc::default(), Arc::default());
         let strangers = Guests::new(STRANGERS, Arc::clone(&strangers_ended));
         let meters = Meters {
             handle: core.handle.clone(),
             store: Arc::clone(&store),
             api: Arc::clone(&api.counters),
+            audit: Arc::clone(&audit),
             strangers_ended,
             readers_ended: Arc::clone(&readers_ended),
         };
@@ -217,6 +222,7 @@ impl Bound {
             meters: meters.clone(),
             backing_up: Arc::default(),
             data_dir: config.data_dir.clone(),
+            audit: Arc::clone(&audit),
             founder,
             founding: Arc::default(),
         };
@@ -229,6 +235,7 @@ impl Bound {
             strangers,
         };
         let mut tasks = Tasks::new(stop.clone());
+        tasks.spawn("audit-log", audit.keep_writing(stop.clone()));
         tasks.spawn_critical("state", core::run(core, jobs, stop.clone()));
         for listener in listeners {
             tasks.spawn_critical(
@@ -264,6 +271,7 @@ fn routes(core: &Core, context: Context, api: Api) -> Router {
     let service = AgentService {
         handle: core.handle.clone(),
         own: core.own.clone(),
+        audit: Arc::clone(&api.audit),
     };
     let redeem = AgentServer::new(service.clone()).max_decoding_message_size(REDEEM_BYTES);
     Router::new()

@@ -134,6 +134,7 @@ impl Plane {
         let service = AgentService {
             handle: core.handle.clone(),
             own,
+            audit: Arc::new(leno_api::Unaudited),
         };
         let plane = Self {
             service,

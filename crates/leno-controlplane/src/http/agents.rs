@@ -80,7 +80,10 @@ pub(super) async fn revoke(
         let value =
             serde_json::to_vec(&record).map_err(|error| Problem::invalid(error.to_string()))?;
         let write = Write::put(key.clone(), value, Expect::Revision(revision));
-        match context.store.commit(vec![write]).await {
+        let change = context
+            .change(&who, &mesh, "revoked", "Agent", name.as_str())?
+            .before(&record.scope);
+        match context.store(change, vec![write]).await {
             Err(StoreError::Conflict { .. }) => {}
             written => {
                 written?;

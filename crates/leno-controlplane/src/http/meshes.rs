@@ -13,6 +13,7 @@ use leno_api::{Access, Caller};
 use leno_store::{Expect, StoreError};
 use leno_types::MeshName;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{Answer, Context, Problem, Who, may, no_mesh, parse};
@@ -79,12 +80,12 @@ pub(super) async fn create(
     )
     .map_err(Problem::invalid)?;
     let made = context
-        .run_to_its_end(make(context.clone(), plan))
+        .run_to_its_end(make(context.clone(), who, plan))
         .await??;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-async fn make(context: Context, plan: Plan) -> Answer<MeshInfo> {
+async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
     let _founding = context.founding.lock().await;
     let name = plan.name.clone();
     if context.directory.get(&name).is_some() || MeshRecord::read(&*context.store, &name)?.is_some()
@@ -111,6 +112,12 @@ async fn make(context: Context, plan: Plan) -> Answer<MeshInfo> {
         ));
     }
     context.founder.found(&*context.store, &plan).await?;
+    context.audit.open(&name);
+    let made = json!({"trustDomain": plan.domain.as_str(), "prefixes": plan.prefixes.len()});
+    let change = context
+        .change(&who, &name, "created", "Mesh", name.as_str())?
+        .after(&made);
+    change.done(context.store.revision());
     let founder = context.founder.clone();
     let opened = context.handle.call(move |core| {
         let mesh = founder.open(&plan)?;
@@ -139,11 +146,11 @@ pub(super) async fn remove(
 ) -> Answer<Json<MeshInfo>> {
     control_planes_admin(&who, "remove a mesh")?;
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(&mesh))?;
-    let removed = unmake(context.clone(), name, removal.purge);
+    let removed = unmake(context.clone(), who, name, removal.purge);
     Ok(Json(context.run_to_its_end(removed).await??))
 }
 
-async fn unmake(context: Context, name: MeshName, purge: bool) -> Answer<MeshInfo> {
+async fn unmake(context: Context, who: Who, name: MeshName, purge: bool) -> Answer<MeshInfo> {
     let _founding = context.founding.lock().await;
     let was = context.mesh_info(&name).await?;
     if was.own {
@@ -161,13 +168,18 @@ async fn unmake(context: Context, name: MeshName, purge: bool) -> Answer<MeshInf
         MeshRecord::read(&*context.store, &name)?.ok_or_else(|| no_mesh(name.as_str()))?;
     record.deleting = true;
     let write = record.write(&name, Expect::Revision(entry.revision));
-    context.store.commit(vec![write]).await?;
+    context.audit.open(&name);
+    let change = context
+        .change(&who, &name, "deleted", "Mesh", name.as_str())?
+        .before(&was);
+    context.store(change, vec![write]).await?;
     let gone = name.clone();
     context
         .handle
         .call(move |core| core.remove_mesh(&gone))
         .await?;
     context.founder.dissolve(&*context.store, &name).await?;
+    context.audit.close(&name);
     tracing::info!(mesh = %name, "a mesh was removed");
     Ok(was)
 }

@@ -53,8 +53,12 @@ pub(super) async fn create(
     let csr = read_csr(&request.csr)?;
     {
         let _counting = context.counting.lock().await;
-        let writes = on_record(&context, &mesh, &name, request.role)?;
-        let revision = context.store.commit(writes).await?;
+        let (writes, before) = on_record(&context, &mesh, &name, request.role)?;
+        let change = context
+            .change(&who, &mesh, "created", "User", name.as_str())?
+            .before(&before.map(|role| json!({"role": role})))
+            .after(&json!({"role": request.role}));
+        let revision = context.store(change, writes).await?;
         context.in_force(&mesh, revision).await?;
     }
     let role = request.role;
@@ -89,7 +93,7 @@ fn on_record(
     mesh: &MeshName,
     name: &DnsLabel,
     role: Role,
-) -> Answer<Vec<Write>> {
+) -> Answer<(Vec<Write>, Option<Role>)> {
     let now = unix(SystemTime::now());
     let mut record = UserRecord {
         name: name.to_string(),
@@ -98,11 +102,12 @@ fn on_record(
         issued: now,
     };
     let mut writes = Vec::new();
-    let (mut expect, mut there) = (Expect::Absent, 0);
+    let (mut expect, mut there, mut before) = (Expect::Absent, 0, None);
     for entry in context.store.list(mesh, USERS, None)?.0 {
         let known = UserRecord::read(&entry);
         if *entry.key.name == *name.as_str() {
             expect = Expect::Revision(entry.revision);
+            before = known.as_ref().map(|known| known.role);
             // Their other certificates stay good.
             record.since = known.map_or(now, |known| known.since.min(now));
         } else if known.is_none_or(|known| known.is_over(now)) {
@@ -120,7 +125,7 @@ fn on_record(
         ));
     }
     writes.push(record.write(UserRecord::key(mesh, name), expect));
-    Ok(writes)
+    Ok((writes, before))
 }
 
 /// Who has a role in the mesh.
@@ -149,8 +154,17 @@ pub(super) async fn revoke(
         Problem::not_found(format!("{name} has no role in mesh {mesh}"))
     };
     let name: DnsLabel = name.parse().map_err(|_| unknown())?;
-    let write = Write::delete(UserRecord::key(&mesh, &name), Expect::Any);
-    match context.store.commit(vec![write]).await {
+    let key = UserRecord::key(&mesh, &name);
+    let there = context.store.get(&key)?;
+    let change = context
+        .change(&who, &mesh, "revoked", "User", name.as_str())?
+        .before(
+            &there
+                .and_then(|entry| UserRecord::read(&entry))
+                .map(|of| of.info()),
+        );
+    let write = Write::delete(key, Expect::Any);
+    match context.store(change, vec![write]).await {
         Err(StoreError::NotFound { .. }) => return Err(unknown()),
         written => context.in_force(&mesh, written?).await?,
     }

@@ -4,6 +4,7 @@
 
 mod absence;
 mod arrivals;
+mod audit;
 mod client;
 mod copies;
 mod documents;

@@ -55,6 +55,7 @@ const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/meshes/{mesh}/leno/v1/ca", Viewer),
     ("POST", "/meshes/{mesh}/leno/v1/local-agent", Owner),
     ("POST", "/meshes/{mesh}/leno/v1/local-user", Owner),
+    ("GET", "/meshes/{mesh}/leno/v1/audit", Admin),
     ("GET", "/meshes/{mesh}/leno/v1/users", Viewer),
     ("DELETE", "/meshes/{mesh}/leno/v1/users/{name}", Admin),
 ];

@@ -1,0 +1,143 @@
+//! Who changed what: the line of each change, and of what was refused.
+//!
+//! A line is begun before its change is stored and ended after, so that there is one also where the caller is gone
+//! before the answer. Where lines are kept is whoever serves the API's ([`Audit`]).
+//! Invariant: no change of an object is stored without a line.
+
+use std::sync::Arc;
+
+use leno_types::DnsLabel;
+use serde_json::Value;
+
+use crate::Caller;
+
+/// Where lines are kept.
+pub trait Audit: Send + Sync {
+    /// Whether a change of this mesh can be written down.
+    ///
+    /// # Errors
+    /// Why it cannot, and what to do: the change is then not made.
+    fn ready(&self, mesh: &DnsLabel) -> Result<(), String>;
+
+    /// Keeps a line.
+    fn note(&self, line: AuditLine);
+}
+
+/// Keeps nothing: where no change is anybody's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unaudited;
+
+impl Audit for Unaudited {
+    fn ready(&self, _: &DnsLabel) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn note(&self, _: AuditLine) {}
+}
+
+/// What was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditObject {
+    /// Its kind, such as `Service` or `Token`.
+    pub kind: String,
+    /// Its namespace; empty where it has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditOutcome {
+    /// It is stored, as this revision.
+    Done(u64),
+    /// It was refused.
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// What the caller was told.
+        message: String,
+    },
+    /// Its caller left before the answer: it may be stored.
+    Unsure,
+}
+
+/// One change, or one that was refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditLine {
+    /// The mesh.
+    pub mesh: DnsLabel,
+    /// Who.
+    pub who: String,
+    /// Where from: an address, or `admin socket`.
+    pub from: String,
+    /// What was done: `created`, `configured`, `deleted`, ..
+    pub verb: String,
+    /// To what.
+    pub object: AuditObject,
+    /// What was there; never a secret.
+    pub before: Option<Value>,
+    /// What is there now; never a secret.
+    pub after: Option<Value>,
+    /// What became of it.
+    pub outcome: AuditOutcome,
+}
+
+impl AuditLine {
+    /// A line of what a caller is about to do.
+    #[must_use]
+    pub fn new(caller: &Caller, mesh: &DnsLabel, verb: &str, object: AuditObject) -> Self {
+        Self {
+            mesh: mesh.clone(),
+            who: caller.name.clone(),
+            from: caller.from.clone(),
+            verb: verb.into(),
+            object,
+            before: None,
+            after: None,
+            outcome: AuditOutcome::Unsure,
+        }
+    }
+}
+
+/// Changes that are about to be stored in one transaction. Dropped without an outcome, they are noted as unsure.
+pub struct Intent {
+    audit: Arc<dyn Audit>,
+    lines: Vec<AuditLine>,
+}
+
+impl Intent {
+    /// Of these changes, in the order of their writes.
+    #[must_use]
+    pub fn new(audit: &Arc<dyn Audit>, lines: Vec<AuditLine>) -> Self {
+        Self {
+            audit: Arc::clone(audit),
+            lines,
+        }
+    }
+
+    /// They are stored; the last is of this revision.
+    pub fn stored(mut self, last: u64) {
+        let count = self.lines.len() as u64;
+        let first = last.saturating_add(1).saturating_sub(count);
+        for (line, revision) in self.lines.drain(..).zip(first..) {
+            self.audit.note(AuditLine {
+                outcome: AuditOutcome::Done(revision),
+                ..line
+            });
+        }
+    }
+
+    /// They were not stored.
+    pub fn forget(mut self) {
+        self.lines.clear();
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        for line in self.lines.drain(..) {
+            self.audit.note(line);
+        }
+    }
+}
