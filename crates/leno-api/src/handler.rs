@@ -186,7 +186,7 @@ async fn serve_in(
     if !server.api.derived.has_mesh(mesh) {
         return Err(ApiError::no_mesh(mesh.as_str()));
     }
-    let _place = server.requests.take(&mesh, &caller.name).map_err(|full| {
+    let _place = server.requests.take(mesh, &caller.name).map_err(|full| {
         server.busy(format!(
             "too many requests at once: {full}; try again later"
         ))

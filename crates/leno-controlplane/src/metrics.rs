@@ -140,39 +140,9 @@ async fn ready(State(meters): State<Meters>) -> impl IntoResponse {
 async fn text(State(meters): State<Meters>) -> impl IntoResponse {
     let mut out = Text::default();
     let audit = Arc::clone(&meters.audit);
-    let meshes = meters.handle.call(move |core: &mut Core| {
-        let mut out = Text::default();
-        let wall = core.clock.wall();
-        out.gauge(
-            "leno_controlplane_tasks",
-            "Connections, streams and sessions.",
-            "",
-            core.scope.open() as f64,
-        );
-        out.counter(
-            "leno_controlplane_tasks_exceeded_total",
-            "Connections and streams refused for the ceiling.",
-            "",
-            core.scope.refused(),
-        );
-        out.gauge(
-            "leno_controlplane_meshes",
-            "Meshes that are served.",
-            "",
-            core.meshes.len() as f64,
-        );
-        out.counter(
-            "leno_controlplane_meshes_exceeded_total",
-            "Meshes refused for the ceiling.",
-            "",
-            core.meshes_refused,
-        );
-        for mesh in core.meshes.values() {
-            of_mesh(&mut out, mesh, wall);
-            of_audit(&mut out, mesh, &audit);
-        }
-        out
-    });
+    let meshes = meters
+        .handle
+        .call(move |core: &mut Core| of_core(core, &audit));
     if let Ok(meshes) = meshes.await {
         out = meshes;
     }
@@ -237,6 +207,41 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
         )],
         out.into_string(),
     )
+}
+
+/// What the task that owns the state knows.
+fn of_core(core: &Core, audit: &AuditLog) -> Text {
+    let mut out = Text::default();
+    let wall = core.clock.wall();
+    out.gauge(
+        "leno_controlplane_tasks",
+        "Connections, streams and sessions.",
+        "",
+        core.scope.open() as f64,
+    );
+    out.counter(
+        "leno_controlplane_tasks_exceeded_total",
+        "Connections and streams refused for the ceiling.",
+        "",
+        core.scope.refused(),
+    );
+    out.gauge(
+        "leno_controlplane_meshes",
+        "Meshes that are served.",
+        "",
+        core.meshes.len() as f64,
+    );
+    out.counter(
+        "leno_controlplane_meshes_exceeded_total",
+        "Meshes refused for the ceiling.",
+        "",
+        core.meshes_refused,
+    );
+    for mesh in core.meshes.values() {
+        of_mesh(&mut out, mesh, wall);
+        of_audit(&mut out, mesh, audit);
+    }
+    out
 }
 
 fn of_store(out: &mut Text, store: &MeteredStore) {
