@@ -12,12 +12,11 @@ use futures_util::{StreamExt, stream};
 use leno_runtime::{Scope, Stop};
 use leno_types::JoinToken;
 use serde_json::json;
-use tokio::sync::Mutex;
 
 use crate::{
     Failure, Size,
     host::{Heard, Host},
-    plane::{Admin, Memory, Plane},
+    plane::{Memory, Plane},
 };
 
 /// Hosts that join at the same time.
@@ -97,7 +96,6 @@ pub(crate) struct Found {
 struct Load {
     size: Size,
     plane: Plane,
-    admin: Mutex<Admin>,
     scope: Scope,
     hosts: RefCell<Vec<Rc<Host>>>,
     heard: Rc<Heard>,
@@ -108,11 +106,9 @@ struct Load {
 pub(crate) async fn run(leno: &Path, directory: &Path, size: Size) -> Result<Found, Failure> {
     let scope = Scope::new(Stop::new(), Some(TASKS));
     let plane = Plane::start(leno, directory).await?;
-    let admin = Mutex::new(plane.admin(&scope).await?);
     let mut load = Load {
         size,
         plane,
-        admin,
         scope,
         hosts: RefCell::default(),
         heard: Rc::default(),
@@ -156,7 +152,8 @@ impl Load {
     fn calls_of(&self, index: usize, hosts: usize) -> Vec<String> {
         let there = (hosts * self.size.services / self.size.proxies).max(1);
         let name = |number: usize| format!("svc/load/s{}", (index * CALLS + number) * 7 % there);
-        (0..CALLS).map(name).collect()
+        let names: BTreeSet<String> = (0..CALLS).map(name).collect();
+        names.into_iter().collect()
     }
 
     async fn token(&self, index: usize) -> Result<JoinToken, Failure> {
@@ -165,10 +162,8 @@ impl Load {
         });
         let path = "/meshes/default/leno/v1/tokens";
         let answer = self
-            .admin
-            .lock()
-            .await
-            .ask("POST", path, Some(request))
+            .plane
+            .ask(&self.scope, "POST", path, Some(request))
             .await?;
         let token = answer["token"].as_str().and_then(|text| text.parse().ok());
         token.ok_or_else(|| Failure::Plane("a token that cannot be read".into()))
@@ -259,10 +254,8 @@ impl Load {
             },
         }]});
         let path = "/meshes/default/leno/v1/apply";
-        self.admin
-            .lock()
-            .await
-            .ask("POST", path, Some(route))
+        self.plane
+            .ask(&self.scope, "POST", path, Some(route))
             .await?;
         let acknowledged = Instant::now();
         let mut waiting = concerned.clone();
@@ -344,10 +337,8 @@ impl Load {
         let request = json!({"namespace": "load", "services": [], "uses": 1});
         let path = "/meshes/default/leno/v1/tokens";
         let answer = self
-            .admin
-            .lock()
-            .await
-            .ask("POST", path, Some(request))
+            .plane
+            .ask(&self.scope, "POST", path, Some(request))
             .await?;
         let token: Option<JoinToken> = answer["token"].as_str().and_then(|text| text.parse().ok());
         let token = token.ok_or_else(|| Failure::Plane("a token that cannot be read".into()))?;
@@ -358,7 +349,7 @@ impl Load {
         let host = Rc::new(host);
         let began = Instant::now();
         self.scope.spawn("host", Rc::clone(&host).run(to))?;
-        while host.holds() < 2 * CALLS {
+        while host.holds() < 2 * host.calls.len() {
             if began.elapsed() > LONG {
                 return Err(Failure::Plane("a newcomer is not served".into()));
             }

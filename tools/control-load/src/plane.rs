@@ -97,8 +97,18 @@ impl Plane {
         Ok(())
     }
 
-    /// Somebody who asks over the admin socket.
-    pub(crate) async fn admin(&self, scope: &Scope) -> Result<Admin, Failure> {
+    /// Asks the API, on a connection of its own: one that is kept is closed when it is quiet for long.
+    pub(crate) async fn ask(
+        &self,
+        scope: &Scope,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Failure> {
+        self.admin(scope).await?.ask(method, path, body).await
+    }
+
+    async fn admin(&self, scope: &Scope) -> Result<Admin, Failure> {
         let socket = UnixStream::connect(self.directory.join("admin.sock")).await?;
         let (sender, connection) = handshake(TokioIo::new(socket)).await?;
         scope.spawn("admin", async move {
@@ -160,11 +170,11 @@ impl Drop for Plane {
     }
 }
 
-/// A kept connection to the API.
-pub(crate) struct Admin(SendRequest<Full<Bytes>>);
+/// A connection to the API.
+struct Admin(SendRequest<Full<Bytes>>);
 
 impl Admin {
-    pub(crate) async fn ask(
+    async fn ask(
         &mut self,
         method: &str,
         path: &str,
