@@ -36,6 +36,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// As the agent has it.
 const WINDOW: u32 = 1 << 20;
 const OUTBOX: usize = 256;
+/// For a handshake.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The types, in the order in which the agent asks for them.
 const TYPES: [&str; 4] = [
     type_url::MESH,
@@ -93,6 +95,8 @@ async fn channel(
     socket.bind((from, 0).into())?;
     let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
+    // Beside thousands of others it may take its time; the agent's own patience is not what is measured.
+    let connector = connector.with_timeout(PATIENCE);
     let connected = connector.connect(stream).await.map_err(Failure::tls)?;
     let mut ready = Some(TokioIo::new(connected.stream));
     let once = tower::service_fn(move |_: http::Uri| {
