@@ -44,7 +44,7 @@ struct Ready<'a> {
 pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
     json_only(&media::content_type(call.headers())?)?;
     let limit = call.server.api.limits.batch_bytes;
-    let bytes = call.server.read_body(body, limit).await?;
+    let bytes = call.read_body(body, limit).await?;
     let batch = duplicates::parse(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the batch is no JSON: {error}")))?;
     drop(bytes);

@@ -1,17 +1,16 @@
 //! From a request to what does it: who calls, what for, may they.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
 use axum::{
     body::{Body, HttpBody},
     extract::State,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, request::Parts};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, StatusCode, request::Parts};
+use http_body_util::BodyExt;
 use leno_types::DnsLabel;
-use tokio::sync::Semaphore;
 
 use crate::{
     Access, Api, AuditLine, AuditObject, AuditOutcome, Caller, apply,
@@ -19,15 +18,13 @@ use crate::{
     discovery, openapi,
     overlay::Overlays,
     read, review,
-    shares::Shares,
+    shares::{Place, Shares},
     status::ApiError,
     target::{InMesh, Objects, Target},
     watch,
     watchers::Watchers,
     write,
 };
-
-const KIBIBYTE: usize = 1_024;
 
 /// The API and what it keeps between requests.
 pub(crate) struct Server {
@@ -36,8 +33,7 @@ pub(crate) struct Server {
     pub(crate) overlays: Overlays,
     pub(crate) watchers: Watchers,
     requests: Arc<Shares>,
-    /// Kibibytes of bodies that may still be read.
-    bodies: Arc<Semaphore>,
+    bodies: Arc<Shares>,
 }
 
 impl Server {
@@ -51,7 +47,7 @@ impl Server {
             collections: Collections::new(Arc::clone(&api.derived), api.limits.derived_changes),
             watchers: Watchers::new(api.limits.watches, Arc::clone(&api.counters)),
             requests: Shares::new(api.limits.requests),
-            bodies: Arc::new(Semaphore::new(api.limits.bodies / KIBIBYTE)),
+            bodies: Shares::new(api.limits.bodies),
             api,
         }
     }
@@ -61,38 +57,6 @@ impl Server {
         exceeded.fetch_add(1, Ordering::Relaxed);
         ApiError::too_many(text)
     }
-
-    /// Reads a body to its end, at most `limit` bytes of it.
-    pub(crate) async fn read_body(&self, body: Body, limit: usize) -> Result<Bytes, ApiError> {
-        let exceeded = |error| {
-            self.api
-                .counters
-                .bodies_exceeded
-                .fetch_add(1, Ordering::Relaxed);
-            error
-        };
-        // The room for it is taken before it comes: as much as it says, or as much as it may be.
-        let size = body
-            .size_hint()
-            .upper()
-            .and_then(|size| usize::try_from(size).ok());
-        let room = size.unwrap_or(limit).min(limit).div_ceil(KIBIBYTE);
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let Ok(_room) = self.bodies.try_acquire_many(room) else {
-            return Err(self.busy("too many large bodies at once; try again later"));
-        };
-        let read = Limited::new(body, limit).collect();
-        match tokio::time::timeout(self.api.limits.body_time, read).await {
-            Err(_) => Err(exceeded(ApiError::body_timeout())),
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(exceeded(ApiError::too_large(
-                format!("Request entity too large: limit is {limit}"),
-            ))),
-            Ok(Err(error)) => Err(ApiError::bad_request(format!(
-                "the body could not be read: {error}"
-            ))),
-        }
-    }
 }
 
 /// One authorised request about objects.
@@ -101,11 +65,60 @@ pub(crate) struct Call<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) mesh: &'a DnsLabel,
     pub(crate) parts: &'a Parts,
+    /// The room that its body has, for as long as the request is worked on.
+    room: Mutex<Option<Place>>,
 }
 
 impl Call<'_> {
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
+    }
+
+    /// Reads the body to its end, at most `limit` bytes of it. Room for it is taken as it comes: what is only announced
+    /// takes nobody's.
+    pub(crate) async fn read_body(&self, body: Body, limit: usize) -> Result<Bytes, ApiError> {
+        let exceeded = |error| {
+            let counters = &self.server.api.counters;
+            counters.bodies_exceeded.fetch_add(1, Ordering::Relaxed);
+            error
+        };
+        let read =
+            tokio::time::timeout(self.server.api.limits.body_time, self.collect(body, limit));
+        match read.await {
+            Err(_) => Err(exceeded(ApiError::body_timeout())),
+            Ok(Err(error)) if error.code() == StatusCode::PAYLOAD_TOO_LARGE => Err(exceeded(error)),
+            Ok(read) => read,
+        }
+    }
+
+    async fn collect(&self, mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+        let too_large =
+            || ApiError::too_large(format!("Request entity too large: limit is {limit}"));
+        let busy = |full| {
+            let text = format!("too many bytes in bodies at once: {full}; try again later");
+            self.server.busy(text)
+        };
+        if usize::try_from(body.size_hint().lower()).is_ok_and(|announced| announced > limit) {
+            return Err(too_large());
+        }
+        let shares = &self.server.bodies;
+        let mut room = shares.take(self.mesh, &self.caller.name).map_err(busy)?;
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                ApiError::bad_request(format!("the body could not be read: {error}"))
+            })?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            room.grow(data.len()).map_err(busy)?;
+            bytes.extend_from_slice(&data);
+        }
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+        Ok(bytes.freeze())
     }
 }
 
@@ -196,6 +209,7 @@ async fn serve_in(
         caller,
         mesh,
         parts,
+        room: Mutex::new(None),
     };
     if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
         if !is_read(&parts.method) {

@@ -220,8 +220,8 @@ pub struct Limits {
     pub watches: Share,
     /// Other requests at once.
     pub requests: Share,
-    /// Bytes of all bodies that are being read.
-    pub bodies: usize,
+    /// Bytes of all bodies that are being read and worked on.
+    pub bodies: Share,
     /// How long a body may take to arrive.
     pub body_time: Duration,
     /// How long a watch lasts that does not say; the client then resumes it.
@@ -248,7 +248,11 @@ impl Default for Limits {
                 mesh: 384,
                 caller: 128,
             },
-            bodies: 64 << 20,
+            bodies: Share {
+                all: 96 << 20,
+                mesh: 64 << 20,
+                caller: 32 << 20,
+            },
             body_time: Duration::from_secs(30),
             watch_time: Duration::from_secs(30 * 60),
             bookmark_interval: Duration::from_secs(60),

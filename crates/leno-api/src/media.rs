@@ -117,6 +117,17 @@ pub(crate) fn discovery(headers: &HeaderMap) -> Result<Discovery, ApiError> {
         .ok_or_else(nothing)
 }
 
+/// How the stream of a watch is called: as a stream only where the caller does.
+pub(crate) fn of_watch(headers: &HeaderMap) -> &'static str {
+    let asked = headers.get_all(header::ACCEPT).iter();
+    let asked = asked.filter_map(|value| value.to_str().ok());
+    if asked.into_iter().any(|text| text.contains("stream=watch")) {
+        "application/json;stream=watch"
+    } else {
+        "application/json"
+    }
+}
+
 /// Kubernetes' own protobuf.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 

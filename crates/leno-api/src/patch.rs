@@ -4,8 +4,10 @@ use serde_json::Value;
 
 /// Operations of one JSON patch, as Kubernetes bounds them.
 const MAX_OPERATIONS: usize = 10_000;
-/// Values that `copy` and `move` may handle in all, so that neither size nor work grows with their repetition.
-const MAX_VALUES: usize = 200_000;
+/// Bytes that `copy` and `move` may handle in all, so that neither size nor work grows with their repetition.
+const MAX_BYTES: usize = 8 << 20;
+/// What a value costs beside its text.
+const VALUE_BYTES: usize = 32;
 /// How deep a document may be: what can be parsed again, and what recursion over it can stand.
 const MAX_DEPTH: usize = 127;
 
@@ -53,7 +55,7 @@ pub(crate) fn json(target: &mut Value, patch: &Value) -> Result<(), PatchError> 
             "a JSON patch has at most {MAX_OPERATIONS} operations"
         )));
     }
-    let mut budget = MAX_VALUES;
+    let mut budget = MAX_BYTES;
     for (index, operation) in operations.iter().enumerate() {
         operate(target, operation, &mut budget).map_err(|error| match error {
             PatchError::Malformed(text) => {
@@ -99,8 +101,10 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
             }
         }
         "copy" => {
-            let copy = find_mut(target, &pointer(text("from")?)?)?.clone();
-            charge(budget, &copy)?;
+            let copied = find_mut(target, &pointer(text("from")?)?)?;
+            // Before it is copied: what is too much is never made.
+            charge(budget, copied)?;
+            let copy = copied.clone();
             add(target, &path, copy)
         }
         "move" => {
@@ -146,13 +150,18 @@ fn depth(value: &Value) -> usize {
     1 + inner.unwrap_or(0)
 }
 
-/// How many values there are in `value`.
+/// About how many bytes `value` needs.
 fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
-        Value::Object(object) => 1 + object.values().map(size).sum::<usize>(),
-        _ => 1,
-    }
+    let inner = match value {
+        Value::Array(list) => list.iter().map(size).sum(),
+        Value::Object(object) => object
+            .iter()
+            .map(|(name, value)| VALUE_BYTES + name.len() + size(value))
+            .sum(),
+        Value::String(text) => text.len(),
+        _ => 0,
+    };
+    VALUE_BYTES + inner
 }
 
 /// RFC 6901.

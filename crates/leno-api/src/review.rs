@@ -31,7 +31,7 @@ pub(crate) async fn review(
     body: Body,
 ) -> Result<Response, ApiError> {
     let media = media::content_type(call.headers())?;
-    let bytes = call.server.read_body(body, MAX_BYTES).await?;
+    let bytes = call.read_body(body, MAX_BYTES).await?;
     let mut value = if media == media::PROTOBUF {
         proto::review(review, &bytes)
             .ok_or_else(|| ApiError::bad_request("the review is no protobuf of its kind"))?

@@ -1,4 +1,4 @@
-//! Places that are few: watches, and requests at once. Of each there are so many in all, so many for a mesh, and so
+//! Places that are few: watches, requests at once, bytes of their bodies. Of each there are so many in all, so many for a mesh, and so
 //! many for one caller, so that one person's thousand leave room for the others.
 //!
 //! Invariant: what is taken is given back when its [`Place`] is dropped, whatever became of the request.
@@ -60,6 +60,7 @@ pub(crate) struct Place {
     shares: Arc<Shares>,
     mesh: DnsLabel,
     caller: String,
+    count: usize,
 }
 
 impl Shares {
@@ -76,44 +77,52 @@ impl Shares {
 
     /// Takes a place, or says whose share is used up.
     pub(crate) fn take(self: &Arc<Self>, mesh: &DnsLabel, caller: &str) -> Result<Place, Full> {
-        let Share {
-            all,
-            mesh: of_mesh,
-            caller: of_caller,
-        } = self.share;
-        let mut taken = self.taken();
-        if taken.callers.get(caller).is_some_and(|n| *n >= of_caller) {
-            return Err(Full::Caller(of_caller));
-        }
-        if taken.meshes.get(mesh).is_some_and(|n| *n >= of_mesh) {
-            return Err(Full::Mesh(of_mesh));
-        }
-        if taken.all >= all {
-            return Err(Full::All(all));
-        }
-        taken.all += 1;
-        *taken.meshes.entry(mesh.clone()).or_default() += 1;
-        *taken.callers.entry(caller.to_owned()).or_default() += 1;
-        Ok(Place {
+        let mut place = Place {
             shares: Arc::clone(self),
             mesh: mesh.clone(),
             caller: caller.to_owned(),
-        })
+            count: 0,
+        };
+        place.grow(1)?;
+        Ok(place)
+    }
+}
+
+impl Place {
+    /// Takes so many more, or says whose share is used up; none is taken then.
+    pub(crate) fn grow(&mut self, count: usize) -> Result<(), Full> {
+        let Share { all, mesh, caller } = self.shares.share;
+        let mut taken = self.shares.taken();
+        let of = |taken: Option<&usize>| taken.copied().unwrap_or(0).saturating_add(count);
+        if of(taken.callers.get(&self.caller)) > caller {
+            return Err(Full::Caller(caller));
+        }
+        if of(taken.meshes.get(&self.mesh)) > mesh {
+            return Err(Full::Mesh(mesh));
+        }
+        if of(Some(&taken.all)) > all {
+            return Err(Full::All(all));
+        }
+        taken.all += count;
+        *taken.meshes.entry(self.mesh.clone()).or_default() += count;
+        *taken.callers.entry(self.caller.clone()).or_default() += count;
+        self.count += count;
+        Ok(())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.shares.taken();
-        taken.all -= 1;
+        taken.all -= self.count;
         if let Some(count) = taken.meshes.get_mut(&self.mesh) {
-            *count -= 1;
+            *count -= self.count;
             if *count == 0 {
                 taken.meshes.remove(&self.mesh);
             }
         }
         if let Some(count) = taken.callers.get_mut(&self.caller) {
-            *count -= 1;
+            *count -= self.count;
             if *count == 0 {
                 taken.callers.remove(&self.caller);
             }

@@ -115,7 +115,7 @@ pub(crate) async fn watch(
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json;stream=watch"),
+        HeaderValue::from_static(media::of_watch(call.headers())),
     );
     headers.insert(
         header::CACHE_CONTROL,
@@ -241,6 +241,8 @@ impl Watching {
             if what == "MODIFIED" && !is_news {
                 return Ok(None);
             }
+            // What the control plane added is newer than what is stored: versions in a watch only grow.
+            object::set_revision(&mut value, change.revision);
         }
         Ok(Some(self.told(what, &value)))
     }

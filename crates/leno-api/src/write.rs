@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 pub(crate) use request::json_only;
 
 use request::{
-    PatchForm, agree, lenient, name_generated, parse_fields, patch_form, read_object, read_options,
-    same_object,
+    Current, PatchForm, agree, lenient, name_generated, parse_fields, patch_form, read_object,
+    read_options, same_object,
 };
 
 use crate::{
@@ -97,7 +97,6 @@ pub(crate) async fn patch(
     let parameters = Parameters::parse(&call.parts.uri)?;
     let form = patch_form(call, kind)?;
     let bytes = call
-        .server
         .read_body(body, call.server.api.limits.object_bytes)
         .await?;
     let (patch, notes) = parse_fields(kind, parameters.validation, &bytes)
@@ -159,7 +158,7 @@ pub(crate) async fn delete(
         }
         if options
             .revision
-            .is_some_and(|expected| expected != entry.revision)
+            .is_some_and(|expected| !target.current(&entry).is(expected))
         {
             return Err(ApiError::modified(kind, name));
         }
@@ -213,6 +212,14 @@ impl<'a> Target<'a> {
         store_key(self.call.mesh, self.kind, self.namespace, self.name)
     }
 
+    fn current(&self, entry: &Entry) -> Current {
+        Current {
+            stored: entry.revision,
+            // The entry may be read before the head: one that is newer is no version of this object yet.
+            head: self.call.server.api.store.revision().max(entry.revision),
+        }
+    }
+
     fn entry(&self) -> Result<Option<Entry>, ApiError> {
         let store = &self.call.server.api.store;
         store
@@ -259,7 +266,7 @@ impl<'a> Target<'a> {
             let mut current = old.clone();
             object::set_revision(&mut current, entry.revision);
             let proposed = next(&current)?;
-            same_object(kind, name, &proposed, &old, entry.revision)?;
+            same_object(kind, name, &proposed, &old, &self.current(&entry))?;
             let mut planned = planned(self.call, kind, name, parameters, proposed, Some(&old))?;
             planned.warnings.splice(0..0, notes.iter().cloned());
             if planned.outcome == Outcome::Unchanged || parameters.dry_run {

@@ -464,8 +464,25 @@ async fn a_status_that_changes_is_told_though_nobody_wrote_and_once() {
         (told["type"].as_str(), status(&told)),
         (Some("MODIFIED"), json!("False"))
     );
+    // Its version is none that goes back, and is one by which the object can be written.
+    server.post(SERVICES, &service("other", 80)).await;
+    server.plane.set_programmed("True");
+    let told = events.next().await.unwrap();
+    assert!(
+        version(&told["object"]) > version(&first["object"]),
+        "{told}"
+    );
+    let mut changed = route("split", 6);
+    changed["metadata"]["resourceVersion"] = version(&first["object"]).into();
+    let path = format!("{ROUTES}/split");
+    let dry = format!("{path}?dryRun=All");
+    assert_eq!(server.put(&dry, &changed).await.code, StatusCode::OK);
+    changed["metadata"]["resourceVersion"] = version(&told["object"]).into();
+    assert_eq!(server.put(&path, &changed).await.code, StatusCode::OK);
+    assert_eq!(server.put(&path, &changed).await.code, StatusCode::CONFLICT);
+    assert_eq!(events.short().await, "MODIFIED split");
     // One that is as it was is none.
-    server.plane.set_programmed("False");
+    server.plane.set_programmed("True");
     server.delete(&format!("{ROUTES}/split")).await;
     assert_eq!(events.short().await, "DELETED split");
 }

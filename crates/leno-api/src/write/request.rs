@@ -15,7 +15,7 @@ pub(super) async fn read_object(
 ) -> Result<(Value, Vec<Finding>), ApiError> {
     json_only(&media::content_type(call.headers())?)?;
     let limit = call.server.api.limits.object_bytes;
-    let bytes = call.server.read_body(body, limit).await?;
+    let bytes = call.read_body(body, limit).await?;
     let (value, notes) = parse_fields(kind, validation, &bytes).map_err(|error| {
         ApiError::bad_request(format!("the object provided is unrecognized: {error}"))
     })?;
@@ -144,18 +144,31 @@ pub(super) fn agree(
     Ok(())
 }
 
+/// The versions that name an object as it is now: from the one in which it was stored to the store's head, which a
+/// watch that told of its status may have given.
+pub(super) struct Current {
+    pub(super) stored: u64,
+    pub(super) head: u64,
+}
+
+impl Current {
+    pub(super) fn is(&self, version: u64) -> bool {
+        (self.stored..=self.head).contains(&version)
+    }
+}
+
 /// Holds the versions a caller names to those that are there.
 pub(super) fn same_object(
     kind: Kind,
     name: &str,
     proposed: &Value,
     old: &Value,
-    revision: u64,
+    current: &Current,
 ) -> Result<(), ApiError> {
     let version = object::meta_text(proposed, "resourceVersion");
     if !version.is_empty() && version != "0" {
         match version.parse::<u64>() {
-            Ok(version) if version == revision => {}
+            Ok(version) if current.is(version) => {}
             Ok(_) => return Err(ApiError::modified(kind, name)),
             Err(_) => {
                 return Err(ApiError::bad_request(
@@ -199,7 +212,7 @@ pub(super) struct DeleteOptions {
 
 pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, ApiError> {
     let limit = call.server.api.limits.object_bytes;
-    let bytes = call.server.read_body(body, limit).await?;
+    let bytes = call.read_body(body, limit).await?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(DeleteOptions::default());
     }

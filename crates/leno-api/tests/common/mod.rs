@@ -159,6 +159,7 @@ async fn identify(mut request: Request, next: Next) -> axum::response::Response 
             "default".parse().unwrap(),
             Access::Viewer,
         )),
+        Some(b"carol") => Some(Caller::everywhere("carol", Access::Admin)),
         _ => Some(Caller::everywhere("alice", Access::Admin)),
     };
     if let Some(caller) = caller {
