@@ -32,7 +32,7 @@ use leno_wire::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     challenge,
@@ -497,7 +497,15 @@ fn read_ads(
 ) -> Result<(), Status> {
     let handle = core.handle.clone();
     let started = core.scope.spawn("discovery", async move {
-        while let Some(Some(Ok(request))) = stop.run_until_stopped(inbound.next()).await {
+        let mut wrong = None;
+        while let Some(Some(request)) = stop.run_until_stopped(inbound.next()).await {
+            let request = match request {
+                Ok(request) => request,
+                Err(status) => {
+                    wrong = unreadable(&status);
+                    break;
+                }
+            };
             let name = name.clone();
             let taken = handle.call(move |core| {
                 let now = core.clock.uptime();
@@ -511,7 +519,7 @@ fn read_ads(
         }
         let closed = handle.call(move |core| {
             if let Some(mesh) = core.meshes.get_mut(&name) {
-                mesh.close_ads(stream);
+                mesh.close_ads(stream, wrong.as_ref());
             }
         });
         if closed.await.is_err() {
@@ -519,4 +527,18 @@ fn read_ads(
         }
     });
     started.map_err(|error| Status::resource_exhausted(error.to_string()))
+}
+
+/// What a proxy is told that sent what cannot be read; nothing where its connection ended.
+fn unreadable(status: &Status) -> Option<Status> {
+    match status.code() {
+        // So tonic says that a message is no such message.
+        Code::Internal => Some(Status::invalid_argument(
+            "a message on the discovery stream is no DeltaDiscoveryRequest",
+        )),
+        Code::OutOfRange | Code::ResourceExhausted => Some(Status::out_of_range(
+            "a message on the discovery stream is larger than 4 MiB",
+        )),
+        _ => None,
+    }
 }

@@ -348,33 +348,6 @@ impl Mesh {
         registered.map(|uid| (agent, uid))
     }
 
-    /// After a restart an agent is where it had proven to be: otherwise it would be told of fewer addresses, and its callers
-    /// too, until it has proven them again. Who left before the restart proves anew.
-    fn prove_again(&mut self, session: SessionId, now: Duration, fx: &mut Effects) {
-        let Some(agent) = self.sessions.get(&session).map(|of| of.agent.clone()) else {
-            return;
-        };
-        let record = self.known_agents.get(&agent);
-        let here = record.filter(|record| record.stopped.is_none());
-        if let Some(record) = here.filter(|_| self.hold(now).grace.is_some()) {
-            for address in record.places.now().to_vec() {
-                self.registry.prove(&agent, address, fx);
-            }
-        }
-    }
-
-    /// Whether an agent that is not there said so: otherwise it is missed.
-    fn note_stopped(&mut self, session: SessionId, stopped: Option<u64>) {
-        let Some(agent) = self.sessions.get(&session).map(|of| &of.agent) else {
-            return;
-        };
-        let record = self.known_agents.get_mut(agent);
-        if let Some(record) = record.filter(|record| record.stopped != stopped) {
-            record.stopped = stopped;
-            self.noted.insert(agent.clone());
-        }
-    }
-
     fn register(
         &mut self,
         session: SessionId,

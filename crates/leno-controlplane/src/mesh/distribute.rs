@@ -283,12 +283,15 @@ impl Mesh {
         }
     }
 
-    /// A discovery stream ended.
-    pub(crate) fn close_ads(&mut self, stream: StreamId) {
+    /// A discovery stream ended; `wrong` is what the other side is told if it is still there.
+    pub(crate) fn close_ads(&mut self, stream: StreamId, wrong: Option<&Status>) {
+        self.publish_due = true;
+        if let Some(status) = wrong {
+            return self.end_ads(stream, status);
+        }
         self.hub.close(stream);
         self.ads.remove(&stream);
         self.ready.remove(&stream);
-        self.publish_due = true;
     }
 
     fn end_ads(&mut self, stream: StreamId, status: &Status) {

@@ -3,12 +3,16 @@
 //! Owns which addresses are the mesh's own. Invariant: the end of a lease takes no address away, nor does a control
 //! plane's restart: what is called there is refused, and never sent in clear to whoever is there now.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use leno_ir::Prefix;
 
 use super::Mesh;
-use crate::{tokens::AgentRecord, vips};
+use crate::{
+    registry::{Effects, SessionId},
+    tokens::AgentRecord,
+    vips,
+};
 
 /// Members that lie in no prefix and are listed singly (CP7).
 const MAX_SINGLE_MEMBERS: usize = 1_024;
@@ -25,6 +29,33 @@ impl Mesh {
             if news {
                 self.noted.insert(name.clone());
             }
+        }
+    }
+
+    /// After a restart an agent is where it had proven to be: otherwise it would be told of fewer addresses, and its callers
+    /// too, until it has proven them again. Who left before the restart proves anew.
+    pub(super) fn prove_again(&mut self, session: SessionId, now: Duration, fx: &mut Effects) {
+        let Some(agent) = self.sessions.get(&session).map(|of| of.agent.clone()) else {
+            return;
+        };
+        let record = self.known_agents.get(&agent);
+        let here = record.filter(|record| record.stopped.is_none());
+        if let Some(record) = here.filter(|_| self.hold(now).grace.is_some()) {
+            for address in record.places.now().to_vec() {
+                self.registry.prove(&agent, address, fx);
+            }
+        }
+    }
+
+    /// Whether an agent that is not there said so: otherwise it is missed.
+    pub(super) fn note_stopped(&mut self, session: SessionId, stopped: Option<u64>) {
+        let Some(agent) = self.sessions.get(&session).map(|of| &of.agent) else {
+            return;
+        };
+        let record = self.known_agents.get_mut(agent);
+        if let Some(record) = record.filter(|record| record.stopped != stopped) {
+            record.stopped = stopped;
+            self.noted.insert(agent.clone());
         }
     }
 

@@ -416,6 +416,17 @@ impl Agent {
         }
     }
 
+    /// How the discovery stream ends.
+    pub async fn discovery_ended(&mut self) -> Status {
+        loop {
+            match timeout(LONG, self.answers.message()).await.unwrap() {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a reason"),
+                Err(status) => return status,
+            }
+        }
+    }
+
     pub async fn try_register(
         &mut self,
         service: &str,
@@ -574,6 +585,33 @@ impl Agent {
             ..DeltaDiscoveryRequest::default()
         })
         .await;
+    }
+}
+
+/// What a discovery stream ends with on which another message is sent, of about so many bytes: its first field is a
+/// number, or a text that is no node.
+pub async fn garbage(channel: Channel, bytes: usize) -> Status {
+    let message = RedeemRequest {
+        token_id: "\u{7f}".repeat(bytes),
+        ..RedeemRequest::default()
+    };
+    let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    // The stream stays open: it is the control plane that ends it.
+    let outbox = tokio_stream::StreamExt::chain(
+        tokio_stream::iter([message]),
+        tokio_stream::pending::<RedeemRequest>(),
+    );
+    let codec = tonic_prost::ProstCodec::<RedeemRequest, DeltaDiscoveryResponse>::default();
+    let request = tonic::Request::new(outbox);
+    let answer = client.streaming(request, path.parse().unwrap(), codec);
+    match timeout(LONG, answer).await.unwrap() {
+        Err(status) => status,
+        Ok(answer) => {
+            let mut answers = answer.into_inner();
+            timeout(LONG, answers.message()).await.unwrap().unwrap_err()
+        }
     }
 }
 

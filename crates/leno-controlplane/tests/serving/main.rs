@@ -11,6 +11,7 @@ mod documents;
 mod hostile;
 mod raw;
 mod roles;
+mod stubborn;
 mod tenants;
 mod trust;
 mod truth;
