@@ -1,6 +1,9 @@
 //! From a request to what does it: who calls, what for, may they.
 
-use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
 
 use axum::{
     body::{Body, HttpBody},
@@ -8,7 +11,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode, request::Parts};
+use futures_util::stream;
+use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use http_body_util::BodyExt;
 use leno_types::DnsLabel;
 
@@ -34,6 +38,8 @@ pub(crate) struct Server {
     pub(crate) watchers: Watchers,
     requests: Arc<Shares>,
     bodies: Arc<Shares>,
+    /// Bytes of answers that are not taken yet.
+    answers: Arc<Shares>,
 }
 
 impl Server {
@@ -48,6 +54,7 @@ impl Server {
             watchers: Watchers::new(api.limits.watches, Arc::clone(&api.counters)),
             requests: Shares::new(api.limits.requests),
             bodies: Shares::new(api.limits.bodies),
+            answers: Shares::new(api.limits.answers),
             api,
         }
     }
@@ -199,7 +206,7 @@ async fn serve_in(
     if !server.api.derived.has_mesh(mesh) {
         return Err(ApiError::no_mesh(mesh.as_str()));
     }
-    let _place = server.requests.take(mesh, &caller.name).map_err(|full| {
+    let place = server.requests.take(mesh, &caller.name).map_err(|full| {
         server.busy(format!(
             "too many requests at once: {full}; try again later"
         ))
@@ -217,12 +224,55 @@ async fn serve_in(
         }
         server.api.derived.settled(mesh).await;
     }
+    let response = serve_target(&call, target, body).await?;
+    held(&call, place, response).await
+}
+
+/// Bytes of an answer that are handed on at once; one that is no longer is on its way when it is made.
+const PIECE: usize = 64 << 10;
+
+/// Hands an answer on as it is taken, and keeps the request's place until then, and for what is read room for the
+/// answer: a caller that does not take what it asked for uses up its own share. A watch has a place of its own.
+async fn held(call: &Call<'_>, place: Place, response: Response) -> Result<Response, ApiError> {
+    let size = response.body().size_hint().exact();
+    let Some(size) = size.and_then(|size| usize::try_from(size).ok()) else {
+        return Ok(response);
+    };
+    if size <= PIECE {
+        return Ok(response);
+    }
+    let mut places = vec![place];
+    if is_read(&call.parts.method) {
+        let taken = call.server.answers.take(call.mesh, &call.caller.name);
+        let room = taken.and_then(|mut room| room.grow(size).map(|()| room));
+        places.push(room.map_err(|full| {
+            let text = format!("too many bytes of answers are not taken: {full}; try again later");
+            call.server.busy(text)
+        })?);
+    }
+    let (mut parts, body) = response.into_parts();
+    let rest = body.collect().await;
+    let rest = rest.map_err(|error| ApiError::internal(error.to_string()))?;
+    parts.headers.insert(header::CONTENT_LENGTH, size.into());
+    let state = (rest.to_bytes(), places);
+    let pieces = stream::unfold(state, |(mut rest, places)| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = rest.split_to(rest.len().min(PIECE));
+        Some((Ok::<_, Infallible>(piece), (rest, places)))
+    });
+    Ok(Response::from_parts(parts, Body::from_stream(pieces)))
+}
+
+async fn serve_target(call: &Call<'_>, target: InMesh, body: Body) -> Result<Response, ApiError> {
+    let Call { mesh, parts, .. } = *call;
     match target {
-        InMesh::Objects(objects) => serve_objects(&call, objects, body).await,
-        InMesh::Apply if parts.method == Method::POST => apply::apply(&call, body).await,
+        InMesh::Objects(objects) => serve_objects(call, objects, body).await,
+        InMesh::Apply if parts.method == Method::POST => apply::apply(call, body).await,
         InMesh::Apply => Err(ApiError::method_not_allowed("apply is a POST")),
         InMesh::Review(review) if parts.method == Method::POST => {
-            review::review(&call, review, body).await
+            review::review(call, review, body).await
         }
         InMesh::Review(_) => Err(ApiError::method_not_allowed("a review is a POST")),
         document => {

@@ -222,6 +222,8 @@ pub struct Limits {
     pub requests: Share,
     /// Bytes of all bodies that are being read and worked on.
     pub bodies: Share,
+    /// Bytes of all answers about what is read that are not taken yet.
+    pub answers: Share,
     /// How long a body may take to arrive.
     pub body_time: Duration,
     /// How long a watch lasts that does not say; the client then resumes it.
@@ -252,6 +254,11 @@ impl Default for Limits {
                 all: 96 << 20,
                 mesh: 64 << 20,
                 caller: 32 << 20,
+            },
+            answers: Share {
+                all: 256 << 20,
+                mesh: 192 << 20,
+                caller: 96 << 20,
             },
             body_time: Duration::from_secs(30),
             watch_time: Duration::from_secs(30 * 60),

@@ -81,7 +81,12 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
             .ok_or_else(|| PatchError::Malformed("\"value\" is missing".into()))
     };
     let path = pointer(text("path")?)?;
-    match text("op")? {
+    let op = text("op")?;
+    if matches!(op, "add" | "copy" | "move" | "remove") {
+        let behind = behind(target, &path);
+        *budget = budget.checked_sub(behind).ok_or_else(too_much)?;
+    }
+    match op {
         "add" => add(target, &path, value()?),
         "remove" => remove(target, &path).map(drop),
         "replace" => {
@@ -114,6 +119,8 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
                     "a value cannot be moved into itself".into(),
                 ));
             }
+            let gap = behind(target, &from);
+            *budget = budget.checked_sub(gap).ok_or_else(too_much)?;
             let moved = remove(target, &from)?;
             charge(budget, &moved)?;
             add(target, &path, moved)
@@ -125,10 +132,25 @@ fn operate(target: &mut Value, operation: &Value, budget: &mut usize) -> Result<
 }
 
 fn charge(budget: &mut usize, value: &Value) -> Result<(), PatchError> {
-    *budget = budget
-        .checked_sub(size(value))
-        .ok_or_else(|| PatchError::Malformed("the patch copies or moves too much".into()))?;
+    *budget = budget.checked_sub(size(value)).ok_or_else(too_much)?;
     Ok(())
+}
+
+fn too_much() -> PatchError {
+    PatchError::Malformed("the patch copies or moves too much".into())
+}
+
+/// How many members of a list stand behind this place: each is moved when one is put there or taken away.
+fn behind(target: &mut Value, path: &[String]) -> usize {
+    let Some((last, parents)) = path.split_last() else {
+        return 0;
+    };
+    match find_mut(target, parents) {
+        Ok(Value::Array(list)) => list.len().saturating_sub(index(last).unwrap_or(list.len())),
+        // Taking a member out of an object closes the gap, too.
+        Ok(Value::Object(map)) => map.len(),
+        _ => 0,
+    }
 }
 
 /// Whether `value` at `path` keeps the document within its depth.

@@ -293,6 +293,44 @@ async fn bodies_that_are_read_at_once_have_a_size_together() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_takes_use_up_their_callers_share() {
+    let limits = Limits {
+        answers: leno_api::Share {
+            all: 80 << 20,
+            mesh: 80 << 20,
+            caller: 30 << 20,
+        },
+        ..Limits::default()
+    };
+    let server = Server::with(Options::default(), limits).await;
+    let mut large = service("cart", 80);
+    large["metadata"]["annotations"] = json!({"text": "x".repeat(250_000)});
+    for index in 0..52 {
+        large["metadata"]["name"] = format!("s{index}").into();
+        assert_eq!(
+            server.post(SERVICES, &large).await.code,
+            StatusCode::CREATED
+        );
+    }
+    // A list of 13 MB is more than the sockets of both ends take.
+    let mut unread = Vec::new();
+    loop {
+        let answer = server.send(Method::GET, SERVICES, &[], "").await;
+        if answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            break;
+        }
+        assert_eq!(answer.status(), StatusCode::OK);
+        unread.push(answer);
+        assert!(unread.len() < 8, "nothing is ever refused");
+    }
+    assert_eq!(unread.len(), 2);
+    let other = [("x-test-caller", "carol")];
+    let answer = server.call(Method::GET, SERVICES, &other, "").await;
+    assert_eq!(answer.code, StatusCode::OK, "another caller is answered");
+    drop(unread);
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_writes_and_reads_on() {
     let options = Options {
         max_file_bytes: 300 << 10,

@@ -89,7 +89,11 @@ impl<'v> Object<'v> {
                 }
                 Some(_) => {}
                 None => {
-                    let near = nearest(key, &known.names());
+                    // What will not be shown need not be guessed at.
+                    let near = match findings.count() < MAX_FINDINGS {
+                        true => nearest(key, &known.names()),
+                        false => None,
+                    };
                     let finding = Finding::unknown_field(self.path(key));
                     findings.add(finding.with_suggestion(near));
                 }
