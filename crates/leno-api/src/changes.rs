@@ -93,6 +93,13 @@ impl Source {
             let watch = server.collections.watch(scope, from, now)?;
             return Ok(Self::Derived(Box::new(watch)));
         }
+        let begins = server.api.derived.begins(&scope.mesh);
+        if from < begins {
+            // The history has it, of a mesh that was removed: nobody of this one may read it.
+            return Err(ApiError::expired(format!(
+                "too old resource version: {from} (the mesh began at {begins}): list again"
+            )));
+        }
         let watch = server
             .api
             .store

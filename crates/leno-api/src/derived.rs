@@ -37,6 +37,8 @@ pub(crate) struct Collections {
 
 struct Collection {
     mesh: DnsLabel,
+    /// [`Derived::begins`] of the mesh: of a later one of the same name it is no collection.
+    begins: u64,
     kind: Kind,
     derived: Arc<dyn Derived>,
     max_changes: usize,
@@ -77,12 +79,15 @@ impl Collections {
             tracing::warn!(limit = MAX_COLLECTIONS, "derived collections are forgotten");
             map.clear();
         }
+        let begins = self.derived.begins(mesh);
+        map.retain(|(of, _), collection| of != mesh || collection.begins == begins);
         let start = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(1, |since| u64::try_from(since.as_micros()).unwrap_or(1));
         let new = || {
             Arc::new(Collection {
                 mesh: mesh.clone(),
+                begins,
                 kind,
                 derived: Arc::clone(&self.derived),
                 max_changes: self.max_changes,

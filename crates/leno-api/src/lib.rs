@@ -114,6 +114,13 @@ pub trait Derived: Send + Sync {
     /// A number that grows whenever a derived object of any mesh may have changed.
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
 
+    /// The revision of the store at which this mesh began. What the history has of before is another's, which had the
+    /// same name.
+    fn begins(&self, mesh: &DnsLabel) -> u64 {
+        let _ = mesh;
+        0
+    }
+
     /// Whether there is such a mesh.
     fn has_mesh(&self, mesh: &DnsLabel) -> bool {
         let _ = mesh;

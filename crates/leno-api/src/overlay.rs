@@ -68,6 +68,8 @@ pub(crate) struct Overlays {
 
 struct Overlay {
     mesh: DnsLabel,
+    /// [`Derived::begins`] of the mesh: of a later one of the same name it is no overlay.
+    begins: u64,
     kind: Kind,
     derived: Arc<dyn Derived>,
     store: Arc<dyn Store>,
@@ -105,7 +107,9 @@ impl Overlays {
 
     fn overlay(&self, mesh: &DnsLabel, kind: Kind) -> Arc<Overlay> {
         let mut map = locked(&self.map);
-        let mut unknown = self.began;
+        let begins = self.derived.begins(mesh);
+        map.retain(|(of, _), overlay| of != mesh || overlay.begins == begins);
+        let mut unknown = self.began.max(begins);
         if map.len() >= MAX_OVERLAYS && !map.contains_key(&(mesh.clone(), kind)) {
             tracing::warn!(limit = MAX_OVERLAYS, "what watches were told is forgotten");
             map.clear();
@@ -114,6 +118,7 @@ impl Overlays {
         let new = || {
             Arc::new(Overlay {
                 mesh: mesh.clone(),
+                begins,
                 kind,
                 derived: Arc::clone(&self.derived),
                 store: Arc::clone(&self.store),

@@ -327,6 +327,7 @@ fn tenant(mesh: &Mesh) -> Tenant {
     Tenant {
         name: mesh.name().clone(),
         domain: mesh.domain().clone(),
+        begins: mesh.settings.begins,
         shared: Arc::clone(&mesh.shared),
         people: Arc::clone(&mesh.people),
         stop: Stop::new(),

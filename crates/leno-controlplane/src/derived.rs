@@ -345,6 +345,10 @@ impl Derived for DerivedMeshes {
         self.changes.subscribe()
     }
 
+    fn begins(&self, mesh: &DnsLabel) -> u64 {
+        self.meshes.get(mesh).map_or(0, |tenant| tenant.begins)
+    }
+
     fn has_mesh(&self, mesh: &DnsLabel) -> bool {
         self.meshes.get(mesh).is_some()
     }

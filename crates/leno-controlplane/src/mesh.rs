@@ -75,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) name: MeshName,
     pub(crate) prefixes: Vec<Prefix>,
     pub(crate) advertise: Vec<HostPort>,
+    /// The revision of the store at which it began.
+    pub(crate) begins: u64,
 }
 
 /// What is counted since the start.

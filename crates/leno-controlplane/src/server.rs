@@ -340,6 +340,7 @@ async fn open_meshes(
 ) -> Result<BTreeMap<MeshName, Mesh>, StartError> {
     let others = founder.reopen(store, &config.mesh).await?;
     let recorded = MeshRecord::read(store, &config.mesh)?;
+    let begins = recorded.as_ref().map_or(0, |(_, entry)| entry.created);
     let recorded = recorded.and_then(|(record, _)| record.trust_domain.parse().ok());
     let default = || {
         let domain = format!("{}.leno", config.mesh).parse();
@@ -353,6 +354,7 @@ async fn open_meshes(
             .or(recorded)
             .unwrap_or_else(default),
         prefixes: config.prefixes.clone(),
+        begins,
     };
     if let Some(other) = others.iter().find(|mesh| *mesh.domain() == plan.domain) {
         let reason = format!(

@@ -205,6 +205,7 @@ fn open_mesh(
         name: name.clone(),
         prefixes: Vec::new(),
         advertise: Vec::new(),
+        begins: 0,
     };
     let now = clock.uptime();
     Ok(Mesh::new(

@@ -76,6 +76,8 @@ impl MeshRecord {
 pub(crate) struct Tenant {
     pub(crate) name: MeshName,
     pub(crate) domain: TrustDomain,
+    /// The revision of the store of its record: what lies before is of another mesh of this name.
+    pub(crate) begins: u64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) people: Arc<People>,
     /// Ends the connections of whoever came in by a certificate of this mesh, at once.

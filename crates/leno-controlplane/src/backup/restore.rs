@@ -22,6 +22,7 @@ use tar::Archive;
 
 use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
 use crate::{
+    people::{USERS, UserRecord},
     times::unix,
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
 };
@@ -131,6 +132,7 @@ async fn restore_into(
         let ended = tokens(&store, &mesh, unix(now))?;
         restored.tokens_ended += ended.len();
         let revoked = revocations(&store, &mesh, before, staging)?;
+        writes.extend(people(&store, &mesh, unix(now))?);
         restored.still_revoked += revoked.len();
         writes.extend(ended.into_iter().chain(revoked));
     }
@@ -217,6 +219,15 @@ fn tokens(store: &SqliteStore, mesh: &MeshName, now: u64) -> Result<Vec<Write>, 
         let valid = token.expires > now && token.redemptions.len() < token.uses as usize;
         token.expires = token.expires.min(now);
         valid
+    })
+}
+
+/// Lets no certificate of a person count that was given before: who was revoked or made less since the backup has one.
+/// They are short, and made anew on the control plane's machine.
+fn people(store: &SqliteStore, mesh: &MeshName, now: u64) -> Result<Vec<Write>, RestoreError> {
+    change(store, mesh, USERS, |person: &mut UserRecord| {
+        person.since = person.since.max(now.saturating_add(1));
+        true
     })
 }
 

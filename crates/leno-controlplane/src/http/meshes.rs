@@ -111,16 +111,16 @@ async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
             message,
         ));
     }
-    context.founder.found(&*context.store, &plan).await?;
+    let begins = context.founder.found(&*context.store, &plan).await?;
     context.audit.open(&name);
     let made = json!({"trustDomain": plan.domain.as_str(), "prefixes": plan.prefixes.len()});
     let change = context
         .change(&who, &name, "created", "Mesh", name.as_str())?
         .after(&made);
-    change.done(context.store.revision());
+    change.done(begins);
     let founder = context.founder.clone();
     let opened = context.handle.call(move |core| {
-        let mesh = founder.open(&plan)?;
+        let mesh = founder.open(&Plan { begins, ..plan })?;
         core.add_mesh(mesh)?;
         Ok::<_, FoundingError>(())
     });

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) name: MeshName,
     pub(crate) domain: TrustDomain,
     pub(crate) prefixes: Vec<Prefix>,
+    /// The revision of the store of its record; 0 for the control plane's own mesh, which has none.
+    pub(crate) begins: u64,
 }
 
 impl Plan {
@@ -73,12 +75,14 @@ impl Plan {
             name,
             domain,
             prefixes,
+            begins: 0,
         })
     }
 
-    /// What a record says.
-    fn of_record(name: &MeshName, record: &MeshRecord) -> Result<Self, String> {
-        Self::read(name.as_str(), Some(&record.trust_domain), &record.prefixes)
+    /// What a record says that was first written at a revision.
+    fn of_record(name: &MeshName, record: &MeshRecord, begins: u64) -> Result<Self, String> {
+        let plan = Self::read(name.as_str(), Some(&record.trust_domain), &record.prefixes)?;
+        Ok(Self { begins, ..plan })
     }
 }
 
@@ -143,13 +147,15 @@ impl Founder {
             name: plan.name.clone(),
             prefixes: plan.prefixes.clone(),
             advertise: self.advertise.clone(),
+            begins: plan.begins,
         };
         let (changes, now) = (self.changes.clone(), self.clock.uptime());
         Ok(Mesh::new(settings, authority, certificate, changes, now))
     }
 
-    /// Makes a mesh, which is then to be opened. Once this returns, it is there after any crash.
-    pub(crate) async fn found(&self, store: &dyn Store, plan: &Plan) -> Result<(), FoundingError> {
+    /// Makes a mesh, which is then to be opened; the revision at which it begins. Once this returns, it is there after any
+    /// crash.
+    pub(crate) async fn found(&self, store: &dyn Store, plan: &Plan) -> Result<u64, FoundingError> {
         let (own, new) = (self.directory(&plan.name), self.beside(&plan.name, "new"));
         if own.exists() {
             return Err(FoundingError::Stray(own));
@@ -170,11 +176,16 @@ impl Founder {
             }
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = recorded {
-            remove(&new)?;
-            return Err(error);
+        match recorded {
+            Ok(begins) => {
+                self.settle(&plan.name)?;
+                Ok(begins)
+            }
+            Err(error) => {
+                remove(&new)?;
+                Err(error)
+            }
         }
-        self.settle(&plan.name)
     }
 
     /// Gives the files of a mesh that is recorded their name.
@@ -218,7 +229,7 @@ impl Founder {
         let mut opened = Vec::new();
         let mut known = Vec::new();
         for name in store.meshes()? {
-            let Some((record, _)) = MeshRecord::read(store, &name)? else {
+            let Some((record, entry)) = MeshRecord::read(store, &name)? else {
                 continue;
             };
             known.push(name.clone());
@@ -227,7 +238,7 @@ impl Founder {
                     tracing::error!(mesh = %name, %error, "a mesh is not removed yet");
                 }
             } else if name != *own {
-                match self.reopen_one(&name, &record) {
+                match self.reopen_one(&name, &record, entry.created) {
                     Ok(mesh) => opened.push(mesh),
                     Err(reason) => {
                         tracing::error!(mesh = %name, reason, "a mesh is not served");
@@ -239,8 +250,13 @@ impl Founder {
         Ok(opened)
     }
 
-    fn reopen_one(&self, name: &MeshName, record: &MeshRecord) -> Result<Mesh, String> {
-        let plan = Plan::of_record(name, record)?;
+    fn reopen_one(
+        &self,
+        name: &MeshName,
+        record: &MeshRecord,
+        begins: u64,
+    ) -> Result<Mesh, String> {
+        let plan = Plan::of_record(name, record, begins)?;
         let directory = self.directory(name);
         if !directory.exists() {
             self.settle(name).map_err(|_| {
@@ -289,17 +305,15 @@ impl Founder {
     }
 }
 
-/// Writes the record of a new mesh, after what stray writes have left under its name.
+/// Writes the record of a new mesh, after what stray writes have left under its name; its revision.
 async fn record_new(
     store: &dyn Store,
     name: &MeshName,
     record: &MeshRecord,
-) -> Result<(), FoundingError> {
+) -> Result<u64, FoundingError> {
     clear(store, name).await?;
-    store
-        .commit(vec![record.write(name, Expect::Absent)])
-        .await?;
-    Ok(())
+    let write = record.write(name, Expect::Absent);
+    Ok(store.commit(vec![write]).await?)
 }
 
 /// Deletes everything of a mesh from the store but its record, a slice at a time.

@@ -53,6 +53,7 @@ const ROUTES: &[(&str, &str, Need)] = &[
     ("GET", "/meshes/{mesh}/leno/v1/refusals", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/refusals/{id}", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/logs", Viewer),
+    ("GET", "/meshes/{mesh}/leno/v1/mtls", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/status", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/control-plane", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/ca", Viewer),
@@ -212,7 +213,8 @@ fn every_route_is_open_to_the_roles_it_is_for_and_to_nobody_else() {
                 .replace("{what}", "config")
                 .replace("{id}", "none")
                 .replace("{name}", "none")
-                .replace("{host}", "none");
+                .replace("{host}", "none")
+                .replace("/logs", "/logs?of=none");
             for (name, who, has) in &everybody {
                 let (code, answer) = who.ask(&control, method, &path).await;
                 let told = format!("{name}: {method} {path}: {code} {answer}");

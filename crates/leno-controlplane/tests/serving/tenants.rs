@@ -140,6 +140,9 @@ fn a_removed_mesh_takes_its_people_and_hosts_with_it_and_leaves_the_others() {
         let (mut stays, mut goes) = (stays.connect(&control).await, goes.connect(&control).await);
         stays.register("cart", 8080, "").await;
         goes.register("cart", 8080, "").await;
+        let path = cart_of("shop");
+        let (code, _) = control.admin("POST", &path, Some(service("first"))).await;
+        assert_eq!(code, 201);
         let (code, answer) = control.admin("DELETE", "/meshes/shop", None).await;
         assert_eq!(code, 409, "{answer}");
         let text = answer["message"].as_str().unwrap();
@@ -160,6 +163,19 @@ fn a_removed_mesh_takes_its_people_and_hosts_with_it_and_leaves_the_others() {
             .await;
         assert_eq!(agents, json!([]));
         join(&control, "shop", "b").await.connect(&control).await;
+        // Nor is anything of the first to be read in the history that both share.
+        for query in [
+            "watch=true&resourceVersion=2&timeoutSeconds=1",
+            "resourceVersion=2&resourceVersionMatch=Exact",
+        ] {
+            for path in ["api/v1/services", "apis/leno.dev/v1alpha1/workloads"] {
+                let path = format!("/meshes/shop/{path}?{query}");
+                let (code, answer) = control.admin("GET", &path, None).await;
+                let told = format!("{path}: {code} {answer}");
+                assert!(code == 410 || told.contains("\"code\":410"), "{told}");
+                assert!(!told.contains("first"), "{told}");
+            }
+        }
         stays.register("cart", 8081, "").await;
         control.stop().await;
     });
