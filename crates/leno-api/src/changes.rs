@@ -194,6 +194,9 @@ impl StoredChanges {
             .map(Body::Stored);
         let (old, new) = match (what, written) {
             (What::Status, None) => return Ok(None),
+            // Changed since: the store's own change tells of it, in its turn. Told now, it would let a client that is
+            // cut off here resume beyond what it was not told of yet.
+            (What::Status, Some(Body::Stored(entry))) if entry.revision > head => return Ok(None),
             (What::Status, Some(body)) => (Some(body.clone()), Some(body)),
             (_, Some(_)) => return Ok(None),
             (What::Added(body), None) => (None, Some(body)),

@@ -110,6 +110,7 @@ impl Parameters {
         };
         match name {
             "watch" => self.watch = boolean()?,
+            "propagationPolicy" => crate::write::propagation(value)?,
             "allowWatchBookmarks" => self.allow_bookmarks = boolean()?,
             "sendInitialEvents" => self.send_initial_events = Some(boolean()?),
             "resourceVersion" if value.is_empty() => {}

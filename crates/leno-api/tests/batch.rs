@@ -87,7 +87,7 @@ async fn a_batch_is_one_transaction_and_tells_what_became_of_each() {
             }
         }
     }
-    assert_eq!(server.store.revision(), 4);
+    assert_eq!(server.store.revision(), 5);
     assert_eq!(
         server
             .counters
@@ -127,7 +127,7 @@ async fn a_dry_run_of_a_batch_says_the_same_and_does_nothing() {
         ),
         (Some(true), &Value::Null)
     );
-    assert_eq!(server.store.revision(), 0);
+    assert_eq!(server.store.revision(), 1);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn everything_that_is_wrong_is_told_and_nothing_is_applied() {
         );
     }
     assert_eq!(found.len(), expected.len());
-    assert_eq!(server.store.revision(), 0);
+    assert_eq!(server.store.revision(), 1);
     // What only the control plane sees, too.
     let answer = server
         .post(
@@ -198,7 +198,7 @@ async fn everything_that_is_wrong_is_told_and_nothing_is_applied() {
         answer.body["details"]["causes"][0]["message"],
         "this name is taken"
     );
-    assert_eq!(server.store.revision(), 0);
+    assert_eq!(server.store.revision(), 1);
 }
 
 #[tokio::test]

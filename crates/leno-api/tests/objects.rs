@@ -476,7 +476,22 @@ async fn deletion_has_preconditions() {
             StatusCode::CONFLICT
         );
     }
-    let right = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background","preconditions":{"resourceVersion":"1"}}"#;
+    for (query, options) in [
+        ("", r#"{"kind":"Service"}"#),
+        ("", r#"{"propagationPolicy":"Perhaps"}"#),
+        ("?propagationPolicy=Perhaps", ""),
+    ] {
+        let path = format!("{path}{query}");
+        assert_eq!(
+            server
+                .call(Method::DELETE, &path, &JSON, options)
+                .await
+                .code,
+            StatusCode::BAD_REQUEST,
+            "{query} {options}"
+        );
+    }
+    let right = r#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background","preconditions":{"resourceVersion":"2"}}"#;
     assert_eq!(
         server.call(Method::DELETE, &path, &JSON, right).await.code,
         StatusCode::OK

@@ -57,7 +57,7 @@ async fn who_may_not_is_told_so() {
             answer.body
         );
     }
-    assert_eq!(server.store.revision(), 1);
+    assert_eq!(server.store.revision(), 2);
     assert_eq!(
         server.get("/meshes/nowhere/api").await.body["message"],
         "mesh \"nowhere\" not found"

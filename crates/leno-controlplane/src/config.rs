@@ -35,6 +35,8 @@ pub struct Config {
     pub workload_ttl: Duration,
     /// Life of the intermediate CA, which renews itself at half of it.
     pub intermediate_ttl: Duration,
+    /// Changes that the store keeps for watches that were cut.
+    pub watch_history: u32,
     /// Written (JSON: pid, addresses) once everything listens; removed at the end.
     pub ready_file: Option<PathBuf>,
 }
@@ -58,6 +60,7 @@ impl Config {
             prefixes: Vec::new(),
             workload_ttl: Duration::from_secs(24 * 3600),
             intermediate_ttl: Duration::from_secs(90 * 24 * 3600),
+            watch_history: 10_000,
             ready_file: None,
         }
     }

@@ -103,7 +103,11 @@ impl Bound {
         }
         private_dir(&config.data_dir).map_err(data_dir)?;
         // Before the ports, which are worth nothing without it: another control plane's lock is the clearer message.
-        let store = SqliteStore::open(&store, Options::default())?;
+        let options = Options {
+            max_changes: usize::try_from(config.watch_history).unwrap_or(usize::MAX),
+            ..Options::default()
+        };
+        let store = SqliteStore::open(&store, options)?;
         let listeners: Vec<TcpListener> = config
             .listen
             .iter()

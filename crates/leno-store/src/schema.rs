@@ -33,7 +33,7 @@ CREATE TABLE meta (
     revision    INTEGER NOT NULL,
     incarnation BLOB    NOT NULL
 ) STRICT;
-INSERT INTO meta VALUES (1, 0, randomblob(16));
+INSERT INTO meta VALUES (1, 1, randomblob(16));
 CREATE TABLE entries (
     mesh      TEXT    NOT NULL,
     resource  TEXT    NOT NULL,
@@ -137,6 +137,10 @@ fn pragma(db: &Connection, name: &str) -> Result<i64, StoreError> {
         .map_err(|error| StoreError::from_sqlite("opened", &error))
 }
 
+/// The revision of a store that nobody has written to. Not 0: to clients of the API a `resourceVersion` of 0 means "any",
+/// and who resumes a watch there is told what is, but not what is gone.
+const FIRST: u64 = 1;
+
 /// The last revision and the incarnation.
 pub(crate) fn meta(db: &Connection) -> Result<(u64, u128), StoreError> {
     let (revision, incarnation): (i64, [u8; 16]) = db
@@ -146,7 +150,8 @@ pub(crate) fn meta(db: &Connection) -> Result<(u64, u128), StoreError> {
         .map_err(|error| StoreError::from_sqlite("read", &error))?;
     let revision =
         u64::try_from(revision).map_err(|_| StoreError::corrupt("its revision is negative"))?;
-    Ok((revision, u128::from_be_bytes(incarnation)))
+    // Earlier files began at 0.
+    Ok((revision.max(FIRST), u128::from_be_bytes(incarnation)))
 }
 
 /// The entry of a key, if there is one.

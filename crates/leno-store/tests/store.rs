@@ -47,7 +47,11 @@ fn drain(watch: &mut Watch) -> Vec<(Change, Option<Entry>)> {
 async fn a_write_is_read_back_with_its_revisions() {
     let temporary = Temporary::new(Options::default());
     let store = temporary.open();
-    assert_eq!(store.revision(), 0);
+    assert_eq!(
+        store.revision(),
+        1,
+        "0 means any revision to clients of the API"
+    );
     let first = store
         .commit(vec![put("cart", "1", Expect::Absent)])
         .await
@@ -103,8 +107,8 @@ async fn conditions_hold_or_nothing_of_the_transaction_happens() {
             [
                 StoreError::Exists { .. },
                 StoreError::Conflict {
-                    expected: 2,
-                    found: 1,
+                    expected: 3,
+                    found: 2,
                     ..
                 },
                 StoreError::NotFound { .. },
@@ -208,7 +212,7 @@ async fn a_watch_tells_each_change_once_in_order_and_also_after_a_restart() {
         ])
         .await
         .unwrap();
-    let live = drain(&mut store.watch(0).unwrap());
+    let live = drain(&mut store.watch(1).unwrap());
     let seen: Vec<_> = live
         .iter()
         .map(|(change, previous)| {
@@ -229,12 +233,12 @@ async fn a_watch_tells_each_change_once_in_order_and_also_after_a_restart() {
     assert_eq!(
         seen,
         [
-            (1, Some((1, bytes("1"))), None),
             (2, Some((2, bytes("1"))), None),
-            (3, Some((1, bytes("2"))), Some((1, bytes("1")))),
-            (4, Some((1, bytes("3"))), Some((3, bytes("2")))),
-            (5, None, Some((2, bytes("1")))),
-            (6, Some((6, bytes("4"))), None),
+            (3, Some((3, bytes("1"))), None),
+            (4, Some((2, bytes("2"))), Some((2, bytes("1")))),
+            (5, Some((2, bytes("3"))), Some((4, bytes("2")))),
+            (6, None, Some((3, bytes("1")))),
+            (7, Some((7, bytes("4"))), None),
         ]
     );
     let incarnation = store.incarnation();
@@ -242,9 +246,10 @@ async fn a_watch_tells_each_change_once_in_order_and_also_after_a_restart() {
     let store = temporary.open();
     assert_eq!(store.incarnation(), incarnation);
     // From every position, inside transactions too.
-    for from in 0..=6 {
+    for from in 1..=7 {
         let later = drain(&mut store.watch(from).unwrap());
-        assert_eq!(later, live[usize::try_from(from).unwrap()..], "from {from}");
+        let told = usize::try_from(from).unwrap() - 1;
+        assert_eq!(later, live[told..], "from {from}");
     }
 }
 
@@ -252,7 +257,7 @@ async fn a_watch_tells_each_change_once_in_order_and_also_after_a_restart() {
 async fn a_waiting_watch_wakes_for_a_change() {
     let temporary = Temporary::new(Options::default());
     let store = temporary.open();
-    let mut watch = store.watch(0).unwrap();
+    let mut watch = store.watch(1).unwrap();
     let (change, revision) =
         tokio::join!(watch.next(), store.commit(vec![put("a", "1", Expect::Any)]));
     assert_eq!(change.unwrap().revision(), revision.unwrap());
@@ -268,7 +273,7 @@ async fn the_change_log_is_bounded_and_slow_watchers_are_told() {
     };
     let temporary = Temporary::new(options);
     let store = temporary.open();
-    let mut slow = store.watch(0).unwrap();
+    let mut slow = store.watch(1).unwrap();
     for n in 0..40 {
         store
             .commit(vec![put("a", &n.to_string(), Expect::Any)])
@@ -278,31 +283,31 @@ async fn the_change_log_is_bounded_and_slow_watchers_are_told() {
     assert!(matches!(
         slow.try_next(),
         Err(StoreError::Lagged {
-            seen: 0,
-            oldest: 30
+            seen: 1,
+            oldest: 31
         })
     ));
     assert!(matches!(
-        store.watch(29),
+        store.watch(30),
         Err(StoreError::Compacted {
-            from: 29,
-            oldest: 30
+            from: 30,
+            oldest: 31
         })
     ));
     assert!(
-        matches!(store.watch(41), Err(StoreError::Compacted { .. })),
+        matches!(store.watch(42), Err(StoreError::Compacted { .. })),
         "a future revision is of another history"
     );
-    assert_eq!(drain(&mut store.watch(30).unwrap()).len(), 10);
+    assert_eq!(drain(&mut store.watch(31).unwrap()).len(), 10);
     let stats = store.stats();
     assert_eq!(
         (stats.lagged, stats.compacted, stats.oldest_watchable),
-        (1, 2, 30)
+        (1, 2, 31)
     );
     drop(store);
     let store = temporary.open();
-    assert!(matches!(store.watch(29), Err(StoreError::Compacted { .. })));
-    assert_eq!(drain(&mut store.watch(30).unwrap()).len(), 10);
+    assert!(matches!(store.watch(30), Err(StoreError::Compacted { .. })));
+    assert_eq!(drain(&mut store.watch(31).unwrap()).len(), 10);
 }
 
 #[tokio::test]
@@ -451,7 +456,7 @@ fn readers_see_whole_transactions_while_a_writer_writes() {
         let mut lists = 0;
         while !writing.is_finished() {
             let (entries, revision) = store.list(&mesh, "services", None).unwrap();
-            assert_eq!(revision % 2, 0);
+            assert_eq!(revision % 2, 1, "the first is 1");
             if let [a, b] = entries.as_slice() {
                 assert_eq!(a.value, b.value);
                 assert_eq!(b.revision, revision);

@@ -24,7 +24,7 @@ pub use raw::{Answer, Wire};
 pub use run::{Connector, Member, RunBuilder};
 pub use skip::{current_test, noting_skips, skipped};
 pub use strangers::{module_of_python, program, python};
-pub use suite::{Test, run_suite};
+pub use suite::{Test, allow_longer, run_suite};
 pub use wait::{holds_for, until, until_ok};
 
 /// The text that payloads contain, so that a capture shows where one crosses in clear.

@@ -9,33 +9,94 @@ use std::{
 
 use serde_json::Value;
 
-/// One request, as `leno` makes it on the control plane's own machine.
+/// No answer here takes longer.
+const LONG: Duration = Duration::from_secs(30);
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its header fields in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Reply {
+    /// The values of a header field.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        let ours = self.headers.iter().filter(|(of, _)| of == name);
+        ours.map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is cut short.
+    pub fn json(&self) -> io::Result<Value> {
+        serde_json::from_str(&self.body).map_err(|_| cut())
+    }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "half an answer")
+}
+
+/// Makes one request, whose path is whole, and reads the answer to its end.
+///
+/// # Errors
+/// There is no answer, or half of one.
+pub fn request(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Reply> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LONG))?;
+    let mut head = format!("{method} {path} HTTP/1.0\r\nhost: localhost\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() || method != "GET" {
+        head += &format!("content-length: {}\r\n", body.len());
+    }
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(b"\r\n")?;
+    stream.write_all(body)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let field = |line: &str| {
+        line.split_once(": ")
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+    };
+    Ok(Reply {
+        status: status.and_then(|code| code.parse().ok()).ok_or_else(cut)?,
+        headers: lines.filter_map(field).collect(),
+        body: body.to_owned(),
+    })
+}
+
+/// One request of JSON about mesh `default`, as `leno` makes it on the control plane's own machine.
 ///
 /// # Errors
 /// When there is no whole answer.
 pub fn call(socket: &Path, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let body = if body.is_null() {
+    let path = format!("/meshes/default{path}");
+    let text = if body.is_null() {
         String::new()
     } else {
         body.to_string()
     };
-    let head = format!(
-        "{method} /meshes/default{path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "half an answer");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((
-        status.ok_or_else(cut)?,
-        serde_json::from_str(body).map_err(|_| cut())?,
-    ))
+    let content = [("content-type", "application/json")];
+    let reply = request(socket, method, &path, &content, text.as_bytes())?;
+    Ok((reply.status, reply.json()?))
 }
 
 /// A watch of a path of mesh `default`.

@@ -210,6 +210,16 @@ pub(super) struct DeleteOptions {
     pub(super) revision: Option<u64>,
 }
 
+/// How deletion goes on to what depends on the object: nothing does, but a word that is none is refused.
+pub(crate) fn propagation(policy: &str) -> Result<(), ApiError> {
+    match policy {
+        "" | "Foreground" | "Background" | "Orphan" => Ok(()),
+        _ => Err(ApiError::bad_request(
+            "propagationPolicy is Foreground, Background or Orphan",
+        )),
+    }
+}
+
 pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, ApiError> {
     let limit = call.server.api.limits.object_bytes;
     let bytes = call.read_body(body, limit).await?;
@@ -221,6 +231,15 @@ pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOp
         ApiError::bad_request(format!("the DeleteOptions are no JSON: {error}"))
     })?;
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    // Not half: somebody who sends something else does not mean to delete on its terms.
+    if let Some(other) = text("/kind").filter(|kind| *kind != "DeleteOptions") {
+        return Err(ApiError::bad_request(format!(
+            "the body is a {other}: send DeleteOptions, or nothing"
+        )));
+    }
+    if let Some(policy) = text("/propagationPolicy") {
+        propagation(policy)?;
+    }
     let revision = text("/preconditions/resourceVersion")
         .map(str::parse)
         .transpose()

@@ -45,6 +45,9 @@ pub(crate) struct ControlPlaneArgs {
     /// Life of the intermediate certificate, which renews itself
     #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
     pub(crate) intermediate_ttl: Duration,
+    /// Changes that a watch which was cut can catch up with; beyond them it lists anew
+    #[arg(long, value_name = "CHANGES", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub(crate) watch_history: u32,
     /// A file written once it is ready
     #[arg(long, value_name = "PATH")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -92,6 +95,7 @@ fn config(args: &ControlPlaneArgs) -> Result<leno_controlplane::Config, CommandE
     config.prefixes = prefixes(&args.prefixes)?;
     config.workload_ttl = args.workload_ttl;
     config.intermediate_ttl = args.intermediate_ttl;
+    config.watch_history = args.watch_history;
     config.ready_file.clone_from(&args.ready_file);
     Ok(config)
 }
