@@ -31,6 +31,7 @@ pub mod telemetry;
 mod tenants;
 mod times;
 pub mod tokens;
+mod told;
 pub mod uids;
 pub mod vips;
 mod vitals;

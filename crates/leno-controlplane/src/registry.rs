@@ -22,7 +22,7 @@ use std::{
 use leno_types::{DnsLabel, Identity, TrustDomain, WorkloadUid};
 use leno_wire::agent as wire;
 
-use crate::uids::UidMint;
+use crate::{told::one_line, uids::UidMint};
 pub use opening::Opening;
 use registration::Registration;
 pub use registration::{Port, Refused};
@@ -397,7 +397,7 @@ impl Registry {
             }
             workload.healthy = healthy;
             workload.ready |= healthy;
-            workload.detail = detail.chars().take(256).collect();
+            workload.detail = one_line(detail, 256);
         }
     }
 

@@ -18,7 +18,7 @@ use leno_telemetry::LatencyHistogram;
 use leno_types::{Refusal, deployed_name};
 use leno_wire::agent::EdgeDelta;
 
-use crate::documents::Edge;
+use crate::{documents::Edge, told::one_line};
 
 pub use outsiders::{Caller as OutsideCaller, Calls, MAX_OUTSIDERS, Outsiders};
 
@@ -382,6 +382,5 @@ fn destination_name(edge: &EdgeDelta, names: &impl Names) -> String {
 
 /// What an agent wrote, as it is kept: people read it on terminals, to which a control character is a command.
 fn text(given: &str) -> String {
-    let harmless = |c: char| if c.is_control() { '?' } else { c };
-    given.chars().take(MAX_TEXT).map(harmless).collect()
+    one_line(given, MAX_TEXT)
 }

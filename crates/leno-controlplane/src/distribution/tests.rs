@@ -336,7 +336,7 @@ fn a_nack_concerns_the_resources_it_names() {
     );
     assert_eq!(state("svc/a/c"), State::Nacked("no content".into()));
     assert_eq!(subscriber.tally.nacks, 2);
-    // A message that names none refuses all that it answers.
+    // A message that names none refuses all that it answers, and is shown as one line.
     put(
         &mut catalog,
         &mut subscriber,
@@ -348,14 +348,14 @@ fn a_nack_concerns_the_resources_it_names() {
     let nack = DeltaDiscoveryRequest {
         error_detail: Some(Status {
             code: 3,
-            message: "too big".into(),
+            message: "too\nbig".into(),
             details: Vec::new(),
         }),
         ..ack(&answer)
     };
     subscriber.request(&nack, &catalog, Duration::ZERO).unwrap();
     let held = subscriber.held_as(Type::Endpoints, "svc/a/b").unwrap();
-    assert_eq!(held.state, State::Nacked("too big".into()));
+    assert_eq!(held.state, State::Nacked("too?big".into()));
     assert_ne!(held.running, held.version);
 }
 

@@ -23,6 +23,7 @@ use crate::{
     tokens::{
         AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name,
     },
+    told::one_line,
 };
 
 /// Messages that may wait to be sent on one session: more than an agent can have workloads.
@@ -568,8 +569,6 @@ fn shorten(state: &mut wire::ProxyState) {
         ]
     });
     for text in texts.chain([&mut state.config_version]) {
-        if text.len() > LONGEST {
-            *text = text.chars().take(LONGEST).collect();
-        }
+        *text = one_line(text, LONGEST);
     }
 }

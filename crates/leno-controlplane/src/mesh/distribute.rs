@@ -22,11 +22,14 @@ use super::{Mesh, Outgoing, sources::VIPS};
 use crate::{
     distribution::{ProtocolError, Resource as Sent, StreamId, Type, View},
     times::unix,
+    told::one_line,
     vips::Vip,
 };
 
 /// Answers that may wait to be sent on one stream: more than all windows together.
 pub(crate) const ADS_QUEUE: usize = 64;
+/// So much of a refusal is logged.
+const MAX_REASON: usize = 2_000;
 /// How often a few of the compiled resources are compiled afresh and compared.
 const AUDIT_EVERY: Duration = Duration::from_secs(1);
 /// How many: an hour is enough for 230,000.
@@ -270,7 +273,9 @@ impl Mesh {
             own: self.own_by_agent.get(&agent),
         };
         if let Some(detail) = &request.error_detail {
-            tracing::warn!(%agent, kind = request.type_url, reason = detail.message, "a proxy refused resources");
+            let reason = one_line(&detail.message, MAX_REASON);
+            let kind = one_line(&request.type_url, 128);
+            tracing::warn!(%agent, kind, reason, "a proxy refused resources");
         }
         match self.hub.request(stream, request, &view, now) {
             Ok(()) => {

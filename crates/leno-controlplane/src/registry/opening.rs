@@ -11,6 +11,8 @@ use std::{
 use leno_types::DnsLabel;
 use leno_wire::agent as wire;
 
+use crate::told::one_line;
+
 use super::{
     Agent, AgentScope, CONFIRM, Effects, Lease, MAX_ADDRESSES, MAX_AGENTS, Refused, Registry,
     SessionId,
@@ -102,12 +104,12 @@ impl Registry {
             session: Some(session),
             addresses: Vec::new(),
             hbone_port,
-            version: hello.version.chars().take(64).collect(),
+            version: one_line(&hello.version, 64),
             features: short_texts(&hello.features),
             since: wall,
             confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
             workloads,
-            host: hello.host.chars().take(253).collect(),
+            host: one_line(&hello.host, 253),
             source,
             claimed,
             proven,
@@ -183,8 +185,11 @@ impl Registry {
 
 /// At most 64 texts of at most 64 characters: what one agent may have us keep.
 fn short_texts(texts: &[String]) -> Vec<String> {
-    let cut = |text: &String| text.chars().take(64).collect();
-    texts.iter().take(64).map(cut).collect()
+    texts
+        .iter()
+        .take(64)
+        .map(|text| one_line(text, 64))
+        .collect()
 }
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Refused> {

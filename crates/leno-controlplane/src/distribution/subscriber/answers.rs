@@ -13,7 +13,10 @@ use super::{
     ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, EMPTY_HELD, Held, Hold, MAX_NAME,
     MAX_NAMES, OWN_HELD, State, TypeState, View,
 };
-use crate::distribution::{Resource, Type};
+use crate::{
+    distribution::{Resource, Type},
+    told::one_line,
+};
 
 /// What a NACK says of the resources of its answer: it writes `NAME: REASON` for each it refuses, and has applied the
 /// others. A message that names none of them refuses them all.
@@ -31,7 +34,7 @@ pub(super) fn refusals(message: &str, sent: &[(Arc<str>, Arc<str>)]) -> BTreeMap
         .filter_map(|(name, _)| Some((begins(name)?, name)))
         .collect();
     starts.sort_unstable();
-    let shorten = |text: &str| text.chars().take(512).collect::<String>();
+    let shorten = |text: &str| one_line(text, 512);
     if starts.is_empty() {
         return sent
             .iter()
