@@ -145,7 +145,7 @@ async fn half_a_backup_and_what_is_none_change_nothing() {
             ),
             "{outcome:?}"
         );
-        assert_eq!(place.open().revision(), 1);
+        assert_eq!(place.open().revision(), 2);
     }
     let beside: Vec<_> = sorted(place.data.parent().unwrap()).unwrap();
     assert_eq!(beside.len(), 1, "nothing stays behind: {beside:?}");
