@@ -26,6 +26,8 @@ use tokio::sync::broadcast;
 use crate::{mesh::locked, times::rfc3339_of};
 use file::Lines;
 
+/// Where the log is, in the data directory.
+pub(crate) const AUDIT: &str = "audit";
 /// Bytes of one file of changes.
 const FILE_BYTES: u64 = 8 << 20;
 /// Files of changes of one mesh.

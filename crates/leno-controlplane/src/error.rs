@@ -29,6 +29,15 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[from] StoreError),
+    /// There are meshes' keys, and no store.
+    #[error(
+        "the store in {path:?} is gone or empty, and meshes' keys are there: leno restore takes a backup; to begin anew \
+         instead, move {path:?} away"
+    )]
+    StoreLost {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// Something else has the port.
     #[error("{address} is taken{holder}: stop that, or choose another with --listen")]
     PortTaken {

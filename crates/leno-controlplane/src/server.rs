@@ -8,7 +8,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::{
 
 use crate::{
     Config, StartError,
-    audit::AuditLog,
+    audit::{AUDIT, AuditLog},
     config::SHORTEST_WORKLOAD_TTL,
     core::{self, Clock, Core, Machine},
     derived::DerivedMeshes,
@@ -101,6 +101,7 @@ impl Bound {
             // What cannot begin leaves nothing behind.
             can_listen(&config)?;
         }
+        store_is_not_lost(&config.data_dir, &store)?;
         private_dir(&config.data_dir).map_err(data_dir)?;
         // Before the ports, which are worth nothing without it: another control plane's lock is the clearer message.
         let options = Options {
@@ -108,6 +109,7 @@ impl Bound {
             ..Options::default()
         };
         let store = SqliteStore::open(&store, options)?;
+        authority_is_not_lost(&config, &store)?;
         let listeners: Vec<TcpListener> = config
             .listen
             .iter()
@@ -200,7 +202,7 @@ impl Bound {
             reason: error.to_string(),
         })?;
         let directory = core.directory.clone();
-        let audit = Arc::new(AuditLog::new(config.data_dir.join("audit")));
+        let audit = Arc::new(AuditLog::new(config.data_dir.join(AUDIT)));
         core.meshes.keys().for_each(|mesh| audit.open(mesh));
         let derived = DerivedMeshes::new(directory.clone(), changes, core.handle.clone());
         let mut api = Api::new(
@@ -313,6 +315,37 @@ fn check(config: &Config) -> Result<(), StartError> {
         );
     }
     Ok(())
+}
+
+/// A store comes before any mesh: one that is empty beside meshes' keys was lost, and a new one in its place would be a
+/// mesh of the same name that knows nobody.
+fn store_is_not_lost(data_dir: &Path, store: &Path) -> Result<(), StartError> {
+    if fs::metadata(store).is_ok_and(|of| of.len() > 0) {
+        return Ok(());
+    }
+    let mut meshes = fs::read_dir(data_dir.join("meshes")).into_iter().flatten();
+    match meshes.any(|mesh| mesh.is_ok_and(|mesh| mesh.path().join("root.key").exists())) {
+        true => Err(StartError::StoreLost {
+            path: data_dir.into(),
+        }),
+        false => Ok(()),
+    }
+}
+
+/// A mesh's keys come before anything is stored of it: new ones in the place of those that were lost would be trusted by
+/// nobody.
+fn authority_is_not_lost(config: &Config, store: &SqliteStore) -> Result<(), StartError> {
+    let root = config.data_dir.join("meshes").join(config.mesh.as_str());
+    if root.join("root.key").exists() || !store.meshes()?.contains(&config.mesh) {
+        return Ok(());
+    }
+    Err(StartError::Authority {
+        mesh: config.mesh.to_string(),
+        reason: format!(
+            "its keys in {} are gone, and members trust them alone: leno restore takes a backup",
+            root.display()
+        ),
+    })
 }
 
 fn private_dir(path: &PathBuf) -> io::Result<()> {

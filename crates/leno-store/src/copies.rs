@@ -40,6 +40,7 @@ impl SqliteStore {
 /// When it is no store, of a later version of Leno, damaged, or the disk refuses.
 pub fn begin_anew(path: &Path, known: u64) -> Result<u64, StoreError> {
     let error = |error: rusqlite::Error| StoreError::from_sqlite("restored", &error);
+    plain(&schema::open_reader(path)?)?;
     let mut db = schema::open_writer(path, &Options::default())?;
     sound(&db)?;
     let (own, _) = schema::meta(&db)?;
@@ -68,6 +69,22 @@ pub fn begin_anew(path: &Path, known: u64) -> Result<u64, StoreError> {
     db.pragma_update(None, "journal_mode", "DELETE")
         .map_err(error)?;
     Ok(revision)
+}
+
+/// Refuses a file that would do something of its own when it is written to: a store has tables, and nothing else.
+fn plain(db: &Connection) -> Result<(), StoreError> {
+    let found: Option<String> = db
+        .query_row(
+            "SELECT name FROM sqlite_schema WHERE type NOT IN ('table', 'index') LIMIT 1",
+            [],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(|error| StoreError::from_sqlite("restored", &error))?;
+    match found {
+        None => Ok(()),
+        Some(_) => Err(StoreError::corrupt("it holds more than tables")),
+    }
 }
 
 /// SQLite's own check of the file.

@@ -104,3 +104,21 @@ fn what_is_no_store_is_not_restored() {
     std::fs::write(&path, "something else").unwrap();
     assert!(begin_anew(&path, 0).is_err());
 }
+
+#[tokio::test]
+async fn a_copy_that_would_do_something_of_its_own_is_not_restored() {
+    let directory = TempDir::new().unwrap();
+    drop(open(&directory, "store.db"));
+    let path = directory.path().join("store.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(
+        "CREATE TRIGGER t AFTER UPDATE ON meta BEGIN UPDATE meta SET revision = 5; END",
+    )
+    .unwrap();
+    drop(db);
+    let outcome = begin_anew(&path, 0);
+    assert!(
+        matches!(outcome, Err(StoreError::Corrupt { .. })),
+        "{outcome:?}"
+    );
+}

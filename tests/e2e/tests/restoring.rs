@@ -45,6 +45,7 @@ suite!(
         a_backup_is_its_owners_alone_and_none_is_written_over,
         restored_it_is_a_new_history_and_members_serve_on,
         what_is_no_backup_changes_nothing,
+        what_was_lost_is_told_and_not_begun_anew,
     ]
 );
 
@@ -190,4 +191,23 @@ fn what_is_no_backup_changes_nothing(fixture: &mut Fixture) {
     }
     fixture.mesh.start_control_plane();
     assert_eq!(fixture.read()["metadata"], before["metadata"]);
+}
+
+fn what_was_lost_is_told_and_not_begun_anew(fixture: &mut Fixture) {
+    fixture.mesh.stop_control_plane();
+    let ready = fixture.data.with_file_name("never-ready");
+    for lost in ["store.db", "meshes/default/root.key"] {
+        let (path, away) = (fixture.data.join(lost), fixture.data.with_file_name("away"));
+        fs::rename(&path, &away).expect("it was there");
+        let mut started = fixture.mesh.spawn_control_plane(&ready);
+        assert_eq!(started.wait(SOON), 1, "{}", started.stderr());
+        let said = started.stderr();
+        assert!(
+            said.contains("gone") && said.contains("leno restore"),
+            "{said}"
+        );
+        fs::rename(&away, &path).expect("it is put back");
+    }
+    fixture.mesh.start_control_plane();
+    until_ok("web answers", SOON, || fixture.calls());
 }

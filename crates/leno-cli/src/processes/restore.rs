@@ -64,6 +64,12 @@ fn tell(restored: &Restored, data_dir: &Path) {
             restored.tokens_ended
         );
     }
+    if restored.people_ended > 0 {
+        eprintln!(
+            "  {} people of the backup may do nothing yet: leno user create gives each a new certificate",
+            restored.people_ended
+        );
+    }
     if restored.still_revoked > 0 {
         eprintln!(
             "  {} hosts that were revoked since then stay so",

@@ -1,8 +1,8 @@
 //! A control plane's state from a backup: put together beside the place, then into the place in one step.
 //!
 //! Refuses while a control plane runs there. What was there is kept under another name.
-//! Invariants: at no moment is half a state in the place; what was revoked stays so where the old state still says it;
-//! no join token of the backup can be redeemed any more.
+//! Invariants: at no moment is half a state in the place; hosts that were revoked stay so where the old state still says
+//! it; no join token and no person's certificate of the backup counts any more; the audit log goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,9 +19,11 @@ use leno_types::{DnsLabel, MeshName};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::de::DeserializeOwned;
 use tar::Archive;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
 use crate::{
+    audit::AUDIT,
     people::{USERS, UserRecord},
     times::unix,
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
@@ -45,6 +47,8 @@ pub struct Restored {
     pub tokens_ended: usize,
     /// Hosts revoked since the backup, which stay so.
     pub still_revoked: usize,
+    /// People of the backup, who may do nothing until they are given a certificate again.
+    pub people_ended: usize,
     /// Where what was there before is now.
     pub replaced: Option<PathBuf>,
 }
@@ -114,17 +118,23 @@ async fn restore_into(
     let path = staging.join(STORE);
     begin_anew(&path, before.revision)?;
     let store = SqliteStore::open(&path, Options::default())?;
-    for mesh in store.meshes()? {
-        if !staging.join(MESHES).join(mesh.as_str()).is_dir() {
+    let meshes = store.meshes()?;
+    for mesh in &meshes {
+        let authority = staging.join(MESHES).join(mesh.as_str());
+        if ["root.pem", "root.key"]
+            .iter()
+            .any(|file| !authority.join(file).exists())
+        {
             return Err(damaged(format!("it has no authority of mesh {mesh}")));
         }
     }
     let mut restored = Restored {
-        meshes: manifest.meshes,
+        meshes: meshes.iter().map(ToString::to_string).collect(),
         created: manifest.created,
         revision: 0,
         tokens_ended: 0,
         still_revoked: 0,
+        people_ended: 0,
         replaced: None,
     };
     let mut writes = Vec::new();
@@ -132,14 +142,32 @@ async fn restore_into(
         let ended = tokens(&store, &mesh, unix(now))?;
         restored.tokens_ended += ended.len();
         let revoked = revocations(&store, &mesh, before, staging)?;
-        writes.extend(people(&store, &mesh, unix(now))?);
+        let people = people(&store, &mesh, unix(now))?;
         restored.still_revoked += revoked.len();
-        writes.extend(ended.into_iter().chain(revoked));
+        restored.people_ended += people.len();
+        writes.extend(ended.into_iter().chain(revoked).chain(people));
     }
     restored.revision = store.commit(writes).await?;
     drop(store);
+    keep_audit(data_dir, staging)?;
     restored.replaced = swap(staging, data_dir, unix(now))?;
     Ok(restored)
+}
+
+/// What was written down of changes is of the place, not of the backup.
+fn keep_audit(data_dir: &Path, staging: &Path) -> Result<(), RestoreError> {
+    let (from, to) = (data_dir.join(AUDIT), staging.join(AUDIT));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    make_dir(&to)?;
+    for path in super::sorted(&from).map_err(io_error(&from))? {
+        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
+            // Keeps its mode, 0600.
+            fs::copy(&path, to.join(name)).map_err(io_error(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the state that is replaced still says.
@@ -277,7 +305,9 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
     make_dir(staging)?;
     let (mut manifest, mut store) = (None, false);
     let mut archive = Archive::new(archive);
-    for (number, entry) in archive.entries().map_err(damaged)?.enumerate() {
+    // Raw: names are as long as they are in a header, and no extension of the form is read.
+    let entries = archive.entries().map_err(damaged)?.raw(true);
+    for (number, entry) in entries.enumerate() {
         let mut entry = entry.map_err(damaged)?;
         if number >= MAX_FILES || !entry.header().entry_type().is_file() {
             return Err(damaged("something in it is none of a backup"));
@@ -304,7 +334,7 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
                 make_dir(&directory)?;
                 take(&mut entry, &directory.join(file), MAX_AUTHORITY_FILE)?;
             }
-            _ => return Err(damaged(format!("{} is none of a backup", name.display()))),
+            _ => return Err(damaged(format!("{name:?} is none of a backup"))),
         }
     }
     let manifest: Manifest = manifest.ok_or_else(|| damaged("it says nothing of itself"))?;
@@ -313,6 +343,9 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
         return Err(damaged(format!(
             "it is of form {format}, made by Leno {leno}"
         )));
+    }
+    if OffsetDateTime::parse(&manifest.created, &Rfc3339).is_err() {
+        return Err(damaged("it does not say when it was made"));
     }
     if store {
         Ok(manifest)

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     documents::TokenRequest,
+    people::USERS,
     tokens::{AGENTS, TOKENS, TokenRecord},
 };
 
@@ -67,7 +68,12 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     let record = TokenRecord::new(&TokenRequest::default(), "t1".into(), &[1; 32], NOW).unwrap();
     let token = put(TOKENS, "t1", serde_json::to_value(&record).unwrap());
     let object = put("services", "cart", serde_json::json!({"is": "old"}));
-    let writes = vec![token, agent("a", false), agent("b", false), object];
+    let person = put(
+        USERS,
+        "ann",
+        serde_json::json!({"name": "ann", "role": "admin", "since": 1, "issued": 1}),
+    );
+    let writes = vec![token, agent("a", false), agent("b", false), object, person];
     let then = store.commit(writes).await.unwrap();
     let backup = place.backup(&store);
     let later = vec![
@@ -77,12 +83,21 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     ];
     let last = store.commit(later).await.unwrap();
 
+    fs::create_dir(place.data.join("audit")).unwrap();
+    fs::write(place.data.join("audit/default.log"), "a line").unwrap();
     let running = place.restore(&backup).await;
     assert!(matches!(running, Err(RestoreError::Runs(_))), "{running:?}");
     drop(store);
     let restored = place.restore(&backup).await.unwrap();
     assert!(restored.revision > last + leno_store::JUMP, "{restored:?}");
-    assert_eq!((restored.tokens_ended, restored.still_revoked), (1, 1));
+    assert_eq!(
+        (
+            restored.tokens_ended,
+            restored.still_revoked,
+            restored.people_ended
+        ),
+        (1, 1, 1)
+    );
     assert_eq!(restored.meshes, ["default"]);
     let kept = restored.replaced.unwrap();
     assert!(kept.join(STORE).exists());
@@ -95,6 +110,10 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     };
     assert_eq!(read("services", "cart")["is"], "old");
     assert_eq!(store.get(&key("services", "late")).unwrap(), None);
+    let since = read(USERS, "ann")["since"].as_u64().unwrap();
+    assert!(since > NOW, "her certificates of before count no more");
+    let audit = fs::read_to_string(place.data.join("audit/default.log"));
+    assert_eq!(audit.unwrap(), "a line");
     assert_eq!(read(TOKENS, "t1")["expires"], NOW);
     assert_eq!(read(AGENTS, "a")["revoked"], false);
     assert_eq!(read(AGENTS, "b")["revoked"], true);
