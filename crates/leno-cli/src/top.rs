@@ -75,6 +75,9 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
             print(&quiet(args));
         } else {
             print(&view::table(&rows, view::width()));
+            if rows.iter().any(|row| !row.reason.is_empty()) {
+                eprintln!("leno explain says why, and what to do");
+            }
         }
         return Ok(());
     }
@@ -119,7 +122,11 @@ async fn on_screen(
             client.mesh(),
             args.window.as_secs().max(1)
         );
-        page.footer = "q or Ctrl-C ends this".into();
+        let refused = page.rows.iter().any(|row| !row.reason.is_empty());
+        page.footer = match refused {
+            true => "q or Ctrl-C ends this   leno explain says why calls fail".into(),
+            false => "q or Ctrl-C ends this".into(),
+        };
         let drawn = screen.draw(|frame| view::draw(frame, &page));
         drawn.map_err(|error| {
             CommandError::failed(format!("the terminal cannot be written to: {error}"))

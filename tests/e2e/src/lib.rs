@@ -248,6 +248,27 @@ pub fn shown(mesh: &Mesh, answer: &Answer, by: &str, code: &str) {
         let page = mesh.admin(by, "/refusals").to_string();
         (page.contains(&id) && page.contains(&format!("\"{code}\""))).then_some(())
     });
+    if mesh.control_plane.is_some() {
+        explained(mesh, &id, code);
+    }
+}
+
+/// People are told why, who refused whom what, and what to do next.
+#[track_caller]
+fn explained(mesh: &Mesh, id: &str, code: &str) {
+    let said = mesh.leno(&["explain", id]).good().text();
+    let page = format!("docs/refusals/{code}.md");
+    for part in [id, &format!("{code} "), " → ", "said by ", "Next: ", &page] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+    let next = said.rsplit("Next: ").next().unwrap_or_default();
+    let first = next.split("  |  ").next().unwrap_or_default();
+    assert!(
+        first.starts_with("leno "),
+        "{first:?} is no command:\n{said}"
+    );
+    let list = mesh.leno(&["explain"]).good().text();
+    assert!(list.contains(code), "{code} is not in\n{list}");
 }
 
 /// Bytes that are the same each time and compress badly.
