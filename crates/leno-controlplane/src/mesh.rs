@@ -91,6 +91,8 @@ pub(crate) struct Counters {
     pub(crate) redeemed: u64,
     pub(crate) csr_refused: u64,
     pub(crate) foreign_edges: u64,
+    /// Documents of answers that were malformed, too long, or too many.
+    pub(crate) answers_dropped: u64,
     pub(crate) audited: u64,
     pub(crate) divergences: u64,
 }

@@ -495,6 +495,11 @@ fn of_telemetry(out: &mut Text, mesh: &Mesh) {
             "Edges of workloads that the reporting agent does not host.",
             mesh.counters.foreign_edges,
         ),
+        (
+            "leno_answers_dropped_total",
+            "What agents answered to people's questions and nobody was told: malformed, too long, or too much at once.",
+            mesh.counters.answers_dropped,
+        ),
     ] {
         out.counter(name, help, &label, value);
     }

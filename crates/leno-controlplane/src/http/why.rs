@@ -8,7 +8,7 @@ use std::{convert::Infallible, time::Duration};
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use http::header;
@@ -17,7 +17,10 @@ use leno_types::{DnsLabel, MeshName};
 use leno_wire::agent::{self as wire, ask};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{Answer, Context, Problem, Who, line, may};
 use crate::mesh::{Asked, Mesh};
@@ -41,6 +44,8 @@ struct All {
     more: u64,
     asked: usize,
     silent: Vec<DnsLabel>,
+    /// What this takes of the memory for answers.
+    _room: Vec<OwnedSemaphorePermit>,
 }
 
 impl Context {
@@ -72,8 +77,10 @@ impl Context {
             unasked,
         } = self.ask(mesh, whom).await?;
         let (deadline, mut told, mut more) = (Instant::now() + PATIENCE, Vec::new(), 0);
+        let mut room = Vec::new();
         while let Ok(Some(heard)) = timeout_at(deadline, answers.recv()).await {
             more += heard.more;
+            room.extend(heard.room);
             let documents = heard.documents.into_iter();
             told.extend(documents.map(|document| (heard.host.clone(), document)));
         }
@@ -85,6 +92,7 @@ impl Context {
             more,
             asked,
             silent,
+            _room: room,
         })
     }
 }
@@ -201,9 +209,10 @@ pub(super) async fn logs(
     State(context): State<Context>,
     Path(mesh): Path<String>,
     who: Who,
-    Query(query): Query<LogQuery>,
+    query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
+    let Query(query) = query.map_err(|error| Problem::invalid(error.body_text()))?;
     let since = match &query.since {
         None => Duration::from_secs(600),
         Some(text) => leno_types::parse_duration(text)

@@ -2,15 +2,18 @@
 //!
 //! Owns who still has to answer what. What an agent says is a document of its own word: it is passed on with the host's
 //! name, and nothing follows from it.
-//! Invariant: at most [`MAX_QUESTIONS`] are open, each to at most [`MAX_ASKED`] proxies; whoever reads too slowly is
-//! told how much it has missed, and nobody else waits for it.
+//! Invariant: at most [`MAX_QUESTIONS`] are open, each to at most [`MAX_ASKED`] proxies, and answers that were not given
+//! on yet take at most [`ROOM`] in memory; what there is no room for is left out, counted, and told as more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use leno_types::DnsLabel;
 use leno_wire::agent::{self as wire, ask, control_message};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Mesh, agents::SESSION_QUEUE};
 use crate::{
@@ -24,16 +27,30 @@ const MAX_QUESTIONS: usize = 64;
 const MAX_ASKED: usize = 8_192;
 /// Answers that wait to be read.
 const ANSWERS: usize = 512;
-/// Documents of one answer.
-const MAX_DOCUMENTS: usize = 4_096;
 /// Bytes of one document.
 const MAX_DOCUMENT: usize = 64 << 10;
+/// Bytes of all answers of a mesh that are held, as they are in memory.
+const ROOM: usize = 64 << 20;
+/// A document that was read takes so many times its length.
+const READ: usize = 4;
+/// The least that one takes.
+const LEAST: usize = 512;
 
 /// Questions that are open.
-#[derive(Default)]
 pub(super) struct Askings {
     next: u64,
     open: BTreeMap<u64, Asking>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Askings {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            open: BTreeMap::new(),
+            room: Arc::new(Semaphore::new(ROOM)),
+        }
+    }
 }
 
 struct Asking {
@@ -48,6 +65,8 @@ pub(crate) struct Heard {
     pub(crate) documents: Vec<Value>,
     /// So many more there were.
     pub(crate) more: u64,
+    /// Given back when the documents are.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// A question that was asked.
@@ -124,20 +143,22 @@ impl Mesh {
         let Some(host) = asking.waiting.get(&session).cloned() else {
             return;
         };
-        let documents = answer.documents.iter().take(MAX_DOCUMENTS);
-        let fit = documents.filter(|document| document.len() <= MAX_DOCUMENT);
-        let documents: Vec<Value> = fit
-            .filter_map(|document| serde_json::from_slice(document).ok())
-            .filter(Value::is_object)
-            .collect();
-        if !documents.is_empty() || answer.more > 0 {
+        let (documents, room) = read(&self.askings.room, &answer.documents);
+        let left_out = (answer.documents.len() - documents.len()) as u64;
+        let more = answer.more.saturating_add(left_out);
+        if !documents.is_empty() || more > 0 {
+            let count = documents.len() as u64;
             let heard = Heard {
                 host,
                 documents,
-                more: answer.more,
+                more,
+                room,
             };
             // Who reads too slowly misses it; a line of a log is not worth a wait.
-            drop(asking.sender.try_send(heard));
+            let missed = asking.sender.try_send(heard).is_err();
+            let dropped = left_out + if missed { count } else { 0 };
+            let counter = &mut self.counters.answers_dropped;
+            *counter = counter.saturating_add(dropped);
         }
         if answer.last {
             asking.waiting.remove(&session);
@@ -261,4 +282,27 @@ impl Mesh {
             "certificate_not_after": certificate.map(|of| rfc3339(of.not_after)),
         });
     }
+}
+
+/// Reads the documents that are some, as long as there is room for them.
+fn read(
+    room: &Arc<Semaphore>,
+    documents: &[Vec<u8>],
+) -> (Vec<Value>, Option<OwnedSemaphorePermit>) {
+    let (mut taken, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    for document in documents.iter().filter(|of| of.len() <= MAX_DOCUMENT) {
+        let cost = u32::try_from(document.len() * READ + LEAST).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(room).try_acquire_many_owned(cost) else {
+            break;
+        };
+        let value = serde_json::from_slice::<Value>(document);
+        if let Some(value) = value.ok().filter(Value::is_object) {
+            taken.push(value);
+            match &mut held {
+                Some(held) => held.merge(permit),
+                None => held = Some(permit),
+            }
+        }
+    }
+    (taken, held)
 }

@@ -5,6 +5,7 @@
 mod absence;
 mod arrivals;
 mod audit;
+mod asked;
 mod client;
 mod copies;
 mod documents;
