@@ -4,8 +4,8 @@
 
 mod absence;
 mod arrivals;
-mod audit;
 mod asked;
+mod audit;
 mod client;
 mod copies;
 mod documents;

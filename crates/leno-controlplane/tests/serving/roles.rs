@@ -50,6 +50,7 @@ const ROUTES: &[(&str, &str, Need)] = &[
         "/meshes/{mesh}/leno/v1/proxies/{host}/{what}",
         Viewer,
     ),
+    ("GET", "/meshes/{mesh}/leno/v1/mtls", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/refusals", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/refusals/{id}", Viewer),
     ("GET", "/meshes/{mesh}/leno/v1/logs", Viewer),
