@@ -199,10 +199,15 @@ impl Site {
             true => life.dead.trigger(),
             false => life.stop.trigger(),
         }
-        let over = tokio::time::timeout(Duration::from_secs(30), life.dead.cancelled()).await;
-        if over.is_err() {
-            self.sim.wrong("the control plane did not stop");
-            life.dead.trigger();
+        tokio::select! {
+            biased;
+            () = life.dead.cancelled() => {}
+            // Its machine is lost while it writes its last.
+            () = self.weather.lost.notified() => life.dead.trigger(),
+            () = tokio::time::sleep(Duration::from_secs(30)) => {
+                self.sim.wrong("the control plane did not stop");
+                life.dead.trigger();
+            }
         }
         let disk = life.disk.clone();
         drop(life);
