@@ -87,6 +87,14 @@ struct Held {
     resources: BTreeMap<String, Resource>,
 }
 
+impl Held {
+    /// Whether a resource is what some name that is asked for means.
+    fn asks_for(&self, resource: &Resource) -> bool {
+        let mut names = resource.aliases.iter().chain([&resource.name]);
+        names.any(|name| self.subscribed.contains(name))
+    }
+}
+
 impl AdsClient {
     /// The version of the last response.
     pub(crate) fn version(&self) -> &str {
@@ -205,6 +213,10 @@ impl AdsClient {
         let held = self.types.entry(of).or_default();
         let (mut changes, mut refused) = (Vec::new(), Vec::new());
         for resource in response.resources {
+            // It was on its way when it was no longer asked for: nobody would ever change it, or take it away.
+            if !of.is_wildcard() && !held.asks_for(&resource) {
+                continue;
+            }
             match read(of, &resource) {
                 Ok(change) => {
                     changes.push(change);
