@@ -74,6 +74,30 @@ def differences(place, theirs, ours):
         yield place, theirs, ours
 
 
+def without_statuses(theirs, ours):
+    """Leno's answer without the events by which a watch tells that a status alone has changed: a real API server has
+    nobody here who writes statuses, and when ours come is a matter of time."""
+    if not isinstance(theirs.get("body"), list) or not isinstance(ours.get("body"), list):
+        return ours
+
+    def of(event):
+        meta = event.get("object", {}).get("metadata", {})
+        return event.get("object", {}).get("kind"), meta.get("namespace"), meta.get("name")
+
+    def written(event):
+        return {name: value for name, value in event["object"].items() if name != "status"}
+
+    named = {of(event) for event in theirs["body"]}
+    events, last = [], {}
+    for event in ours["body"]:
+        is_status = event.get("type") == "MODIFIED" and "metadata" in event["object"] and (
+            of(event) not in named or last.get(of(event)) == written(event))
+        if not is_status:
+            events.append(event)
+            last[of(event)] = written(event) if isinstance(event.get("object"), dict) else None
+    return {**ours, "body": events}
+
+
 def load(name):
     with open(f"{HERE}/{name}", encoding="utf-8") as file:
         return json.load(file)
@@ -89,6 +113,7 @@ def main():
     theirs, ours = load("answers.json"), send.all_of(request, lambda: forget(request))
     if theirs.keys() != ours.keys():
         sys.exit("answers.json is of other requests: record anew")
+    ours = {name: without_statuses(theirs[name], ours[name]) for name in ours}
     # [{"reason": why it may differ, "where": a pattern, "places": ["request/place"]}]
     groups = load("differences.json")
     found = {place: (one, other) for name in theirs

@@ -216,8 +216,21 @@ impl View {
             return self.again(line, steps, before, version);
         }
         self.high = version;
+        // A change of its status alone is told at a revision of its own, with the object as it was written last.
+        let written = match line.op.as_str() {
+            "deleted" => version,
+            _ => settled(steps, version),
+        };
+        let held = match before {
+            Some(Position::At(at)) => steps.get(at).and_then(|step| self.visible(*step)),
+            _ => None,
+        };
+        if written < version && held == Some(written) {
+            self.again += 1;
+            return Ok(());
+        }
         self.events += 1;
-        let (at, what) = self.next(steps, before, version)?;
+        let (at, what) = self.next(steps, before, written)?;
         let fits = line.op == what || (line.op == "put" && what != "deleted");
         if !fits {
             return Err(format!("it is told as {}, but was {what}", line.op));
@@ -241,7 +254,7 @@ impl View {
             Some(Position::Absent { after }) => after,
             None => 0,
         };
-        let put = place(steps, version).is_some_and(|at| at < known);
+        let put = place(steps, settled(steps, version)).is_some_and(|at| at < known);
         if put || (line.op == "deleted" && known > 0) {
             return Ok(());
         }
@@ -287,6 +300,16 @@ impl View {
             (None, _) => Ok((at, "deleted")),
         }
     }
+}
+
+/// The version at which the object was written that there was at `version`; `version` itself where there was none.
+pub(crate) fn settled(steps: &[Step], version: u64) -> u64 {
+    let written = steps.iter().filter_map(|step| match step {
+        Step::Put { version, .. } => Some(*version),
+        Step::Gone => None,
+    });
+    let before = written.filter(|of| *of <= version);
+    before.max().unwrap_or(version)
 }
 
 fn place(steps: &[Step], version: u64) -> Option<usize> {

@@ -16,7 +16,7 @@ use leno_e2e::SOON;
 use leno_testkit::{Host, Process, until, until_ok};
 
 use crate::{
-    history::{Line, View},
+    history::{Line, View, settled},
     kube_rs,
     writer::{Watched, Writer},
 };
@@ -180,12 +180,21 @@ impl Informers {
         let histories = writer.histories();
         let nothing = BTreeMap::new();
         self.views.values().all(|view| {
-            let meant = view.meant(histories.get(&kind(&view.name)).unwrap_or(&nothing));
-            view.cache.as_ref() == Some(&meant)
+            let history = histories.get(&kind(&view.name)).unwrap_or(&nothing);
+            let meant = view.meant(history);
+            // Beside a status that changed later stands the version of that.
+            let as_written = |held: &BTreeMap<String, u64>| -> BTreeMap<String, u64> {
+                let of = |(key, version): (&String, &u64)| {
+                    let steps = history.get(key).map_or(&[][..], Vec::as_slice);
+                    (key.clone(), settled(steps, *version))
+                };
+                held.iter().map(of).collect()
+            };
+            view.cache.as_ref().map(as_written) == Some(meant.clone())
                 && view
                     .handled
                     .as_ref()
-                    .is_none_or(|handled| *handled == meant)
+                    .is_none_or(|handled| as_written(handled) == meant)
         })
     }
 
