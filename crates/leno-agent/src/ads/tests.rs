@@ -85,6 +85,9 @@ fn a_reconnect_tells_the_versions_held_and_asks_for_the_same_names() {
 #[test]
 fn what_cannot_be_read_is_refused_by_name_and_the_rest_of_the_response_applied() {
     let mut client = AdsClient::default();
+    for name in ["svc/shop/bad", "svc/shop/cart"] {
+        client.subscribe(Type::Endpoints, name);
+    }
     let bad = any(
         "svc/shop/bad",
         "1",
