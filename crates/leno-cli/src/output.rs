@@ -67,7 +67,7 @@ pub(crate) const RED: &str = "31";
 /// What is new.
 pub(crate) const GREEN: &str = "32";
 
-/// As [`print`], in a colour: for terminals only.
+/// As [`print()`], in a colour: for terminals only.
 pub(crate) fn print_coloured(colour: &str, text: &str) {
     let text = harmless(text);
     drop(writeln!(

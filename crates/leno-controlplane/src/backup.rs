@@ -69,7 +69,7 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> BackupError {
 /// disk do: not for a thread that serves.
 ///
 /// # Errors
-/// What keeps it from being made; what was written until then is no backup, and [`restore`] refuses it.
+/// What keeps it from being made; what was written until then is no backup, and [`restore()`] refuses it.
 pub fn write(
     store: &SqliteStore,
     data_dir: &Path,
