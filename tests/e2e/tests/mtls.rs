@@ -200,7 +200,7 @@ fn the_command_lists_whom_it_cuts_off_and_writes_an_ordinary_document(fixture: &
     assert!(shown.contains("kind: AuthenticationPolicy"), "{shown}");
     assert_eq!(fixture.http(), Some(200), "nothing was changed");
     let strict = leno(&["mtls", "strict", "--yes"]);
-    for told in ["cuts off", &s, "default/web:8080"] {
+    for told in ["cuts off", &s, "default/web:8080", "default/web:8081"] {
         assert!(strict.stderr.contains(told), "{told}: {}", strict.stderr);
     }
     assert!(

@@ -17,15 +17,19 @@ pub(crate) fn place(port: &MtlsPort) -> String {
     format!("{}/{name}:{}", port.namespace, port.port)
 }
 
-/// Who called a port in clear and was served, or is connected; a line each.
+/// Who came in clear to a port that takes plaintext now; a line each. Who was refused there, when it did not, may have
+/// come back since: only to be connected is no call.
 pub(crate) fn callers(port: &MtlsPort) -> Vec<String> {
-    let served = port
-        .callers
-        .iter()
-        .filter(|of| of.calls > 0 || of.refused == 0);
-    served
-        .map(|of| format!("{} → {}: {}", who(of), place(port), calls(of.calls)))
-        .collect()
+    let all = port.callers.iter();
+    all.map(|of| {
+        format!(
+            "{} → {}: {}",
+            who(of),
+            place(port),
+            did(of.calls, of.refused)
+        )
+    })
+    .collect()
 }
 
 fn who(caller: &MtlsCaller) -> String {
@@ -35,11 +39,16 @@ fn who(caller: &MtlsCaller) -> String {
     }
 }
 
-fn calls(number: u64) -> String {
-    match number {
+fn did(calls: u64, refused: u64) -> String {
+    let served = match calls {
+        0 if refused > 0 => return format!("{refused} refused"),
         0 => "connected".into(),
         1 => "1 call".into(),
         more => format!("{more} calls"),
+    };
+    match refused {
+        0 => served,
+        more => format!("{served}, {more} refused"),
     }
 }
 
@@ -86,11 +95,7 @@ fn summed(callers: &[&MtlsCaller]) -> String {
     let more = by.len().saturating_sub(NAMED);
     let shown = by.into_iter().take(NAMED);
     let mut texts: Vec<String> = shown
-        .map(|(who, (served, refused))| match refused {
-            0 => format!("{who}: {}", calls(served)),
-            _ if served == 0 => format!("{who}: {refused} refused"),
-            _ => format!("{who}: {}, {refused} refused", calls(served)),
-        })
+        .map(|(who, (calls, refused))| format!("{who}: {}", did(calls, refused)))
         .collect();
     if more > 0 {
         texts.push(format!("and {more} more"));

@@ -52,18 +52,21 @@ fn wish<'w>(mode: MtlsMode, scope: &'w Scope, home: &'w DnsLabel, ports: &'w [u1
 }
 
 #[test]
-fn callers_in_plaintext_are_told_and_those_that_are_refused_already_are_not() {
+fn whoever_came_in_plaintext_where_it_is_taken_is_told_of() {
     let (shop, scope) = (label("shop"), web());
     let ports = [
         called(port("shop", "web", 8080, "PERMISSIVE"), 12, 0),
         called(port("shop", "web", 8081, "PERMISSIVE"), 0, 3),
         called(port("shop", "web", 8082, "PERMISSIVE"), 0, 0),
+        called(port("shop", "web", 8083, "STRICT"), 0, 3),
         called(port("shop", "cart", 8080, "PERMISSIVE"), 1, 0),
         called(port("pay", "web", 8080, "PERMISSIVE"), 1, 0),
     ];
     let plan = plan(&wish(MtlsMode::Strict, &scope, &shop, &[]), &[], &ports).unwrap();
     let told = [
         "10.0.0.9 (host b) → shop/web:8080: 12 calls",
+        // Refused when the port was strict; what came of it since is not known.
+        "10.0.0.9 (host b) → shop/web:8081: 3 refused",
         "10.0.0.9 (host b) → shop/web:8082: connected",
     ];
     assert_eq!(plan.cut_off, told);
