@@ -21,6 +21,7 @@ use crate::{
     derived::Collections,
     discovery, openapi,
     overlay::Overlays,
+    query::Parameters,
     read, review,
     shares::{Place, Shares},
     status::ApiError,
@@ -172,11 +173,7 @@ fn refused_line(
     parts: &Parts,
     target: &InMesh,
 ) -> Option<AuditLine> {
-    if parts
-        .uri
-        .query()
-        .is_some_and(|query| query.contains("dryRun="))
-    {
+    if Parameters::parse(&parts.uri).is_ok_and(|asked| asked.dry_run) {
         return None;
     }
     let object = match target {
@@ -390,7 +387,7 @@ async fn read_objects(
     namespace: Option<String>,
     name: Option<String>,
 ) -> Result<Response, ApiError> {
-    let parameters = crate::query::Parameters::parse(&call.parts.uri)?;
+    let parameters = Parameters::parse(&call.parts.uri)?;
     let scope = crate::changes::Scope {
         mesh: call.mesh.clone(),
         kind,

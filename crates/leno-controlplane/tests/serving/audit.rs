@@ -140,6 +140,12 @@ fn who_was_refused_is_written_down_too() {
         assert_eq!(code, 201);
         let (code, _) = control.admin("POST", SERVICES, Some(service("web"))).await;
         assert_eq!(code, 409);
+        // A dry run changes nothing and is no attempt; what only looks like one in the text of the query, is.
+        let again = Some(service("web"));
+        for (query, code) in [("dryRun=All", 409), ("ask=dryRun=All", 409)] {
+            let path = format!("{SERVICES}?{query}");
+            assert_eq!(control.admin("POST", &path, again.clone()).await.0, code);
+        }
         let all = log(&control).await;
         let refused: Vec<(u64, &str, &str)> = all
             .iter()
@@ -156,6 +162,7 @@ fn who_was_refused_is_written_down_too() {
             [
                 (403, agent, "Service"),
                 (403, agent, "path"),
+                (409, &*owner, "Service"),
                 (409, &*owner, "Service")
             ]
         );
