@@ -1,19 +1,16 @@
 //! The refusals of this proxy, remembered for people; and the documents that say what explains one.
 //!
 //! Names in documents are stable: the CLI, the console and scripts read them.
-//! Invariant: at most [`MAX_REFUSALS`] are remembered; how many were forgotten is counted.
+//! Invariant: at most [`MAX_REFUSALS`] are remembered, in shares; how many were forgotten is counted.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use leno_dataplane::{Chain, Out, RefusalRecord, Seen};
+use leno_dataplane::{Chain, Out, RefusalRecord, Remembered, Seen};
 use leno_ir::{Health, Provenance};
 use leno_types::{ServiceName, WorkloadUid};
 use serde_json::{Value, json};
 
-/// Refusals kept for people; the oldest makes room.
+/// Refusals kept for people; the oldest of whoever has most of them makes room.
 const MAX_REFUSALS: usize = 512;
 /// Kinds of refusals of one list.
 const MAX_KINDS: usize = 64;
@@ -21,21 +18,25 @@ const MAX_KINDS: usize = 64;
 const MAX_FOUND: usize = 8;
 
 /// The latest refusals.
-#[derive(Default)]
 pub(crate) struct Refusals {
-    kept: VecDeque<RefusalRecord>,
+    kept: Remembered,
     forgotten: u64,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self {
+            kept: Remembered::new(MAX_REFUSALS),
+            forgotten: 0,
+        }
+    }
 }
 
 impl Refusals {
     /// Takes new ones in.
     pub(crate) fn take(&mut self, new: Vec<RefusalRecord>) {
         for refusal in new {
-            if self.kept.len() >= MAX_REFUSALS {
-                self.kept.pop_front();
-                self.forgotten += 1;
-            }
-            self.kept.push_back(refusal);
+            self.forgotten += u64::from(self.kept.take(refusal).is_some());
         }
     }
 
@@ -46,12 +47,12 @@ impl Refusals {
 
     /// All of them, the newest last.
     pub(crate) fn all(&self) -> impl Iterator<Item = &RefusalRecord> {
-        self.kept.iter()
+        self.kept.all()
     }
 
     /// Those whose id begins so, the newest first.
     pub(crate) fn find(&self, id: &str) -> Vec<&RefusalRecord> {
-        let found = self.kept.iter().rev();
+        let found = self.kept.all().rev();
         let found = found.filter(|of| format!("{:016x}", of.id).starts_with(id));
         found.take(MAX_FOUND).collect()
     }
@@ -66,7 +67,7 @@ impl Refusals {
         }
         let mut groups: Vec<Group<'_>> = Vec::new();
         // What the other side refused is told by that side.
-        for refusal in self.kept.iter().rev().filter(|refusal| !refusal.by_peer) {
+        for refusal in self.kept.all().rev().filter(|refusal| !refusal.by_peer) {
             let (caller, to) = (caller_of(refusal, &named), to_of(refusal));
             let known = groups.iter().position(|group| {
                 let last = group.last;

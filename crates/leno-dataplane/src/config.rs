@@ -139,7 +139,7 @@ pub struct Limits {
     pub dns_connections: usize,
     /// Events not yet taken by the agent.
     pub events: usize,
-    /// Refusals remembered between two reports.
+    /// Refusals remembered between two reports; the oldest of whoever has most of them makes room.
     pub refusals: usize,
 }
 

@@ -31,6 +31,7 @@ mod places;
 mod pool;
 mod queue;
 mod record;
+mod remembered;
 mod splice;
 mod state;
 mod target;
@@ -43,4 +44,5 @@ pub use api::{
 };
 pub use config::{Limits, OriginalDestination, WorkerConfig};
 pub use leno_balance::Out;
+pub use remembered::Remembered;
 pub use why::{Chain, ENDPOINTS, Seen, Share};

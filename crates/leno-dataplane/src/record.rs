@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -22,6 +21,7 @@ use leno_types::{Identity, Refusal, ServiceName, WorkloadUid};
 use crate::{
     Chain, Event, Outsider, RefusalRecord,
     counters::{self, count, limit, refused},
+    remembered::Remembered,
     state::{Labels, Local},
 };
 
@@ -32,8 +32,7 @@ pub(crate) struct Record {
     logs: Cell<bool>,
     /// The version of the configuration in use; empty before the first.
     config_version: RefCell<Arc<str>>,
-    refusals: RefCell<VecDeque<RefusalRecord>>,
-    refusals_kept: usize,
+    refusals: RefCell<Remembered>,
 }
 
 /// One side of an edge.
@@ -193,8 +192,7 @@ impl Record {
             log: RefCell::default(),
             logs: Cell::new(logs),
             config_version: RefCell::new("".into()),
-            refusals: RefCell::default(),
-            refusals_kept,
+            refusals: RefCell::new(Remembered::new(refusals_kept)),
         }
     }
 
@@ -271,12 +269,7 @@ impl Record {
         if !it.by_peer {
             refused(it.reason);
         }
-        let mut refusals = self.refusals.borrow_mut();
-        if refusals.len() >= self.refusals_kept {
-            refusals.pop_front();
-            limit(Limit::Refusals);
-        }
-        refusals.push_back(RefusalRecord {
+        let forgotten = self.refusals.borrow_mut().take(RefusalRecord {
             at: SystemTime::now(),
             id: it.id,
             reason: it.reason,
@@ -292,6 +285,9 @@ impl Record {
             config_version: Arc::clone(&self.config_version.borrow()),
             chain: Box::new(it.chain),
         });
+        if forgotten.is_some() {
+            limit(Limit::Refusals);
+        }
     }
 
     /// What happened since the last report; `None` when nothing did.
@@ -304,7 +300,7 @@ impl Record {
         for _ in 0..dropped {
             count(Counter::LogLinesDropped);
         }
-        let refusals: Vec<RefusalRecord> = self.refusals.borrow_mut().drain(..).collect();
+        let refusals: Vec<RefusalRecord> = self.refusals.borrow_mut().drain().collect();
         let counters = counters::take();
         let nothing = delta.is_empty()
             && log.is_empty()
