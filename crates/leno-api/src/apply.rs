@@ -15,7 +15,7 @@ use crate::{
     duplicates,
     handler::Call,
     media, object,
-    plan::{self, Outcome, Planned},
+    plan::{self, Outcome, Planned, Provenance},
     status::{ApiError, Invalid, json_response},
     store_key, warnings,
     write::{Change, TRIES, json_only, store},
@@ -207,7 +207,8 @@ fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'
             return Err(ApiError::modified(document.kind, &document.key.name));
         }
         let value = document.value.clone();
-        match plan::complete(api, call.mesh, document.kind, value, current.as_ref()) {
+        let (kind, current) = (document.kind, current.as_ref());
+        match plan::complete(api, call.mesh, kind, value, current, Provenance::Said) {
             Ok(planned) => all.push(Ready {
                 document,
                 planned,

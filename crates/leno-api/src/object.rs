@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use leno_config::Kind;
+use leno_config::{Kind, PROVENANCE};
 use leno_store::Entry;
 use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -105,6 +105,32 @@ pub(crate) fn spec_differs(a: &Value, b: &Value) -> bool {
         object
     };
     spec(a) != spec(b)
+}
+
+/// Takes away what was said of where another `spec` was written. Whoever writes by hand (`kubectl edit`, `leno edit`, a
+/// patch) hands the old annotations on with a new `spec`, of which they are not true.
+pub(crate) fn forget_provenance(old: &Value, new: &mut Value) {
+    if !spec_differs(old, new) {
+        return;
+    }
+    let said = old.pointer("/metadata/annotations");
+    let Some(annotations) = new.pointer_mut("/metadata/annotations") else {
+        return;
+    };
+    let Some(annotations) = annotations.as_object_mut() else {
+        return;
+    };
+    for name in PROVENANCE {
+        let before = said.and_then(|said| said.get(name));
+        if before.is_some() && annotations.get(name) == before {
+            annotations.shift_remove(name);
+        }
+    }
+    if annotations.is_empty()
+        && let Some(metadata) = metadata(new)
+    {
+        metadata.shift_remove("annotations");
+    }
 }
 
 /// RFC 3339 in UTC with whole seconds.

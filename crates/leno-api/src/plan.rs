@@ -52,6 +52,15 @@ pub(crate) fn warn(
     }
 }
 
+/// Whose word the annotations are that say where a document comes from ([`leno_config::PROVENANCE`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Provenance {
+    /// A batch's: whoever sends it says anew where each document was written.
+    Said,
+    /// Whoever changes one object hands on what it had.
+    HandedOn,
+}
+
 /// The second half: what the control plane and the system add, given what is there.
 pub(crate) fn complete(
     api: &Api,
@@ -59,10 +68,14 @@ pub(crate) fn complete(
     kind: Kind,
     mut value: Value,
     old: Option<&Value>,
+    provenance: Provenance,
 ) -> Result<Planned, Vec<Finding>> {
     let now = api.environment.now();
     api.derived.admit_write(mesh, kind, &mut value, old, now)?;
     object::strip(&mut value);
+    if let (Some(old), Provenance::HandedOn) = (old, provenance) {
+        object::forget_provenance(old, &mut value);
+    }
     let now = object::timestamp(now);
     let (uid, created, generation) = match old {
         None => (object::uuid(api.environment.random()), now, 1),

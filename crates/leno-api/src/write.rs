@@ -23,7 +23,7 @@ use crate::{
     handler::Call,
     media, object,
     patch::{self, PatchError},
-    plan::{self, Outcome, Planned},
+    plan::{self, Outcome, Planned, Provenance},
     query::{Parameters, Validation},
     read,
     status::{ApiError, json_response},
@@ -432,7 +432,8 @@ fn planned(
         }
     }
     let (value, resource) = plan::admitted(kind, proposed).map_err(invalid)?;
-    let mut planned = plan::complete(api, call.mesh, kind, value, old).map_err(invalid)?;
+    let mut planned =
+        plan::complete(api, call.mesh, kind, value, old, Provenance::HandedOn).map_err(invalid)?;
     plan::warn(api, call.mesh, &[&resource], &mut [&mut planned]);
     planned.warnings.splice(0..0, notes);
     Ok(planned)

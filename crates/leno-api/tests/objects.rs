@@ -102,6 +102,36 @@ async fn an_object_lives_from_create_to_delete() {
 }
 
 #[tokio::test]
+async fn where_a_spec_was_written_is_not_said_of_another() {
+    let server = Server::start().await;
+    let said = json!({
+        "leno.dev/source": "shop.yaml:1", "leno.dev/source-map": "spec.rules[0]=9", "team": "web",
+    });
+    let mut written = route("split", 5);
+    written["metadata"]["annotations"] = said.clone();
+    let batch = json!({"items": [written]});
+    let apply = async || server.post("/leno/v1/apply", &batch).await;
+    let path = format!("{ROUTES}/split");
+    let annotations = async || server.get(&path).await.body["metadata"]["annotations"].clone();
+    assert_eq!(apply().await.code, StatusCode::OK);
+    let media = "application/merge-patch+json";
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    server.patch(&path, media, &label).await;
+    assert_eq!(annotations().await, said, "its spec is what the file says");
+
+    let mut edited = server.get(&path).await.body;
+    edited["spec"]["rules"][0]["backendRefs"][0]["weight"] = json!(7);
+    assert_eq!(server.put(&path, &edited).await.code, StatusCode::OK);
+    assert_eq!(annotations().await, json!({"team": "web"}));
+
+    assert_eq!(apply().await.code, StatusCode::OK);
+    assert_eq!(annotations().await, said, "the file is what holds again");
+    let spec = json!({"spec": {"rules": edited["spec"]["rules"]}});
+    server.patch(&path, media, &spec).await;
+    assert_eq!(annotations().await, json!({"team": "web"}));
+}
+
+#[tokio::test]
 async fn only_a_change_of_the_spec_is_a_new_generation_and_no_change_is_no_write() {
     let server = Server::start().await;
     let made = server.post(ROUTES, &route("split", 5)).await;

@@ -31,9 +31,9 @@ pub use hostname_template::{HostnameTemplate, HostnameTemplateError, NamedServic
 pub use kind::Kind;
 pub use resource::{
     AccessAction, AccessPolicy, AccessRule, AccessSource, AccessTarget, AuthenticationPolicy,
-    AuthenticationTarget, BackendRef, HostnameGenerator, HttpRoute, IpFamily, Meta, MtlsMode,
-    ParentRef, PathMatch, Principal, Resource, RouteMatch, RouteRule, SOURCE_ANNOTATION,
-    SOURCE_MAP_ANNOTATION, Service, ServicePort, ServiceSelector, TargetPort,
+    AuthenticationTarget, BackendRef, COMMAND_ANNOTATION, HostnameGenerator, HttpRoute, IpFamily,
+    Meta, MtlsMode, PROVENANCE, ParentRef, PathMatch, Principal, Resource, RouteMatch, RouteRule,
+    SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, Service, ServicePort, ServiceSelector, TargetPort,
 };
 pub use schema::{Field, Fields, List, Merge, Shape, departures, prune, schema};
 pub use template::{

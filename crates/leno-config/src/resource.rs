@@ -15,6 +15,10 @@ use crate::{HostnameTemplate, Kind};
 pub const SOURCE_ANNOTATION: &str = "leno.dev/source";
 /// The annotation in which it keeps the lines of the document's rules: `spec.rules[0]=14 spec.rules[1]=20`.
 pub const SOURCE_MAP_ANNOTATION: &str = "leno.dev/source-map";
+/// The annotation in which `leno allow`, `deny` and `mtls` keep the command that wrote a document.
+pub const COMMAND_ANNOTATION: &str = "leno.dev/command";
+/// The annotations that say where a document's `spec` comes from. They are true of that `spec` and no other.
+pub const PROVENANCE: [&str; 3] = [SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, COMMAND_ANNOTATION];
 
 /// A resource that people write.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -167,6 +167,8 @@ fn an_edit_is_applied_or_kept(fixture: &mut Fixture) {
         .json();
     let weight = now.pointer("/spec/rules/0/backendRefs/0/weight");
     assert_eq!(weight, Some(&7.into()), "{now}");
+    let place = now.pointer("/metadata/annotations/leno.dev~1source");
+    assert_eq!(place, None, "no file says 7: {now}");
     // What is wrong is said with its line, and the file is still there.
     let wrong = edit("sed -i 's/weight: 7/weigth: 7/' \"$1\"");
     assert_eq!(wrong.code, 6, "{}", wrong.stderr);

@@ -8,9 +8,6 @@ use leno_types::DnsLabel;
 use super::label;
 use crate::{client::Client, exit::CommandError, output::Format};
 
-/// The annotation that names the command which wrote a document.
-pub(super) const COMMAND: &str = "leno.dev/command";
-
 /// The option that names a namespace, where it is not the usual one.
 pub(super) fn option(namespace: &str, usual: &str) -> String {
     if namespace == usual {

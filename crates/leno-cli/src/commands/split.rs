@@ -9,8 +9,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use leno_config::{
-    HttpRoute, Kind, PathMatch, RouteRule, SOURCE_ANNOTATION, SOURCE_MAP_ANNOTATION, SplitBackend,
-    admit, httproute_split,
+    HttpRoute, Kind, PROVENANCE, PathMatch, RouteRule, SplitBackend, admit, httproute_split,
 };
 use leno_controlplane::documents::Proxy;
 use leno_types::{DnsLabel, ServiceName};
@@ -265,6 +264,9 @@ fn in_place(route: &Value, rule: usize, backends: &[SplitBackend]) -> Change {
         value
     });
     let new: Value = new.collect();
+    if route.pointer(&pointer) != Some(&new) {
+        forget_provenance(&mut document);
+    }
     if let Some(rule) = document.pointer_mut(&format!("/spec/rules/{rule}")) {
         rule["backendRefs"] = new;
     }
@@ -290,12 +292,14 @@ fn as_written(document: &mut Value) {
     for of_the_system in ["uid", "creationTimestamp", "generation", "resourceVersion"] {
         metadata.shift_remove(of_the_system);
     }
-    if let Some(annotations) = metadata
-        .get_mut("annotations")
-        .and_then(Value::as_object_mut)
-    {
-        annotations.shift_remove(SOURCE_ANNOTATION);
-        annotations.shift_remove(SOURCE_MAP_ANNOTATION);
+    forget_provenance(document);
+}
+
+/// No file holds this document any more as it is.
+fn forget_provenance(document: &mut Value) {
+    let annotations = document.pointer_mut("/metadata/annotations");
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.retain(|name, _| !PROVENANCE.contains(&name.as_str()));
     }
 }
 

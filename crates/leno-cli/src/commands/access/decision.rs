@@ -10,13 +10,14 @@ mod tests;
 use std::collections::BTreeSet;
 
 use leno_compile::access_rules;
-use leno_config::{AccessAction, AccessPolicy, AccessTarget, Kind, Resource, access_policy, admit};
+use leno_config::{
+    AccessAction, AccessPolicy, AccessTarget, COMMAND_ANNOTATION, Kind, Resource, access_policy,
+    admit,
+};
 use leno_ir::Principal;
 use leno_policy::authorize;
 use leno_types::{DnsLabel, Identity, ServiceName, TrustDomain};
 use serde_json::{Value, json};
-
-use crate::commands::shortcuts::COMMAND;
 
 /// Longest name of a policy, so that a number still fits behind it.
 const MAX_NAME: usize = 60;
@@ -146,7 +147,7 @@ impl Standing {
     /// Whether the command itself wrote it, and nobody has given it to `leno apply` or kubectl since.
     fn is_ours(&self) -> bool {
         let annotations = &self.policy.meta.annotations;
-        annotations.contains_key(COMMAND) && annotations.len() == 1
+        annotations.contains_key(COMMAND_ANNOTATION) && annotations.len() == 1
     }
 }
 
@@ -259,7 +260,10 @@ pub(super) fn plan(
     let cut_off = losing(&before, &after, domain, ports, callers);
     let mut document = wish.document(wish.action, &name);
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("annotations".into(), json!({COMMAND: wish.command()}));
+        metadata.insert(
+            "annotations".into(),
+            json!({COMMAND_ANNOTATION: wish.command()}),
+        );
     }
     Some(Plan {
         document,

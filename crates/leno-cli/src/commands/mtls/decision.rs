@@ -9,13 +9,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use leno_config::{
-    AuthenticationPolicy, AuthenticationTarget, Kind, MtlsMode, admit, authentication_template,
+    AuthenticationPolicy, AuthenticationTarget, COMMAND_ANNOTATION, Kind, MtlsMode, admit,
+    authentication_template,
 };
 use leno_controlplane::documents::MtlsPort;
 use leno_types::{DnsLabel, ServiceName};
 use serde_json::{Value, json};
-
-use crate::commands::shortcuts::COMMAND;
 
 /// What is to take another mode.
 #[derive(Debug, PartialEq, Eq)]
@@ -170,7 +169,7 @@ pub(super) fn plan(wish: &Wish<'_>, all: &[Value], ports: &[MtlsPort]) -> Result
     if let Some(before) = before {
         // What else people wrote under this name, or made of it since, is theirs.
         let annotations = &before.meta.annotations;
-        let own = annotations.contains_key(COMMAND) && annotations.len() == 1;
+        let own = annotations.contains_key(COMMAND_ANNOTATION) && annotations.len() == 1;
         if !own || before.targets != [target.clone()] {
             return Err(decided(before, "is somebody's own document"));
         }
@@ -207,7 +206,7 @@ pub(super) fn plan(wish: &Wish<'_>, all: &[Value], ports: &[MtlsPort]) -> Result
     let mut document = authentication_template(wish.home, &name, &target, mode, &levels);
     let command = format!("leno mtls {}{}", verb(wish.mode), wish.words());
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("annotations".into(), json!({COMMAND: command}));
+        metadata.insert("annotations".into(), json!({COMMAND_ANNOTATION: command}));
     }
     let reached = |port: &&MtlsPort| rank(port) <= wish.rank();
     let strict = wish.mode == MtlsMode::Strict;

@@ -45,6 +45,20 @@ fn a_richer_route_keeps_everything_but_the_weights() {
 }
 
 #[test]
+fn new_shares_stand_at_no_line_of_the_file_that_the_route_was_applied_from() {
+    let mut before = route("mine", &format!("{PARENT}{RICH}"));
+    before["metadata"]["annotations"] = json!({
+        "leno.dev/source": "shop.yaml:1", "leno.dev/source-map": "spec.rules[1]=9", "team": "web",
+    });
+    let same = ["v1=95", "v3=5"];
+    let same = decide(std::slice::from_ref(&before), &same).unwrap();
+    assert_eq!(same.document, before, "it says what the file says");
+    let changed = decide(&[before], &["v1=60", "v2=40"]).unwrap();
+    let annotations = &changed.document["metadata"]["annotations"];
+    assert_eq!(*annotations, json!({"team": "web"}));
+}
+
+#[test]
 fn without_a_route_one_is_written_that_is_named_as_the_service() {
     let other = "  parentRefs: [{kind: Service, group: '', name: cart}]\n  rules: [{}]\n";
     let changed = decide(&[route("other", other)], &["v1=1"]).unwrap();

@@ -73,7 +73,7 @@ fn whoever_came_in_plaintext_where_it_is_taken_is_told_of() {
     assert_eq!(plan.undo(""), "leno delete authenticationpolicy mtls-web");
     assert_eq!(plan.document["spec"]["mtls"]["mode"], "STRICT");
     assert_eq!(
-        plan.document["metadata"]["annotations"][COMMAND],
+        plan.document["metadata"]["annotations"][COMMAND_ANNOTATION],
         "leno mtls strict web"
     );
     assert!(read(&plan.document).is_some(), "{}", plan.document);
