@@ -312,12 +312,11 @@ impl Core {
     }
 
     fn change(&mut self, change: &leno_store::Change) {
-        let now = self.clock.wall();
         for mesh in self.meshes.values_mut() {
             mesh.revision = change.revision();
         }
         if let Some(mesh) = self.meshes.get_mut(&change.key().mesh) {
-            mesh.change(change, now);
+            mesh.change(change);
         }
     }
 }

@@ -22,6 +22,7 @@ mod mesh;
 mod metrics;
 mod people;
 pub mod places;
+mod records;
 pub mod registry;
 mod server;
 #[doc(hidden)]

@@ -39,7 +39,6 @@ use leno_wire::{
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-pub(crate) use afresh::member;
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
 pub(crate) use asking::Asked;
 pub(crate) use distribute::{ADS_QUEUE, output_body, resource_of};

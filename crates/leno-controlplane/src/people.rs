@@ -11,14 +11,15 @@ use std::{
 };
 
 use leno_api::Access;
-use leno_store::{Entry, Expect, Key, Write};
-use leno_types::{DnsLabel, MeshName};
+use leno_store::Entry;
+use leno_types::DnsLabel;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
     authority::USER_TTL,
     documents::UserInfo,
+    records::Record,
     times::{rfc3339, unix},
 };
 
@@ -58,20 +59,11 @@ pub(crate) struct UserRecord {
     pub(crate) issued: u64,
 }
 
+impl Record for UserRecord {
+    const COLLECTION: &'static str = USERS;
+}
+
 impl UserRecord {
-    pub(crate) fn key(mesh: &MeshName, name: &DnsLabel) -> Key {
-        Key::new(mesh.clone(), USERS, "", name.as_str())
-    }
-
-    pub(crate) fn read(entry: &Entry) -> Option<Self> {
-        serde_json::from_slice(&entry.value).ok()
-    }
-
-    pub(crate) fn write(&self, key: Key, expect: Expect) -> Write {
-        let value = serde_json::to_vec(self).expect("texts and numbers are JSON");
-        Write::put(key, value, expect)
-    }
-
     /// Whether every certificate it was given has ended.
     pub(crate) fn is_over(&self, now: u64) -> bool {
         now > self.issued.saturating_add(USER_TTL.as_secs())
@@ -138,19 +130,21 @@ mod tests {
 
     use std::time::Duration;
 
+    use leno_store::Expect;
+
     use super::*;
 
     #[test]
     fn a_role_is_of_whoever_is_on_record_with_a_certificate_of_since_then() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let (mesh, name) = ("shop".parse().unwrap(), "ann".parse().unwrap());
+        let mesh = "shop".parse().unwrap();
         let record = UserRecord {
             name: "ann".into(),
             role: Role::Viewer,
             since: 100,
             issued: 100,
         };
-        let write = record.write(UserRecord::key(&mesh, &name), Expect::Any);
+        let write = record.write(UserRecord::key(&mesh, "ann"), Expect::Any);
         let entry = Entry {
             key: write.key,
             value: write.value.unwrap().into(),

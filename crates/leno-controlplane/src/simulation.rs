@@ -16,7 +16,7 @@ use axum::Router;
 use leno_api::{Api, Environment};
 use leno_compile::Compiler;
 use leno_runtime::{Scope, Stop};
-use leno_store::{Store, Write};
+use leno_store::{Expect, Store, Write};
 use leno_types::{DnsLabel, Identity, MeshName, TrustDomain, WorkloadUid};
 use leno_wire::{
     agent::{AgentMessage, ControlMessage},
@@ -35,6 +35,7 @@ use crate::{
     distribution::{Catalog, State, Type},
     grpc::{AgentService, Caller},
     mesh::{Mesh, Settings, output_body, resource_of},
+    records::Record,
     registry::AgentScope,
     times::unix,
     tokens::AgentRecord,
@@ -221,7 +222,7 @@ fn open_mesh(
 #[must_use]
 pub fn member(mesh: &MeshName, agent: &DnsLabel, scope: &AgentScope, now: SystemTime) -> Write {
     let record = AgentRecord::new(agent, scope, "token".into(), unix(now));
-    crate::mesh::member(mesh, &record)
+    record.write(AgentRecord::key(mesh, agent.as_str()), Expect::Absent)
 }
 
 /// What is inside of a mesh.

@@ -15,6 +15,7 @@ use crate::{
     authority::AGENT_TTL,
     documents::{Scope, TokenInfo, TokenRequest},
     places::Places,
+    records::Record,
     registry::AgentScope,
     times::rfc3339,
 };
@@ -96,6 +97,14 @@ pub struct AgentRecord {
     /// Of its entry in the store; none while it is on its way there.
     #[serde(skip)]
     pub revision: Option<u64>,
+}
+
+impl Record for TokenRecord {
+    const COLLECTION: &'static str = TOKENS;
+}
+
+impl Record for AgentRecord {
+    const COLLECTION: &'static str = AGENTS;
 }
 
 impl AgentRecord {

@@ -1,21 +1,26 @@
-//! Which hosts are members of a mesh, and that one is so no longer.
+//! Which hosts are members of a mesh, that one is so no longer, and that the control plane's own is one.
 //!
 //! Writes the record of an agent only: what follows from it (its sessions end, its endpoints vanish, nothing is signed for
 //! it) follows from the store, as after a restart. A record stays until its last certificate has ended, so that its name is
 //! never given to another.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
-    extract::{Path, State},
+    Extension, Json,
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
 };
 use http::StatusCode;
 use leno_api::Access;
-use leno_store::{Entry, Expect, Key, StoreError, Write};
-use leno_types::DnsLabel;
+use leno_store::{Expect, StoreError};
+use leno_types::{DnsLabel, HostPort};
 
-use super::{Answer, Context, Problem, Who, may};
+use super::{Answer, Context, Problem, Who, local_only, may, parse, read_csr, shown, success};
 use crate::{
-    documents::AgentInfo,
+    documents::{AgentInfo, LocalAgentRequest, LocalAgentResponse},
+    grpc::Connection,
+    records::Record,
     times::rfc3339,
     tokens::{AGENTS, AgentRecord},
 };
@@ -34,7 +39,7 @@ pub(super) async fn list(
         .on_mesh(mesh.clone(), |mesh, _| mesh.connected_agents())
         .await?;
     let (entries, _) = context.store.list(&mesh, AGENTS, None)?;
-    let records = entries.iter().filter_map(read);
+    let records = entries.iter().filter_map(AgentRecord::read);
     let info = |record: AgentRecord| {
         let is_connected = connected.iter().any(|name| name.as_str() == record.name);
         AgentInfo {
@@ -60,26 +65,21 @@ pub(super) async fn revoke(
     who: Who,
 ) -> Answer<Json<serde_json::Value>> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    let unknown = || {
-        let name: String = name.chars().take(63).collect();
-        Problem::not_found(format!("{name} is no agent of mesh {mesh}"))
-    };
+    let unknown = || Problem::not_found(format!("{} is no agent of mesh {mesh}", shown(&name)));
     let name: DnsLabel = name.parse().map_err(|_| unknown())?;
-    let key = Key::new(mesh.clone(), AGENTS, "", name.as_str());
+    let key = AgentRecord::key(&mesh, name.as_str());
     for _ in 0..ATTEMPTS {
         let entry = context.store.get(&key)?;
         let (revision, mut record) = entry
-            .and_then(|entry| Some((entry.revision, read(&entry)?)))
+            .and_then(|entry| Some((entry.revision, AgentRecord::read(&entry)?)))
             .ok_or_else(unknown)?;
         if record.token.is_empty() {
             let message =
                 format!("{name} is the control plane's own machine: end it with leno down");
-            return Err(Problem::new(StatusCode::CONFLICT, "Conflict", message));
+            return Err(Problem::conflict(message));
         }
         record.revoked = true;
-        let value =
-            serde_json::to_vec(&record).map_err(|error| Problem::invalid(error.to_string()))?;
-        let write = Write::put(key.clone(), value, Expect::Revision(revision));
+        let write = record.write(key.clone(), Expect::Revision(revision));
         let change = context
             .change(&who, &mesh, "revoked", "Agent", name.as_str())?
             .before(&record.scope);
@@ -88,14 +88,46 @@ pub(super) async fn revoke(
             written => {
                 written?;
                 tracing::info!(agent = %name, %mesh, "an agent is revoked");
-                return Ok(Json(super::success()));
+                return Ok(Json(success()));
             }
         }
     }
     let message = format!("{name} is written by others all the time: try again");
-    Err(Problem::new(StatusCode::CONFLICT, "Conflict", message))
+    Err(Problem::conflict(message))
 }
 
-fn read(entry: &Entry) -> Option<AgentRecord> {
-    serde_json::from_slice(&entry.value).ok()
+/// Makes the control plane's own machine a member, without a token.
+pub(super) async fn join_local(
+    State(context): State<Context>,
+    Path(mesh): Path<String>,
+    who: Who,
+    connection: Option<Extension<Connection>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<(StatusCode, Json<LocalAgentResponse>)> {
+    let mesh = may(&who, &mesh, Access::Admin)?;
+    local_only(connection.as_deref())?;
+    let request: LocalAgentRequest = parse(body)?;
+    let csr = read_csr(&request.csr)?;
+    let store = Arc::clone(&context.store);
+    let prepared = context.on_mesh(mesh.clone(), move |mesh, clock| {
+        let made = mesh.local_agent(&*store, &request.host, &csr, 0, clock.wall());
+        made.map(|made| (made, mesh.settings.advertise.clone()))
+    });
+    let ((agent, answer, writes), addresses) = prepared.await??;
+    let change = context
+        .change(&who, &mesh, "joined", "Agent", &agent.name)?
+        .after(&agent.scope);
+    let revision = context.store(change, writes).await?;
+    context
+        .on_mesh(mesh, move |mesh, _| mesh.note_agent(agent, revision))
+        .await?;
+    let answer = LocalAgentResponse {
+        mesh: answer.mesh,
+        trust_domain: answer.trust_domain,
+        agent: answer.agent,
+        chain: answer.chain,
+        trust_bundle: answer.trust_bundle,
+        addresses: addresses.iter().map(HostPort::to_string).collect(),
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{Answer, Context, Problem, Who, may, no_mesh};
+use super::{Answer, Context, Problem, Who, is_yes, may, no_mesh};
 
 /// What a caller was told, for the line of a refusal.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ pub(super) async fn read(
         .ok_or_else(|| no_mesh(mesh.as_str()))?;
     let past = stream::iter(lines.into_iter().map(|line| line_of(&line)));
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    let body = if matches!(asked.watch.as_str(), "1" | "true") {
+    let body = if is_yes(&asked.watch) {
         Body::from_stream(past.chain(follow(followed)))
     } else {
         Body::from_stream(past)

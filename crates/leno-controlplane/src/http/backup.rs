@@ -39,11 +39,7 @@ pub(super) async fn download(
     local_only(connection.as_deref())?;
     let Ok(alone) = Arc::clone(&context.backing_up).try_lock_owned() else {
         let message = "a backup is being made already: try again when it is done";
-        return Err(Problem::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "TooManyRequests",
-            message,
-        ));
+        return Err(Problem::too_many(message));
     };
     let (sender, mut chunks) = mpsc::channel(WAITING);
     let whole = Arc::new(AtomicBool::new(false));

@@ -28,11 +28,7 @@ use crate::{
 /// The meshes that the caller has a role in.
 pub(super) async fn list(State(context): State<Context>, who: Who) -> Answer<Json<Vec<MeshInfo>>> {
     let Some(Extension(caller)) = who else {
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "Unauthorized",
-            "no client certificate",
-        ));
+        return Err(Problem::unauthorized("no client certificate"));
     };
     let everything = is_control_planes_admin(&caller);
     let served = context.handle.call(move |core| {
@@ -90,10 +86,10 @@ async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
     let name = plan.name.clone();
     if context.directory.get(&name).is_some() || MeshRecord::read(&*context.store, &name)?.is_some()
     {
-        return Err(conflict(format!("there is a mesh {name} already")));
+        return Err(Problem::conflict(format!("there is a mesh {name} already")));
     }
     if let Some(other) = context.directory.with_domain(&plan.domain) {
-        return Err(conflict(format!(
+        return Err(Problem::conflict(format!(
             "trust domain {} is that of mesh {other}: give this one another (trustDomain)",
             plan.domain
         )));
@@ -105,11 +101,7 @@ async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
     };
     if context.handle.call(full).await? {
         let message = format!("there are {MAX_MESHES} meshes: remove some (leno mesh delete)");
-        return Err(Problem::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "TooManyRequests",
-            message,
-        ));
+        return Err(Problem::too_many(message));
     }
     let begins = context.founder.found(&*context.store, &plan).await?;
     context.audit.open(&name);
@@ -154,12 +146,12 @@ async fn unmake(context: Context, who: Who, name: MeshName, purge: bool) -> Answ
     let _founding = context.founding.lock().await;
     let was = context.mesh_info(&name).await?;
     if was.own {
-        return Err(conflict(format!(
+        return Err(Problem::conflict(format!(
             "mesh {name} is the one that this control plane was started with: it ends with it (leno down --purge)"
         )));
     }
     if !purge && (was.agents_connected > 0 || was.objects > 0) {
-        return Err(conflict(format!(
+        return Err(Problem::conflict(format!(
             "mesh {name} is in use: {} of its {} hosts are connected, and it has {} objects; with purge they lose the mesh and everything of it is removed, its certificate authority too",
             was.agents_connected, was.agents, was.objects
         )));
@@ -276,11 +268,7 @@ fn control_planes_admin(who: &Who, what: &str) -> Answer<()> {
         let message = format!(
             "to {what} is the control plane's admin's, at the admin socket of its machine; this call has no certificate"
         );
-        return Err(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "Unauthorized",
-            message,
-        ));
+        return Err(Problem::unauthorized(message));
     };
     if is_control_planes_admin(caller) {
         return Ok(());
@@ -289,11 +277,7 @@ fn control_planes_admin(who: &Who, what: &str) -> Answer<()> {
         "{} may not {what}: that is the control plane's own admin's, at the admin socket of its machine, and no role in a mesh is enough",
         caller.name
     );
-    Err(Problem::new(StatusCode::FORBIDDEN, "Forbidden", message))
-}
-
-fn conflict(message: String) -> Problem {
-    Problem::new(StatusCode::CONFLICT, "Conflict", message)
+    Err(Problem::forbidden(message))
 }
 
 impl From<FoundingError> for Problem {
@@ -301,7 +285,7 @@ impl From<FoundingError> for Problem {
         let text = error.to_string();
         match error {
             FoundingError::Store(error) => error.into(),
-            FoundingError::Stray(_) => conflict(text),
+            FoundingError::Stray(_) => Self::conflict(text),
             FoundingError::Disk(..) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "InsufficientStorage",

@@ -14,12 +14,15 @@ use leno_types::{DnsLabel, HostPort, MeshName};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, Context, Problem, Who, local_only, may, no_mesh, parse, read_csr, success};
+use super::{
+    Answer, Context, Problem, Who, local_only, may, no_mesh, parse, read_csr, shown, success,
+};
 use crate::{
     documents::UserInfo,
     grpc::Connection,
     mesh::SignError,
     people::{MAX_USERS, Role, USERS, UserRecord},
+    records::Record,
     times::unix,
 };
 
@@ -118,13 +121,9 @@ fn on_record(
     }
     if there >= MAX_USERS {
         let message = format!("there are {MAX_USERS} people: revoke some (leno user revoke)");
-        return Err(Problem::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "TooManyRequests",
-            message,
-        ));
+        return Err(Problem::too_many(message));
     }
-    writes.push(record.write(UserRecord::key(mesh, name), expect));
+    writes.push(record.write(UserRecord::key(mesh, name.as_str()), expect));
     Ok((writes, before))
 }
 
@@ -149,12 +148,9 @@ pub(super) async fn revoke(
     who: Who,
 ) -> Answer<Json<serde_json::Value>> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    let unknown = || {
-        let name: String = name.chars().take(63).collect();
-        Problem::not_found(format!("{name} has no role in mesh {mesh}"))
-    };
+    let unknown = || Problem::not_found(format!("{} has no role in mesh {mesh}", shown(&name)));
     let name: DnsLabel = name.parse().map_err(|_| unknown())?;
-    let key = UserRecord::key(&mesh, &name);
+    let key = UserRecord::key(&mesh, name.as_str());
     let there = context.store.get(&key)?;
     let change = context
         .change(&who, &mesh, "revoked", "User", name.as_str())?

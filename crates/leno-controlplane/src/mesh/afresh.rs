@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use leno_api::store_resource;
 use leno_compile::Input;
-use leno_store::{Expect, Key as StoreKey, Store, Write};
-use leno_types::MeshName;
+use leno_store::Store;
 
 use super::{
     Mesh,
     sources::{STORED, object_key, read_object, record_of},
 };
-use crate::tokens::{AGENTS, AgentRecord};
 
 impl Mesh {
     /// Whether agents are still coming back.
@@ -54,11 +52,4 @@ impl Mesh {
         }
         inputs
     }
-}
-
-/// The write by which a host becomes a member.
-pub(crate) fn member(mesh: &MeshName, record: &AgentRecord) -> Write {
-    let key = StoreKey::new(mesh.clone(), AGENTS, "", record.name.as_str());
-    let value = serde_json::to_vec(record).expect("texts and numbers are JSON");
-    Write::put(key, value, Expect::Absent)
 }

@@ -18,11 +18,10 @@ use super::{Mesh, Outgoing};
 use crate::{
     authority::random,
     core::Clock,
+    records::Record,
     registry::{AgentScope, Effects, Opening, Refused, SessionId},
     times::unix,
-    tokens::{
-        AGENTS, AgentRecord, Decision, RedeemError, Redemption, TOKENS, TokenRecord, agent_name,
-    },
+    tokens::{AgentRecord, Decision, RedeemError, Redemption, TokenRecord, agent_name},
     told::one_line,
 };
 
@@ -97,15 +96,9 @@ impl Mesh {
         now: SystemTime,
     ) -> Result<Redeemed, SignError> {
         let unknown = || RedeemError::Unknown(joining.token.chars().take(64).collect());
-        let key = StoreKey::new(
-            self.settings.name.clone(),
-            TOKENS,
-            "",
-            joining.token.as_str(),
-        );
+        let key = TokenRecord::key(&self.settings.name, &joining.token);
         let entry = store.get(&key)?.ok_or_else(unknown)?;
-        let mut record: TokenRecord =
-            serde_json::from_slice(&entry.value).map_err(|_| unknown())?;
+        let mut record = TokenRecord::read(&entry).ok_or_else(unknown)?;
         let key_id = joining.csr.key_id();
         let decision = record.decide(&joining.secret, &key_id, joining.source, unix(now))?;
         let scope = match decision {
@@ -140,9 +133,8 @@ impl Mesh {
         if let Some(was) = self.known_agents.get(&name) {
             agent.places = was.places.clone();
         }
-        let value = serde_json::to_vec(&record).expect("texts and numbers are JSON");
         let writes = vec![
-            Write::put(key, value, Expect::Revision(entry.revision)),
+            record.write(key, Expect::Revision(entry.revision)),
             self.agent_write(&agent, known),
         ];
         Ok(Redeemed::Make {
@@ -524,8 +516,8 @@ impl Mesh {
         }
         let entry = store.get(&self.agent_key(name.as_str()))?;
         let known = entry.filter(|entry| {
-            serde_json::from_slice::<AgentRecord>(&entry.value)
-                .is_ok_and(|record| !record.revoked && !record.outdates(unix(was.issued)))
+            AgentRecord::read(entry)
+                .is_some_and(|record| !record.revoked && !record.outdates(unix(was.issued)))
         });
         Ok(known.map(|entry| (name, entry.revision)))
     }
@@ -548,12 +540,11 @@ impl Mesh {
     }
 
     fn agent_key(&self, name: &str) -> StoreKey {
-        StoreKey::new(self.settings.name.clone(), AGENTS, "", name)
+        AgentRecord::key(&self.settings.name, name)
     }
 
     fn agent_write(&self, agent: &AgentRecord, known: Expect) -> Write {
-        let value = serde_json::to_vec(agent).expect("texts and numbers are JSON");
-        Write::put(self.agent_key(&agent.name), value, known)
+        agent.write(self.agent_key(&agent.name), known)
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the store and the registry to the compiler's inputs.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc};
 
 use leno_api::store_resource;
 use leno_compile::{Input, RegisteredPort, WorkloadRecord};
@@ -12,6 +12,7 @@ use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
 use super::{Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
 use crate::{
     people::USERS,
+    records::Record,
     registry::{Agent, Effects, Workload},
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
     vips::VipRecord,
@@ -84,7 +85,7 @@ impl Mesh {
     }
 
     /// Takes in one change of the store.
-    pub(crate) fn change(&mut self, change: &Change, _now: SystemTime) {
+    pub(crate) fn change(&mut self, change: &Change) {
         let key = change.key();
         let kind = STORED
             .into_iter()
@@ -176,7 +177,7 @@ impl Mesh {
     }
 
     fn put_agent(&mut self, entry: &Entry) {
-        let Ok(mut record) = serde_json::from_slice::<AgentRecord>(&entry.value) else {
+        let Some(mut record) = AgentRecord::read(entry) else {
             tracing::error!(key = %entry.key, "a stored agent cannot be read");
             return;
         };
@@ -203,7 +204,7 @@ impl Mesh {
     }
 
     fn put_token(&mut self, entry: &Entry) {
-        let Ok(record) = serde_json::from_slice::<TokenRecord>(&entry.value) else {
+        let Some(record) = TokenRecord::read(entry) else {
             tracing::error!(key = %entry.key, "a stored token cannot be read");
             return;
         };
