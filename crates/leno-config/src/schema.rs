@@ -64,16 +64,16 @@ pub enum Shape {
     /// Names of one's own, each with such an object.
     Map(&'static Fields),
     /// A list.
-    List(&'static List),
+    List(List),
     /// Whatever it is, nobody here reads it.
     Anything,
 }
 
 /// The members of a list.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct List {
     /// What each is.
-    pub item: Shape,
+    pub item: &'static Shape,
     /// How many there may be.
     pub max: usize,
     /// How two such lists become one.
@@ -136,6 +136,20 @@ const fn refused(name: &'static str, why: &'static str) -> Field {
     }
 }
 
+/// A list, which a patch replaces as a whole.
+const fn list(item: &'static Shape, max: usize) -> Shape {
+    merged(item, max, Merge::Atomic)
+}
+
+/// A list that nobody writes: it has as many members as there are.
+const fn every(item: &'static Shape) -> Shape {
+    list(item, usize::MAX)
+}
+
+const fn merged(item: &'static Shape, max: usize, merge: Merge) -> Shape {
+    Shape::List(List { item, max, merge })
+}
+
 /// The table of whole objects of a kind, from `apiVersion` to `status`.
 #[must_use]
 pub fn schema(kind: Kind) -> &'static Fields {
@@ -170,7 +184,7 @@ fn without_unknown(shape: Shape, value: &mut Value, path: &str, gone: &mut Vec<S
         }),
         (Shape::List(list), Value::Array(items)) => {
             for (index, item) in items.iter_mut().enumerate() {
-                without_unknown(list.item, item, &format!("{path}[{index}]"), gone);
+                without_unknown(*list.item, item, &format!("{path}[{index}]"), gone);
             }
         }
         _ => {}
@@ -233,7 +247,7 @@ fn depart(shape: Shape, value: &Value, path: &str, found: &mut Vec<String>) {
                 found.push(format!("{path} has {} members", items.len()));
             }
             for (index, item) in items.iter().enumerate() {
-                depart(list.item, item, &format!("{path}[{index}]"), found);
+                depart(*list.item, item, &format!("{path}[{index}]"), found);
             }
         }
         _ => {}

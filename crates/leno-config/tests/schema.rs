@@ -22,7 +22,7 @@ fn sample(shape: Shape) -> Value {
         Shape::Texts => json!({}),
         Shape::Map(fields) => json!({"1": skeleton(fields)}),
         Shape::Object(fields) => skeleton(fields),
-        Shape::List(list) => json!([sample(list.item)]),
+        Shape::List(list) => json!([sample(*list.item)]),
     }
 }
 
@@ -62,7 +62,7 @@ fn findings(kind: Kind, way: &[Step], value: Value) -> Vec<Finding> {
             Step::First(list) => {
                 let items = here.as_array_mut().unwrap();
                 if items.is_empty() {
-                    items.push(sample(list.item));
+                    items.push(sample(*list.item));
                 }
                 &mut items[0]
             }
@@ -77,7 +77,7 @@ fn findings(kind: Kind, way: &[Step], value: Value) -> Vec<Finding> {
 #[derive(Clone, Copy)]
 enum Step {
     Field(&'static str, Shape),
-    First(&'static List),
+    First(List),
 }
 
 fn path(way: &[Step]) -> String {
@@ -110,7 +110,7 @@ fn objects(shape: Shape, way: &mut Vec<Step>, visit: &mut impl FnMut(&'static Fi
         }
         Shape::List(list) => {
             way.push(Step::First(list));
-            objects(list.item, way, visit);
+            objects(*list.item, way, visit);
             way.pop();
         }
         _ => {}
@@ -187,7 +187,7 @@ fn words_and_bounds_of_the_tables_are_those_of_the_readers() {
                     assert!(low == 0 || refused(json!(low - 1)));
                 }
                 Shape::List(list) if list.max < usize::MAX => {
-                    let many = vec![sample(list.item); list.max + 1];
+                    let many = vec![sample(*list.item); list.max + 1];
                     let found = findings(kind, &way, many.into());
                     let limit = format!("at most {} are allowed", list.max);
                     let told = found.iter().any(|finding| finding.reason.contains(&limit));

@@ -170,8 +170,8 @@ impl Writer {
         }
     }
 
-    fn list(self, list: &List) -> Value {
-        let mut value = json!({"type": "array", "items": self.shape(list.item)});
+    fn list(self, list: List) -> Value {
+        let mut value = json!({"type": "array", "items": self.shape(*list.item)});
         if list.max < usize::MAX {
             value["maxItems"] = list.max.into();
         }

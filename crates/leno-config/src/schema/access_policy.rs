@@ -1,11 +1,13 @@
 //! The tables of an AccessPolicy.
 
 use super::{
-    Fields, List, Merge, Shape,
-    common::{API_VERSION, CONDITIONS_ONLY, KIND, METADATA},
-    field, refused, required,
+    Fields, Shape,
+    common::{
+        API_VERSION, KIND, METADATA, PORT_NUMBER, STATUS, TARGET_GROUP, TARGET_KIND, TARGET_NAME,
+    },
+    field, list, refused, required,
 };
-use crate::access_policy::{ACTIONS, MAX_MEMBERS, MAX_RULES, MAX_SOURCES, MAX_TARGETS, TARGETS};
+use crate::access_policy::{ACTIONS, MAX_MEMBERS, MAX_RULES, MAX_SOURCES, MAX_TARGETS};
 
 /// An AccessPolicy.
 pub(super) static ROOT: Fields = Fields {
@@ -16,11 +18,7 @@ pub(super) static ROOT: Fields = Fields {
         KIND,
         METADATA,
         required("spec", Shape::Object(&SPEC), "What the policy is to do."),
-        field(
-            "status",
-            Shape::Object(&CONDITIONS_ONLY),
-            "What became of it.",
-        ),
+        STATUS,
     ],
 };
 
@@ -30,11 +28,7 @@ pub(crate) static SPEC: Fields = Fields {
     list: &[
         required(
             "targetRefs",
-            Shape::List(&List {
-                item: Shape::Object(&TARGET),
-                max: MAX_TARGETS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&TARGET), MAX_TARGETS),
             "What it protects.",
         ),
         required(
@@ -44,11 +38,7 @@ pub(crate) static SPEC: Fields = Fields {
         ),
         field(
             "rules",
-            Shape::List(&List {
-                item: Shape::Object(&RULE),
-                max: MAX_RULES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&RULE), MAX_RULES),
             "Whom it means, in any of these. An Allow policy with none denies everybody; an empty rule ({}) matches \
              everybody, callers without identity included.",
         ),
@@ -59,17 +49,9 @@ pub(crate) static SPEC: Fields = Fields {
 pub(crate) static TARGET: Fields = Fields {
     doc: "What the policy protects: a Service, its own Namespace, or the Mesh.",
     list: &[
-        field(
-            "group",
-            Shape::Text,
-            "\"\" for a Service and a Namespace, leno.dev for the Mesh; it need not be written.",
-        ),
-        required("kind", Shape::Word(TARGETS), "What it is."),
-        field(
-            "name",
-            Shape::Text,
-            "The service's name; the policy's own namespace for a Namespace; none for the Mesh.",
-        ),
+        TARGET_GROUP,
+        TARGET_KIND,
+        TARGET_NAME,
         refused(
             "namespace",
             "a policy protects its own namespace: put it into that one",
@@ -84,20 +66,12 @@ pub(crate) static RULE: Fields = Fields {
     list: &[
         field(
             "from",
-            Shape::List(&List {
-                item: Shape::Object(&SOURCE),
-                max: MAX_SOURCES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&SOURCE), MAX_SOURCES),
             "The callers; every one where none is written.",
         ),
         field(
             "to",
-            Shape::List(&List {
-                item: Shape::Object(&TO),
-                max: MAX_SOURCES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&TO), MAX_SOURCES),
             "Where they call; every port where none is written.",
         ),
     ],
@@ -109,29 +83,17 @@ pub(crate) static SOURCE: Fields = Fields {
     list: &[
         field(
             "principals",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_MEMBERS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Text, MAX_MEMBERS),
             "SPIFFE IDs, exact or ending with *; * alone is any caller that has an identity.",
         ),
         field(
             "serviceAccounts",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_MEMBERS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Text, MAX_MEMBERS),
             "Service accounts of this mesh, as namespace/name.",
         ),
         field(
             "namespaces",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_MEMBERS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Text, MAX_MEMBERS),
             "The namespaces whose programs are meant.",
         ),
     ],
@@ -142,11 +104,7 @@ pub(crate) static TO: Fields = Fields {
     doc: "Where callers call.",
     list: &[required(
         "ports",
-        Shape::List(&List {
-            item: Shape::Number(1, 65_535),
-            max: MAX_MEMBERS,
-            merge: Merge::Atomic,
-        }),
+        list(&PORT_NUMBER, MAX_MEMBERS),
         "Ports of the workload, not of the service.",
     )],
 };

@@ -1,14 +1,11 @@
 //! The tables of an AuthenticationPolicy.
 
 use super::{
-    Fields, List, Merge, Shape,
-    common::{API_VERSION, CONDITIONS_ONLY, KIND, METADATA},
-    field, refused, required,
+    Fields, Shape,
+    common::{API_VERSION, KIND, METADATA, STATUS, TARGET_GROUP, TARGET_KIND, TARGET_NAME},
+    field, list, refused, required,
 };
-use crate::{
-    access_policy::{MAX_TARGETS, TARGETS},
-    authentication_policy::MODES,
-};
+use crate::{access_policy::MAX_TARGETS, authentication_policy::MODES};
 
 /// An AuthenticationPolicy.
 pub(super) static ROOT: Fields = Fields {
@@ -20,11 +17,7 @@ pub(super) static ROOT: Fields = Fields {
         KIND,
         METADATA,
         required("spec", Shape::Object(&SPEC), "What the policy is to do."),
-        field(
-            "status",
-            Shape::Object(&CONDITIONS_ONLY),
-            "What became of it.",
-        ),
+        STATUS,
     ],
 };
 
@@ -34,11 +27,7 @@ pub(crate) static SPEC: Fields = Fields {
     list: &[
         field(
             "targetRefs",
-            Shape::List(&List {
-                item: Shape::Object(&TARGET),
-                max: MAX_TARGETS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&TARGET), MAX_TARGETS),
             "What it is for; this or `selector` must be there.",
         ),
         field(
@@ -63,17 +52,9 @@ pub(crate) static SPEC: Fields = Fields {
 pub(crate) static TARGET: Fields = Fields {
     doc: "What the policy is for: a Service, its own Namespace, or the Mesh.",
     list: &[
-        field(
-            "group",
-            Shape::Text,
-            "\"\" for a Service and a Namespace, leno.dev for the Mesh; it need not be written.",
-        ),
-        required("kind", Shape::Word(TARGETS), "What it is."),
-        field(
-            "name",
-            Shape::Text,
-            "The service's name; the policy's own namespace for a Namespace; none for the Mesh.",
-        ),
+        TARGET_GROUP,
+        TARGET_KIND,
+        TARGET_NAME,
         refused(
             "namespace",
             "a policy is for its own namespace: put it into that one",

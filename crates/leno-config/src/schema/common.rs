@@ -1,12 +1,10 @@
 //! The tables that every kind shares: `metadata`, conditions, references to objects.
 
-use super::{Field, Fields, List, Merge, Shape, field, refused, required};
+use super::{Field, Fields, Merge, Shape, every, field, merged, refused, required};
+use crate::access_policy::TARGETS;
 
-const ANYTHINGS: Shape = Shape::List(&List {
-    item: Shape::Anything,
-    max: usize::MAX,
-    merge: Merge::Atomic,
-});
+/// The number of a port.
+pub(super) const PORT_NUMBER: Shape = Shape::Number(1, 65_535);
 
 /// `metadata`.
 pub(crate) static META: Fields = Fields {
@@ -50,11 +48,14 @@ pub(crate) static META: Fields = Fields {
         ),
         field(
             "managedFields",
-            ANYTHINGS,
+            every(&Shape::Anything),
             "Accepted and not kept: there is no server-side apply yet.",
         ),
         field("selfLink", Shape::Text, "Accepted and not kept."),
-        refused("generateName", "names are not generated: write `name`"),
+        refused(
+            "generateName",
+            "a document has a name of its own, or every apply would make one more: write `name`; only a create has it generated",
+        ),
         refused("finalizers", "finalizers are not supported yet"),
         refused(
             "ownerReferences",
@@ -83,15 +84,11 @@ pub(super) const METADATA: Field = required(
 /// `conditions` of a status.
 pub(super) const CONDITIONS: Field = field(
     "conditions",
-    Shape::List(&CONDITION_LIST),
+    merged(&A_CONDITION, usize::MAX, Merge::Keys(&["type"])),
     "What is so of the object, and since when.",
 );
 
-static CONDITION_LIST: List = List {
-    item: Shape::Object(&CONDITION),
-    max: usize::MAX,
-    merge: Merge::Keys(&["type"]),
-};
+static A_CONDITION: Shape = Shape::Object(&CONDITION);
 
 static CONDITION: Fields = Fields {
     doc: "One thing that is so, or not.",
@@ -117,8 +114,14 @@ static CONDITION: Fields = Fields {
     ],
 };
 
-/// A status that is conditions alone.
-pub(super) static CONDITIONS_ONLY: Fields = Fields {
+/// `status` that is conditions alone.
+pub(super) const STATUS: Field = field(
+    "status",
+    Shape::Object(&CONDITIONS_ONLY),
+    "What became of it.",
+);
+
+static CONDITIONS_ONLY: Fields = Fields {
     doc: "What is so of the object; computed when it is read, it cannot be written.",
     list: &[CONDITIONS],
 };
@@ -132,6 +135,21 @@ pub(super) static REFERENCE: Fields = Fields {
         field("name", Shape::Text, "Its name."),
         field("namespace", Shape::Text, "Its namespace."),
         field("uid", Shape::Text, "Its id."),
-        field("port", Shape::Number(1, 65_535), "The one port of it."),
+        field("port", PORT_NUMBER, "The one port of it."),
     ],
 };
+
+/// `group` of what a policy is for.
+pub(super) const TARGET_GROUP: Field = field(
+    "group",
+    Shape::Text,
+    "\"\" for a Service and a Namespace, leno.dev for the Mesh; it need not be written.",
+);
+/// Its `kind`.
+pub(super) const TARGET_KIND: Field = required("kind", Shape::Word(TARGETS), "What it is.");
+/// Its `name`.
+pub(super) const TARGET_NAME: Field = field(
+    "name",
+    Shape::Text,
+    "The service's name; the policy's own namespace for a Namespace; none for the Mesh.",
+);

@@ -1,17 +1,10 @@
 //! The tables of what the control plane makes from what runs: EndpointSlice and Workload. Nobody writes them.
 
 use super::{
-    Fields, List, Merge, Shape,
-    common::{API_VERSION, KIND, METADATA, REFERENCE},
-    field, required,
+    Fields, Shape,
+    common::{API_VERSION, KIND, METADATA, PORT_NUMBER, REFERENCE},
+    every, field, required,
 };
-
-const TEXTS: Shape = Shape::List(&List {
-    item: Shape::Text,
-    max: usize::MAX,
-    merge: Merge::Atomic,
-});
-const PORT: Shape = Shape::Number(1, 65_535);
 
 /// An EndpointSlice.
 pub(super) static ENDPOINT_SLICE: Fields = Fields {
@@ -28,20 +21,12 @@ pub(super) static ENDPOINT_SLICE: Fields = Fields {
         ),
         field(
             "ports",
-            Shape::List(&List {
-                item: Shape::Object(&SLICE_PORT),
-                max: usize::MAX,
-                merge: Merge::Atomic,
-            }),
+            every(&Shape::Object(&SLICE_PORT)),
             "The ports that every one of the endpoints has.",
         ),
         required(
             "endpoints",
-            Shape::List(&List {
-                item: Shape::Object(&ENDPOINT),
-                max: usize::MAX,
-                merge: Merge::Atomic,
-            }),
+            every(&Shape::Object(&ENDPOINT)),
             "The endpoints.",
         ),
     ],
@@ -51,7 +36,7 @@ static SLICE_PORT: Fields = Fields {
     doc: "A port of the endpoints.",
     list: &[
         field("name", Shape::Text, "The name of the service's port."),
-        field("port", PORT, "The workload's port."),
+        field("port", PORT_NUMBER, "The workload's port."),
         field("protocol", Shape::Word(&["TCP"]), "What carries it."),
         field("appProtocol", Shape::Text, "What it speaks."),
     ],
@@ -60,7 +45,7 @@ static SLICE_PORT: Fields = Fields {
 static ENDPOINT: Fields = Fields {
     doc: "One workload that answers.",
     list: &[
-        required("addresses", TEXTS, "Its addresses."),
+        required("addresses", every(&Shape::Text), "Its addresses."),
         field(
             "conditions",
             Shape::Object(&ENDPOINT_CONDITIONS),
@@ -106,33 +91,29 @@ static WORKLOAD_SPEC: Fields = Fields {
         ),
         field("version", Shape::Text, "Its version."),
         field("host", Shape::Text, "The host it runs on."),
-        field("addresses", TEXTS, "The addresses of that host."),
+        field(
+            "addresses",
+            every(&Shape::Text),
+            "The addresses of that host.",
+        ),
         field(
             "hbonePort",
-            PORT,
+            PORT_NUMBER,
             "Where the host's proxy takes mutual TLS.",
         ),
-        field(
-            "ports",
-            Shape::List(&List {
-                item: Shape::Object(&WORKLOAD_PORT),
-                max: usize::MAX,
-                merge: Merge::Atomic,
-            }),
-            "Its ports.",
-        ),
+        field("ports", every(&Shape::Object(&WORKLOAD_PORT)), "Its ports."),
     ],
 };
 
 static WORKLOAD_PORT: Fields = Fields {
     doc: "A port of the program.",
     list: &[
-        field("servicePort", PORT, "The port of its service."),
-        field("port", PORT, "Its own port behind that."),
+        field("servicePort", PORT_NUMBER, "The port of its service."),
+        field("port", PORT_NUMBER, "Its own port behind that."),
         field("appProtocol", Shape::Text, "What it speaks."),
         field(
             "published",
-            PORT,
+            PORT_NUMBER,
             "The port at which it is also reached from outside of the mesh, in clear.",
         ),
     ],

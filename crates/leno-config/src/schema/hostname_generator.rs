@@ -1,9 +1,9 @@
 //! The tables of a HostnameGenerator.
 
 use super::{
-    Fields, List, Merge, Shape,
+    Fields, Merge, Shape,
     common::{API_VERSION, CONDITIONS, KIND, METADATA},
-    field, refused, required,
+    field, merged, refused, required,
 };
 use crate::hostname_generator::MAX_NAMESPACES;
 
@@ -72,11 +72,7 @@ pub(crate) static SERVICE: Fields = Fields {
         ),
         field(
             "namespaces",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_NAMESPACES,
-                merge: Merge::Set,
-            }),
+            merged(&Shape::Text, MAX_NAMESPACES, Merge::Set),
             "The namespaces of the services; every one where none is written.",
         ),
         refused("matchExpressions", "only matchLabels are supported"),

@@ -1,9 +1,9 @@
 //! The tables of an HTTPRoute.
 
 use super::{
-    Fields, List, Merge, Shape,
-    common::{API_VERSION, CONDITIONS, KIND, METADATA, REFERENCE},
-    field, refused, required,
+    Fields, Merge, Shape,
+    common::{API_VERSION, CONDITIONS, KIND, METADATA, PORT_NUMBER, REFERENCE},
+    every, field, list, merged, refused, required,
 };
 use crate::httproute::{
     FIELD_TYPES, MAX_BACKENDS, MAX_FIELDS, MAX_HOSTNAMES, MAX_MATCHES, MAX_PARENTS, MAX_RULES,
@@ -28,29 +28,17 @@ pub(crate) static SPEC: Fields = Fields {
     list: &[
         required(
             "parentRefs",
-            Shape::List(&List {
-                item: Shape::Object(&PARENT),
-                max: MAX_PARENTS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&PARENT), MAX_PARENTS),
             "The services whose requests it is for.",
         ),
         field(
             "hostnames",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_HOSTNAMES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Text, MAX_HOSTNAMES),
             "Only the service's own names: its address is what selects the route.",
         ),
         field(
             "rules",
-            Shape::List(&List {
-                item: Shape::Object(&RULE),
-                max: MAX_RULES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&RULE), MAX_RULES),
             "Its rules. Of those that match, the most specific one is followed, as the Gateway API orders them.",
         ),
         refused(
@@ -78,7 +66,7 @@ pub(crate) static PARENT: Fields = Fields {
         ),
         field(
             "port",
-            Shape::Number(1, 65_535),
+            PORT_NUMBER,
             "The one port of it; all where none is written.",
         ),
         refused("sectionName", "a Service has no sections: write `port`"),
@@ -96,20 +84,12 @@ pub(crate) static RULE: Fields = Fields {
         ),
         field(
             "matches",
-            Shape::List(&List {
-                item: Shape::Object(&MATCH),
-                max: MAX_MATCHES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&MATCH), MAX_MATCHES),
             "Which requests: those that fit one of these; all where none is written.",
         ),
         field(
             "backendRefs",
-            Shape::List(&List {
-                item: Shape::Object(&BACKEND),
-                max: MAX_BACKENDS,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Object(&BACKEND), MAX_BACKENDS),
             "Who answers them, in shares by weight; the parent's own endpoints where none is written.",
         ),
         field(
@@ -158,7 +138,7 @@ pub(crate) static BACKEND: Fields = Fields {
             Shape::Text,
             "Its namespace; the route's own where none is written.",
         ),
-        required("port", Shape::Number(1, 65_535), "The port of it."),
+        required("port", PORT_NUMBER, "The port of it."),
         field(
             "weight",
             Shape::Number(0, MAX_WEIGHT),
@@ -176,20 +156,12 @@ pub(crate) static MATCH: Fields = Fields {
         field("method", Shape::Word(METHODS), "Its method."),
         field(
             "headers",
-            Shape::List(&List {
-                item: Shape::Object(&NAMED),
-                max: MAX_FIELDS,
-                merge: Merge::Keys(&["name"]),
-            }),
+            merged(&Shape::Object(&NAMED), MAX_FIELDS, Merge::Keys(&["name"])),
             "Header fields it must have.",
         ),
         field(
             "queryParams",
-            Shape::List(&List {
-                item: Shape::Object(&NAMED),
-                max: MAX_FIELDS,
-                merge: Merge::Keys(&["name"]),
-            }),
+            merged(&Shape::Object(&NAMED), MAX_FIELDS, Merge::Keys(&["name"])),
             "Query parameters it must have.",
         ),
     ],
@@ -226,11 +198,7 @@ static STATUS: Fields = Fields {
     doc: "What became of the route; computed when it is read, it cannot be written.",
     list: &[field(
         "parents",
-        Shape::List(&List {
-            item: Shape::Object(&PARENT_STATUS),
-            max: usize::MAX,
-            merge: Merge::Atomic,
-        }),
+        every(&Shape::Object(&PARENT_STATUS)),
         "What became of it at each of its parents.",
     )],
 };

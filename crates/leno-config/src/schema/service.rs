@@ -1,9 +1,9 @@
 //! The tables of a Service.
 
 use super::{
-    Fields, List, Merge, Shape,
-    common::{API_VERSION, CONDITIONS, KIND, METADATA, REFERENCE},
-    field, refused, required,
+    Fields, Merge, Shape,
+    common::{API_VERSION, CONDITIONS, KIND, METADATA, PORT_NUMBER, REFERENCE},
+    every, field, list, merged, refused, required,
 };
 use crate::service::{FAMILIES, FAMILY_POLICIES, MAX_FAMILIES, MAX_PORTS};
 
@@ -32,11 +32,11 @@ pub(crate) static SPEC: Fields = Fields {
         ),
         field(
             "ports",
-            Shape::List(&List {
-                item: Shape::Object(&PORT),
-                max: MAX_PORTS,
-                merge: Merge::Keys(&["port", "protocol"]),
-            }),
+            merged(
+                &Shape::Object(&PORT),
+                MAX_PORTS,
+                Merge::Keys(&["port", "protocol"]),
+            ),
             "Its ports; at least one unless it is headless.",
         ),
         field(
@@ -51,20 +51,12 @@ pub(crate) static SPEC: Fields = Fields {
         ),
         field(
             "clusterIPs",
-            Shape::List(&List {
-                item: Shape::Text,
-                max: MAX_FAMILIES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Text, MAX_FAMILIES),
             "Its addresses, one of each family; given by Leno where none are written.",
         ),
         field(
             "ipFamilies",
-            Shape::List(&List {
-                item: Shape::Word(FAMILIES),
-                max: MAX_FAMILIES,
-                merge: Merge::Atomic,
-            }),
+            list(&Shape::Word(FAMILIES), MAX_FAMILIES),
             "The families of which it has an address; both where nothing is said.",
         ),
         field(
@@ -127,7 +119,7 @@ pub(crate) static PORT: Fields = Fields {
             "Its name; required where there is more than one. Up to its first hyphen it says the protocol, where \
              appProtocol does not.",
         ),
-        required("port", Shape::Number(1, 65_535), "Its number."),
+        required("port", PORT_NUMBER, "Its number."),
         field(
             "targetPort",
             Shape::NumberOrName,
@@ -161,20 +153,12 @@ static STATUS: Fields = Fields {
         ),
         field(
             "addresses",
-            Shape::List(&List {
-                item: Shape::Object(&ADDRESS),
-                max: usize::MAX,
-                merge: Merge::Atomic,
-            }),
+            every(&Shape::Object(&ADDRESS)),
             "What the service is called besides its own name.",
         ),
         field(
             "hostnameGenerators",
-            Shape::List(&List {
-                item: Shape::Object(&GENERATED),
-                max: usize::MAX,
-                merge: Merge::Atomic,
-            }),
+            every(&Shape::Object(&GENERATED)),
             "What each generator of names gave to the service, or why not.",
         ),
     ],
