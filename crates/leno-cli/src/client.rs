@@ -11,6 +11,7 @@ use leno_runtime::{Scope, Stop};
 use leno_tls::{
     Alpn, HandshakeError, PrivateKey, TrustBundle, WorkloadCertificate, control::ControlConnector,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -80,20 +81,38 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// The next value; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Value> {
+    /// The next value; `None` at the end that the control plane made, an error where it was cut off.
+    pub(crate) async fn next(&mut self) -> Option<Result<Value, CallError>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 match serde_json::from_slice(&line) {
-                    Ok(value) => return Some(value),
+                    Ok(value) => return Some(Ok(value)),
                     Err(_) => continue,
                 }
             }
-            let frame = self.body.frame().await?.ok()?;
-            self.buffer.extend_from_slice(frame.data_ref()?);
+            match self.body.frame().await? {
+                Ok(frame) => self.buffer.extend_from_slice(frame.data_ref()?),
+                Err(error) => return Some(Err(lost(&error))),
+            }
         }
     }
+}
+
+/// The end of what goes on until somebody ends it.
+pub(crate) fn ended(what: &str) -> CommandError {
+    CommandError::unreachable(format!("the control plane ended the {what}"))
+        .hint("run the command again to go on")
+}
+
+/// What a document of the API says.
+pub(crate) fn understood<T: DeserializeOwned>(document: Value) -> Result<T, CommandError> {
+    serde_json::from_value(document).map_err(|error| {
+        CommandError::failed(format!(
+            "the control plane's answer is not understood: {error}"
+        ))
+        .hint("is it of another version? compare leno --version here and there")
+    })
 }
 
 /// An answer of bytes.
@@ -176,12 +195,16 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
-        let mut context = self.context.clone();
-        let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
-            &mut context.server;
-        prefix.truncate(prefix.rfind(MESHES).unwrap_or(0));
         let body = body.map(|body| ("application/json", body));
-        Self::new(context).call(method, path, body).await
+        self.above().call(method, path, body).await
+    }
+
+    /// The same control plane, without the mesh in its paths.
+    fn above(&self) -> Self {
+        let mut context = self.context.clone();
+        let (Server::Unix { path, .. } | Server::Https { path, .. }) = &mut context.server;
+        path.truncate(path.rfind(MESHES).unwrap_or(0));
+        Self::new(context)
     }
 
     /// Any call with a JSON answer.
@@ -191,34 +214,13 @@ impl Client {
         path: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Value, CallError> {
-        let (status, answer) = self.send(method, path, body, "application/json").await?;
-        let bytes = answer
-            .collect()
-            .await
-            .map_err(|error| lost(&error))?
-            .to_bytes();
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        if status.is_success() {
-            Ok(value)
-        } else {
-            Err(CallError::Refused(refusal(status, &value)))
-        }
+        let answer = self.send(method, path, body, "application/json").await?;
+        whole(answer).await
     }
 
     /// GET with an `Accept` of one's own, such as a Table's.
     pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Result<Value, CallError> {
-        let (status, answer) = self.send(Method::GET, path, None, accept).await?;
-        let bytes = answer
-            .collect()
-            .await
-            .map_err(|error| lost(&error))?
-            .to_bytes();
-        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        if status.is_success() {
-            Ok(value)
-        } else {
-            Err(CallError::Refused(refusal(status, &value)))
-        }
+        whole(self.send(Method::GET, path, None, accept).await?).await
     }
 
     /// GET of a stream of lines.
@@ -228,54 +230,29 @@ impl Client {
 
     /// GET of a stream of lines with an `Accept` of one's own.
     pub(crate) async fn stream_as(&self, path: &str, accept: &str) -> Result<Lines, CallError> {
-        let (status, body) = self.send(Method::GET, path, None, accept).await?;
-        if status.is_success() {
-            return Ok(Lines {
-                body,
-                buffer: Vec::new(),
-            });
-        }
-        let bytes = body
-            .collect()
-            .await
-            .map_err(|error| lost(&error))?
-            .to_bytes();
-        Err(CallError::Refused(refusal(
-            status,
-            &serde_json::from_slice(&bytes).unwrap_or(Value::Null),
-        )))
+        Ok(Lines {
+            body: self.send(Method::GET, path, None, accept).await?,
+            buffer: Vec::new(),
+        })
     }
 
     /// GET of bytes of a path above the meshes, such as `/leno/v1/backup`, as they come.
     pub(crate) async fn download_above(&self, path: &str) -> Result<Download, CallError> {
-        let mut above = self.context.clone();
-        let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
-            &mut above.server;
-        prefix.truncate(prefix.rfind("/meshes/").unwrap_or(0));
-        let client = Self::new(above);
-        let (status, body) = client.send(Method::GET, path, None, "*/*").await?;
-        if status.is_success() {
-            return Ok(Download {
-                body,
-                _connection: client,
-            });
-        }
-        let bytes = body
-            .collect()
-            .await
-            .map_err(|error| lost(&error))?
-            .to_bytes();
-        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Err(CallError::Refused(refusal(status, &value)))
+        let client = self.above();
+        Ok(Download {
+            body: client.send(Method::GET, path, None, "*/*").await?,
+            _connection: client,
+        })
     }
 
+    /// The body of an answer that is no refusal.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<(&str, &Value)>,
         accept: &str,
-    ) -> Result<(StatusCode, Incoming), CallError> {
+    ) -> Result<Incoming, CallError> {
         let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
             &self.context.server;
         let mut request = Request::builder()
@@ -299,7 +276,11 @@ impl Client {
             .await
             .map_err(|error| lost(&error))?;
         let (head, body) = answer.into_parts();
-        Ok((head.status, body))
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let said = whole(body).await?;
+        Err(CallError::Refused(refusal(head.status, &said)))
     }
 
     async fn handshake<IO>(
@@ -357,6 +338,12 @@ impl Client {
             }
         }
     }
+}
+
+/// A whole body as JSON; null where it is none.
+async fn whole(body: Incoming) -> Result<Value, CallError> {
+    let bytes = body.collect().await.map_err(|error| lost(&error))?;
+    Ok(serde_json::from_slice(&bytes.to_bytes()).unwrap_or(Value::Null))
 }
 
 /// Somebody answers there, but not who the context is of.

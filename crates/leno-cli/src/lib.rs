@@ -138,71 +138,33 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::ControlPlane(args) => processes::control_plane(&args),
         Command::Agent(args) => match &args.command {
             None => processes::agent(&args.run),
-            Some(command) => with_client(context, async |client| {
-                commands::agent(client, command).await
-            }),
+            Some(command) => with_client(context, command, commands::agent),
         },
-        Command::Audit(args) => {
-            with_client(context, async |client| commands::audit(client, &args).await)
-        }
-        Command::Mesh(args) => {
-            with_client(context, async |client| commands::mesh(client, &args).await)
-        }
-        Command::Token(args) => {
-            with_client(context, async |client| commands::token(client, &args).await)
-        }
-        Command::Apply(args) => {
-            with_client(context, async |client| commands::apply(client, &args).await)
-        }
-        Command::Get(args) => {
-            with_client(context, async |client| commands::get(client, &args).await)
-        }
-        Command::Describe(args) => with_client(context, async |client| {
-            commands::describe(client, &args).await
+        Command::Audit(args) => with_client(context, &args, commands::audit),
+        Command::Mesh(args) => with_client(context, &args, commands::mesh),
+        Command::Token(args) => with_client(context, &args, commands::token),
+        Command::Apply(args) => with_client(context, &args, commands::apply),
+        Command::Get(args) => with_client(context, &args, commands::get),
+        Command::Describe(args) => with_client(context, &args, commands::describe),
+        Command::Diff(args) => with_client(context, &args, commands::diff),
+        Command::Edit(args) => with_client(context, &args, commands::edit),
+        Command::Delete(args) => with_client(context, &args, commands::delete),
+        Command::Split(args) => with_client(context, &args, commands::split),
+        Command::Allow(args) => with_client(context, &args, async |client, args| {
+            commands::access(client, AccessAction::Allow, args).await
         }),
-        Command::Diff(args) => {
-            with_client(context, async |client| commands::diff(client, &args).await)
-        }
-        Command::Edit(args) => {
-            with_client(context, async |client| commands::edit(client, &args).await)
-        }
-        Command::Delete(args) => with_client(context, async |client| {
-            commands::delete(client, &args).await
+        Command::Deny(args) => with_client(context, &args, async |client, args| {
+            commands::access(client, AccessAction::Deny, args).await
         }),
-        Command::Split(args) => {
-            with_client(context, async |client| commands::split(client, &args).await)
-        }
-        Command::Allow(args) => with_client(context, async |client| {
-            commands::access(client, AccessAction::Allow, &args).await
-        }),
-        Command::Deny(args) => with_client(context, async |client| {
-            commands::access(client, AccessAction::Deny, &args).await
-        }),
-        Command::Mtls(args) => {
-            with_client(context, async |client| commands::mtls(client, &args).await)
-        }
-        Command::Status(args) => with_client(context, async |client| {
-            commands::status(client, &args).await
-        }),
-        Command::Explain(args) => with_client(context, async |client| {
-            commands::explain(client, &args).await
-        }),
-        Command::Logs(args) => {
-            with_client(context, async |client| commands::logs(client, &args).await)
-        }
-        Command::Top(args) => with_client(context, async |client| top::top(client, &args).await),
-        Command::Proxy(args) => {
-            with_client(context, async |client| commands::proxy(client, &args).await)
-        }
-        Command::ProxyStatus(which) => with_client(context, async |client| {
-            commands::proxy_status(client, &which).await
-        }),
-        Command::User(args) => {
-            with_client(context, async |client| commands::user(client, &args).await)
-        }
-        Command::Backup(args) => with_client(context, async |client| {
-            commands::backup(client, &args).await
-        }),
+        Command::Mtls(args) => with_client(context, &args, commands::mtls),
+        Command::Status(args) => with_client(context, &args, commands::status),
+        Command::Explain(args) => with_client(context, &args, commands::explain),
+        Command::Logs(args) => with_client(context, &args, commands::logs),
+        Command::Top(args) => with_client(context, &args, top::top),
+        Command::Proxy(args) => with_client(context, &args, commands::proxy),
+        Command::ProxyStatus(which) => with_client(context, &which, commands::proxy_status),
+        Command::User(args) => with_client(context, &args, commands::user),
+        Command::Backup(args) => with_client(context, &args, commands::backup),
         Command::Context(args) => commands::contexts(&args),
         Command::Version => {
             output::print(concat!("leno ", env!("CARGO_PKG_VERSION")));
@@ -219,12 +181,13 @@ fn dispatch(cli: Cli) -> Outcome {
 }
 
 /// Runs a command that speaks to the API.
-fn with_client(
+fn with_client<Args>(
     context: Option<&str>,
-    command: impl AsyncFnOnce(&client::Client) -> Outcome,
+    args: &Args,
+    command: impl AsyncFnOnce(&client::Client, &Args) -> Outcome,
 ) -> Outcome {
     let client = commands::client(context)?;
-    block_on_local("command", async { command(&client).await })
+    block_on_local("command", async { command(&client, args).await })
 }
 
 #[cfg(test)]

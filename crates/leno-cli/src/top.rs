@@ -8,7 +8,7 @@ use leno_runtime::Signals;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    client::Client,
+    client::{Client, understood},
     commands::path_of,
     exit::{CommandError, Outcome},
     output::{Shape, items, print, text},
@@ -201,13 +201,7 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     client: &Client,
     path: &str,
 ) -> Result<T, CommandError> {
-    let value = client.get(path).await?;
-    serde_json::from_value(value).map_err(|error| {
-        CommandError::failed(format!(
-            "the control plane's answer is not understood: {error}"
-        ))
-        .hint("is it of another version? compare leno --version here and there")
-    })
+    understood(client.get(path).await?)
 }
 
 fn window_path(window: Duration) -> String {

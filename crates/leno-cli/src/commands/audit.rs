@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    client::Client,
-    exit::Outcome,
+    client::{Client, ended},
+    exit::{CommandError, Outcome},
     output::{Format, print, text},
 };
 
@@ -30,14 +30,22 @@ pub(crate) struct AuditArgs {
 /// Runs the command.
 pub(crate) async fn audit(client: &Client, args: &AuditArgs) -> Outcome {
     let since = args.since.as_deref().unwrap_or_default();
+    if !since.is_empty() {
+        let error = |error| CommandError::usage(format!("--since: {error}"));
+        leno_types::parse_duration(since).map_err(error)?;
+    }
     let watch = if args.follow { "&watch=1" } else { "" };
     let path = format!("/leno/v1/audit?since={since}{watch}");
     let mut lines = client.stream(&path).await?;
     while let Some(line) = lines.next().await {
+        let line = line?;
         match args.output {
             Format::Json | Format::Yaml => print(&line.to_string()),
             Format::Table | Format::Wide | Format::Name => print(&sentence(&line)),
         }
+    }
+    if args.follow {
+        return Err(ended("log"));
     }
     Ok(0)
 }

@@ -6,7 +6,10 @@ use clap::Args;
 use leno_config::Kind;
 use serde_json::Value;
 
-use super::{objects::split_name, path_of};
+use super::{
+    objects::{TOOLS_ANNOTATIONS, split_name},
+    path_of,
+};
 use crate::{
     client::Client,
     exit::{CommandError, Outcome},
@@ -63,12 +66,8 @@ async fn describe_one(client: &Client, kind: Kind, object: &Value) -> Result<(),
     line("Namespace", namespace);
     line("Kind", kind.kind());
     line("Labels", &pairs(object.pointer("/metadata/labels"), &[]));
-    let hidden = [
-        leno_config::SOURCE_ANNOTATION,
-        leno_config::SOURCE_MAP_ANNOTATION,
-        "kubectl.kubernetes.io/last-applied-configuration",
-    ];
-    let annotations = pairs(object.pointer("/metadata/annotations"), &hidden);
+    let annotations = object.pointer("/metadata/annotations");
+    let annotations = pairs(annotations, &TOOLS_ANNOTATIONS);
     line("Annotations", &annotations);
     let annotation = |name: &str| {
         let all = object.pointer("/metadata/annotations")?;
@@ -170,6 +169,7 @@ async fn belongings(client: &Client, namespace: &str, name: &str) -> Result<(), 
     for (kind, title, references) in [
         (Kind::HttpRoute, "Routes", "/spec/parentRefs"),
         (Kind::AccessPolicy, "Policies", "/spec/targetRefs"),
+        (Kind::AuthenticationPolicy, "Plaintext", "/spec/targetRefs"),
     ] {
         let all = client.get(&path_of(kind, Some(namespace), None)).await?;
         let is_of = |object: &&Value| {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     apply::documents,
     changed_lines::{Line, unified},
+    objects::{TOOLS_ANNOTATIONS, as_written},
     path_of,
 };
 use crate::{
@@ -115,28 +116,15 @@ fn is_derived(object: &Value) -> bool {
 
 /// An object without what changes by itself, or says where it was written.
 fn compared(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(map) = object.as_object_mut() {
-        map.shift_remove("status");
-    }
+    let mut object = as_written(object);
     let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
         return object;
     };
-    for field in ["uid", "resourceVersion", "generation", "creationTimestamp"] {
-        metadata.shift_remove(field);
-    }
     if let Some(annotations) = metadata
         .get_mut("annotations")
         .and_then(Value::as_object_mut)
     {
-        annotations.retain(|name, _| {
-            ![
-                leno_config::SOURCE_ANNOTATION,
-                leno_config::SOURCE_MAP_ANNOTATION,
-                "kubectl.kubernetes.io/last-applied-configuration",
-            ]
-            .contains(&name.as_str())
-        });
+        annotations.retain(|name, _| !TOOLS_ANNOTATIONS.contains(&name.as_str()));
         if annotations.is_empty() {
             metadata.shift_remove("annotations");
         }

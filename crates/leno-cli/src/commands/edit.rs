@@ -15,7 +15,10 @@ use http::Method;
 use leno_config::{Kind, parse_documents};
 use serde_json::Value;
 
-use super::{objects::split_name, path_of};
+use super::{
+    objects::{as_written, split_name},
+    path_of,
+};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -54,7 +57,7 @@ pub(crate) async fn edit(client: &Client, args: &EditArgs) -> Outcome {
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
     let path = path_of(kind, Some(namespace), Some(name));
     let live = client.get(&path).await?;
-    let before = shown_as_yaml(&written(&live))?;
+    let before = shown_as_yaml(&as_written(&live))?;
     let file = temporary(kind, name, &before)?;
     let edited = edit_file(&args.editor, &file);
     let after = fs::read_to_string(&file).unwrap_or_default();
@@ -88,20 +91,6 @@ pub(crate) async fn edit(client: &Client, args: &EditArgs) -> Outcome {
         }
         Err(error) => Err(CommandError::from(error).hint(kept())),
     }
-}
-
-/// The part of an object that people write.
-fn written(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(map) = object.as_object_mut() {
-        map.shift_remove("status");
-    }
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["uid", "resourceVersion", "generation", "creationTimestamp"] {
-            metadata.shift_remove(field);
-        }
-    }
-    object
 }
 
 /// A file that nobody else reads, and nobody could have laid there.

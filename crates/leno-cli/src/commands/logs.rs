@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::{
-    client::Client,
+    client::{Client, ended},
     exit::{CommandError, Outcome},
     output::{print, text},
 };
@@ -56,6 +56,7 @@ pub(crate) async fn logs(client: &Client, args: &LogsArgs) -> Outcome {
     let mut shown = 0_u64;
     let mut told = false;
     while let Some(line) = lines.next().await {
+        let line = line?;
         if line.get("start_time").is_some() {
             shown += 1;
             match args.output {
@@ -66,7 +67,10 @@ pub(crate) async fn logs(client: &Client, args: &LogsArgs) -> Outcome {
             eprintln!("⚠ {note}");
         }
     }
-    if shown == 0 && !args.follow {
+    if args.follow {
+        return Err(ended("log"));
+    }
+    if shown == 0 {
         eprintln!(
             "no line of the last {} is kept; -f shows what comes",
             args.since

@@ -5,10 +5,9 @@ use std::io::{self, BufRead, IsTerminal};
 use clap::{Args, Subcommand};
 use leno_controlplane::documents::{MeshInfo, MeshRequest};
 use leno_types::{DnsLabel, TrustDomain};
-use serde_json::Value;
 
 use crate::{
-    client::{CallError, Client},
+    client::{CallError, Client, understood},
     context::{self, Context},
     exit::{CommandError, Outcome},
     output::{Format, print, print_table, print_value},
@@ -97,7 +96,7 @@ async fn create(client: &Client, request: &MeshRequest) -> Outcome {
         return Err(CommandError::refused(what).hint(hint));
     }
     let body = serde_json::to_value(request).map_err(CommandError::failed)?;
-    let made: MeshInfo = read(
+    let made: MeshInfo = understood(
         client
             .call_above(http::Method::POST, MESHES, Some(&body))
             .await?,
@@ -120,7 +119,7 @@ async fn list(client: &Client, format: Format) -> Outcome {
         print_value(&answer, format)?;
         return Ok(0);
     }
-    let meshes: Vec<MeshInfo> = read(answer)?;
+    let meshes: Vec<MeshInfo> = understood(answer)?;
     let row = |mesh: MeshInfo| {
         let agents = format!("{} of {}", mesh.agents_connected, mesh.agents);
         vec![
@@ -148,7 +147,7 @@ async fn list(client: &Client, format: Format) -> Outcome {
 async fn delete(client: &Client, name: &DnsLabel, purge: bool, yes: bool) -> Outcome {
     let path = format!("{MESHES}/{name}");
     if !yes {
-        let there: MeshInfo = read(client.call_above(http::Method::GET, &path, None).await?)?;
+        let there: MeshInfo = understood(client.call_above(http::Method::GET, &path, None).await?)?;
         eprintln!(
             "removes mesh {name}: {} objects, {} tokens, {} hosts ({} connected), and its certificate authority; none of it comes back",
             there.objects, there.tokens, there.agents, there.agents_connected
@@ -162,7 +161,7 @@ async fn delete(client: &Client, name: &DnsLabel, purge: bool, yes: bool) -> Out
         .call_above(http::Method::DELETE, &format!("{path}{query}"), None)
         .await;
     let removed: MeshInfo = match removed {
-        Ok(answer) => read(answer)?,
+        Ok(answer) => understood(answer)?,
         Err(CallError::Refused(refusal)) if refusal.code == 409 && !purge => {
             let hint = format!("leno mesh delete {name} --purge removes it with all that is in it");
             return Err(CommandError::refused(refusal.message).hint(hint));
@@ -190,13 +189,4 @@ fn is_meant(name: &DnsLabel) -> Result<bool, CommandError> {
         .read_line(&mut line)
         .map_err(CommandError::failed)?;
     Ok(line.trim() == name.as_str())
-}
-
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, CommandError> {
-    serde_json::from_value(value).map_err(|error| {
-        CommandError::failed(format!(
-            "the control plane's answer is not understood: {error}"
-        ))
-        .hint("is it of another version? compare leno --version here and there")
-    })
 }

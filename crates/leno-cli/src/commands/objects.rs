@@ -16,6 +16,27 @@ use crate::{
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
+/// Annotations in which tools keep where an object was written, and how.
+pub(super) const TOOLS_ANNOTATIONS: [&str; 3] = [
+    leno_config::SOURCE_ANNOTATION,
+    leno_config::SOURCE_MAP_ANNOTATION,
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+
+/// An object without what the server says of it.
+pub(super) fn as_written(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(map) = object.as_object_mut() {
+        map.shift_remove("status");
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp"] {
+            metadata.shift_remove(field);
+        }
+    }
+    object
+}
+
 /// Show objects.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::{
-    client::Client,
+    client::{Client, ended},
     exit::{CommandError, Outcome},
     output::{Format, items, print, print_value, text},
 };
@@ -40,7 +40,7 @@ pub(super) async fn watch(client: &Client, path: &str, shown: Shown) -> Outcome 
         let path = format!("{path}&allowWatchBookmarks=true{from}");
         let mut lines = client.stream_as(&path, accept).await?;
         let mut told = false;
-        while let Some(event) = lines.next().await {
+        while let Some(Ok(event)) = lines.next().await {
             told = true;
             let object = event.get("object").unwrap_or(&Value::Null);
             match text(&event, "/type") {
@@ -60,10 +60,7 @@ pub(super) async fn watch(client: &Client, path: &str, shown: Shown) -> Outcome 
             }
         }
         if !told {
-            return Err(
-                CommandError::unreachable("the control plane ended the watch")
-                    .hint("run the command again to go on"),
-            );
+            return Err(ended("watch"));
         }
     }
 }
