@@ -135,6 +135,8 @@ fn start_log(format: LogFormat) {
     let registry = tracing_subscriber::registry().with(LevelFilter::INFO);
     let text = (format == LogFormat::Text).then(|| {
         tracing_subscriber::fmt::layer()
+            // It would print that it cannot print, and panic for it.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
@@ -142,6 +144,7 @@ fn start_log(format: LogFormat) {
     let json = (format == LogFormat::Json).then(|| {
         tracing_subscriber::fmt::layer()
             .json()
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
     });
     registry.with(text).with(json).init();

@@ -169,7 +169,7 @@ impl Front<'_> {
         );
         let until = self.args.lasts.map(|lasts| Instant::now() + lasts);
         if self.args.output == DemoFormat::Json {
-            eprintln!("{title}");
+            say!("{title}");
             return self.document(&client, &ready, &mut news, until).await;
         }
         let tries = show::tries(self.place.name(), &ready.programs);
@@ -272,7 +272,7 @@ impl Front<'_> {
                 }
                 line = news.next_line() => {
                     if let News::Ended { part, code, .. } = show::parse(line)? {
-                        eprintln!("leno: {part} ended with code {code}");
+                        say!("leno: {part} ended with code {code}");
                     }
                 }
             }
@@ -311,7 +311,7 @@ fn verdict(edges: &[leno_controlplane::documents::Edge]) -> Outcome {
     match report::missing(edges).as_slice() {
         [] => Ok(0),
         missing => {
-            eprintln!("leno: without traffic: {}", report::name_missing(missing));
+            say!("leno: without traffic: {}", report::name_missing(missing));
             Ok(3)
         }
     }

@@ -3,6 +3,9 @@
 //! [`main`] parses the command line and runs one command. Standard output carries what was asked for and nothing
 //! else; what happens meanwhile, and what went wrong, goes to standard error.
 
+#[macro_use]
+mod say;
+
 mod client;
 mod commands;
 mod context;
@@ -119,7 +122,7 @@ fn ended(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("leno: {error}");
+            say!("leno: {error}");
             ExitCode::from(error.code)
         }
     }

@@ -42,6 +42,8 @@ pub(crate) fn start_log(format: LogFormat, verbose: bool) {
     let registry = tracing_subscriber::registry().with(level);
     let text = (format == LogFormat::Text).then(|| {
         tracing_subscriber::fmt::layer()
+            // It would print that it cannot print, and panic for it.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
@@ -49,6 +51,7 @@ pub(crate) fn start_log(format: LogFormat, verbose: bool) {
     let json = (format == LogFormat::Json).then(|| {
         tracing_subscriber::fmt::layer()
             .json()
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
     });
     // A second start in one process keeps the first.

@@ -139,18 +139,18 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
         NetworkArg::Host => host::deaf_resolver().or_else(names::asks_past_dns),
     };
     if let Some(text) = deaf {
-        eprintln!("leno: {text}");
+        say!("leno: {text}");
     }
     let alone = host.addresses.iter().all(IpAddr::is_loopback);
     if args.preserve_source && args.service.is_some() && alone {
-        eprintln!("⚠ {ALONE}");
+        say!("⚠ {ALONE}");
     }
     block_on_local("run", async move {
         let mut link = patiently(agent::Link::start(socket, start, place), args.quiet).await?;
         let started = link.started().clone();
         if !args.quiet {
             let lasts = humanize(started.certificate_seconds);
-            eprintln!(
+            say!(
                 "✔ {} ({lasts})  ✔ proxy ready {:.1} s  ▶ {}",
                 started.identity,
                 begun.elapsed().as_secs_f64(),
@@ -186,7 +186,7 @@ async fn patiently<T>(work: impl Future<Output = T>, quiet: bool) -> T {
         () = tokio::time::sleep(PATIENCE) => {}
     }
     if !quiet {
-        eprintln!("waiting for the control plane to admit the program …");
+        say!("waiting for the control plane to admit the program …");
     }
     work.await
 }

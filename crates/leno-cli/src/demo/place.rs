@@ -91,7 +91,7 @@ impl Place {
 /// Removes what a demo wrote; whoever comes second finds nothing to do.
 pub(super) fn remove(dir: &Path, name: &str) {
     if let Err(error) = context::release(name, &dir.join("admin.sock")) {
-        eprintln!("leno: {error}");
+        say!("leno: {error}");
     }
     clear(dir);
 }

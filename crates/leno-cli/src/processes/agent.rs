@@ -105,7 +105,7 @@ async fn say_ready(readiness: Readiness, stop: Stop) {
         .await
         .is_some()
     {
-        eprintln!("✔ agent ready\nTry: leno run --service NAME --port 80:8080 -- PROGRAM");
+        say!("✔ agent ready\nTry: leno run --service NAME --port 80:8080 -- PROGRAM");
     }
 }
 

@@ -60,13 +60,14 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     );
     let membership = joined.map_err(|error| refused(error, previous.as_ref()))?;
     membership.save(&config.data_dir).map_err(failed)?;
-    eprintln!(
+    say!(
         "✔ pin matches  ✔ joined mesh \"{}\" as host {}",
-        membership.mesh, membership.agent
+        membership.mesh,
+        membership.agent
     );
     let was = previous.map(|previous| previous.agent);
     if let Some(text) = renamed(&config.host, &membership.agent, was.as_ref()) {
-        eprintln!("⚠ {text}");
+        say!("⚠ {text}");
     }
     if args.no_agent {
         return Ok(0);
@@ -167,7 +168,7 @@ fn ask(text: &mut String) -> io::Result<usize> {
     tcsetattr(&input, OptionalActions::Flush, &silent)?;
     let read = input.lock().fill_buf().map(<[u8]>::to_vec);
     tcsetattr(&input, OptionalActions::Now, &before)?;
-    eprintln!();
+    say!();
     let line = read?;
     if line.last() == Some(&INTERRUPT) {
         return Err(io::ErrorKind::Interrupted.into());

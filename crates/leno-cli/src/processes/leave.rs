@@ -37,7 +37,7 @@ pub(crate) fn leave(args: &LeaveArgs) -> Outcome {
     let mut removed = 0;
     for path in std::iter::once(Membership::file(&data_dir)).chain(kept) {
         match fs::remove_file(&path) {
-            Ok(()) => eprintln!("✔ removed {}", path.display()),
+            Ok(()) => say!("✔ removed {}", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let what = format!("{}: {error}", path.display());
@@ -48,13 +48,13 @@ pub(crate) fn leave(args: &LeaveArgs) -> Outcome {
         removed += 1;
     }
     if removed == 0 {
-        eprintln!(
+        say!(
             "this host is a member of no mesh (nothing in {})",
             data_dir.display()
         );
     }
     if !programs.is_empty() {
-        eprintln!(
+        say!(
             "⚠ in no mesh from now on, where they still run: {}\n  nobody calls them, and their own calls get no answer: end them, or join a mesh, whose agent here takes them in",
             programs.join(", ")
         );

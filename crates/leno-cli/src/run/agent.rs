@@ -341,7 +341,7 @@ impl Link {
             Ok(Err(Failed::Refused(error))) => {
                 let text = error.to_string();
                 if self.refusal.as_ref() != Some(&text) {
-                    eprintln!("leno: the agent does not take the program back: {text}");
+                    say!("leno: the agent does not take the program back: {text}");
                 }
                 self.refusal = Some(text);
                 tokio::time::sleep(RETURN * 10).await;

@@ -77,7 +77,7 @@ impl Beside {
                 silent = async { look.await; silent.await } => {
                     self.look = None;
                     if !silent.is_empty() {
-                        eprintln!("{}", not_accepting(&silent));
+                        say!("{}", not_accepting(&silent));
                     }
                 }
                 (healthy, detail) = checks.next() => link.health(healthy, detail).await,
@@ -97,12 +97,12 @@ impl Beside {
                 let signal = status.signal().unwrap_or(0);
                 // Nobody else says it: a shell sees an exit code only.
                 if !self.quiet && !self.ended_by_us {
-                    eprintln!("leno: signal {signal} ended the program");
+                    say!("leno: signal {signal} ended the program");
                 }
                 128 + signal
             }),
             Err(error) => {
-                eprintln!("leno: the program cannot be waited for: {error}");
+                say!("leno: the program cannot be waited for: {error}");
                 1
             }
         }
@@ -130,7 +130,7 @@ fn pass_on(child: &mut Child, number: i32) {
         return;
     }
     if let Err(error) = child.signal(number) {
-        eprintln!("leno: the signal did not reach the program: {error}");
+        say!("leno: the signal did not reach the program: {error}");
     }
 }
 

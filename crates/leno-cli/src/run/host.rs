@@ -83,7 +83,7 @@ impl HostPlace {
         })?;
         let started = start();
         if let Err(error) = cgroup::move_process(&self.home, pid) {
-            eprintln!("leno: this process stays in the program's cgroup: {error}");
+            say!("leno: this process stays in the program's cgroup: {error}");
         }
         started
     }
