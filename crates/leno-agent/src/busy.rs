@@ -18,6 +18,12 @@ fn told(
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             let holder = match holder {
+                Some((pid, _)) if u32::try_from(pid) == Ok(std::process::id()) => {
+                    return format!(
+                        "port {port} is this agent's own already, for itself or for a program that it publishes there \
+                         (leno proxy config): {instead}"
+                    );
+                }
                 Some((pid, program)) => format!("{program} (pid {pid})"),
                 None => format!("another user's program at {address}"),
             };
@@ -47,6 +53,12 @@ mod tests {
             text(io::ErrorKind::AddrInUse, Some((7, "httpd".into()))),
             "port 80 is taken by httpd (pid 7): end it, or publish another port"
         );
+        let own = i32::try_from(std::process::id()).ok();
+        let own = text(
+            io::ErrorKind::AddrInUse,
+            own.map(|pid| (pid, "leno".into())),
+        );
+        assert!(!own.contains("end it"), "{own}");
         let unseen = text(io::ErrorKind::AddrInUse, None);
         assert!(unseen.contains("another user's program"), "{unseen}");
         let denied = text(io::ErrorKind::PermissionDenied, None);

@@ -1,6 +1,6 @@
 //! The client of the API: HTTP/1.1 over the control plane's socket, or over TLS with a certificate.
 
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -148,6 +148,11 @@ impl Client {
     /// The namespace that commands mean when they name none.
     pub(crate) fn namespace(&self) -> &str {
         &self.context.namespace
+    }
+
+    /// Where the state is of a control plane of this machine that does not keep it in the usual place.
+    pub(crate) fn state_elsewhere(&self) -> Option<&Path> {
+        self.context.server.state_elsewhere()
     }
 
     /// The mesh's name.

@@ -24,7 +24,7 @@ impl Joined {
 
     /// That of a directory where `leno up` keeps everything, unless a control plane's state is there as well.
     pub(crate) fn below(data_dir: &Path) -> Option<Self> {
-        if data_dir.join("control-plane").exists() {
+        if data_dir.join(places::CONTROL_PLANE).exists() {
             return None;
         }
         let membership = Membership::load(&data_dir.join("agent")).ok().flatten()?;

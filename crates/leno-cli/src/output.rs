@@ -86,7 +86,7 @@ pub(crate) fn print(text: &str) {
 /// Somebody else's file is theirs to close.
 pub(crate) fn secret_follows() {
     if let Err(error) = close_to_others() {
-        eprintln!("⚠ standard output is a file that others may read: close it to them ({error})");
+        say!("⚠ standard output is a file that others may read: close it to them ({error})");
     }
 }
 

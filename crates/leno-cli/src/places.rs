@@ -5,17 +5,23 @@
     reason = "this is the configuration module of the command line"
 )]
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 /// Where root's state is kept.
 pub(crate) const ROOTS_DATA: &str = "/var/lib/leno";
+
+/// Where `leno up` keeps its control plane's state, below its data directory.
+pub(crate) const CONTROL_PLANE: &str = "control-plane";
 
 /// Where root's agent listens.
 const ROOTS_AGENT: &str = "/run/leno/agent.sock";
 
 /// Whether root has an agent here, and this is somebody else.
 pub(crate) fn roots_agent_is_here() -> bool {
-    !is_root() && std::path::Path::new(ROOTS_AGENT).exists()
+    !is_root() && Path::new(ROOTS_AGENT).exists()
 }
 
 /// Where state is kept.
@@ -63,6 +69,22 @@ fn xdg(variable: &str, below_home: &str) -> PathBuf {
     match env::var_os(variable).filter(|dir| !dir.is_empty()) {
         Some(dir) => dir.into(),
         None => PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into())).join(below_home),
+    }
+}
+
+/// What begins a command that speaks to the agent whose sockets are there: nothing, where it looks by itself.
+pub(crate) fn agent_of(run_dir: &Path) -> String {
+    match agent_sockets().contains(&run_dir.join("agent.sock")) {
+        true => String::new(),
+        false => format!("LENO_AGENT_SOCKET={}/agent.sock ", run_dir.display()),
+    }
+}
+
+/// What ends a command about what is kept there: nothing, where it looks by itself.
+pub(crate) fn data_of(directory: &Path) -> String {
+    match directory == data_dir() {
+        true => String::new(),
+        false => format!(" --data-dir {}", directory.display()),
     }
 }
 

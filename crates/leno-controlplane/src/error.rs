@@ -39,18 +39,22 @@ pub enum StartError {
         path: PathBuf,
     },
     /// Something else has the port.
-    #[error("{address} is taken{holder}: stop that, or choose another with --listen")]
+    #[error("{address} is taken{holder}: stop that, or choose another with {option}")]
     PortTaken {
         /// The address.
         address: SocketAddr,
         /// ` by pid 12 (nginx)`, or empty when it cannot be seen.
         holder: String,
+        /// What chooses another.
+        option: &'static str,
     },
     /// The port cannot be opened for another reason.
-    #[error("{address} cannot be listened on: choose another with --listen")]
+    #[error("{address} cannot be listened on: choose another with {option}")]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What chooses another.
+        option: &'static str,
         /// What the system says.
         #[source]
         source: io::Error,

@@ -76,8 +76,13 @@ pub(crate) struct Serving {
     pub(crate) strangers: Guests,
 }
 
-/// Opens a TCP port; version 6 is version 6 only, so that both families can have the same port.
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// The option by which people choose where agents and people reach the control plane.
+pub(crate) const LISTEN: &str = "--listen";
+/// That of its metrics.
+pub(crate) const METRICS: &str = "--metrics (with leno up: --control-plane-metrics)";
+
+/// Opens a TCP port that `option` chooses; version 6 is version 6 only, so that both families can have the same port.
+pub(crate) fn bind(address: SocketAddr, option: &'static str) -> Result<TcpListener, StartError> {
     listen(address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => {
             let holder = leno_net::process::owner_of_port(address.port());
@@ -85,9 +90,14 @@ pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
                 address,
                 holder: holder
                     .map_or_else(String::new, |(pid, name)| format!(" by pid {pid} ({name})")),
+                option,
             }
         }
-        _ => StartError::Listen { address, source },
+        _ => StartError::Listen {
+            address,
+            option,
+            source,
+        },
     })
 }
 

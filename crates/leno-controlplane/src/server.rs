@@ -77,7 +77,7 @@ impl std::fmt::Debug for Bound {
 /// Which is not, and what to do.
 pub fn can_listen(config: &Config) -> Result<(), StartError> {
     let held = config.listen.iter().chain(&config.metrics);
-    held.map(|address| listener::bind(*address))
+    held.map(|address| listener::bind(*address, listener::LISTEN))
         .collect::<Result<Vec<_>, _>>()
         .map(drop)
 }
@@ -113,13 +113,16 @@ impl Bound {
         let listeners: Vec<TcpListener> = config
             .listen
             .iter()
-            .map(|address| listener::bind(*address))
+            .map(|address| listener::bind(*address, listener::LISTEN))
             .collect::<Result<_, _>>()?;
         let addresses: Vec<SocketAddr> = listeners
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
             .collect();
-        let metrics = config.metrics.map(listener::bind).transpose()?;
+        let metrics = config
+            .metrics
+            .map(|address| listener::bind(address, listener::METRICS))
+            .transpose()?;
         let admin = listener::bind_admin(&config.admin_socket)?;
         let store = Arc::new(MeteredStore::new(store));
         let founder = founder(&config, &addresses);

@@ -43,6 +43,8 @@ suite!(
         detached_it_is_ready_when_the_command_returns_and_down_ends_it,
         a_second_one_says_that_the_first_runs_and_what_to_do,
         one_that_was_killed_is_followed_by_another,
+        where_nothing_can_be_said_it_runs_all_the_same,
+        a_backup_is_taken_back_as_the_command_says,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         contexts_of_another_user_are_told_before_anything_is_made,
         what_is_in_the_way_is_told_before_anything_is_started,
@@ -186,6 +188,63 @@ fn one_that_was_killed_is_followed_by_another(fixture: &mut Fixture) {
     fixture.leno(&["run", "--", "true"]).good();
     fixture.down(&["--purge"]).good();
     assert_eq!(second.wait(ENDS), 0, "{}", second.stderr());
+}
+
+/// The disk that its log goes to is full.
+fn where_nothing_can_be_said_it_runs_all_the_same(fixture: &mut Fixture) {
+    fixture.new_place();
+    let up = fixture.up_command(&["--verbose"]);
+    let mut quiet = Command::new("sh");
+    quiet
+        .args(["-c", "exec \"$@\" 2>/dev/full", "sh"])
+        .arg(up.get_program())
+        .args(up.get_args())
+        .envs(
+            up.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let mut up = fixture.host.spawn(&mut quiet);
+    until("programs may start", ENDS, || {
+        (fixture.leno(&["run", "--", "true"]).code == 0).then_some(())
+    });
+    fixture
+        .leno(&["token", "create", "--service", "web"])
+        .good();
+    says(&fixture.down(&["--purge"]), 0, &["ended leno up"]);
+    assert_eq!(up.wait(ENDS), 0);
+}
+
+fn a_backup_is_taken_back_as_the_command_says(fixture: &mut Fixture) {
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    fixture.leno(&["mesh", "create", "shop"]).good();
+    let (file, data) = (fixture.path("mesh.tar"), fixture.path("data"));
+    let told = fixture.leno(&["backup", &file]).good().stderr;
+    let again = told
+        .split("leno restore ")
+        .nth(1)
+        .expect("how to take it back");
+    let words: Vec<&str> = again.split_whitespace().collect();
+    let restore = [&["restore"], &words[..]].concat();
+    // While it runs, by whichever name its directory is called.
+    let by_ups = ["restore", &file, "--data-dir", &data];
+    says(&fixture.leno(&restore), 6, &["runs with", "leno down"]);
+    says(&fixture.leno(&by_ups), 6, &["runs with", "leno down"]);
+    fixture.leno(&["mesh", "delete", "shop", "--yes"]).good();
+    fixture.down(&[]).good();
+    // Somebody else's directory is nobody's state.
+    let other = format!("--data-dir={}", fixture.path("config"));
+    says(
+        &fixture.leno(&["restore", &file, &other]),
+        1,
+        &["nothing was changed"],
+    );
+    let up = format!("leno up --data-dir {data}");
+    says(&fixture.leno(&by_ups), 0, &["restored default, shop", &up]);
+    fixture.up(&["--detach"]).good();
+    let meshes = fixture.leno(&["mesh", "list"]).good().text();
+    assert!(meshes.contains("shop"), "{meshes}");
+    fixture.down(&["--purge"]).good();
 }
 
 fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fixture) {

@@ -50,7 +50,11 @@ pub(crate) async fn backup(client: &Client, args: &BackupArgs) -> Outcome {
     let file = args.file.display();
     eprintln!("✔ backed up to {file} ({} kB)", bytes.div_ceil(1_000));
     eprintln!("  it holds the CA's keys: whoever has it can be anyone in the mesh");
-    eprintln!("Take it back, with the control plane ended:  leno restore {file}");
+    let place = client.state_elsewhere();
+    let place = place.map_or(String::new(), |place| {
+        format!(" --data-dir {}", place.display())
+    });
+    eprintln!("Take it back, with the control plane ended:  leno restore {file}{place}");
     Ok(0)
 }
 

@@ -11,13 +11,18 @@ mod mesh;
 mod objects;
 mod plaintext;
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use serde_json::{Value, json};
 
 use self::catalogue::Check;
 use crate::{
+    context,
     exit::{CommandError, Outcome},
     output::{Shape, print, print_value},
+    places::{self, CONTROL_PLANE},
+    run::AgentSocket,
 };
 
 /// Where every check has a paragraph.
@@ -94,16 +99,36 @@ fn ill(
 
 /// Runs every check; exit code 3 when one found something.
 pub(crate) async fn check(name: Option<&str>, args: &CheckArgs) -> Outcome {
-    let mut findings = host::findings();
     if args.pre {
+        let mut findings = host::findings(&places::data_dir(), &places::run_dir());
         findings.extend(before::findings());
         return end(findings, args.output);
     }
-    findings.extend(agent::findings());
+    let (data_dir, run_dir) = in_use(name);
+    let mut findings = host::findings(&data_dir, &run_dir);
+    findings.extend(agent::findings(&data_dir));
     if let Some(client) = contexts::findings(name, &mut findings) {
         mesh::mesh(&client, &mut findings).await;
     }
     end(findings, args.output)
+}
+
+/// Where the mesh of a context, and the agent of this host, keep what they keep: elsewhere than usually, if they were
+/// told so.
+fn in_use(name: Option<&str>) -> (PathBuf, PathBuf) {
+    let context = context::load(name).ok();
+    let state = context.as_ref().and_then(|of| of.server.state_elsewhere());
+    let data_dir = match state {
+        // Below that of leno up, which has the agent's beside it.
+        Some(state) => match state.parent().filter(|_| state.ends_with(CONTROL_PLANE)) {
+            Some(up) => up.to_owned(),
+            None => state.to_owned(),
+        },
+        None => places::data_dir(),
+    };
+    let agent = AgentSocket::connect(None).ok();
+    let run_dir = agent.and_then(|agent| agent.path().parent().map(Path::to_owned));
+    (data_dir, run_dir.unwrap_or_else(places::run_dir))
 }
 
 fn end(mut findings: Vec<Finding>, shape: Shape) -> Outcome {

@@ -1,6 +1,11 @@
 //! Where a mesh's API is: the words for it, and whether two of them mean one place.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use crate::places;
 
 /// Where a mesh's API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,16 @@ impl Server {
                 if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
         };
         self == other || loopback(self) && loopback(other)
+    }
+
+    /// Where the control plane behind a socket keeps its state, if that is not where `leno up` does without being told.
+    pub(crate) fn state_elsewhere(&self) -> Option<&Path> {
+        let Self::Unix { socket, .. } = self else {
+            return None;
+        };
+        let state = socket.parent()?;
+        let usual = places::data_dir().join(places::CONTROL_PLANE);
+        (state != usual && state.join("meshes").exists()).then_some(state)
     }
 
     /// As it is written into a file.

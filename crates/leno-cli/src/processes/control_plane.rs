@@ -80,7 +80,16 @@ fn config(args: &ControlPlaneArgs) -> Result<leno_controlplane::Config, CommandE
     let data_dir = args
         .data_dir
         .clone()
-        .unwrap_or_else(|| places::data_dir().join("control-plane"));
+        .unwrap_or_else(|| places::data_dir().join(places::CONTROL_PLANE));
+    let of_up = data_dir.join(places::CONTROL_PLANE);
+    if of_up.join("store.db").exists() {
+        let what = format!("{} is a data directory of leno up", data_dir.display());
+        return Err(CommandError::refused(what).hint(format!(
+            "its control plane's is {}; leno up --data-dir {} starts both",
+            of_up.display(),
+            data_dir.display()
+        )));
+    }
     let mut config = leno_controlplane::Config::new(data_dir);
     if !args.listen.is_empty() {
         config.listen.clone_from(&args.listen);

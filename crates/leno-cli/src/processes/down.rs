@@ -3,14 +3,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Args;
-use leno_runtime::block_on_local;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, Signal, kill_process},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use super::up::{background, running};
@@ -22,7 +22,6 @@ use crate::{
 
 /// It drains and ends within this.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(20);
 
 /// End the mesh that leno up started on this machine.
 #[derive(Debug, Args)]
@@ -52,17 +51,23 @@ pub(crate) fn down(args: &DownArgs) -> Outcome {
     }
     match running::find(&data_dir).map_err(failed)? {
         Some(note) => {
-            block_on_local("down", end(note.pid, &data_dir))?;
-            eprintln!(
+            end(note.pid)?;
+            say!(
                 "✔ ended leno up (pid {}), with its rules, namespaces and sockets",
                 note.pid
             );
         }
         None => {
-            eprintln!("no leno up runs with {}", data_dir.display());
+            say!("no leno up runs with {}", data_dir.display());
+            if let Some(elsewhere) = of_the_context(&data_dir) {
+                say!(
+                    "  that of your context: leno down --data-dir {}",
+                    elsewhere.display()
+                );
+            }
             let roots = Path::new(places::ROOTS_DATA);
             if data_dir != roots && roots.exists() {
-                eprintln!("  sudo leno down ends root's, with {}", roots.display());
+                say!("  sudo leno down ends root's, with {}", roots.display());
             }
         }
     }
@@ -70,6 +75,14 @@ pub(crate) fn down(args: &DownArgs) -> Outcome {
         purge(&data_dir)?;
     }
     Ok(0)
+}
+
+/// The data directory of the `leno up` that the current context leads to, if it is another and it runs.
+fn of_the_context(data_dir: &Path) -> Option<PathBuf> {
+    let context = context::load(None).ok()?;
+    let up = context.server.state_elsewhere()?.parent()?;
+    let runs = matches!(running::find(up), Ok(Some(_)));
+    (up != data_dir && runs).then(|| up.to_owned())
 }
 
 /// Refuses while programs run whose rules on this host nobody would take away any more.
@@ -87,27 +100,33 @@ fn nobody_is_left(data_dir: &Path) -> Result<(), CommandError> {
         .hint("end them first (their leno run; while leno up runs, so that it cleans up behind them), then leno down --purge"))
 }
 
-async fn end(pid: u32, data_dir: &Path) -> Result<(), CommandError> {
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    match process.map(|process| kill_process(process, Signal::TERM)) {
-        Some(Ok(()) | Err(Errno::SRCH)) => {}
-        Some(Err(Errno::PERM)) => {
+fn end(pid: u32) -> Result<(), CommandError> {
+    let Some(process) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Err(CommandError::failed(format!("{pid} is no process")));
+    };
+    // Of the process itself: its number may be another's by the time it is asked for again.
+    let watched = match pidfd_open(process, PidfdFlags::NONBLOCK) {
+        Ok(watched) => watched,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(CommandError::failed(format!("pid {pid}: {error}"))),
+    };
+    match pidfd_send_signal(&watched, Signal::TERM) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(Errno::PERM) => {
             let what = format!("leno up (pid {pid}) belongs to another user");
             return Err(CommandError::permission(what).hint("sudo leno down ends it"));
         }
-        Some(Err(error)) => return Err(CommandError::failed(format!("pid {pid}: {error}"))),
-        None => return Err(CommandError::failed(format!("{pid} is no process"))),
+        Err(error) => return Err(CommandError::failed(format!("pid {pid}: {error}"))),
     }
-    let begun = Instant::now();
-    while matches!(running::find(data_dir), Ok(Some(note)) if note.pid == pid) {
-        if begun.elapsed() > PATIENCE {
-            let what = format!(
-                "leno up (pid {pid}) has not ended after {} s",
-                PATIENCE.as_secs()
-            );
-            return Err(CommandError::failed(what).hint(format!("kill -9 {pid} ends it at once")));
-        }
-        tokio::time::sleep(LOOK).await;
+    let patience = Timespec::try_from(PATIENCE).map_err(CommandError::failed)?;
+    let mut ended = [PollFd::new(&watched, PollFlags::IN)];
+    let answers = poll(&mut ended, Some(&patience)).map_err(CommandError::failed)?;
+    if answers == 0 {
+        let what = format!(
+            "leno up (pid {pid}) has not ended after {} s",
+            PATIENCE.as_secs()
+        );
+        return Err(CommandError::failed(what).hint(format!("kill -9 {pid} ends it at once")));
     }
     Ok(())
 }
@@ -126,9 +145,9 @@ fn replaced_states(data_dir: &Path) -> Vec<PathBuf> {
 /// Removes exactly what `leno up` and `leno restore` made.
 fn purge(data_dir: &Path) -> Result<(), CommandError> {
     let run_dir = running::read(data_dir).map_or_else(places::run_dir, |note| note.run_dir);
-    let control_plane = data_dir.join("control-plane");
+    let control_plane = data_dir.join(places::CONTROL_PLANE);
     for name in context::release_socket(&control_plane.join("admin.sock"))? {
-        eprintln!("✔ removed context {name}");
+        say!("✔ removed context {name}");
     }
     let directories = [control_plane, data_dir.join("agent")];
     let kept = leno_agent::KEPT_FILES.map(|name| run_dir.join(name));
@@ -146,7 +165,7 @@ fn purge(data_dir: &Path) -> Result<(), CommandError> {
             fs::remove_file(&path)
         };
         match removed {
-            Ok(()) => eprintln!("✔ removed {}", path.display()),
+            Ok(()) => say!("✔ removed {}", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(CommandError::failed(format!(

@@ -109,6 +109,8 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         return block_on_local("up", background::detach(&data));
     }
     if args.in_background {
+        // Who looks for it in a list of processes looks for this name, not for that of the path it was started by.
+        drop(std::fs::write("/proc/self/comm", "leno"));
         // The end of whoever started this, and of their terminal, is not ours.
         rustix::process::setsid().map_err(CommandError::failed)?;
     }
@@ -117,6 +119,17 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         return Err(CommandError::refused(joined).hint(
             "leno agent starts its agent; for a mesh of its own, leave that one first: leno leave",
         ));
+    }
+    if data.join("store.db").exists() {
+        let what = format!(
+            "{} holds the state of a control plane that runs without leno up",
+            data.display()
+        );
+        return Err(CommandError::refused(what).hint(format!(
+            "leno control-plane --data-dir {0} starts it; leno up keeps such a state in {0}/{1}",
+            data.display(),
+            places::CONTROL_PLANE
+        )));
     }
     let mut agent = agent_args(args, &data).config()?;
     let person = Person::behind_sudo();
@@ -219,14 +232,16 @@ impl Up {
             agent_stop.trigger();
             ended
         });
+        let run_dir = note.run_dir.clone();
         let is_ready = stop.run_until_stopped(ready.wait_ready()).await.is_some();
         if is_ready {
             tell(Note {
                 ready: true,
                 ..note
             });
-            eprintln!(
-                "✔ agent ready\nTry: leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno status"
+            let agent = places::agent_of(&run_dir);
+            say!(
+                "✔ agent ready\nTry: {agent}leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno status"
             );
         }
         stop.cancelled().await;
@@ -252,7 +267,7 @@ fn control_config(
     data: &Path,
     addresses: &[IpAddr],
 ) -> Result<leno_controlplane::Config, CommandError> {
-    let mut config = leno_controlplane::Config::new(data.join("control-plane"));
+    let mut config = leno_controlplane::Config::new(data.join(places::CONTROL_PLANE));
     config.mesh = args.mesh.clone();
     config.workload_ttl = args.workload_ttl;
     config.metrics = control_plane::metrics(&args.control_plane_metrics)?;
@@ -322,20 +337,22 @@ fn local_context(args: &UpArgs, socket: &Path) -> Context {
 }
 
 fn say_control_plane(note: &Note) {
-    eprintln!(
+    say!(
         "✔ control plane https://{}   ✔ context \"{}\" written",
-        note.control_plane, note.mesh
+        note.control_plane,
+        note.mesh
     );
 }
 
 /// Gives the person behind sudo a context; the mesh runs without.
 async fn give_context(person: &Person, context: &Context, local: SocketAddr) {
     match person.give_context(context, local).await {
-        Ok(()) => eprintln!(
+        Ok(()) => say!(
             "✔ context \"{}\" written for {} as well",
-            context.name, person.name
+            context.name,
+            person.name
         ),
-        Err(error) => eprintln!("leno: {error}"),
+        Err(error) => say!("leno: {error}"),
     }
 }
 
@@ -355,7 +372,7 @@ fn forget(context: &Context) {
     if let Server::Unix { socket, .. } = &context.server
         && let Err(error) = context::release(&context.name, socket)
     {
-        eprintln!("leno: {error}");
+        say!("leno: {error}");
     }
 }
 

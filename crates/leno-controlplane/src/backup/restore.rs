@@ -59,6 +59,11 @@ pub enum RestoreError {
     /// A control plane runs with this state.
     #[error("a control plane runs with {0:?}: end it first (leno down), then restore")]
     Runs(PathBuf),
+    /// Something else is kept there.
+    #[error(
+        "{0:?} holds other things than a control plane's state: name the data directory that leno control-plane or leno up was given"
+    )]
+    Foreign(PathBuf),
     /// It is no backup, or not all of one.
     #[error("this is no whole backup of Leno ({0}): leno backup makes one")]
     Damaged(String),
@@ -191,7 +196,10 @@ impl Before {
     fn read(data_dir: &Path) -> Result<Self, RestoreError> {
         let path = data_dir.join(STORE);
         if !path.exists() {
-            return Ok(Self::default());
+            return match is_foreign(data_dir) {
+                true => Err(RestoreError::Foreign(data_dir.into())),
+                false => Ok(Self::default()),
+            };
         }
         let store = match SqliteStore::open(&path, Options::default()) {
             Ok(store) => store,
@@ -223,6 +231,15 @@ impl Before {
             revoked,
         })
     }
+}
+
+/// Whether a directory has something in it, and nothing by which a control plane that lost its store is known.
+fn is_foreign(data_dir: &Path) -> bool {
+    let mut entries = fs::read_dir(data_dir).into_iter().flatten();
+    entries.next().is_some()
+        && ![MESHES, AUDIT]
+            .iter()
+            .any(|own| data_dir.join(own).exists())
 }
 
 /// The root of a mesh's authority; empty when it cannot be read.

@@ -9,11 +9,12 @@ use std::{
 };
 
 use leno_config::{Finding, Kind};
+use leno_controlplane::documents::Proxy;
 use serde_json::Value;
 
 use crate::{
     client::Client,
-    commands::path_of,
+    commands::{known, path_of},
     exit::{CommandError, Outcome},
     output::{Format, items, print, print_value, text},
 };
@@ -21,6 +22,8 @@ use crate::{
 /// So long `--wait` waits at most.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
+/// Proxies that one line names.
+const NAMED: usize = 5;
 
 /// How documents are applied, and how that is told.
 pub(super) struct Asked {
@@ -88,7 +91,29 @@ pub(super) async fn report(
             }
         }
     }
+    if asked.wait
+        && !asked.dry_run
+        && let Some(absent) = absent(&known::proxies(client).await?)
+    {
+        eprintln!("⚠ {absent}");
+    }
     outcome(failures)
+}
+
+/// What is to be said of proxies that nobody can tell anything now: "everywhere" is without them.
+fn absent(proxies: &[Proxy]) -> Option<String> {
+    let absent = |proxy: &&Proxy| !proxy.connected;
+    let names: Vec<&str> = (proxies.iter().filter(absent))
+        .map(|proxy| proxy.host.as_str())
+        .collect();
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = names.get(..NAMED).unwrap_or(&names).join(", ");
+    (!names.is_empty()).then(|| {
+        format!("without {named}{more}, not connected: what they had is theirs until they are back (leno proxy status)")
+    })
 }
 
 fn finding(warning: &Value) -> Finding {
@@ -224,4 +249,29 @@ fn conditions(object: &Value, generation: u64) -> Vec<Value> {
             .is_none_or(|observed| observed >= generation)
     };
     own.chain(parents).filter(observed).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn who_is_not_connected_is_named_and_not_too_many_of_them() {
+        let proxy = |number: usize| Proxy {
+            host: format!("h{number}"),
+            connected: number == 0,
+            ..Proxy::default()
+        };
+        let proxies: Vec<Proxy> = (0..9).map(proxy).collect();
+        assert_eq!(absent(&proxies[..1]), None);
+        let one = absent(&proxies[..2]).unwrap();
+        assert!(one.starts_with("without h1, not connected"), "{one}");
+        let many = absent(&proxies).unwrap();
+        assert!(
+            many.starts_with("without h1, h2, h3, h4, h5 and 3 more,"),
+            "{many}"
+        );
+    }
 }

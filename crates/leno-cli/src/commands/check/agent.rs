@@ -1,6 +1,9 @@
 //! The agent of this host: whether it answers, stands well with its control plane, and keeps its membership fresh.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
 
 use leno_agent::{Membership, protocol::Host};
 
@@ -16,9 +19,9 @@ use crate::{
 const NOT_RENEWED: Duration = Duration::from_secs(16 * 86_400);
 
 /// Whether there is one, and how it stands.
-pub(super) fn findings() -> Vec<Finding> {
+pub(super) fn findings(data_dir: &Path) -> Vec<Finding> {
     let mut findings = standing();
-    findings.extend(certificate());
+    findings.extend(certificate(data_dir));
     findings
 }
 
@@ -37,10 +40,7 @@ fn standing() -> Vec<Finding> {
                     joined.to_string(),
                     "leno agent starts it",
                 ),
-                None => well(
-                    Check::AgentAnswers,
-                    "no agent runs here: programs here are in no mesh",
-                ),
+                None => nobody(&places::agent_sockets()),
             }];
         }
         Err(error) => return wrong(error),
@@ -58,6 +58,25 @@ fn standing() -> Vec<Finding> {
         // It says nothing to who may not run programs here; that it does is an answer.
         Err(error) if error.code == PERMISSION => vec![well(Check::AgentAnswers, answers)],
         Err(error) => wrong(error),
+    }
+}
+
+/// No agent answers at any of these. One that ends takes its socket away: a socket is left of one that was killed.
+fn nobody(sockets: &[PathBuf]) -> Finding {
+    match sockets.iter().find(|socket| socket.exists()) {
+        Some(left) => ill(
+            Check::AgentAnswers,
+            "the agent of this host has ended without cleaning up",
+            format!(
+                "nobody listens at {}, which it left; programs here cannot call or be called until it is back",
+                left.display()
+            ),
+            "leno up, or leno agent, as before: it finds the programs that still run",
+        ),
+        None => well(
+            Check::AgentAnswers,
+            "no agent runs here: programs here are in no mesh",
+        ),
     }
 }
 
@@ -104,8 +123,8 @@ fn away(left: u64) -> Finding {
 }
 
 /// Of the membership on the disk, for who may read it.
-fn certificate() -> Option<Finding> {
-    let membership = Membership::load(&places::data_dir().join("agent")).ok()??;
+fn certificate(data_dir: &Path) -> Option<Finding> {
+    let membership = Membership::load(&data_dir.join("agent")).ok()??;
     let left = membership
         .certificate
         .not_after()
@@ -159,6 +178,12 @@ mod tests {
             "{shown}"
         );
         assert!(!judge(host(None)).is_trouble());
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_trouble_and_none_at_all_is_not() {
+        assert!(nobody(&["/proc/self/exe".into()]).is_trouble());
+        assert!(!nobody(&["/nonexistent/agent.sock".into()]).is_trouble());
     }
 
     #[test]

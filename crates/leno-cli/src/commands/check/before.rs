@@ -24,6 +24,9 @@ const LISTENERS: [(u16, &str); 6] = [
     (ports::ADMIN, "--admin"),
 ];
 
+/// What processes of Leno are called.
+const PROGRAM: &str = "leno";
+
 /// Everything that can be looked at.
 pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![membership(Joined::here()), ports_are_free(), firewall()];
@@ -83,6 +86,14 @@ fn judge_ports(taken: &[Taken]) -> Finding {
     });
     let options: Vec<&str> = taken.iter().map(|taken| taken.option).collect();
     let why = format!("taken: {}", told.collect::<Vec<_>>().join(", "));
+    let ours = |taken: &Taken| matches!(&taken.holder, Some((_, program)) if program == PROGRAM);
+    if taken.iter().all(ours) {
+        let hint = format!(
+            "leno check, without --pre, looks at it; a second mesh needs ports of its own: {}",
+            options.join(", ")
+        );
+        return ill(Check::Ports, "a mesh of Leno runs here already", why, hint);
+    }
     let hint = format!("end it, or choose another port with {}", options.join(", "));
     ill(Check::Ports, "ports of Leno are taken", why, hint)
 }

@@ -3,7 +3,6 @@
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use super::{Check, Finding, conntrack, ill, told, well};
-use crate::places;
 
 /// Below so many a busy proxy runs out of them.
 const FEW_FILES: u64 = 4_096;
@@ -13,7 +12,7 @@ const LITTLE_MEMORY: u64 = 128 << 20;
 const LITTLE_DISK: u64 = 64 << 20;
 
 /// Everything that can be looked at without a mesh.
-pub(super) fn findings() -> Vec<Finding> {
+pub(super) fn findings(data_dir: &Path, run_dir: &Path) -> Vec<Finding> {
     let root = leno_net::netns::has_admin_capability();
     let mut findings = vec![namespaces(root)];
     findings.extend(user_namespaces(root));
@@ -21,9 +20,9 @@ pub(super) fn findings() -> Vec<Finding> {
     findings.extend(conntrack::finding());
     findings.push(open_files(leno_net::process::most_open_files()));
     findings.extend(leno_net::room::room().map(|room| memory(room.free)));
-    findings.extend(disk(&places::data_dir()));
-    findings.extend(state_private(&places::data_dir()));
-    findings.extend(keys_in_memory(&places::run_dir()));
+    findings.extend(disk(data_dir));
+    findings.extend(state_private(data_dir));
+    findings.extend(keys_in_memory(run_dir));
     findings.push(control_groups());
     let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     findings.push(resolver(&resolvers));

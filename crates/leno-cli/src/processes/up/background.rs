@@ -3,14 +3,20 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use super::running;
-use crate::exit::{CommandError, Outcome};
+use crate::{
+    exit::{CommandError, Outcome},
+    places,
+};
 
 /// It is ready within this, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +32,7 @@ pub(crate) const IN_BACKGROUND: &str = "--in-background";
 /// Starts it, waits until it is ready, and leaves it.
 pub(crate) async fn detach(data_dir: &Path) -> Outcome {
     if let Ok(Some(other)) = running::find(data_dir) {
-        return Err(other.runs_already());
+        return Err(other.runs_already(data_dir));
     }
     let log = log_file(data_dir);
     let failed = |error: io::Error| {
@@ -44,12 +50,14 @@ pub(crate) async fn detach(data_dir: &Path) -> Outcome {
             && note.pid == child.id()
             && note.ready
         {
-            eprintln!(
-                "✔ control plane https://{}   ✔ context \"{}\" written   ✔ agent ready\n✔ it runs in the background (pid {}), and logs to {}\nTry: leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno down",
+            say!(
+                "✔ control plane https://{}   ✔ context \"{}\" written   ✔ agent ready\n✔ it runs in the background (pid {}), and logs to {}\nTry: {}leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno down{}",
                 note.control_plane,
                 note.mesh,
                 note.pid,
-                log.display()
+                log.display(),
+                places::agent_of(&note.run_dir),
+                places::data_of(data_dir)
             );
             return Ok(0);
         }
@@ -72,7 +80,11 @@ pub(crate) async fn detach(data_dir: &Path) -> Outcome {
                 child.id(),
                 PATIENCE.as_secs()
             );
-            let hint = format!("read {}; leno down ends it", log.display());
+            let hint = format!(
+                "read {}; leno down{} ends it",
+                log.display(),
+                places::data_of(data_dir)
+            );
             return Err(CommandError::failed(what).hint(hint));
         }
         tokio::time::sleep(LOOK).await;
@@ -107,6 +119,7 @@ fn spawn(log: File) -> io::Result<Child> {
         .skip(1)
         .filter(|word| word != "--detach");
     Command::new("/proc/self/exe")
+        .arg0("leno")
         .args(words)
         .arg(IN_BACKGROUND)
         .stdin(Stdio::null())

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::exit::CommandError;
+use crate::{exit::CommandError, places};
 
 const FILE: &str = "up.lock";
 /// Somebody who only looks holds the lock for a moment.
@@ -71,7 +71,7 @@ impl Running {
                 && Path::new("/proc").join(other.pid.to_string()).exists()
                 && begun.elapsed() > LOOKS
             {
-                return Err(other.runs_already());
+                return Err(other.runs_already(data_dir));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -90,14 +90,16 @@ impl Running {
 }
 
 impl Note {
-    pub(crate) fn runs_already(&self) -> CommandError {
+    pub(crate) fn runs_already(&self, data_dir: &Path) -> CommandError {
         let what = format!(
             "leno up runs here already (pid {}, mesh \"{}\")",
             self.pid, self.mesh
         );
-        CommandError::failed(what).hint(
-            "use it: leno status, leno run -- PROGRAM; end it: leno down\n  a second mesh on this machine needs a --data-dir, a --run-dir and ports of its own",
-        )
+        CommandError::failed(what).hint(format!(
+            "use it: leno status, {}leno run -- PROGRAM; end it: leno down{}\n  a second mesh on this machine needs a --data-dir, a --run-dir and ports of its own",
+            places::agent_of(&self.run_dir),
+            places::data_of(data_dir),
+        ))
     }
 }
 
