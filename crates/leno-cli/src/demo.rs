@@ -36,7 +36,7 @@ use self::{news::News, place::Place, report::Report};
 use crate::{
     client::Client,
     exit::{CommandError, Outcome, chain},
-    output::print,
+    output::{print, print_document},
     places, processes, top,
 };
 
@@ -292,7 +292,7 @@ impl Front<'_> {
             edges,
             proxies,
         );
-        print(&serde_json::to_string_pretty(&report).map_err(CommandError::failed)?);
+        print_document(&serde_json::to_string_pretty(&report).map_err(CommandError::failed)?);
         verdict
     }
 

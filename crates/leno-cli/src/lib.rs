@@ -122,7 +122,7 @@ fn ended(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            say!("leno: {error}");
+            output::print_error(&error);
             ExitCode::from(error.code)
         }
     }
@@ -176,7 +176,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "leno", &mut script);
-            output::print(String::from_utf8_lossy(&script).trim_end());
+            output::print_document(&String::from_utf8_lossy(&script));
             Ok(0)
         }
         Command::Check(args) => block_on_local("check", commands::check(context, &args)),

@@ -50,11 +50,32 @@ pub(crate) fn print_value(value: &Value, format: Format) -> Result<(), CommandEr
     let text = match format {
         Format::Yaml => serde_saphyr::to_string(value).map_err(CommandError::failed)?,
         Format::Json | Format::Table | Format::Wide | Format::Name => {
-            serde_json::to_string_pretty(value).map_err(CommandError::failed)?
+            escaped(&serde_json::to_string_pretty(value).map_err(CommandError::failed)?)
         }
     };
-    print(text.trim_end());
+    print_document(&text);
     Ok(())
+}
+
+/// Prints a value as JSON in one line.
+pub(crate) fn print_json_line(value: &Value) {
+    print_document(&escaped(&value.to_string()));
+}
+
+/// JSON in which what commands a terminal or turns a line around is escaped: the same value to who reads it (RFC 8259
+/// section 7).
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !is_hidden(c) {
+            text.push(c);
+        } else {
+            let units = &mut [0; 2];
+            let units = c.encode_utf16(units).iter();
+            units.for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    text
 }
 
 /// A value as YAML.
@@ -69,17 +90,36 @@ pub(crate) const GREEN: &str = "32";
 
 /// As [`print()`], in a colour: for terminals only.
 pub(crate) fn print_coloured(colour: &str, text: &str) {
-    let text = harmless(text);
+    let text = one_line(text);
     drop(writeln!(
         io::stdout().lock(),
         "\u{1b}[{colour}m{text}\u{1b}[0m"
     ));
 }
 
-/// Prints text to standard output, and no character that commands a terminal: some of it others wrote. A reader that
-/// went away ends the printing, not the command.
-pub(crate) fn print(text: &str) {
-    drop(writeln!(io::stdout().lock(), "{}", harmless(text)));
+/// Prints one line to standard output, and it stays one: some of its words are others', who must not write lines,
+/// commands to the terminal or directions of writing of their own. A reader that went away ends the printing, not the
+/// command.
+pub(crate) fn print(line: &str) {
+    drop(writeln!(io::stdout().lock(), "{}", one_line(line)));
+}
+
+/// Prints why a command failed: what, and in lines of its own what to do.
+pub(crate) fn print_error(error: &CommandError) {
+    let lines = error.to_string();
+    let mut err = io::stderr().lock();
+    let mut begin = "leno: ";
+    for line in lines.lines() {
+        drop(writeln!(err, "{begin}{}", one_line(line)));
+        begin = "";
+    }
+}
+
+/// Prints a document as it is, lines and all, but for what commands a terminal.
+pub(crate) fn print_document(text: &str) {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let text = replaced(text.trim_end(), commands);
+    drop(writeln!(io::stdout().lock(), "{text}"));
 }
 
 /// What is printed next nobody else may know: a file that the shell made for it was made for everybody, and is closed.
@@ -99,13 +139,32 @@ fn close_to_others() -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
-fn harmless(text: &str) -> Cow<'_, str> {
-    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if text.contains(commands) {
-        text.replace(commands, "?").into()
+/// What others say, as a part of a line of ours.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    replaced(text, is_hidden)
+}
+
+fn replaced(text: &str, these: fn(char) -> bool) -> Cow<'_, str> {
+    if text.contains(these) {
+        text.replace(these, "?").into()
     } else {
         text.into()
     }
+}
+
+/// Whether a character is none to see: a control, a soft hyphen, a mark without width, a direction, the end of a line or
+/// paragraph.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Prints rows in columns, each as wide as its widest cell.
@@ -150,10 +209,23 @@ pub(crate) fn items<'v>(value: &'v Value, pointer: &str) -> impl Iterator<Item =
 
 #[cfg(test)]
 mod tests {
-    use super::harmless;
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
 
     #[test]
-    fn what_others_wrote_does_not_command_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[2J\u{9b}b\tc\nd → ✔"), "a?[2J?b\tc\nd → ✔");
+    fn what_others_wrote_stays_within_its_line() {
+        let forged = "a\u{1b}[2J\u{9b}b\tc\n✔ all is well\u{202e}gnp\u{2028}\u{feff} → ä";
+        assert_eq!(one_line(forged), "a?[2J?b?c?✔ all is well?gnp?? → ä");
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_commands_a_terminal() {
+        let value =
+            serde_json::json!({"a": "\u{1b}[2J\u{9b}\u{202e}\u{2028}\u{e0041}\n👩\u{200d}🚀"});
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert_eq!(text.lines().count(), 3);
+        assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }

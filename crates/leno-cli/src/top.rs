@@ -11,7 +11,7 @@ use crate::{
     client::{Client, understood},
     commands::path_of,
     exit::{CommandError, Outcome},
-    output::{Shape, items, print, text},
+    output::{Shape, items, print, print_document, text},
     processes,
     view::{self, Key, Page, Row, Screen},
 };
@@ -74,7 +74,7 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
         if rows.is_empty() {
             print(&quiet(args));
         } else {
-            print(&view::table(&rows, view::width()));
+            print_document(&view::table(&rows, view::width()));
             if rows.iter().any(|row| !row.reason.is_empty()) {
                 eprintln!("leno explain says why, and what to do");
             }
@@ -87,7 +87,7 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
     if args.output == Shape::Yaml {
         let text = serde_saphyr::to_string(&window).map_err(CommandError::failed)?;
         // Documents that follow each other are told apart (YAML 1.2, 9.2).
-        print(&format!("---\n{}", text.trim_end()));
+        print_document(&format!("---\n{text}"));
         return Ok(());
     }
     let text = if args.watch {
@@ -95,7 +95,7 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
     } else {
         serde_json::to_string_pretty(&window)
     };
-    print(&text.map_err(CommandError::failed)?);
+    print_document(&text.map_err(CommandError::failed)?);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     client::{Client, ended},
     exit::{CommandError, Outcome},
-    output::{Format, print, text},
+    output::{Format, print, print_json_line, text},
 };
 
 /// Show who changed what in the mesh, and who was refused; for its admins.
@@ -40,7 +40,7 @@ pub(crate) async fn audit(client: &Client, args: &AuditArgs) -> Outcome {
     while let Some(line) = lines.next().await {
         let line = line?;
         match args.output {
-            Format::Json | Format::Yaml => print(&line.to_string()),
+            Format::Json | Format::Yaml => print_json_line(&line),
             Format::Table | Format::Wide | Format::Name => print(&sentence(&line)),
         }
     }

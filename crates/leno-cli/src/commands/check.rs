@@ -157,27 +157,33 @@ fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
     let mut category = "";
     for finding in findings {
         if finding.check.category() != category {
-            let gap = if category.is_empty() { "" } else { "\n" };
-            category = finding.check.category();
-            print(&format!("{gap}{category}\n{}", "-".repeat(category.len())));
-        }
-        let what = &finding.what;
-        print(&match &finding.state {
-            State::Well => format!("✔ {what}"),
-            State::Told(why) => format!("⚠ {what}\n    {why}\n    {}", page(finding)),
-            State::Ill { why, hint } => {
-                format!("✘ {what}\n    {why}\n    {hint}\n    {}", page(finding))
+            if !category.is_empty() {
+                print("");
             }
-        });
+            category = finding.check.category();
+            print(category);
+            print(&"-".repeat(category.len()));
+        }
+        let (sign, why, hint) = match &finding.state {
+            State::Well => ('✔', None, None),
+            State::Told(why) => ('⚠', Some(why), None),
+            State::Ill { why, hint } => ('✘', Some(why), Some(hint)),
+        };
+        print(&format!("{sign} {}", finding.what));
+        let page = why.map(|_| page(finding));
+        for line in [why, hint, page.as_ref()].into_iter().flatten() {
+            print(&format!("    {line}"));
+        }
     }
     let count =
         |of: fn(&State) -> bool| findings.iter().filter(|finding| of(&finding.state)).count();
     let ill = count(|state| matches!(state, State::Ill { .. }));
     let told = count(|state| matches!(state, State::Told(_)));
+    print("");
     print(&match (ill, told) {
-        (0, 0) => "\n✔ all is well".into(),
-        (0, told) => format!("\n✔ all is well; to be known: {told} ⚠"),
-        (ill, _) => format!("\n✘ not as it should be: {ill} of {}", findings.len()),
+        (0, 0) => "✔ all is well".into(),
+        (0, told) => format!("✔ all is well; to be known: {told} ⚠"),
+        (ill, _) => format!("✘ not as it should be: {ill} of {}", findings.len()),
     });
     Ok(())
 }

@@ -48,7 +48,8 @@ pub(crate) async fn describe(client: &Client, args: &DescribeArgs) -> Outcome {
     let mut first = true;
     for object in items(&answer, "/items") {
         if !std::mem::take(&mut first) {
-            print("\n");
+            print("");
+            print("");
         }
         describe_one(client, kind, object).await?;
     }

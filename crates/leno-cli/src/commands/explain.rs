@@ -12,7 +12,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     client::Client,
     exit::{CommandError, Outcome},
-    output::{Shape, items, print, print_table, print_value, text},
+    output::{Shape, items, one_line, print, print_table, print_value, text},
     run::humanize,
 };
 
@@ -87,7 +87,7 @@ async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
 fn silent(answer: &Value) {
     let silent: Vec<&str> = items(answer, "/silent").filter_map(Value::as_str).collect();
     if !silent.is_empty() {
-        eprintln!("⚠ did not answer: {}", silent.join(", "));
+        eprintln!("⚠ did not answer: {}", one_line(&silent.join(", ")));
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     client::{Client, ended},
     exit::{CommandError, Outcome},
-    output::{print, text},
+    output::{one_line, print, print_json_line, text},
 };
 
 /// Show the access log of a service, a workload or a host: what its proxies let through, and what they refused.
@@ -60,11 +60,11 @@ pub(crate) async fn logs(client: &Client, args: &LogsArgs) -> Outcome {
         if line.get("start_time").is_some() {
             shown += 1;
             match args.output {
-                LogFormat::Json => print(&line.to_string()),
+                LogFormat::Json => print_json_line(&line),
                 LogFormat::Text => print(&short(&line)),
             }
         } else if let Some(note) = note(&line, &mut told) {
-            eprintln!("⚠ {note}");
+            eprintln!("⚠ {}", one_line(&note));
         }
     }
     if args.follow {

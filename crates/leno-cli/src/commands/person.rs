@@ -13,7 +13,9 @@ use crate::{
     client::Client,
     context::{self, Context, Credentials, Server},
     exit::{CommandError, Outcome, chain},
-    output::{Format, items, print, print_table, print_value, secret_follows, text},
+    output::{
+        Format, items, print, print_document, print_table, print_value, secret_follows, text,
+    },
     top::ask,
 };
 
@@ -127,7 +129,7 @@ pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
 async fn create(client: &Client, name: &DnsLabel, role: RoleArg) -> Outcome {
     let context = certified(client, name, role.into(), None).await?;
     secret_follows();
-    print(context::export(&context)?.trim_end());
+    print_document(&context::export(&context)?);
     eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
     eprintln!("take it back:  leno user revoke {name}");
     Ok(0)

@@ -13,7 +13,7 @@ use super::{NewsLines, news::News, place};
 use crate::{
     client::Client,
     exit::CommandError,
-    output::print,
+    output::{print, print_document},
     top,
     view::{self, Key, Page, Screen, Try},
 };
@@ -87,18 +87,18 @@ impl Show<'_> {
                 Some(screen) => screen
                     .draw(|frame| view::draw(frame, &last))
                     .map_err(failed)?,
-                None => print(&plain(&last)),
+                None => print_document(&plain(&last)),
             }
         }
         if screen.take().is_some() {
             // The other screen is gone; what was seen last stays.
-            print(&format!(
+            print_document(&format!(
                 "{}\n{}",
                 self.title,
                 view::table(&last.rows, view::width())
             ));
         } else if let Ok(page) = top::picture(self.client, WINDOW).await {
-            print(&plain(&page));
+            print_document(&plain(&page));
         }
         Ok(())
     }

@@ -118,6 +118,8 @@ pub(super) async fn refusals(
     let mut refusals: Vec<Value> = all
         .told
         .into_iter()
+        // What is asked for next, in a command that people copy.
+        .filter(|(_, refusal)| refusal["id"].as_str().is_some_and(is_id))
         .map(|(host, mut refusal)| {
             let at = refusal.get("at_ms").and_then(Value::as_u64);
             refusal["at"] = crate::times::rfc3339_millis(at.unwrap_or(0)).into();
@@ -129,6 +131,11 @@ pub(super) async fn refusals(
     refusals.truncate(MAX_LISTED);
     let answer = json!({"refusals": refusals, "asked": all.asked, "silent": names(&all.silent)});
     Ok(Json(answer).into_response())
+}
+
+/// A refusal's id, or enough of its beginning.
+fn is_id(text: &str) -> bool {
+    (SHORTEST..=16).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn names(hosts: &[DnsLabel]) -> Vec<&str> {
@@ -143,8 +150,7 @@ pub(super) async fn explain(
 ) -> Answer<Response> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
     let id = id.to_ascii_lowercase();
-    let legal = (SHORTEST..=16).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit());
-    if !legal {
+    if !is_id(&id) {
         return Err(Problem::invalid(format!(
             "a refusal's id is 16 hexadecimal digits, or its first {SHORTEST} or more: the field x-leno-refused says it (id=..), the access log (refusal_id), and the list of refusals"
         )));

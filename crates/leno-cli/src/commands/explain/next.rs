@@ -13,7 +13,7 @@ struct About<'a> {
 
 /// The next steps, the likeliest first, and the page that says more.
 pub(super) fn steps(refusal: &Value) -> Vec<String> {
-    let nothing = Value::Null;
+    let (nothing, refusal) = (Value::Null, &words(refusal));
     let side = refusal.pointer("/sides/0").unwrap_or(&nothing);
     let Ok(reason) = text(side, "/reason").parse::<Refusal>() else {
         return vec!["leno check".into()];
@@ -22,6 +22,20 @@ pub(super) fn steps(refusal: &Value) -> Vec<String> {
     steps.dedup();
     steps.push(format!("docs/refusals/{}.md", reason.code()));
     steps
+}
+
+/// What proxies said, without what is no word of a command: people copy them, and run them as who may do more.
+fn words(value: &Value) -> Value {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    match value {
+        Value::String(text) if !text.chars().all(legal) || text.starts_with('-') => "".into(),
+        Value::Array(list) => list.iter().map(words).collect(),
+        Value::Object(object) => {
+            let fields = object.iter();
+            Value::Object(fields.map(|(name, of)| (name.clone(), words(of))).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 impl About<'_> {
@@ -186,6 +200,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_proxy_says_becomes_no_part_of_a_command_unless_it_is_a_name() {
+        for name in [
+            "p\nleno delete mesh",
+            "p; reboot",
+            "$(reboot)",
+            "p --all",
+            "--all",
+            "p\u{202e}",
+        ] {
+            let refusal = json!({"sides": [{"reason": "RBAC", "host": name, "workload": {"name": name},
+                "caller": {"identity": format!("spiffe://d/ns/{name}/sa/{name}")},
+                "rule": {"kind": "AccessPolicy", "namespace": name, "name": name}}]});
+            for step in steps(&refusal) {
+                assert!(!step.contains(name), "{step}");
+            }
+        }
+    }
 
     /// As much as can be known of one, and as little.
     fn refusals(reason: Refusal) -> [Value; 3] {
