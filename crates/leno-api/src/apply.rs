@@ -49,7 +49,7 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
         .map_err(|error| ApiError::bad_request(format!("the batch is no JSON: {error}")))?;
     drop(bytes);
     let (items, dry_run) = parts(call, batch)?;
-    let documents = admitted(call, items)?;
+    let documents = admitted(call, items).await?;
     for _ in 0..TRIES {
         let ready = planned(call, &documents)?;
         if dry_run {
@@ -106,12 +106,18 @@ fn parts(call: &Call<'_>, batch: Value) -> Result<(Vec<Value>, bool), ApiError> 
     Ok((items, dry_run))
 }
 
+/// Documents that are worked on without a pause: every mesh is served in between.
+const AT_ONCE: usize = 32;
+
 /// Every document by itself, or everything that is wrong with any.
-fn admitted(call: &Call<'_>, items: Vec<Value>) -> Result<Vec<Document>, ApiError> {
+async fn admitted(call: &Call<'_>, items: Vec<Value>) -> Result<Vec<Document>, ApiError> {
     let mut documents: Vec<Document> = Vec::with_capacity(items.len());
     let mut invalid = Vec::new();
     let mut places: HashMap<Key, usize> = HashMap::new();
     for (item, value) in items.into_iter().enumerate() {
+        if item % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         let mut about = Invalid {
             item: Some(item),
             kind: value

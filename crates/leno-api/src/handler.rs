@@ -1,9 +1,6 @@
 //! From a request to what does it: who calls, what for, may they.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering};
 
 use axum::{
     body::{Body, HttpBody},
@@ -11,13 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
-use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http::{HeaderMap, Method, Request, StatusCode, request::Parts};
 use http_body_util::BodyExt;
 use leno_types::DnsLabel;
 
 use crate::{
-    Access, Api, AuditLine, AuditObject, AuditOutcome, Caller, apply,
+    Access, Answers, Api, AuditLine, AuditObject, AuditOutcome, Caller, answers, apply,
     derived::Collections,
     discovery, openapi,
     overlay::Overlays,
@@ -39,12 +35,11 @@ pub(crate) struct Server {
     pub(crate) watchers: Watchers,
     requests: Arc<Shares>,
     bodies: Arc<Shares>,
-    /// Bytes of answers that are not taken yet.
-    answers: Arc<Shares>,
+    answers: Arc<Answers>,
 }
 
 impl Server {
-    pub(crate) fn new(api: Api) -> Self {
+    pub(crate) fn new(api: Api, answers: Arc<Answers>) -> Self {
         Self {
             overlays: Overlays::new(
                 Arc::clone(&api.derived),
@@ -55,7 +50,7 @@ impl Server {
             watchers: Watchers::new(api.limits.watches, Arc::clone(&api.counters)),
             requests: Shares::new(api.limits.requests),
             bodies: Shares::new(api.limits.bodies),
-            answers: Shares::new(api.limits.answers),
+            answers,
             api,
         }
     }
@@ -203,7 +198,8 @@ async fn serve_in(
     if !server.api.derived.has_mesh(mesh) {
         return Err(ApiError::no_mesh(mesh.as_str()));
     }
-    let place = server.requests.take(mesh, &caller.name).map_err(|full| {
+    let take = || server.requests.take(mesh, &caller.name);
+    let place = server.answers.make_room(take).map_err(|full| {
         server.busy(format!(
             "too many requests at once: {full}; try again later"
         ))
@@ -225,41 +221,18 @@ async fn serve_in(
     held(&call, place, response).await
 }
 
-/// Bytes of an answer that are handed on at once; one that is no longer is on its way when it is made.
-const PIECE: usize = 64 << 10;
-
 /// Hands an answer on as it is taken, and keeps the request's place until then, and for what is read room for the
 /// answer: a caller that does not take what it asked for uses up its own share. A watch has a place of its own.
 async fn held(call: &Call<'_>, place: Place, response: Response) -> Result<Response, ApiError> {
-    let size = response.body().size_hint().exact();
-    let Some(size) = size.and_then(|size| usize::try_from(size).ok()) else {
+    let Some(size) = answers::size(&response) else {
         return Ok(response);
     };
-    if size <= PIECE {
-        return Ok(response);
-    }
-    let mut places = vec![place];
+    let (mut places, answers) = (vec![place], &call.server.answers);
     if is_read(&call.parts.method) {
-        let taken = call.server.answers.take(call.mesh, &call.caller.name);
-        let room = taken.and_then(|mut room| room.grow(size).map(|()| room));
-        places.push(room.map_err(|full| {
-            let text = format!("too many bytes of answers are not taken: {full}; try again later");
-            call.server.busy(text)
-        })?);
+        let room = answers.room(call.mesh, &call.caller.name, size);
+        places.push(room.map_err(|full| answers.refused(full))?);
     }
-    let (mut parts, body) = response.into_parts();
-    let rest = body.collect().await;
-    let rest = rest.map_err(|error| ApiError::internal(error.to_string()))?;
-    parts.headers.insert(header::CONTENT_LENGTH, size.into());
-    let state = (rest.to_bytes(), places);
-    let pieces = stream::unfold(state, |(mut rest, places)| async move {
-        if rest.is_empty() {
-            return None;
-        }
-        let piece = rest.split_to(rest.len().min(PIECE));
-        Some((Ok::<_, Infallible>(piece), (rest, places)))
-    });
-    Ok(Response::from_parts(parts, Body::from_stream(pieces)))
+    Ok(answers.hand_on(response, places).await)
 }
 
 async fn serve_target(call: &Call<'_>, target: InMesh, body: Body) -> Result<Response, ApiError> {

@@ -8,6 +8,7 @@
 //! Invariants: every stored object has passed [`leno_config::admit`]; one `resourceVersion` is one revision of the
 //! store; nothing here outlives a request but the watches, which are counted and bounded.
 
+mod answers;
 mod apply;
 mod audit;
 mod changes;
@@ -43,6 +44,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use answers::{Answers, hold};
 pub use audit::{Audit, AuditLine, AuditObject, AuditOutcome, Intent, Unaudited};
 
 use axum::routing::any;
@@ -229,7 +231,7 @@ pub struct Limits {
     pub requests: Share,
     /// Bytes of all bodies that are being read and worked on.
     pub bodies: Share,
-    /// Bytes of all answers about what is read that are not taken yet.
+    /// Bytes of all answers about what is read that are not taken yet, with 4 KiB for each.
     pub answers: Share,
     /// How long a body may take to arrive.
     pub body_time: Duration,
@@ -286,7 +288,9 @@ pub struct Counters {
     pub watches_exceeded: AtomicU64,
     /// Watches ended because nobody read them, while others wanted their places.
     pub watches_stalled: AtomicU64,
-    /// Requests refused because of [`Limits::requests`] or [`Limits::bodies`].
+    /// Answers broken off because nobody took them, while others wanted their room.
+    pub answers_stalled: AtomicU64,
+    /// Requests refused because of [`Limits::requests`], [`Limits::bodies`] or [`Limits::answers`].
     pub requests_exceeded: AtomicU64,
     /// Bodies refused because of their size or because they took too long.
     pub bodies_exceeded: AtomicU64,
@@ -325,10 +329,16 @@ impl Api {
         }
     }
 
+    /// What its answers go through, and those of routes beside it ([`hold`]).
+    #[must_use]
+    pub fn answers(&self) -> Arc<Answers> {
+        Answers::new(&self.limits, Arc::clone(&self.counters))
+    }
+
     /// Answers `/version` and everything under `/meshes/`. Merge it with routes of your own: those that are more
-    /// specific win, also under `/meshes/{mesh}/leno/v1/`.
-    pub fn router(self) -> axum::Router {
-        let server = Arc::new(handler::Server::new(self));
+    /// specific win, also under `/meshes/{mesh}/leno/v1/`; what those answer goes through the same `answers` by [`hold`].
+    pub fn router(self, answers: Arc<Answers>) -> axum::Router {
+        let server = Arc::new(handler::Server::new(self, answers));
         axum::Router::new()
             .route("/version", any(handler::handle))
             .route("/meshes/{*path}", any(handler::handle))

@@ -71,6 +71,11 @@ impl Shares {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn taken_in_all(&self) -> usize {
+        self.taken().all
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }

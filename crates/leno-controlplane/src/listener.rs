@@ -5,6 +5,7 @@
 //! proved who it is.
 
 mod linger;
+mod patient;
 
 use std::{
     io,
@@ -38,11 +39,14 @@ use crate::{
     tenants::{Directory, Tenant},
 };
 use linger::Lent;
+use patient::Patient;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 /// How long the head of an HTTP/1 request may take.
 const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Bytes of one HTTP/1 connection that wait to be read or to be written; so also of a request's head.
+const BUFFER: usize = 64 << 10;
 /// Streams of one connection of an agent or a person.
 const STREAMS: u32 = 1_024;
 /// Streams of one connection that has shown no certificate.
@@ -74,6 +78,8 @@ pub(crate) struct Serving {
     pub(crate) meshes: Directory,
     /// Whoever has shown no certificate (yet).
     pub(crate) strangers: Guests,
+    /// Connections that ended because their client took nothing of what was sent.
+    pub(crate) stalled: Arc<AtomicU64>,
 }
 
 /// The option by which people choose where agents and people reach the control plane.
@@ -412,7 +418,7 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
     serving: &Serving,
     stop: &Stop,
 ) {
-    let io = TokioIo::new(stream);
+    let io = TokioIo::new(Patient::new(stream, Arc::clone(&serving.stalled)));
     let router = serving.router.clone();
     let known = !matches!(who, Known::Nobody);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
@@ -443,6 +449,7 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIME)
+                .max_buf_size(BUFFER)
                 .serve_connection(io, service);
             let mut served = std::pin::pin!(served);
             tokio::select! {

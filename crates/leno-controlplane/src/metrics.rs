@@ -114,6 +114,7 @@ pub(crate) struct Meters {
     pub(crate) audit: Arc<AuditLog>,
     /// Connections without a certificate that made room for newer ones.
     pub(crate) strangers_ended: Arc<AtomicU64>,
+    pub(crate) stalled: Arc<AtomicU64>,
     /// Readers of metrics that made room for newer ones.
     pub(crate) readers_ended: Arc<AtomicU64>,
 }
@@ -160,8 +161,13 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
             &api.watches_stalled,
         ),
         (
+            "leno_api_answers_stalled_total",
+            "Answers broken off because nobody took them, while others wanted their room.",
+            &api.answers_stalled,
+        ),
+        (
             "leno_api_requests_exceeded_total",
-            "Requests refused because there were too many at once, or too much in their bodies.",
+            "Requests refused because there were too many at once, or too much in their bodies or answers.",
             &api.requests_exceeded,
         ),
         (
@@ -187,6 +193,12 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
         "Connections without a certificate ended to make room for newer ones.",
         "",
         meters.strangers_ended.load(Ordering::Relaxed),
+    );
+    out.counter(
+        "leno_controlplane_connections_stalled_total",
+        "Connections ended because their client took nothing of what was sent to it.",
+        "",
+        meters.stalled.load(Ordering::Relaxed),
     );
     out.counter(
         "leno_controlplane_metrics_readers_exceeded_total",

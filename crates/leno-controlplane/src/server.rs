@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -214,6 +214,7 @@ impl Bound {
         );
         api.audit = Arc::clone(&audit) as Arc<dyn leno_api::Audit>;
         let (strangers_ended, readers_ended) = (Arc::default(), Arc::default());
+        let stalled: Arc<AtomicU64> = Arc::default();
         let strangers = Guests::new(STRANGERS, Arc::clone(&strangers_ended));
         let meters = Meters {
             handle: core.handle.clone(),
@@ -221,6 +222,7 @@ impl Bound {
             api: Arc::clone(&api.counters),
             audit: Arc::clone(&audit),
             strangers_ended,
+            stalled: Arc::clone(&stalled),
             readers_ended: Arc::clone(&readers_ended),
         };
         let context = Context {
@@ -242,6 +244,7 @@ impl Bound {
             acceptor: core.acceptor(),
             meshes: directory,
             strangers,
+            stalled,
         };
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("audit-log", audit.keep_writing(stop.clone()));
@@ -282,6 +285,8 @@ fn routes(core: &Core, context: Context, api: Api) -> Router {
         own: core.own.clone(),
         audit: Arc::clone(&api.audit),
     };
+    let answers = api.answers();
+    let held = axum::middleware::from_fn_with_state(Arc::clone(&answers), leno_api::hold);
     let redeem = AgentServer::new(service.clone()).max_decoding_message_size(REDEEM_BYTES);
     Router::new()
         .route_service(
@@ -294,9 +299,9 @@ fn routes(core: &Core, context: Context, api: Api) -> Router {
         )
         .route_layer(axum::middleware::from_fn(grpc::authenticate))
         .route_service("/leno.agent.v1.Agent/Redeem", redeem)
-        .merge(http::router(context))
+        .merge(http::router(context).layer(held))
         // Its catch-all and our paths under `/meshes/{mesh}` cannot be in one router.
-        .fallback_service(api.router())
+        .fallback_service(api.router(answers))
 }
 
 /// What is wrong with the settings.

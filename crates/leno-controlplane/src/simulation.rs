@@ -137,9 +137,10 @@ impl Plane {
             own,
             audit: Arc::new(leno_api::Unaudited),
         };
+        let answers = api.answers();
         let plane = Self {
             service,
-            router: api.router(),
+            router: api.router(answers),
         };
         Ok((plane, Running(core, jobs, stop)))
     }

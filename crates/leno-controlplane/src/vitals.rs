@@ -23,6 +23,14 @@ impl Meters {
                 count(&self.api.bodies_exceeded),
             ),
             (
+                "leno_api_answers_stalled_total",
+                count(&self.api.answers_stalled),
+            ),
+            (
+                "leno_controlplane_connections_stalled_total",
+                count(&self.stalled),
+            ),
+            (
                 "leno_controlplane_strangers_exceeded_total",
                 count(&self.strangers_ended),
             ),

@@ -4,7 +4,13 @@ use axum::body::Body;
 use leno_config::{Finding, Kind};
 use serde_json::Value;
 
-use crate::{duplicates, handler::Call, media, object, query::Validation, status::ApiError};
+use crate::{
+    duplicates::{self, Unread},
+    handler::Call,
+    media, object,
+    query::Validation,
+    status::ApiError,
+};
 
 /// Reads an object from a body.
 pub(super) async fn read_object(
@@ -39,10 +45,10 @@ pub(super) fn parse_fields(
     kind: Kind,
     validation: Validation,
     bytes: &[u8],
-) -> Result<(Value, Vec<Finding>), serde_json::Error> {
+) -> Result<(Value, Vec<Finding>), Unread> {
     let error = match duplicates::parse(bytes) {
         Ok(value) => return Ok((value, Vec::new())),
-        Err(error) if lenient(kind, validation) => error,
+        Err(error) if error.twice && lenient(kind, validation) => error,
         Err(error) => return Err(error),
     };
     let value = serde_json::from_slice(bytes)?;

@@ -186,7 +186,10 @@ impl Server {
         let mut api = Api::new(store.clone(), plane.clone());
         api.limits = limits;
         let counters = Arc::clone(&api.counters);
-        let router = api.router().layer(axum::middleware::from_fn(identify));
+        let answers = api.answers();
+        let router = api
+            .router(answers)
+            .layer(axum::middleware::from_fn(identify));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
