@@ -292,11 +292,12 @@ fn authorize(
     method: &Method,
     target: &InMesh,
 ) -> Result<(), ApiError> {
-    let why = match caller.access(mesh) {
-        Access::Admin => return Ok(()),
-        Access::Viewer if is_read(method) || matches!(target, InMesh::Review(_)) => return Ok(()),
-        Access::Viewer => "its role there is viewer, which only reads, and this needs admin",
-        Access::None => "it has no role there",
+    let least = match is_read(method) || matches!(target, InMesh::Review(_)) {
+        true => Access::Viewer,
+        false => Access::Admin,
+    };
+    let Err(why) = caller.may(mesh, least) else {
+        return Ok(());
     };
     let what = match target {
         InMesh::Objects(objects) => objects.kind.plural(),
@@ -304,7 +305,7 @@ fn authorize(
         _ => "the API",
     };
     Err(ApiError::forbidden(format!(
-        "{what} forbidden: user \"{}\" may not {} in mesh \"{mesh}\": {why}",
+        "{} may not {} {what} {why}",
         caller.name,
         if is_read(method) { "read" } else { "write" },
     )))

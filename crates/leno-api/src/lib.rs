@@ -187,6 +187,34 @@ impl Caller {
         }
     }
 
+    /// Whether it may do in `mesh` what needs `least`.
+    ///
+    /// # Errors
+    /// Why not, and who mends it how: the end of a sentence that says what it may not.
+    pub fn may(&self, mesh: &DnsLabel, least: Access) -> Result<(), String> {
+        let why = match (self.access(mesh), least) {
+            (Access::Admin, _) | (Access::Viewer, Access::Viewer) | (_, Access::None) => {
+                return Ok(());
+            }
+            (Access::Viewer, Access::Admin) => {
+                "its role there is viewer, which only reads, and this needs admin"
+            }
+            (Access::None, _) => "it has no role there",
+        };
+        let role = match least {
+            Access::Admin => "admin",
+            Access::Viewer | Access::None => "viewer",
+        };
+        // A person's name is a label; others have no role to be given.
+        let name = self.name.rsplit_once("/user/").map(|(_, name)| name);
+        let how = name.map_or(String::new(), |name| {
+            format!(
+                "; on the control plane's machine an admin gives it: leno user create {name} --role {role} --mesh {mesh}"
+            )
+        });
+        Err(format!("in mesh {mesh}: {why}{how}"))
+    }
+
     /// What it may do in `mesh`.
     #[must_use]
     pub fn access(&self, mesh: &DnsLabel) -> Access {

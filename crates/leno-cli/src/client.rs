@@ -61,6 +61,7 @@ impl From<CallError> for CommandError {
                     .map(|(field, message)| format!("{field}: {message}"))
                     .collect();
                 let error = match refusal.code {
+                    403 => Self::permission(refusal.message),
                     404 => Self::failed(refusal.message),
                     _ => Self::refused(refusal.message),
                 };

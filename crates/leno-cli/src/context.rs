@@ -4,6 +4,8 @@
 //! `https://HOST:15012/meshes/MESH` with a client certificate.
 
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::{self, OpenOptions},
@@ -150,6 +152,13 @@ fn select(file: &File, name: &str, path: &Path) -> Result<Context, CommandError>
                 Some(near) => format!("did you mean \"{near}\"? "),
                 None => String::new(),
             };
+            if name.is_empty() {
+                return CommandError::failed("no context is the current one").hint(format!(
+                    "choose one: leno context use NAME, or leno --context NAME; known are: {} (in {})",
+                    known(),
+                    path.display()
+                ));
+            }
             CommandError::failed(format!("there is no context \"{name}\"")).hint(format!(
                 "{hint}known are: {} (in {})",
                 known(),
@@ -228,8 +237,8 @@ pub(crate) fn export(context: &Context) -> Result<String, CommandError> {
 
 /// Writes the context of such a text, under `name` if one is given, and makes it current. It takes the place of one for
 /// the same mesh; another mesh's way is not lost by it.
-pub(crate) fn import(text: &str, name: Option<&str>) -> Result<String, CommandError> {
-    let mut context = of_text(text)?;
+pub(crate) fn import(text: &str, from: &str, name: Option<&str>) -> Result<String, CommandError> {
+    let mut context = of_text(text, from)?;
     if let Some(name) = name {
         name.clone_into(&mut context.name);
     }
@@ -253,10 +262,19 @@ pub(crate) fn import(text: &str, name: Option<&str>) -> Result<String, CommandEr
 }
 
 /// The current context of such a text.
-pub(crate) fn of_text(text: &str) -> Result<Context, CommandError> {
-    let file: File = serde_saphyr::from_str(text)
-        .map_err(|error| CommandError::failed(format!("this is no context: {error}")))?;
-    select(&file, &file.current_context, Path::new("the input"))
+pub(crate) fn of_text(text: &str, from: &str) -> Result<Context, CommandError> {
+    let none = |why: &dyn std::fmt::Display| {
+        CommandError::refused(format!("{from} is no context: {why}"))
+            .hint("leno user create NAME prints one; documents are taken by leno apply -f FILE")
+    };
+    let file: File = serde_saphyr::from_str(text).map_err(|error| none(&error))?;
+    if file.contexts.is_empty() {
+        return Err(none(&match file.kind.as_str() {
+            "" | "Config" => "none is in it".to_owned(),
+            other => format!("it is of kind {other}"),
+        }));
+    }
+    select(&file, &file.current_context, Path::new(from))
 }
 
 /// Every context: its name, its server, and whether it is the current one.
@@ -277,10 +295,17 @@ pub(crate) fn make_current(name: &str) -> Result<(), CommandError> {
     change(|file| file.current_context = name.into()).map(drop)
 }
 
-/// Removes one.
-pub(crate) fn delete(name: &str) -> Result<(), CommandError> {
+/// Removes one; another that is left, where the current one was removed.
+pub(crate) fn delete(name: &str) -> Result<Option<String>, CommandError> {
     load(Some(name))?;
-    change(|file| take_away(file, name)).map(drop)
+    let mut left = None;
+    change(|file| {
+        take_away(file, name);
+        if file.current_context.is_empty() {
+            left = file.contexts.first().map(|context| context.name.clone());
+        }
+    })?;
+    Ok(left)
 }
 
 /// Writes a context, in place of one of the same name; `make_current` also where another is.
@@ -407,15 +432,12 @@ fn server_of(file: &File, name: &str) -> Option<Server> {
     Server::parse(&cluster.entry.cluster.server)
 }
 
-/// Removes a context; another becomes current if it was. A file without any context is removed.
+/// Removes a context. If it was the current one none is: no command is to go to another mesh unasked. A file without
+/// any context is removed.
 fn take_away(file: &mut File, name: &str) {
     forget(file, name);
     if file.current_context == name {
-        file.current_context = file
-            .contexts
-            .first()
-            .map(|context| context.name.clone())
-            .unwrap_or_default();
+        file.current_context.clear();
     }
 }
 
@@ -523,31 +545,4 @@ fn decode(text: &str) -> Result<String, CommandError> {
         CommandError::failed("a certificate of the context is damaged")
             .hint("log in again, or start leno up again")
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use super::*;
-
-    #[test]
-    fn a_context_survives_the_way_to_another_user() {
-        let context = Context {
-            name: "shop".into(),
-            server: Server::parse("https://127.0.0.1:15012/meshes/shop").unwrap(),
-            namespace: "default".into(),
-            credentials: Some(Credentials {
-                trust_domain: "shop.leno".into(),
-                bundle: "a bundle".into(),
-                certificate: "a certificate".into(),
-                key: "a key".into(),
-            }),
-        };
-        let file: File = serde_saphyr::from_str(&export(&context).unwrap()).unwrap();
-        let read = select(&file, &file.current_context, Path::new("")).unwrap();
-        assert_eq!(read, context);
-        let missing = select(&file, "shopp", Path::new("f")).unwrap_err();
-        assert!(missing.hint.contains("did you mean \"shop\"?"), "{missing}");
-    }
 }

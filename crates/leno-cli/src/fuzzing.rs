@@ -23,11 +23,11 @@ pub fn contexts(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else {
         return false;
     };
-    let read = context::of_text(text);
+    let read = context::of_text(text, "the input");
     match &read {
         Ok(read) => {
             let exported = context::export(read).expect("a context can be written");
-            let again = context::of_text(&exported).expect("what was written is read");
+            let again = context::of_text(&exported, "the input").expect("what was written is read");
             assert_eq!(&again, read);
         }
         Err(error) => assert!(!error.to_string().is_empty()),

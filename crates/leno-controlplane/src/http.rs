@@ -225,12 +225,10 @@ fn may(who: &Who, mesh: &str, least: Access) -> Answer<MeshName> {
         return Err(Problem::unauthorized(message));
     };
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(mesh))?;
-    let role = match (caller.access(&name), least) {
-        (Access::Admin, _) | (Access::Viewer, Access::Viewer) => return Ok(name),
-        (Access::Viewer, _) => "its role there is viewer, which only reads, and this needs admin",
-        (Access::None, _) => "it has no role there",
+    let Err(why) = caller.may(&name, least) else {
+        return Ok(name);
     };
-    let message = format!("{} may not do this in mesh {name}: {role}", caller.name);
+    let message = format!("{} may not do this {why}", caller.name);
     Err(Problem::forbidden(message))
 }
 
@@ -273,12 +271,14 @@ fn line(document: &impl Serialize) -> Bytes {
     text.into()
 }
 
-fn local_only(connection: Option<&Connection>) -> Answer<()> {
+/// `what` is done by whoever owns the control plane's machine alone.
+fn local_only(connection: Option<&Connection>, what: &str) -> Answer<()> {
     if connection.is_some_and(|connection| connection.local) {
         return Ok(());
     }
-    let message = "this is answered on the admin socket of the control plane's machine only; elsewhere, join with a token";
-    Err(Problem::forbidden(message))
+    Err(Problem::forbidden(format!(
+        "{what} on the control plane's own machine alone, by whoever runs the control plane there"
+    )))
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>) -> Answer<T> {

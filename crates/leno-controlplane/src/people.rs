@@ -29,11 +29,10 @@ pub(crate) const USERS: &str = "leno/users";
 pub(crate) const MAX_USERS: usize = 1_024;
 
 /// What somebody may do in a mesh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Everything.
-    #[default]
     Admin,
     /// Read.
     Viewer,

@@ -20,7 +20,9 @@ fn start() -> Fixture {
     let storefront = mesh.run(&a).service("storefront").port("80:8080").start();
     let backend = Backend::http(storefront.listen(8080), |_| response(200, "", "ok"));
     let context = mesh.host("cp").disk().join("kubeconfig");
-    let written = mesh.leno(&["user", "create", "somebody"]).good();
+    let written = mesh
+        .leno(&["user", "create", "somebody", "--role", "admin"])
+        .good();
     fs::write(&context, written.text()).expect("the context is written");
     Fixture {
         mesh,

@@ -37,8 +37,10 @@ pub(crate) async fn audit(client: &Client, args: &AuditArgs) -> Outcome {
     let watch = if args.follow { "&watch=1" } else { "" };
     let path = format!("/leno/v1/audit?since={since}{watch}");
     let mut lines = client.stream(&path).await?;
+    let mut any = args.follow || matches!(args.output, Format::Json | Format::Yaml);
     while let Some(line) = lines.next().await {
         let line = line?;
+        any = true;
         match args.output {
             Format::Json | Format::Yaml => print_json_line(&line),
             Format::Table | Format::Wide | Format::Name => print(&sentence(&line)),
@@ -47,7 +49,51 @@ pub(crate) async fn audit(client: &Client, args: &AuditArgs) -> Outcome {
     if args.follow {
         return Err(ended("log"));
     }
+    if !any {
+        eprintln!("there are none: nothing was changed or refused since then, as far as is kept");
+    }
     Ok(0)
+}
+
+/// What somebody tried who was refused, of the request that they made: what it was about is not always read.
+fn tried(line: &Value) -> String {
+    let of = |field: &str| text(line, &format!("/{field}"));
+    let verb = match of("verb") {
+        "post" => "create",
+        "put" => "replace",
+        "patch" => "change",
+        other => other,
+    };
+    match of("kind") {
+        "batch" => "tried to apply documents".into(),
+        "path" => {
+            let path = of("name");
+            let last = path.rsplit_once("/leno/v1/").map_or(path, |(_, last)| last);
+            let (what, name) = last.split_once('/').unwrap_or((last, ""));
+            let what = match what {
+                "local-user" | "users" => "User",
+                "local-agent" | "agents" => "Agent",
+                "tokens" => "Token",
+                "" => "Mesh",
+                other => other,
+            };
+            format!("tried to {verb} {what} {name}")
+                .trim_end()
+                .to_owned()
+        }
+        kind => format!("tried to {verb} {kind} {}", place(line))
+            .trim_end()
+            .to_owned(),
+    }
+}
+
+/// `namespace/name`, or the name of what has no namespace.
+fn place(line: &Value) -> String {
+    let name = text(line, "/name");
+    match text(line, "/namespace") {
+        "" => name.to_owned(),
+        namespace => format!("{namespace}/{name}"),
+    }
 }
 
 /// One line for people.
@@ -56,9 +102,17 @@ fn sentence(line: &Value) -> String {
     if let Some(missing) = line.get("missing") {
         return format!("… {missing} lines are missing here: leno audit shows them");
     }
-    let place = match of("namespace") {
-        "" => of("name").to_owned(),
-        namespace => format!("{namespace}/{}", of("name")),
+    let what = match of("outcome") {
+        "refused" => tried(line),
+        _ => {
+            let role = text(line, "/after/role");
+            let role = if role.is_empty() {
+                String::new()
+            } else {
+                format!(" as {role}")
+            };
+            format!("{} {} {}{role}", of("verb"), of("kind"), place(line))
+        }
     };
     let outcome = match of("outcome") {
         "done" => format!("revision {}", line.get("revision").unwrap_or(&Value::Null)),
@@ -70,12 +124,10 @@ fn sentence(line: &Value) -> String {
         other => other.to_owned(),
     };
     format!(
-        "{}  {} ({})  {} {} {place}  {outcome}",
+        "{}  {} ({})  {what}  {outcome}",
         of("time"),
         of("who"),
         of("from"),
-        of("verb"),
-        of("kind"),
     )
 }
 
@@ -94,9 +146,22 @@ mod tests {
         let said =
             "2026-11-21T10:00:00.000Z  ann (10.0.0.1)  created Service shop/cart  revision 7";
         assert_eq!(sentence(&line), said);
-        line["outcome"] = json!("refused");
+        (line["outcome"], line["verb"]) = (json!("refused"), json!("put"));
         line["code"] = json!(403);
         line["message"] = json!("no");
-        assert!(sentence(&line).ends_with("refused 403: no"));
+        assert!(sentence(&line).ends_with("tried to replace Service shop/cart  refused 403: no"));
+        let tried = |verb: &str, kind: &str, name: &str| {
+            tried(&json!({"verb": verb, "kind": kind, "name": name}))
+        };
+        assert_eq!(tried("post", "batch", ""), "tried to apply documents");
+        let users = "/meshes/shop/leno/v1/users/bob";
+        assert_eq!(tried("delete", "path", users), "tried to delete User bob");
+        let mut line = json!({
+            "time": "t", "who": "ann", "from": "f", "verb": "created", "kind": "User", "name": "bob",
+            "outcome": "done", "revision": 8, "after": {"role": "viewer"},
+        });
+        assert!(sentence(&line).contains("created User bob as viewer  revision 8"));
+        line["after"] = json!(null);
+        assert!(sentence(&line).contains("created User bob  revision 8"));
     }
 }

@@ -30,13 +30,13 @@ pub(crate) struct UserArgs {
 enum UserCommand {
     /// Print a context with a certificate of 12 hours, for leno context import on another machine; keep it secret
     ///
-    /// Somebody who has one already keeps it, with the role of the last.
+    /// Who has one already keeps it; all that somebody has have one role, the last that was given.
     Create {
         /// Who
         name: DnsLabel,
-        /// What they may do: everything, or read and watch
-        #[arg(long, value_enum, default_value = "admin")]
-        role: RoleArg,
+        /// What they may do: everything, or read and watch (default: what they may already; for somebody new, viewer)
+        #[arg(long, value_enum)]
+        role: Option<RoleArg>,
         /// The mesh (default: that of the context)
         #[arg(long, value_name = "NAME")]
         mesh: Option<DnsLabel>,
@@ -51,6 +51,9 @@ enum UserCommand {
     Revoke {
         /// Who
         name: DnsLabel,
+        /// The mesh (default: that of the context)
+        #[arg(long, value_name = "NAME")]
+        mesh: Option<DnsLabel>,
     },
 }
 
@@ -110,12 +113,12 @@ const MAX_CONTEXT: u64 = 256 * 1024;
 /// Runs the command.
 pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
     match &args.command {
-        UserCommand::Create { name, role, mesh } => match mesh {
-            Some(mesh) => create(&Client::new(client.context_of(mesh.as_str())), name, *role).await,
-            None => create(client, name, *role).await,
-        },
+        UserCommand::Create { name, role, mesh } => {
+            create(&of_mesh(client, mesh.as_ref()), name, *role, mesh.as_ref()).await
+        }
         UserCommand::List { output } => list(client, *output).await,
-        UserCommand::Revoke { name } => {
+        UserCommand::Revoke { name, mesh } => {
+            let client = of_mesh(client, mesh.as_ref());
             client.delete(&format!("{USERS}/{name}")).await?;
             print(&format!(
                 "{name} has no role in mesh {} any more",
@@ -126,12 +129,33 @@ pub(crate) async fn user(client: &Client, args: &UserArgs) -> Outcome {
     }
 }
 
-async fn create(client: &Client, name: &DnsLabel, role: RoleArg) -> Outcome {
-    let context = certified(client, name, role.into(), None).await?;
+/// A client of another mesh of the same control plane where one is named, otherwise of the same.
+fn of_mesh(client: &Client, mesh: Option<&DnsLabel>) -> Client {
+    Client::new(client.context_of(mesh.map_or(client.mesh(), DnsLabel::as_str)))
+}
+
+async fn create(
+    client: &Client,
+    name: &DnsLabel,
+    role: Option<RoleArg>,
+    mesh: Option<&DnsLabel>,
+) -> Outcome {
+    let (context, role) = certified(client, name, role.map(Role::from), None).await?;
     secret_follows();
     print_document(&context::export(&context)?);
+    match role {
+        Role::Admin => eprintln!(
+            "{name} is admin of mesh {}: may change everything",
+            client.mesh()
+        ),
+        Role::Viewer => eprintln!(
+            "{name} is viewer of mesh {}: may read and watch (--role admin: change everything)",
+            client.mesh()
+        ),
+    }
     eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
-    eprintln!("take it back:  leno user revoke {name}");
+    let of = mesh.map_or(String::new(), |mesh| format!(" --mesh {mesh}"));
+    eprintln!("take it back:  leno user revoke {name}{of}");
     Ok(0)
 }
 
@@ -149,6 +173,10 @@ async fn list(client: &Client, format: Format) -> Outcome {
         vec![user.name, role.into(), user.created, user.not_after]
     };
     let rows: Vec<Vec<String>> = users.into_iter().map(row).collect();
+    if rows.is_empty() {
+        eprintln!("there are none beside whoever runs the control plane: leno user create NAME");
+        return Ok(0);
+    }
     print_table(&["NAME", "ROLE", "SINCE", "UNTIL"], &rows);
     Ok(0)
 }
@@ -173,7 +201,13 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
             }
         }
         ContextCommand::Use { name } => context::make_current(name)?,
-        ContextCommand::Delete { name } => context::delete(name)?,
+        ContextCommand::Delete { name } => {
+            let left = context::delete(name)?;
+            print(&format!("context \"{name}\" removed"));
+            if let Some(left) = left {
+                eprintln!("it was the current one, and none is now: leno context use {left}");
+            }
+        }
         ContextCommand::Import { name, file } => {
             let unreadable = |error: std::io::Error| {
                 CommandError::failed(format!("{} cannot be read: {error}", file.display()))
@@ -189,7 +223,11 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
                     .and_then(|file| file.take(MAX_CONTEXT).read_to_string(&mut document))
             }
             .map_err(unreadable)?;
-            let written = context::import(&document, name.as_ref().map(DnsLabel::as_str))?;
+            let written = context::import(
+                &document,
+                &file.display().to_string(),
+                name.as_ref().map(DnsLabel::as_str),
+            )?;
             eprintln!("✔ context \"{written}\" written");
         }
     }
@@ -197,13 +235,13 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
 }
 
 /// A context of the same mesh for whoever is called so, with a new certificate, over TLS: at `server`, or where the
-/// control plane says that it is.
+/// control plane says that it is; and the role that they have, `None` leaving it to the control plane.
 pub(crate) async fn certified(
     client: &Client,
     name: &DnsLabel,
-    role: Role,
+    role: Option<Role>,
     server: Option<HostPort>,
-) -> Result<Context, CommandError> {
+) -> Result<(Context, Role), CommandError> {
     let key = PrivateKey::generate();
     let csr = key
         .csr()
@@ -218,7 +256,14 @@ pub(crate) async fn certified(
         CommandError::failed("the control plane knows no address at which others reach it")
             .hint("give it one: leno control-plane --advertise HOST:PORT")
     })?;
-    Ok(Context {
+    let role = answer.get("role").cloned().unwrap_or_default();
+    let role = serde_json::from_value(role).map_err(|error| {
+        CommandError::failed(format!(
+            "the control plane says no role that is known here: {error}"
+        ))
+        .hint("compare leno --version here and there")
+    })?;
+    let context = Context {
         name: client.mesh().to_owned(),
         server: Server::Https {
             host: server.host().to_owned(),
@@ -232,5 +277,6 @@ pub(crate) async fn certified(
             certificate: text(&answer, "/chain").into(),
             key: key.to_pem().expose().to_owned(),
         }),
-    })
+    };
+    Ok((context, role))
 }

@@ -103,6 +103,11 @@ async fn create(client: &Client, args: &CreateArgs) -> Outcome {
     match args.output {
         Format::Json | Format::Yaml => print_value(&answer, args.output)?,
         Format::Table | Format::Wide | Format::Name => {
+            let serves = match args.services.as_slice() {
+                [] => "its programs may call, and serve nothing (--service NAME lets them)".into(),
+                services => format!("its programs may call, and serve {}", services.join(", ")),
+            };
+            eprintln!("a host that joins with it: {serves}");
             eprintln!("on the other host:  sudo leno join --token-file -     (paste)");
             eprintln!("revoke it:  leno token delete {}", text(&answer, "/id"));
             print(text(&answer, "/token"));
@@ -163,6 +168,10 @@ async fn list(client: &Client, format: Format) -> Outcome {
         "CIDR",
         "EXPIRES",
     ];
+    if rows.is_empty() {
+        eprintln!("there are none: leno token create makes one");
+        return Ok(0);
+    }
     print_table(&header, &rows);
     Ok(0)
 }

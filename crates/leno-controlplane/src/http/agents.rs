@@ -105,7 +105,10 @@ pub(super) async fn join_local(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<LocalAgentResponse>)> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    local_only(connection.as_deref())?;
+    local_only(
+        connection.as_deref(),
+        "a host joins without a token (with one: leno join)",
+    )?;
     let request: LocalAgentRequest = parse(body)?;
     let csr = read_csr(&request.csr)?;
     let store = Arc::clone(&context.store);

@@ -36,7 +36,7 @@ pub(super) async fn download(
     State(context): State<Context>,
     connection: Option<Extension<Connection>>,
 ) -> Answer<Response> {
-    local_only(connection.as_deref())?;
+    local_only(connection.as_deref(), "a backup is made")?;
     let Ok(alone) = Arc::clone(&context.backing_up).try_lock_owned() else {
         let message = "a backup is being made already: try again when it is done";
         return Err(Problem::too_many(message));

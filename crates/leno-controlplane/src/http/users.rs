@@ -34,8 +34,8 @@ const IN_FORCE: Duration = Duration::from_secs(5);
 pub(super) struct LocalUser {
     name: String,
     csr: String,
-    #[serde(default)]
-    role: Role,
+    /// None: that of who has one already, otherwise the one that may do least.
+    role: Option<Role>,
 }
 
 /// A certificate of 12 h for a person, with a role, given by whoever owns the control plane's machine.
@@ -47,24 +47,24 @@ pub(super) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<serde_json::Value>)> {
     let mesh = may(&who, &mesh, Access::Admin)?;
-    local_only(connection.as_deref())?;
+    local_only(connection.as_deref(), "people are given certificates")?;
     let request: LocalUser = parse(body)?;
     let name: DnsLabel = request
         .name
         .parse()
         .map_err(|error| Problem::invalid(format!("name: {error}")))?;
     let csr = read_csr(&request.csr)?;
-    {
+    let role = {
         let _counting = context.counting.lock().await;
-        let (writes, before) = on_record(&context, &mesh, &name, request.role)?;
+        let (writes, before, role) = on_record(&context, &mesh, &name, request.role)?;
         let change = context
             .change(&who, &mesh, "created", "User", name.as_str())?
             .before(&before.map(|role| json!({"role": role})))
-            .after(&json!({"role": request.role}));
+            .after(&json!({"role": role}));
         let revision = context.store(change, writes).await?;
         context.in_force(&mesh, revision).await?;
-    }
-    let role = request.role;
+        role
+    };
     let signed = context.on_mesh(mesh, move |mesh, clock| {
         let chain = mesh
             .authority
@@ -95,12 +95,12 @@ fn on_record(
     context: &Context,
     mesh: &MeshName,
     name: &DnsLabel,
-    role: Role,
-) -> Answer<(Vec<Write>, Option<Role>)> {
+    role: Option<Role>,
+) -> Answer<(Vec<Write>, Option<Role>, Role)> {
     let now = unix(SystemTime::now());
     let mut record = UserRecord {
         name: name.to_string(),
-        role,
+        role: role.unwrap_or(Role::Viewer),
         since: now,
         issued: now,
     };
@@ -111,6 +111,8 @@ fn on_record(
         if *entry.key.name == *name.as_str() {
             expect = Expect::Revision(entry.revision);
             before = known.as_ref().map(|known| known.role);
+            let kept = before.filter(|_| known.as_ref().is_some_and(|known| !known.is_over(now)));
+            record.role = role.or(kept).unwrap_or(Role::Viewer);
             // Their other certificates stay good.
             record.since = known.map_or(now, |known| known.since.min(now));
         } else if known.is_none_or(|known| known.is_over(now)) {
@@ -124,7 +126,7 @@ fn on_record(
         return Err(Problem::too_many(message));
     }
     writes.push(record.write(UserRecord::key(mesh, name.as_str()), expect));
-    Ok((writes, before))
+    Ok((writes, before, record.role))
 }
 
 /// Who has a role in the mesh.

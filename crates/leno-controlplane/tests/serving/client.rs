@@ -246,7 +246,7 @@ impl Membership {
         Self::local(
             control,
             "local-user",
-            |csr| json!({"name": name, "csr": csr}),
+            |csr| json!({"name": name, "csr": csr, "role": "admin"}),
         )
         .await
     }

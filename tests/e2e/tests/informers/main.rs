@@ -54,7 +54,10 @@ fn start() -> Fixture {
     mesh.network.add("clients");
     link::add_address("hosts", OURS.into(), 24).expect("an address of our own");
     let cp = mesh.host("cp");
-    let context = mesh.leno(&["user", "create", "informers"]).good().text();
+    let context = mesh
+        .leno(&["user", "create", "informers", "--role", "admin"])
+        .good()
+        .text();
     Fixture {
         socket: cp.disk().join("default/admin.sock"),
         control_plane: SocketAddr::new(cp.v4.into(), 15012),

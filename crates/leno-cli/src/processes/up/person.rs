@@ -56,7 +56,8 @@ impl Person {
             .parse()
             .map_err(CommandError::failed)?;
         let client = Client::new(local.clone());
-        let context = certified(&client, &name, Role::Admin, Some(address.into())).await?;
+        let (context, _) =
+            certified(&client, &name, Some(Role::Admin), Some(address.into())).await?;
         self.save(&context::export(&context)?)
     }
 
