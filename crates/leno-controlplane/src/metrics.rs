@@ -11,9 +11,8 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use leno_store::{Commit, Entry, Key, SqliteStore, Store, StoreError, Watch, Write};
+use leno_store::{Around, Commit, SqliteStore, Store, Write};
 use leno_telemetry::LatencyHistogram;
-use leno_types::DnsLabel;
 
 use crate::{
     audit::{self, AuditLog},
@@ -46,11 +45,6 @@ impl Latencies {
 }
 
 impl MeteredStore {
-    /// The store itself.
-    pub(crate) fn plain(&self) -> &SqliteStore {
-        &self.store
-    }
-
     pub(crate) fn new(store: SqliteStore) -> Self {
         Self {
             store,
@@ -59,26 +53,9 @@ impl MeteredStore {
     }
 }
 
-impl Store for MeteredStore {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key)
-    }
-
-    fn list(
-        &self,
-        mesh: &DnsLabel,
-        resource: &str,
-        namespace: Option<&str>,
-    ) -> Result<(Vec<Entry>, u64), StoreError> {
-        self.store.list(mesh, resource, namespace)
-    }
-
-    fn meshes(&self) -> Result<Vec<DnsLabel>, StoreError> {
-        self.store.meshes()
-    }
-
-    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError> {
-        self.store.collections(mesh)
+impl Around for MeteredStore {
+    fn store(&self) -> &SqliteStore {
+        &self.store
     }
 
     fn commit(&self, writes: Vec<Write>) -> Commit {
@@ -90,18 +67,6 @@ impl Store for MeteredStore {
             locked(&commits).record(took);
             outcome
         })
-    }
-
-    fn watch(&self, from: u64) -> Result<Watch, StoreError> {
-        self.store.watch(from)
-    }
-
-    fn revision(&self) -> u64 {
-        self.store.revision()
-    }
-
-    fn incarnation(&self) -> u128 {
-        self.store.incarnation()
     }
 }
 

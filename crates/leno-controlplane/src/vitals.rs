@@ -5,7 +5,7 @@ use std::{
     time::SystemTime,
 };
 
-use leno_store::Store;
+use leno_store::{Around, Store};
 
 use crate::{documents::Vitals, metrics::Meters, times::rfc3339_of};
 
@@ -40,7 +40,7 @@ impl Meters {
             ),
             (
                 "leno_store_watches_lagged_total",
-                self.store.plain().stats().lagged,
+                self.store.store().stats().lagged,
             ),
         ]
         .into_iter()
@@ -49,7 +49,7 @@ impl Meters {
 
     /// How the control plane is, but for what the mesh itself knows.
     pub(crate) fn vitals(&self) -> Vitals {
-        let store = self.store.plain();
+        let store = self.store.store();
         Vitals {
             version: env!("CARGO_PKG_VERSION").into(),
             now: rfc3339_of(SystemTime::now()),

@@ -10,6 +10,7 @@
 //! - A commit is acknowledged only after it is on disk; a transaction is wholly visible or not at all.
 //! - Reading never waits for the writer.
 
+mod around;
 mod copies;
 mod error;
 mod log;
@@ -22,6 +23,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use leno_types::DnsLabel;
 
+pub use around::Around;
 pub use copies::{JUMP, begin_anew};
 pub use error::StoreError;
 pub use log::Watch;

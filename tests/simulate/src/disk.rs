@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-use leno_store::{Commit, Entry, Key, Options, SqliteStore, Store, StoreError, Watch, Write};
-use leno_types::DnsLabel;
+use leno_store::{Around, Commit, Options, SqliteStore, Store, StoreError, Write};
 use tokio::sync::Notify;
 
 use crate::dice::Dice;
@@ -74,26 +73,9 @@ impl Disk {
     }
 }
 
-impl Store for Disk {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.store.get(key)
-    }
-
-    fn list(
-        &self,
-        mesh: &DnsLabel,
-        resource: &str,
-        namespace: Option<&str>,
-    ) -> Result<(Vec<Entry>, u64), StoreError> {
-        self.store.list(mesh, resource, namespace)
-    }
-
-    fn meshes(&self) -> Result<Vec<DnsLabel>, StoreError> {
-        self.store.meshes()
-    }
-
-    fn collections(&self, mesh: &DnsLabel) -> Result<Vec<Arc<str>>, StoreError> {
-        self.store.collections(mesh)
+impl Around for Disk {
+    fn store(&self) -> &SqliteStore {
+        &self.store
     }
 
     fn commit(&self, writes: Vec<Write>) -> Commit {
@@ -133,18 +115,6 @@ impl Store for Disk {
             tokio::time::sleep(after).await;
             outcome
         })
-    }
-
-    fn watch(&self, from: u64) -> Result<Watch, StoreError> {
-        self.store.watch(from)
-    }
-
-    fn revision(&self) -> u64 {
-        self.store.revision()
-    }
-
-    fn incarnation(&self) -> u128 {
-        self.store.incarnation()
     }
 }
 

@@ -18,6 +18,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{StatusCode, header};
+use leno_store::Around;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{Answer, Context, Problem, local_only};
@@ -52,7 +53,7 @@ pub(super) async fn download(
         };
         let created = rfc3339_of(SystemTime::now());
         let pipe = io::BufWriter::with_capacity(CHUNK, pipe);
-        match backup::write(store.plain(), &data_dir, created, pipe) {
+        match backup::write(store.store(), &data_dir, created, pipe) {
             Ok(()) => done.store(true, Ordering::SeqCst),
             Err(error) => {
                 tracing::error!(%error, source = ?std::error::Error::source(&error), "there is no backup");
