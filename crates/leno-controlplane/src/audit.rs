@@ -20,8 +20,8 @@ use aws_lc_rs::digest;
 use leno_api::{Audit, AuditLine, AuditObject, AuditOutcome};
 use leno_runtime::Stop;
 use leno_types::{DnsLabel, MeshName};
-use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use serde_json::{Map, Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use crate::{mesh::locked, times::rfc3339_of};
 use file::Lines;
@@ -43,7 +43,9 @@ const REFUSED_RATE: u32 = 10;
 /// Bytes of an object in a line; of a larger one its size and digest are.
 const MAX_OBJECT: usize = 32 << 10;
 /// Lines that one answer has, the newest.
-pub(crate) const MAX_LINES: usize = 10_000;
+const MAX_LINES: usize = 10_000;
+/// Answers from the log of one mesh at once: each holds its lines until they are taken.
+const MAX_READERS: usize = 4;
 /// Lines that wait for who follows the log; slower ones are told that lines are missing.
 const FOLLOWED: usize = 256;
 /// Logs of removed meshes that are kept.
@@ -70,6 +72,25 @@ pub(crate) struct Counters {
     pub(crate) lost: u64,
     /// Lines that wait.
     pub(crate) waiting: usize,
+    /// Readers that were refused because too many read.
+    pub(crate) readers_exceeded: u64,
+}
+
+/// Why a log is not read.
+pub(crate) enum Unread {
+    /// There is no such mesh.
+    NoMesh,
+    /// Too many read it now.
+    Busy,
+}
+
+/// A log that somebody reads.
+pub(crate) struct Reading {
+    paths: Vec<PathBuf>,
+    /// The lines to come.
+    pub(crate) followed: broadcast::Receiver<Arc<str>>,
+    /// The reader's place, to be kept as long as its lines are.
+    pub(crate) place: OwnedSemaphorePermit,
 }
 
 struct Log {
@@ -79,6 +100,7 @@ struct Log {
     refused_in: (u64, u32),
     counters: Counters,
     followers: broadcast::Sender<Arc<str>>,
+    readers: Arc<Semaphore>,
 }
 
 /// The audit log of all meshes.
@@ -111,6 +133,7 @@ impl AuditLog {
                 refused_in: (0, 0),
                 counters: Counters::default(),
                 followers: broadcast::Sender::new(FOLLOWED),
+                readers: Arc::new(Semaphore::new(MAX_READERS)),
             });
     }
 
@@ -157,32 +180,20 @@ impl AuditLog {
         logs.get(mesh).map(count).unwrap_or_default()
     }
 
-    /// The lines of a mesh that are not older, oldest first, and those to come.
-    pub(crate) fn read(
-        &self,
-        mesh: &MeshName,
-        since: Option<SystemTime>,
-    ) -> Option<(Vec<String>, broadcast::Receiver<Arc<str>>)> {
-        let (paths, followed) = {
-            let logs = locked(&self.logs);
-            let log = logs.get(mesh)?;
-            let changes = log.changes.paths().into_iter();
-            let paths: Vec<PathBuf> = changes.chain(log.refused.paths()).collect();
-            (paths, log.followers.subscribe())
+    /// Begins to read the log of a mesh.
+    pub(crate) fn read(&self, mesh: &MeshName) -> Result<Reading, Unread> {
+        let mut logs = locked(&self.logs);
+        let log = logs.get_mut(mesh).ok_or(Unread::NoMesh)?;
+        let Ok(place) = Arc::clone(&log.readers).try_acquire_owned() else {
+            log.counters.readers_exceeded += 1;
+            return Err(Unread::Busy);
         };
-        let since = since.map(time_of).unwrap_or_default();
-        let mut lines: Vec<String> = Vec::new();
-        for path in paths {
-            let Ok(text) = fs::read_to_string(&path) else {
-                continue;
-            };
-            let recent = text.lines().filter(|line| time_in(line) >= since.as_str());
-            lines.extend(recent.map(str::to_owned));
-        }
-        // Stable: lines of one moment stay in their order.
-        lines.sort_by(|a, b| time_in(a).cmp(time_in(b)));
-        lines.drain(..lines.len().saturating_sub(MAX_LINES));
-        Some((lines, followed))
+        let changes = log.changes.paths().into_iter();
+        Ok(Reading {
+            paths: changes.chain(log.refused.paths()).collect(),
+            followed: log.followers.subscribe(),
+            place,
+        })
     }
 
     /// Tries again what the disk did not take, until `stop`.
@@ -196,6 +207,25 @@ impl AuditLog {
                 log.flush(mesh);
             }
         }
+    }
+}
+
+impl Reading {
+    /// The lines that are not older, oldest first. Reads files of many megabytes: not for a thread that serves.
+    pub(crate) fn lines(&self, since: Option<SystemTime>) -> Vec<String> {
+        let since = since.map(time_of).unwrap_or_default();
+        let mut lines: Vec<String> = Vec::new();
+        for path in &self.paths {
+            let Ok(text) = fs::read_to_string(path) else {
+                continue;
+            };
+            let recent = text.lines().filter(|line| time_in(line) >= since.as_str());
+            lines.extend(recent.map(str::to_owned));
+        }
+        // Stable: lines of one moment stay in their order.
+        lines.sort_by(|a, b| time_in(a).cmp(time_in(b)));
+        lines.drain(..lines.len().saturating_sub(MAX_LINES));
+        lines
     }
 }
 
@@ -285,11 +315,18 @@ fn document(line: &AuditLine, now: SystemTime) -> String {
         namespace,
         name,
     } = object;
-    let mut rest = json!({
-        "mesh": mesh.as_str(), "who": who, "from": from, "verb": verb,
-        "kind": kind, "namespace": namespace, "name": name,
-    });
-    let fields = rest.as_object_mut().expect("it is one");
+    let mut fields = Map::new();
+    for (name, text) in [
+        ("mesh", mesh.as_str()),
+        ("who", who),
+        ("from", from),
+        ("verb", verb),
+        ("kind", kind),
+        ("namespace", namespace),
+        ("name", name),
+    ] {
+        fields.insert(name.into(), text.into());
+    }
     for (name, object) in [("before", before), ("after", after)] {
         if let Some(object) = object {
             fields.insert(name.into(), bounded(object));
@@ -310,7 +347,7 @@ fn document(line: &AuditLine, now: SystemTime) -> String {
             fields.insert("outcome".into(), "unsure".into());
         }
     }
-    let rest = rest.to_string();
+    let rest = Value::Object(fields).to_string();
     let rest = rest.strip_prefix('{').unwrap_or(&rest);
     format!("{}{}\",{rest}", TIME, time_of(now))
 }
@@ -384,7 +421,8 @@ mod tests {
     }
 
     fn lines(log: &AuditLog, mesh: &str) -> Vec<Value> {
-        let (lines, _) = log.read(&mesh.parse().unwrap(), None).unwrap();
+        let reading = log.read(&mesh.parse().unwrap()).ok().unwrap();
+        let lines = reading.lines(None);
         let parse = |line: &String| serde_json::from_str(line).unwrap();
         lines.iter().map(parse).collect()
     }
@@ -419,6 +457,23 @@ mod tests {
                 .join("audit/shop.removed/changes.ndjson")
                 .exists()
         );
+    }
+
+    #[test]
+    fn more_readers_than_have_room_are_refused_until_one_is_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AuditLog::new(directory.path().join("audit"));
+        let (shop, bank) = ("shop".parse().unwrap(), "bank".parse().unwrap());
+        log.open(&shop);
+        log.open(&bank);
+        let mut readers: Vec<_> = (0..MAX_READERS)
+            .map(|_| log.read(&shop).ok().unwrap())
+            .collect();
+        assert!(matches!(log.read(&shop), Err(Unread::Busy)));
+        assert_eq!(log.counters(&shop).readers_exceeded, 1);
+        assert!(log.read(&bank).is_ok(), "each mesh has places of its own");
+        readers.pop();
+        assert!(log.read(&shop).is_ok());
     }
 
     #[test]

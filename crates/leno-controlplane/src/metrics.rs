@@ -410,6 +410,7 @@ fn of_audit(out: &mut Text, mesh: &Mesh, audit: &AuditLog) {
         held,
         lost,
         waiting,
+        readers_exceeded,
     } = audit.counters(mesh.name());
     for (name, help, value) in [
         (
@@ -441,6 +442,11 @@ fn of_audit(out: &mut Text, mesh: &Mesh, audit: &AuditLog) {
             "leno_audit_lost_exceeded_total",
             "Lines lost because even more waited.",
             lost,
+        ),
+        (
+            "leno_audit_readers_exceeded_total",
+            "Readers refused because too many read the audit log at once.",
+            readers_exceeded,
         ),
     ] {
         out.counter(name, help, &label, value);

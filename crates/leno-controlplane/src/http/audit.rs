@@ -2,6 +2,8 @@
 
 use std::{
     convert::Infallible,
+    fmt::Display,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -19,9 +21,13 @@ use leno_store::{StoreError, Write};
 use leno_types::MeshName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{
+    broadcast::{Receiver, error::RecvError},
+    oneshot,
+};
 
 use super::{Answer, Context, Problem, Who, is_yes, may, no_mesh};
+use crate::audit::{Reading, Unread};
 
 /// What a caller was told, for the line of a refusal.
 #[derive(Clone, Debug)]
@@ -174,11 +180,26 @@ pub(super) async fn read(
             )
         }
     };
-    let (lines, followed) = context
-        .audit
-        .read(&mesh, since)
-        .ok_or_else(|| no_mesh(mesh.as_str()))?;
-    let past = stream::iter(lines.into_iter().map(|line| line_of(&line)));
+    let reading = context.audit.read(&mesh).map_err(|why| match why {
+        Unread::NoMesh => no_mesh(mesh.as_str()),
+        Unread::Busy => Problem::too_many("too many read this audit log at once; try again later"),
+    })?;
+    let (told, lines) = oneshot::channel();
+    let read = move || drop(told.send((reading.lines(since), reading)));
+    thread::Builder::new()
+        .name("audit-read".into())
+        .spawn(read)
+        .map_err(unreadable)?;
+    let (
+        lines,
+        Reading {
+            followed, place, ..
+        },
+    ) = lines.await.map_err(|_| unreadable("its reader ended"))?;
+    let past = stream::unfold(
+        (lines.into_iter(), place),
+        |(mut lines, place)| async move { Some((line_of(&lines.next()?), (lines, place))) },
+    );
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
     let body = if is_yes(&asked.watch) {
         Body::from_stream(past.chain(follow(followed)))
@@ -186,6 +207,12 @@ pub(super) async fn read(
         Body::from_stream(past)
     };
     Ok((headers, body).into_response())
+}
+
+fn unreadable(why: impl Display) -> Problem {
+    let message = format!("the audit log cannot be read: {why}");
+    let code = StatusCode::INTERNAL_SERVER_ERROR;
+    Problem::new(code, "InternalError", message)
 }
 
 /// Longest time that one answer follows the log; its reader asks again.
