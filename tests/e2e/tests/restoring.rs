@@ -159,6 +159,13 @@ fn restored_it_is_a_new_history_and_members_serve_on(fixture: &mut Fixture) {
         );
     }
     assert_eq!(fixture.write(&again, "third"), 200);
+    // What was done before it stays written down, and itself is.
+    let audit = fixture.mesh.leno(&["audit"]).good().text();
+    let of = |what: &str| {
+        let found = audit.lines().position(|line| line.contains(what));
+        found.unwrap_or_else(|| panic!("{what}: {audit}"))
+    };
+    assert!(of("created Service default/late") < of("(leno restore)  restored Mesh default"));
     let tokens = fixture.mesh.leno(&["token", "list"]).good().text();
     assert!(!tokens.contains("valid"), "{tokens}");
     let hosts = fixture

@@ -2,7 +2,9 @@
 //!
 //! Refuses while a control plane runs there. What was there is kept under another name.
 //! Invariants: at no moment is half a state in the place; hosts that were revoked stay so where the old state still says
-//! it; no join token and no person's certificate of the backup counts any more; the audit log goes on.
+//! it; no join token and no person's certificate of the backup counts any more; the audit log goes on, with a line of this.
+
+mod audit;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +25,6 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
 use crate::{
-    audit::AUDIT,
     people::{USERS, UserRecord},
     times::unix,
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
@@ -154,25 +155,9 @@ async fn restore_into(
     }
     restored.revision = store.commit(writes).await?;
     drop(store);
-    keep_audit(data_dir, staging)?;
+    audit::keep(data_dir, staging, before, &restored)?;
     restored.replaced = swap(staging, data_dir, unix(now))?;
     Ok(restored)
-}
-
-/// What was written down of changes is of the place, not of the backup.
-fn keep_audit(data_dir: &Path, staging: &Path) -> Result<(), RestoreError> {
-    let (from, to) = (data_dir.join(AUDIT), staging.join(AUDIT));
-    if !from.is_dir() {
-        return Ok(());
-    }
-    make_dir(&to)?;
-    for path in super::sorted(&from).map_err(io_error(&from))? {
-        if let Some(name) = path.file_name().filter(|_| path.is_file()) {
-            // Keeps its mode, 0600.
-            fs::copy(&path, to.join(name)).map_err(io_error(&path))?;
-        }
-    }
-    Ok(())
 }
 
 /// What the state that is replaced still says.

@@ -83,8 +83,12 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     ];
     let last = store.commit(later).await.unwrap();
 
-    fs::create_dir(place.data.join("audit")).unwrap();
-    fs::write(place.data.join("audit/default.log"), "a line").unwrap();
+    let line = "{\"time\":\"2026-11-01T00:00:00.000Z\",\"who\":\"ann\"}\n";
+    for mesh in ["default", "younger"] {
+        let log = place.data.join("audit").join(mesh);
+        fs::create_dir_all(&log).unwrap();
+        fs::write(log.join("changes.ndjson"), line).unwrap();
+    }
     let running = place.restore(&backup).await;
     assert!(matches!(running, Err(RestoreError::Runs(_))), "{running:?}");
     drop(store);
@@ -112,8 +116,16 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     assert_eq!(store.get(&key("services", "late")).unwrap(), None);
     let since = read(USERS, "ann")["since"].as_u64().unwrap();
     assert!(since > NOW, "her certificates of before count no more");
-    let audit = fs::read_to_string(place.data.join("audit/default.log"));
-    assert_eq!(audit.unwrap(), "a line");
+    let audit = |path: &str| fs::read_to_string(place.data.join("audit").join(path));
+    let log = audit("default/changes.ndjson").unwrap();
+    let own = log.strip_prefix(line).expect("what was there is there");
+    let own: serde_json::Value = serde_json::from_str(own).unwrap();
+    assert_eq!((&own["verb"], &own["kind"]), (&"restored".into(), &"Mesh".into()), "{own}");
+    assert_eq!(own["revision"], restored.revision);
+    assert_eq!(own["before"]["revision"], last);
+    // Whoever has the name later sees nothing of it.
+    assert_eq!(audit("younger.removed/changes.ndjson").unwrap(), line);
+    assert!(!place.data.join("audit/younger").exists());
     assert_eq!(read(TOKENS, "t1")["expires"], NOW);
     assert_eq!(read(AGENTS, "a")["revoked"], false);
     assert_eq!(read(AGENTS, "b")["revoked"], true);
