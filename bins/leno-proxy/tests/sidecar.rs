@@ -1,5 +1,8 @@
 //! A container's namespace in the mesh: the real leno-proxy beside a program that knows nothing of it.
 
+#[path = "sidecar/outside.rs"]
+mod outside;
+
 use std::{
     env, fs,
     io::{self, Read, Write},
@@ -13,6 +16,8 @@ use leno_net::{capture, link};
 use leno_testkit::{
     Capture, Host, Member, Mesh, Output, PAYLOAD, Process, Signal, need, suite, until, until_ok,
 };
+
+use outside::{a_strict_container_is_reached_in_clear_at_no_port, callers_from_outside_are_let_in};
 
 /// A condition of the mesh comes true within this.
 const SOON: Duration = Duration::from_secs(10);
@@ -45,6 +50,9 @@ fn start() -> Fixture {
     let token = mesh.token(&["--service=cart"]);
     fs::write(pod.disk().join("token"), token).expect("the token is written");
     serve(&pod);
+    each_connection(&pod, 2525, speak_first);
+    // Registered by nobody: none of the mesh's business.
+    each_connection(&pod, 9999, speak_first);
     let mut fixture = Fixture {
         mesh,
         pod,
@@ -128,6 +136,18 @@ fn each_connection(host: &Host, port: u16, serve: fn(TcpStream)) {
     });
 }
 
+/// A server that speaks first, and then says once more what it is told.
+fn speak_first(mut stream: TcpStream) {
+    let mut said = [0; 4];
+    // A caller that has gone is the caller's affair.
+    drop(
+        stream
+            .write_all(b"220 \r\n")
+            .and_then(|()| stream.read_exact(&mut said))
+            .and_then(|()| stream.write_all(&said)),
+    );
+}
+
 fn answer(mut stream: TcpStream) {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -174,51 +194,6 @@ fn an_address_of_the_mesh_that_nobody_has_is_refused_not_called(fixture: &mut Fi
         "{}",
         output.text()
     );
-}
-
-/// A server that speaks first, and then says once more what it is told.
-fn speak_first(mut stream: TcpStream) {
-    let mut said = [0; 4];
-    // A caller that has gone is the caller's affair.
-    drop(
-        stream
-            .write_all(b"220 \r\n")
-            .and_then(|()| stream.read_exact(&mut said))
-            .and_then(|()| stream.write_all(&said)),
-    );
-}
-
-fn callers_from_outside_are_let_in(fixture: &mut Fixture) {
-    need!("curl");
-    each_connection(&fixture.pod, 2525, speak_first);
-    // Registered by nobody: none of the mesh's business.
-    each_connection(&fixture.pod, 9999, speak_first);
-    let counted = |host: &str| {
-        fixture
-            .mesh
-            .metric(host, "leno_connections_inbound_total", &[])
-    };
-    let before = counted("pod");
-    for address in [IpAddr::from(fixture.pod.v4), fixture.pod.v6.into()] {
-        let url = format!("http://{}/", SocketAddr::new(address, 8080));
-        for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
-            let words = ["curl", "-sS", "-m", "5", version, &url];
-            answered(fixture.outside.exec(&words)).expect("an answer");
-        }
-        for port in [2525, 9999] {
-            let stream = fixture.outside.connect(SocketAddr::new(address, port));
-            let mut stream = stream.expect("a connection");
-            let mut said = [0; 6];
-            stream.read_exact(&mut said).expect("it speaks first");
-            assert_eq!(&said, b"220 \r\n", "{address}:{port}");
-            stream.write_all(b"NOOP").expect("bytes are sent");
-            stream.read_exact(&mut said[..4]).expect("an answer");
-            assert_eq!(&said[..4], b"NOOP", "{address}:{port}");
-        }
-    }
-    until("all of them came by the proxy", SOON, || {
-        (counted("pod") - before >= 10.0).then_some(())
-    });
 }
 
 fn tls_from_outside_reaches_the_program_as_it_came(fixture: &mut Fixture) {
@@ -584,6 +559,7 @@ suite!(
         an_address_of_the_mesh_that_nobody_has_is_refused_not_called,
         callers_from_outside_are_let_in,
         tls_from_outside_reaches_the_program_as_it_came,
+        a_strict_container_is_reached_in_clear_at_no_port,
         a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,

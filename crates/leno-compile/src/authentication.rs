@@ -4,6 +4,10 @@
 //! oldest decides, and the others are not in force there.
 //! Invariant: the index says exactly what a scan of the policies would.
 
+mod scan;
+
+pub use scan::Scanned;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use leno_config::{AuthenticationPolicy, AuthenticationTarget, MtlsMode};

@@ -17,7 +17,7 @@ use crate::{
     hostnames::{self, Hostnames},
     index::remove,
     known::{Known, ObjectName, Touched},
-    references::of_authentication as dangling_of_authentication,
+    references::{Labels, of_authentication as dangling_of_authentication},
     service,
     view::{Read, ServiceMap, View},
     workload,
@@ -365,6 +365,16 @@ impl Services for Compiler {
             }
         }
         ports
+    }
+
+    fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
+        let members = self.known.in_namespace(namespace);
+        let selected = members.filter(|member| member.is_selected(labels));
+        let each = selected.map(|member| -> BTreeSet<u16> {
+            let ports = member.record.ports.iter();
+            ports.map(|port| port.workload_port).collect()
+        });
+        each.reduce(|all, more| &all | &more)
     }
 }
 

@@ -23,10 +23,10 @@ mod view;
 mod workload;
 
 pub use audit::Audit;
-pub use authentication::PortMode;
+pub use authentication::{PortMode, Scanned};
 pub use compiler::{Compilations, Compiler};
 pub use hostnames::{GeneratorNames, GivenNames, MAX_GENERATORS, labels_of, unnamed};
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
 pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};
-pub use references::{Dangling, Services, dangling};
+pub use references::{Dangling, Labels, Services, dangling};
 pub use workload::access_rules;

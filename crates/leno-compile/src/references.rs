@@ -5,7 +5,7 @@
 //! Invariant: a document is not refused for what is said here. What it refers to may come later, and the Gateway API
 //! has it so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use leno_config::{
     AccessAction, AccessPolicy, AccessTarget, AuthenticationPolicy, AuthenticationTarget, Finding,
@@ -26,7 +26,12 @@ pub trait Services {
     fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel>;
     /// Where the programs behind a service listen; nothing while none is ready.
     fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16>;
+    /// Where the programs of a namespace that have all of these labels listen; `None` while there is no such program.
+    fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>>;
 }
+
+/// What a selector asks for.
+pub type Labels = BTreeMap<String, String>;
 
 /// A reference that leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,22 +188,24 @@ pub(crate) fn of_authentication(
     policy: &AuthenticationPolicy,
     services: &impl Services,
 ) -> Vec<Dangling> {
-    let named: Vec<Option<&ServiceName>> = policy
-        .targets
-        .iter()
-        .map(|target| match target {
-            AuthenticationTarget::Service(name) => Some(name),
-            AuthenticationTarget::Labels(..)
-            | AuthenticationTarget::Namespace(_)
-            | AuthenticationTarget::Mesh => None,
-        })
-        .collect();
-    let mut found: Vec<Dangling> = named
-        .iter()
-        .enumerate()
-        .filter_map(|(index, name)| unprotected((*name)?, index, services))
-        .collect();
-    let listening = listening(named.into_iter().collect(), services).unwrap_or_default();
+    let mut found = Vec::new();
+    let mut listening = Some(BTreeSet::new());
+    for (index, target) in policy.targets.iter().enumerate() {
+        let ports = match target {
+            AuthenticationTarget::Service(name) => {
+                found.extend(unprotected(name, index, services));
+                services.program_ports(name)
+            }
+            AuthenticationTarget::Labels(namespace, labels) => {
+                let ports = services.labelled_ports(namespace, labels);
+                found.extend(ports.is_none().then(|| unselected(target)));
+                ports.unwrap_or_default()
+            }
+            AuthenticationTarget::Namespace(_) | AuthenticationTarget::Mesh => BTreeSet::new(),
+        };
+        listening = together(listening, ports);
+    }
+    let listening = listening.unwrap_or_default();
     if listening.is_empty() {
         return found;
     }
@@ -218,14 +225,30 @@ pub(crate) fn of_authentication(
     found
 }
 
+/// Labels that no program has (yet).
+fn unselected(target: &AuthenticationTarget) -> Dangling {
+    Dangling {
+        parent: None,
+        reason: "TargetNotFound",
+        finding: Finding::new(
+            "spec.selector.matchLabels",
+            format!("no program has {target}: the policy changes nothing until one does"),
+        ),
+    }
+}
+
 /// Where the programs of services listen; `None` where not every one of them is known.
 fn listening(named: Option<Vec<&ServiceName>>, services: &impl Services) -> Option<BTreeSet<u16>> {
     let each = named?;
     let each = each.iter().map(|name| services.program_ports(name));
-    let each: Vec<BTreeSet<u16>> = each.collect();
-    // Of what does not run nobody knows where it will listen.
-    let known = each.iter().all(|ports| !ports.is_empty());
-    known.then(|| each.into_iter().flatten().collect())
+    each.fold(Some(BTreeSet::new()), together)
+}
+
+/// Of what does not run nobody knows where it will listen, and of all together neither.
+fn together(all: Option<BTreeSet<u16>>, ports: BTreeSet<u16>) -> Option<BTreeSet<u16>> {
+    let mut all = all.filter(|_| !ports.is_empty())?;
+    all.extend(ports);
+    Some(all)
 }
 
 /// Ports of rules at which no protected program listens. Only where every program that is protected is known.

@@ -36,6 +36,8 @@ pub const SILENCE: Duration = Duration::from_secs(6);
 pub const HANDOVER: Duration = Duration::from_secs(30);
 /// How long after a reconnect an agent may take to name its workloads again.
 pub const CONFIRM: Duration = Duration::from_secs(10);
+/// What of that any one connection has at least, however often they break.
+pub const CONFIRM_LEAST: Duration = Duration::from_secs(1);
 /// How long an unknown workload stays.
 pub const UNKNOWN_KEPT: Duration = Duration::from_secs(3600);
 /// What counts as at once.
@@ -109,7 +111,8 @@ pub struct Workload {
     pub ready: bool,
     /// What its check says.
     pub detail: String,
-    confirmed: bool,
+    /// Until when its agent has to name it again; `None` once it did.
+    name_by: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +156,7 @@ pub struct Agent {
     pinged: Duration,
     sequence: u64,
     lease: Lease,
+    /// When the first of its workloads has to be named again, at the earliest.
     confirm_by: Option<Duration>,
 }
 
@@ -334,7 +338,8 @@ impl Registry {
         for other in others {
             // What was not named again since a reconnect is on its way out, and gives way.
             let clash = other.ports.iter().find(|theirs| {
-                other.confirmed && wish.ports.iter().any(|ours| needs_the_same(ours, theirs))
+                other.name_by.is_none()
+                    && wish.ports.iter().any(|ours| needs_the_same(ours, theirs))
             });
             if let Some(port) = clash {
                 return Err(Refused::Conflict(format!(
@@ -363,7 +368,7 @@ impl Registry {
             ready: wish.ready || was_ready,
             detail: String::new(),
             ports: wish.ports,
-            confirmed: true,
+            name_by: None,
         };
         agent.workloads.insert(uid, workload);
         self.hosts.insert(uid, name.clone());

@@ -199,6 +199,13 @@ fn the_command_lists_whom_it_cuts_off_and_writes_an_ordinary_document(fixture: &
     let shown = leno(&["mtls", "strict", "web", "--dry-run", "-o", "yaml"]).text();
     assert!(shown.contains("kind: AuthenticationPolicy"), "{shown}");
     assert_eq!(fixture.http(), Some(200), "nothing was changed");
+    // So does applying such a document, whatever it names the workload by.
+    let labels = "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}";
+    let proposed = policy("default", "labels", labels);
+    let warned = fixture.mesh.apply(&proposed, &["--dry-run"]).good();
+    for told in ["cuts off", &s, "default/web:8080"] {
+        assert!(warned.stderr.contains(told), "{told}: {}", warned.stderr);
+    }
     let strict = leno(&["mtls", "strict", "--yes"]);
     for told in ["cuts off", &s, "default/web:8080", "default/web:8081"] {
         assert!(strict.stderr.contains(told), "{told}: {}", strict.stderr);
@@ -226,6 +233,18 @@ fn the_command_lists_whom_it_cuts_off_and_writes_an_ordinary_document(fixture: &
         "{}",
         again.stderr
     );
+    // Of labels that nobody has it is said that they change nothing.
+    let nobody = policy("default", "nobody", &labels.replace("web", "wep"));
+    let nobody = fixture.mesh.apply(&nobody, &["--wait"]);
+    assert_eq!(nobody.code, 6, "{}", nobody.stderr);
+    assert!(
+        nobody
+            .stderr
+            .contains("no program has app=wep in namespace default"),
+        "{}",
+        nobody.stderr
+    );
+    fixture.delete("default", "nobody");
     let wrong = fixture.mesh.leno(&["mtls", "strict", "wep"]);
     assert_eq!(wrong.code, 6, "{}", wrong.stderr);
     assert!(

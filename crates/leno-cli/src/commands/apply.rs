@@ -13,7 +13,7 @@ use leno_config::{Document, Finding, admit, parse_documents};
 use serde_json::{Value, json};
 
 use self::report::{Asked, report};
-use super::access::cut_off_by;
+use super::{access::cut_off_by, mtls::refused_by};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -74,6 +74,13 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
             "⚠ cuts off, of those who called {service} in the last ten minutes: {}",
             callers.join(", ")
         );
+    }
+    let refused = refused_by(client, &documents).await?;
+    if !refused.is_empty() {
+        eprintln!("⚠ cuts off, of those who called in plaintext in the last ten minutes:");
+        for line in refused {
+            eprintln!("  {line}");
+        }
     }
     let asked = Asked {
         dry_run: args.dry_run,

@@ -2,6 +2,7 @@
 //! saying whom it cuts off.
 
 mod decision;
+mod documents;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -24,6 +25,7 @@ use crate::{
     top::ask,
 };
 
+pub(super) use documents::refused_by;
 pub(super) use show::{callers, place};
 
 /// Where the page is.

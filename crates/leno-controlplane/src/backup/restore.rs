@@ -25,6 +25,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
 use crate::{
+    audit::AUDIT,
     people::{USERS, UserRecord},
     times::unix,
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},

@@ -120,7 +120,11 @@ async fn what_was_is_again_but_for_tokens_and_revocations() {
     let log = audit("default/changes.ndjson").unwrap();
     let own = log.strip_prefix(line).expect("what was there is there");
     let own: serde_json::Value = serde_json::from_str(own).unwrap();
-    assert_eq!((&own["verb"], &own["kind"]), (&"restored".into(), &"Mesh".into()), "{own}");
+    assert_eq!(
+        (&own["verb"], &own["kind"]),
+        (&"restored".into(), &"Mesh".into()),
+        "{own}"
+    );
     assert_eq!(own["revision"], restored.revision);
     assert_eq!(own["before"]["revision"], last);
     // Whoever has the name later sees nothing of it.

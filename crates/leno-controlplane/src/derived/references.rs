@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use leno_compile::{EffectiveService, Origin, Output, Services, dangling, labels_of, unnamed};
+use leno_compile::{
+    EffectiveService, Labels, Origin, Output, Services, dangling, labels_of, unnamed,
+};
 use leno_config::{Finding, HostnameGenerator, Resource};
 use leno_types::{DnsLabel, HostName, MeshName, ServiceName, WorkloadUid};
+use serde_json::Value;
 
 use super::Published;
 use crate::mesh::Mesh;
@@ -97,6 +100,23 @@ impl Services for With<'_> {
             .flatten()
             .copied()
             .collect()
+    }
+
+    fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
+        let workloads = self.published.workloads.iter();
+        let selected = workloads.filter(|workload| {
+            let meta = &workload["metadata"];
+            let has = |(name, value): (&String, &String)| meta["labels"][name] == value.as_str();
+            meta["namespace"] == namespace.as_str() && labels.iter().all(has)
+        });
+        let ports = |workload: &Value| {
+            let ports = workload["spec"]["ports"].as_array();
+            let ports = ports.into_iter().flatten();
+            ports
+                .filter_map(|port| port["port"].as_u64()?.try_into().ok())
+                .collect::<BTreeSet<u16>>()
+        };
+        selected.map(ports).reduce(|all, more| &all | &more)
     }
 }
 

@@ -42,15 +42,18 @@ impl Registry {
             if agent.session.is_none() || agent.confirm_by.is_none_or(|by| now < by) {
                 continue;
             }
-            agent.confirm_by = None;
             let hosts = &mut self.hosts;
             agent.workloads.retain(|uid, workload| {
-                if !workload.confirmed {
+                let stays = workload.name_by.is_none_or(|by| now < by);
+                if !stays {
                     hosts.remove(uid);
                     fx.changed.insert(*uid);
                 }
-                workload.confirmed
+                stays
             });
+            agent.confirm_by = (agent.workloads.values())
+                .filter_map(|workload| workload.name_by)
+                .min();
         }
     }
 

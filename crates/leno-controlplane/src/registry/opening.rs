@@ -14,8 +14,8 @@ use leno_wire::agent as wire;
 use crate::told::one_line;
 
 use super::{
-    Agent, AgentScope, CONFIRM, Effects, Lease, MAX_ADDRESSES, MAX_AGENTS, Refused, Registry,
-    SessionId,
+    Agent, AgentScope, CONFIRM, CONFIRM_LEAST, Effects, Lease, MAX_ADDRESSES, MAX_AGENTS, Refused,
+    Registry, SessionId,
 };
 
 /// A connection's opening.
@@ -96,7 +96,9 @@ impl Registry {
             workloads = previous.workloads;
         }
         for workload in workloads.values_mut() {
-            workload.confirmed = false;
+            // Since it was named last, not since this connection: one that flaps would keep for ever what has ended.
+            let by = workload.name_by.unwrap_or(now.saturating_add(CONFIRM));
+            workload.name_by = Some(by.max(now.saturating_add(CONFIRM_LEAST)));
             fx.changed.insert(workload.uid);
         }
         let mut agent = Agent {
@@ -107,7 +109,7 @@ impl Registry {
             version: one_line(&hello.version, 64),
             features: short_texts(&hello.features),
             since: wall,
-            confirm_by: (!workloads.is_empty()).then(|| now.saturating_add(CONFIRM)),
+            confirm_by: (workloads.values()).filter_map(|of| of.name_by).min(),
             workloads,
             host: one_line(&hello.host, 253),
             source,

@@ -179,6 +179,45 @@ fn an_agent_that_returns_keeps_its_ids_and_loses_what_it_does_not_name_again() {
 }
 
 #[test]
+fn connections_that_break_keep_nothing_alive_that_has_ended() {
+    let mut world = World::new();
+    let mut session = world.open("a", "10.0.0.1", &[]);
+    let kept = world.register(session, 8080, "").unwrap().uid;
+    let lost = world.register(session, 8081, "").unwrap().uid;
+    let mut lost_after = 0;
+    for second in (2..60).step_by(2) {
+        world.registry.closed(session);
+        session = world.open("a", "10.0.0.1", &[]);
+        let again = world.register(session, 8080, &kept.to_string());
+        assert_eq!(again.unwrap().uid, kept);
+        world.pass(2.0, &[session]);
+        assert!(world.registry.workload(&kept).is_some());
+        if world.registry.workload(&lost).is_some() {
+            lost_after = second;
+        }
+    }
+    assert!((8..=10).contains(&lost_after), "{lost_after}");
+}
+
+#[test]
+fn who_comes_back_late_has_a_moment_to_name_its_own() {
+    let mut world = World::new();
+    let mut session = world.open("a", "10.0.0.1", &[]);
+    let kept = world.register(session, 8080, "").unwrap().uid;
+    // Never there for long enough to name it, and after ten seconds for once it is.
+    for _ in 0..4 {
+        world.registry.closed(session);
+        world.pass(3.0, &[]);
+        session = world.open("a", "10.0.0.1", &[]);
+    }
+    world.pass(0.5, &[session]);
+    let again = world.register(session, 8080, &kept.to_string());
+    assert_eq!(again.unwrap().uid, kept);
+    world.pass(20.0, &[session]);
+    assert!(world.registry.workload(&kept).is_some());
+}
+
+#[test]
 fn an_id_of_another_agent_is_not_given_away() {
     let mut world = World::new();
     let (a, b) = (

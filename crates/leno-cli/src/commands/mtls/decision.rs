@@ -148,7 +148,8 @@ fn rank(port: &MtlsPort) -> u8 {
     }
 }
 
-fn read(value: &Value) -> Option<AuthenticationPolicy> {
+/// A stored policy.
+pub(super) fn read(value: &Value) -> Option<AuthenticationPolicy> {
     let admitted = admit(Kind::AuthenticationPolicy, value.clone()).ok()?;
     admitted.resource.as_authentication_policy().cloned()
 }

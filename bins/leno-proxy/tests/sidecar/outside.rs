@@ -1,0 +1,103 @@
+//! Callers from outside the mesh at a container's captured namespace: let in, until a policy takes mutual TLS only.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr},
+};
+
+use leno_testkit::{need, until, until_ok};
+
+use super::{Fixture, SOON, answered};
+
+pub(super) fn callers_from_outside_are_let_in(fixture: &mut Fixture) {
+    need!("curl");
+    let counted = |host: &str| {
+        fixture
+            .mesh
+            .metric(host, "leno_connections_inbound_total", &[])
+    };
+    let before = counted("pod");
+    for address in [IpAddr::from(fixture.pod.v4), fixture.pod.v6.into()] {
+        let url = format!("http://{}/", SocketAddr::new(address, 8080));
+        for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
+            let words = ["curl", "-sS", "-m", "5", version, &url];
+            answered(fixture.outside.exec(&words)).expect("an answer");
+        }
+        for port in [2525, 9999] {
+            let stream = fixture.outside.connect(SocketAddr::new(address, port));
+            let mut stream = stream.expect("a connection");
+            let mut said = [0; 6];
+            stream.read_exact(&mut said).expect("it speaks first");
+            assert_eq!(&said, b"220 \r\n", "{address}:{port}");
+            stream.write_all(b"NOOP").expect("bytes are sent");
+            stream.read_exact(&mut said[..4]).expect("an answer");
+            assert_eq!(&said[..4], b"NOOP", "{address}:{port}");
+        }
+    }
+    until("all of them came by the proxy", SOON, || {
+        (counted("pod") - before >= 10.0).then_some(())
+    });
+}
+
+const STRICT: &str = "apiVersion: leno.dev/v1alpha1
+kind: AuthenticationPolicy
+metadata: {name: cart}
+spec: {selector: {matchLabels: {app: cart}}, mtls: {mode: STRICT}}
+";
+
+/// What a caller from outside is answered over HTTP; 0 where it gets no answer.
+fn status(fixture: &Fixture, address: IpAddr) -> String {
+    let url = format!("http://{}/", SocketAddr::new(address, 8080));
+    let words = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w"];
+    let words = [&words[..], &["%{http_code}", &url]].concat();
+    fixture.outside.exec(&words).text().trim().to_owned()
+}
+
+/// Whether a program that speaks first is heard from outside.
+fn speaks(fixture: &Fixture, address: IpAddr, port: u16) -> bool {
+    let Ok(mut stream) = fixture.outside.connect(SocketAddr::new(address, port)) else {
+        return false;
+    };
+    stream.set_read_timeout(Some(SOON)).expect("a socket");
+    let mut said = [0; 6];
+    // It may be reset while this is written.
+    let _sent = stream.write_all(b"NOOP");
+    stream.read_exact(&mut said).is_ok()
+}
+
+pub(super) fn a_strict_container_is_reached_in_clear_at_no_port(fixture: &mut Fixture) {
+    need!("curl");
+    let addresses = [IpAddr::from(fixture.pod.v4), fixture.pod.v6.into()];
+    let is_open = |fixture: &Fixture, address| {
+        let speak = speaks(fixture, address, 2525) && speaks(fixture, address, 9999);
+        (status(fixture, address) == "200" && speak).then_some(())
+    };
+    for address in addresses {
+        until("it takes plaintext", SOON, || is_open(fixture, address));
+    }
+    let warned = fixture.mesh.apply(STRICT, &["--wait"]).good();
+    let outside = fixture.outside.v4.to_string();
+    assert!(warned.stderr.contains(&outside), "{}", warned.stderr);
+    for address in addresses {
+        until("requests are refused", SOON, || {
+            (status(fixture, address) == "403").then_some(())
+        });
+        for port in [2525, 9999] {
+            assert!(!speaks(fixture, address, port), "{address}:{port}");
+        }
+    }
+    until_ok("members are served", SOON, || {
+        answered(fixture.caller.curl(&["http://cart/"]))
+    });
+    let refused = fixture
+        .mesh
+        .metric("pod", "leno_refused_total", &["reason=\"PT\""]);
+    assert!(refused >= 6.0, "{refused}");
+    let delete = ["delete", "authenticationpolicy", "cart"];
+    fixture.mesh.leno(&delete).good();
+    for address in addresses {
+        until("it takes plaintext again", SOON, || {
+            is_open(fixture, address)
+        });
+    }
+}
