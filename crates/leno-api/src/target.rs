@@ -125,7 +125,7 @@ fn objects(group: &str, version: &str, parts: &[&str]) -> Option<InMesh> {
         })
     };
     let (namespace, plural, rest) = match parts {
-        ["namespaces", namespace, plural, rest @ ..] if !namespace.is_empty() => {
+        ["namespaces", namespace, plural, rest @ ..] if namespace.parse::<DnsLabel>().is_ok() => {
             (Some(*namespace), *plural, rest)
         }
         [plural, rest @ ..] => (None, *plural, rest),
@@ -189,6 +189,9 @@ mod tests {
             "/api/v1/namespaces/shop/services//status",
             "/api/v1/namespaces/shop/services/cart/scale",
             "/api/v1/namespaces//services",
+            "/api/v1/namespaces/../services",
+            "/api/v1/namespaces/..%2f..%2fbeta/services",
+            "/api/v1/namespaces/Shop/services",
             "/api/v1/httproutes",
             "/apis/gateway.networking.k8s.io/v1beta1/httproutes",
             "/apis//v1/services",

@@ -74,6 +74,7 @@ pub(super) async fn create(
         request.trust_domain.as_deref(),
         &request.prefixes,
     )
+    .and_then(|plan| context.founder.admit(&plan.domain).map(|()| plan))
     .map_err(Problem::invalid)?;
     let made = context
         .run_to_its_end(make(context.clone(), who, plan))

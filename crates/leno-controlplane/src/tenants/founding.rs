@@ -8,6 +8,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -119,6 +120,29 @@ pub(crate) struct Founder {
 }
 
 impl Founder {
+    /// Refuses, for a new mesh, a trust domain by which callers would reach another one: by its name in TLS a mesh is
+    /// chosen, without a dot at its end, and the control plane's own names are the first mesh's.
+    pub(crate) fn admit(&self, domain: &TrustDomain) -> Result<(), String> {
+        let text = domain.as_str();
+        let label =
+            |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
+        if !text.split('.').all(label) || text.parse::<IpAddr>().is_ok() {
+            return Err(format!(
+                "trustDomain: {text} is no domain name: labels between single dots, as shop.example"
+            ));
+        }
+        let own = self.advertise.iter().map(HostPort::host);
+        if own
+            .chain(["localhost"])
+            .any(|own| own.eq_ignore_ascii_case(text))
+        {
+            return Err(format!(
+                "trustDomain: {text} is a name of the control plane itself: choose another"
+            ));
+        }
+        Ok(())
+    }
+
     fn directory(&self, name: &MeshName) -> PathBuf {
         self.root.join(name.as_str())
     }

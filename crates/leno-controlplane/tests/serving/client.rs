@@ -160,11 +160,12 @@ where
     )
 }
 
-async fn channel(address: SocketAddr, connector: ControlConnector) -> Channel {
+pub async fn channel(address: SocketAddr, connector: ControlConnector) -> Channel {
     let service = tower::service_fn(move |_: http::Uri| {
         let connector = connector.clone();
         async move {
             let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
             let connected = connector
                 .connect(socket)
                 .await
@@ -343,7 +344,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    async fn connect(channel: Channel, hello: Hello) -> Self {
+    pub async fn connect(channel: Channel, hello: Hello) -> Self {
         let (session, outbox) = mpsc::channel(64);
         session
             .send(AgentMessage {

@@ -10,6 +10,7 @@ mod client;
 mod copies;
 mod documents;
 mod hostile;
+mod malformed;
 mod raw;
 mod roles;
 mod stubborn;

@@ -262,8 +262,12 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_mesh_that_cannot_be_is_refused_by_field() {
     test("tenants-refused", async |directory| {
-        let control = ControlPlane::start(directory.path()).await;
+        let control = ControlPlane::start_with(directory.path(), |config| {
+            config.advertise = vec!["control.example:15012".parse().unwrap()];
+        })
+        .await;
         make(&control, "shop").await;
+        let domain = |domain: &str| json!({"name": "b", "trustDomain": domain});
         for (request, code, word) in [
             (json!({}), 422, "name"),
             (json!({"name": "Shop"}), 422, "name"),
@@ -284,6 +288,11 @@ fn a_mesh_that_cannot_be_is_refused_by_field() {
                 422,
                 "trustDomain",
             ),
+            (domain("shop.leno."), 422, "no domain name"),
+            (domain("a..b"), 422, "no domain name"),
+            (domain("10.0.0.1"), 422, "no domain name"),
+            (domain("localhost"), 422, "control plane itself"),
+            (domain("control.example"), 422, "control plane itself"),
             (json!({"name": "b", "prefixes": ["10"]}), 422, "prefixes"),
             (json!({"name": "b", "colour": 1}), 400, "colour"),
             (json!("shop"), 400, "body"),
