@@ -5,7 +5,7 @@ use std::{fs, process::Command, time::Duration};
 
 use leno_e2e::{
     Backend, SOON,
-    peer::{identity, uid_of},
+    peer::{Identity, identity, uid_of},
     response, run_script,
 };
 use leno_testkit::{
@@ -88,7 +88,7 @@ fn a_name_means_ones_own_meshs_service(fixture: &mut Fixture) {
 fn a_call_across_fails_in_tls_and_nothing_of_it_is_in_clear(fixture: &mut Fixture) {
     need!("python3");
     let python = leno_testkit::python().expect("it was looked for");
-    let a = fixture.mesh.host("a");
+    let (a, b) = (fixture.mesh.host("a"), fixture.mesh.host("b"));
     let seen = fixture.logs[0].seen().len();
     let capture = Capture::start(&[PAYLOAD.as_bytes(), b"a-question-across"]);
     // As a program would: the address lies in its own mesh's networks, and is no member of it.
@@ -106,26 +106,32 @@ fn a_call_across_fails_in_tls_and_nothing_of_it_is_in_clear(fixture: &mut Fixtur
     }
     // As somebody who speaks to the other's proxy with the certificate of a workload of this one.
     let d = fixture.mesh.host("d");
-    let foreign = identity(&d, &d, "foreign");
+    let (own, foreign) = (identity(&b, &d, "own"), identity(&d, &d, "foreign"));
     let uid = uid_of(&fixture.mesh, "cart");
-    for alpn in ["leno/1", "h2"] {
-        let arguments = [
-            &*to,
-            "15008",
-            &*uid,
-            alpn,
-            &*foreign.chain,
-            &*foreign.key,
+    let metadata = format!("x-leno-to=1 {}:8080 default/cart:80 a", a.v4);
+    let ask = |who: &Identity, alpn: &str| {
+        let to = [&*to, "15008", &*uid, alpn, &*who.chain, &*who.key];
+        let request = [
             ":method=GET",
             ":scheme=https",
             ":path=/a-question-across",
             ":authority=cart",
+            &*metadata,
         ];
+        let arguments = [&to[..], &request].concat();
         let output = d.run(&mut run_script(&python, "h2raw.py", &arguments));
-        let said = output.text();
+        assert_eq!(output.code, 0, "{}{}", output.text(), output.stderr);
+        output.text()
+    };
+    // From there, and so, it is answered: it is the certificate that makes the difference.
+    let said = ask(&own, "leno/1");
+    assert!(said.contains("status 200"), "{said}");
+    for alpn in ["leno/1", "h2"] {
+        let said = ask(&foreign, alpn);
         assert!(!said.contains("status"), "{alpn}: {said}");
     }
-    assert_eq!(fixture.logs[0].seen().len(), seen, "it reached the program");
+    let reached = fixture.logs[0].seen().len() - seen;
+    assert_eq!(reached, 1, "one's own alone reaches the program");
     capture.assert_no_cleartext(b"a-question-across");
     capture.assert_no_cleartext(PAYLOAD.as_bytes());
 }
