@@ -68,7 +68,7 @@ impl Refusals {
         let mut groups: Vec<Group<'_>> = Vec::new();
         // What the other side refused is told by that side.
         for refusal in self.kept.all().rev().filter(|refusal| !refusal.by_peer) {
-            let (caller, to) = (caller_of(refusal, &named), to_of(refusal));
+            let (caller, to) = (caller_of(refusal, &named), to_of(refusal, &named));
             let known = groups.iter().position(|group| {
                 let last = group.last;
                 group.caller == caller
@@ -109,7 +109,11 @@ impl Refusals {
 /// Who called: a workload of this host, or whom the caller proved to be, or where it came from.
 fn caller_of(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> String) -> String {
     if let (true, Some(uid)) = (refusal.outbound, refusal.workload) {
-        return named(uid);
+        let name = named(uid);
+        // Who has ended has no name any more, but an account.
+        if refusal.caller.is_none() || name != uid.to_string() {
+            return name;
+        }
     }
     match (&refusal.caller, refusal.from) {
         (Some(identity), _) => {
@@ -121,12 +125,17 @@ fn caller_of(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> String) -> 
     }
 }
 
-/// What was asked for: the service and its port, otherwise the address.
-fn to_of(refusal: &RefusalRecord) -> String {
-    match (&refusal.chain.called, refusal.destination) {
-        (Some((service, port)), _) => format!("{service}:{port}"),
-        (None, Some(address)) => address.to_string(),
-        (None, None) => "unknown".into(),
+/// What was asked for: the service and its port, or the workload of this host, otherwise the address.
+fn to_of(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> String) -> String {
+    let own = refusal.workload.filter(|_| !refusal.outbound);
+    match (&refusal.chain.called, &refusal.service, own) {
+        (Some((service, port)), ..) => format!("{service}:{port}"),
+        (None, Some(service), _) => service.to_string(),
+        (None, None, Some(uid)) => named(uid),
+        (None, None, None) => match refusal.destination {
+            Some(address) => address.to_string(),
+            None => "unknown".into(),
+        },
     }
 }
 
@@ -167,7 +176,7 @@ pub(crate) fn document(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> S
             "identity": refusal.caller.as_ref().map(ToString::to_string),
             "address": refusal.from.map(|from| from.to_string()),
         },
-        "to": to_of(refusal),
+        "to": to_of(refusal, &named),
         "destination": refusal.destination.map(|of| of.to_string()),
         "called": called.as_ref().map(service),
         "rule": rule.as_ref().map(provenance),
@@ -288,6 +297,26 @@ mod tests {
             MAX_FOUND,
             "cut short, it means several"
         );
+    }
+
+    #[test]
+    fn both_ends_have_names_where_there_are_any() {
+        let uid = WorkloadUid::from_bytes([7; 16]);
+        let name = |of: WorkloadUid| {
+            if of == uid {
+                "cart-1".to_owned()
+            } else {
+                of.to_string()
+            }
+        };
+        let mut of = refusal(1, Refusal::Denied);
+        assert_eq!(to_of(&of, name), "10.0.0.5:8080");
+        of.workload = Some(uid);
+        assert_eq!(to_of(&of, name), "cart-1", "a workload of this host");
+        of.outbound = true;
+        assert_eq!(caller_of(&of, name), "cart-1");
+        let ended = |of: WorkloadUid| of.to_string();
+        assert_eq!(caller_of(&of, ended), "shop/web");
     }
 
     #[test]

@@ -252,7 +252,9 @@ fn account(value: &Value, path: &str, findings: &mut Findings) -> Option<Princip
         })
     });
     if parts.is_none() {
-        findings.note(path, "is no service account: write namespace/name");
+        let shown: String = text.chars().take(64).collect();
+        let reason = format!("\"{shown}\" is no service account: write NAMESPACE/NAME");
+        findings.note(path, reason);
     }
     parts
 }

@@ -182,7 +182,7 @@ fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
     print("");
     print(&match (ill, told) {
         (0, 0) => "✔ all is well".into(),
-        (0, told) => format!("✔ all is well; to be known: {told} ⚠"),
+        (0, told) => format!("✔ nothing is broken; {told} ⚠ to look at"),
         (ill, _) => format!("✘ not as it should be: {ill} of {}", findings.len()),
     });
     Ok(())

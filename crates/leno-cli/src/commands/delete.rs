@@ -55,7 +55,13 @@ pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
     let objects = if args.files.is_empty() {
         named(&args.objects, namespace)?
     } else {
-        let documents = documents(&args.files, namespace)?.into_iter();
+        let documents = documents(&args.files, namespace).map_err(|error| CommandError {
+            what: error
+                .what
+                .replace("nothing was applied", "nothing was deleted"),
+            ..error
+        })?;
+        let documents = documents.into_iter();
         let of = documents.map(|document| Named {
             kind: document.kind,
             namespace: document.namespace.unwrap_or_else(|| namespace.into()),

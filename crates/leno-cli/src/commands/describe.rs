@@ -7,7 +7,7 @@ use leno_config::Kind;
 use serde_json::Value;
 
 use super::{
-    objects::{TOOLS_ANNOTATIONS, split_name},
+    objects::{TOOLS_ANNOTATIONS, missing, split_name},
     path_of,
 };
 use crate::{
@@ -38,10 +38,10 @@ pub(crate) async fn describe(client: &Client, args: &DescribeArgs) -> Outcome {
     let (kind, name) = split_name(&args.kind, args.name.as_deref())?;
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
     let path = path_of(kind, Some(namespace), name);
-    let answer = client
-        .get(&path)
-        .await
-        .map_err(|error| super::objects::missing(error, kind))?;
+    let answer = match client.get(&path).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(missing(client, error, (kind, Some(namespace), name)).await),
+    };
     if name.is_some() {
         return describe_one(client, kind, &answer).await.map(|()| 0);
     }

@@ -16,7 +16,7 @@ use leno_config::{Kind, parse_documents};
 use serde_json::Value;
 
 use super::{
-    objects::{as_written, split_name},
+    objects::{as_written, missing, split_name},
     path_of,
 };
 use crate::{
@@ -56,18 +56,30 @@ pub(crate) async fn edit(client: &Client, args: &EditArgs) -> Outcome {
     }
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
     let path = path_of(kind, Some(namespace), Some(name));
-    let live = client.get(&path).await?;
+    let live = match client.get(&path).await {
+        Ok(live) => live,
+        Err(error) => {
+            return Err(missing(client, error, (kind, Some(namespace), Some(name))).await);
+        }
+    };
     let before = shown_as_yaml(&as_written(&live))?;
     let file = temporary(kind, name, &before)?;
     let edited = edit_file(&args.editor, &file);
     let after = fs::read_to_string(&file).unwrap_or_default();
+    if edited.is_err() && after == before {
+        // Nothing was typed that could be lost.
+        drop(fs::remove_file(&file));
+    }
     edited?;
     if after == before {
         drop(fs::remove_file(&file));
         print(&format!("{}/{name} unchanged", kind.singular()));
         return Ok(0);
     }
-    let kept = || format!("what you wrote is in {}", file.display());
+    let kept = || {
+        let file = file.display();
+        format!("mend it, then: leno apply -f {file}\n  what you wrote is in {file}")
+    };
     let mut object = parsed(&file, &after).map_err(|error| {
         let hint = format!("{}\n  {}", error.hint, kept());
         error.hint(hint)
@@ -131,7 +143,7 @@ fn edit_file(editor: &str, file: &Path) -> Result<(), CommandError> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(
             CommandError::failed(format!("{editor} ended with {status}")).hint(format!(
-                "nothing was changed; the file is {}",
+                "nothing was changed; what was written, if anything, is in {}",
                 file.display()
             )),
         ),

@@ -4,8 +4,10 @@
 
 mod chain;
 mod next;
+mod since;
 
 use clap::Args;
+use leno_types::Refusal;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -68,6 +70,9 @@ async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
                 .hint(ids.collect::<Vec<_>>().join("\n  ")),
         );
     }
+    let mut refusal = refusal.clone();
+    since::note(client, &mut refusal).await;
+    let refusal = &refusal;
     let steps = next::steps(refusal);
     if shape != Shape::Table {
         let mut document = refusal.clone();
@@ -78,7 +83,7 @@ async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
     for line in chain::lines(refusal, OffsetDateTime::now_utc()) {
         print(&line);
     }
-    print(&format!("Next: {}", steps.join("  |  ")));
+    print(&format!("Next: {}", steps.join("\n      ")));
     silent(&answer);
     Ok(0)
 }
@@ -110,7 +115,7 @@ async fn list(client: &Client, shape: Shape) -> Outcome {
                 count.unwrap_or(0).to_string(),
                 of("/host"),
                 of("/id"),
-                chain::rule(refusal.pointer("/rule")).unwrap_or_else(|| of("/detail")),
+                decided(refusal),
             ]
         })
         .collect();
@@ -138,6 +143,18 @@ async fn list(client: &Client, shape: Shape) -> Outcome {
     }
     silent(&answer);
     Ok(0)
+}
+
+/// The rule; and what it met, where it is not the rule that refuses.
+fn decided(refusal: &Value) -> String {
+    let detail = text(refusal, "/detail");
+    match chain::rule(refusal.pointer("/rule")) {
+        Some(rule) if text(refusal, "/reason") == Refusal::Denied.code() || detail.is_empty() => {
+            rule
+        }
+        Some(rule) => format!("{rule}: {detail}"),
+        None => detail.to_owned(),
+    }
 }
 
 /// How long ago something was.

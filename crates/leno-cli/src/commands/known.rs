@@ -74,27 +74,48 @@ pub(super) fn account(identity: &str) -> Option<Account> {
     Some((namespace, identity.service_account()?.parse().ok()?))
 }
 
-/// `; did you mean cart?`, or what there is; for a name that nobody has.
+/// `did you mean cart?`, or what there is; for a name that nobody has.
+pub(super) fn meant(name: &str, there: &[&str]) -> String {
+    const SHOWN: usize = 12;
+    if let Some(near) = nearest(name, there) {
+        return format!("did you mean {near}?");
+    }
+    match there.len() {
+        0 => "there are none".into(),
+        1..=SHOWN => format!("there are {}", there.join(", ")),
+        all => format!("there are {all}: {}, ..", there[..SHOWN].join(", ")),
+    }
+}
+
+/// Every name by which a log is asked for: hosts with a proxy, services and workloads.
+pub(super) async fn places(client: &Client) -> Result<BTreeSet<String>, CommandError> {
+    let mut found = BTreeSet::new();
+    for proxy in proxies(client).await? {
+        found.insert(proxy.host);
+        for workload in proxy.workloads {
+            found.extend(workload.service);
+            found.insert(workload.name);
+        }
+    }
+    Ok(found)
+}
+
+/// The same as [`meant()`], in the namespace that is meant or another; for a name that nobody has.
 pub(super) fn instead(
     name: &str,
     namespace: &DnsLabel,
     there: &[(&DnsLabel, &DnsLabel)],
 ) -> String {
-    const SHOWN: usize = 12;
     let here = there.iter().filter(|(of, _)| *of == namespace);
     let names: Vec<&str> = here.map(|(_, name)| name.as_str()).collect();
-    if let Some(near) = nearest(name, &names) {
-        return format!("did you mean {near}?");
+    if nearest(name, &names).is_some() {
+        return meant(name, &names);
     }
     if let Some((namespace, name)) = there.iter().find(|(_, of)| of.as_str() == name) {
         return format!("there is one in another namespace: {namespace}/{name}");
     }
-    match names.len() {
-        0 => format!("namespace {namespace} has none"),
-        1..=SHOWN => format!("there are {}", names.join(", ")),
-        all => format!(
-            "there are {all} in namespace {namespace}, {}, ..",
-            names[..SHOWN].join(", ")
-        ),
+    if names.is_empty() {
+        return format!("namespace {namespace} has none");
     }
+    meant(name, &names)
 }

@@ -4,10 +4,12 @@
 //! somebody follows.
 
 use clap::{Args, ValueEnum};
+use leno_types::Refusal;
 use serde_json::Value;
 
+use super::known;
 use crate::{
-    client::{Client, ended},
+    client::{CallError, Client, ended},
     exit::{CommandError, Outcome},
     output::{one_line, print, print_json_line, text},
 };
@@ -52,7 +54,15 @@ enum LogFormat {
 
 /// Runs the command.
 pub(crate) async fn logs(client: &Client, args: &LogsArgs) -> Outcome {
-    let mut lines = client.stream(&path(args)?).await?;
+    let lines = client.stream(&path(args)?).await;
+    let mut lines = match lines {
+        Err(CallError::Refused(refusal)) if refusal.code == 404 => {
+            let there = known::places(client).await?;
+            let there: Vec<&str> = there.iter().map(String::as_str).collect();
+            return Err(CommandError::failed(refusal.message).hint(known::meant(&args.of, &there)));
+        }
+        lines => lines?,
+    };
     let mut shown = 0_u64;
     let mut told = false;
     while let Some(line) = lines.next().await {
@@ -151,8 +161,14 @@ fn short(line: &Value) -> String {
         "" => words.push(of("/protocol").to_owned()),
         method => words.push(format!("{method} {}", of("/path"))),
     }
-    if code > 0 {
-        words.push(code.to_string());
+    // gRPC says how it went in a status of its own, behind a 200.
+    match line.get("grpc_status").and_then(Value::as_u64) {
+        Some(status) => words.push(format!("{code} grpc {status}")),
+        None if code == 200 && of("/response_flags").parse::<Refusal>().is_ok() => {
+            words.push("200 grpc refused".into());
+        }
+        None if code > 0 => words.push(code.to_string()),
+        None => {}
     }
     words.push(format!("{milliseconds} ms"));
     if of("/response_flags") != "-" {
@@ -162,7 +178,7 @@ fn short(line: &Value) -> String {
         [of("/refusal_id"), of("/rule")]
             .into_iter()
             .filter(|word| !word.is_empty())
-            .map(ToOwned::to_owned),
+            .map(|word| word.replace(" spec.", " ")),
     );
     words.join("  ")
 }

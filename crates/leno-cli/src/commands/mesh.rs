@@ -6,11 +6,12 @@ use clap::{Args, Subcommand};
 use leno_controlplane::documents::{MeshInfo, MeshRequest};
 use leno_types::{DnsLabel, TrustDomain};
 
+use super::known;
 use crate::{
     client::{CallError, Client, understood},
     context::{self, Context},
     exit::{CommandError, Outcome},
-    output::{Format, print, print_table, print_value},
+    output::{Format, items, print, print_table, print_value, text},
 };
 
 /// Make, list and remove meshes of a control plane; nothing crosses from one to another.
@@ -162,6 +163,9 @@ async fn delete(client: &Client, name: &DnsLabel, purge: bool, yes: bool) -> Out
         .await;
     let removed: MeshInfo = match removed {
         Ok(answer) => understood(answer)?,
+        Err(CallError::Refused(refusal)) if refusal.code == 404 => {
+            return Err(no_mesh(client, name, refusal.message).await);
+        }
         Err(CallError::Refused(refusal)) if refusal.code == 409 && !purge => {
             let hint = format!("leno mesh delete {name} --purge removes it with all that is in it");
             return Err(CommandError::refused(refusal.message).hint(hint));
@@ -174,6 +178,14 @@ async fn delete(client: &Client, name: &DnsLabel, purge: bool, yes: bool) -> Out
         removed.objects, removed.tokens, removed.agents
     ));
     Ok(0)
+}
+
+/// There is none of this name: perhaps of another.
+async fn no_mesh(client: &Client, name: &DnsLabel, what: String) -> CommandError {
+    let there = client.call_above(http::Method::GET, MESHES, None).await;
+    let there = there.unwrap_or_default();
+    let names: Vec<&str> = items(&there, "").map(|mesh| text(mesh, "/name")).collect();
+    CommandError::failed(what).hint(known::meant(name.as_str(), &names))
 }
 
 /// Asks the person at the terminal; where there is none, nothing is meant that is not said.

@@ -1,7 +1,7 @@
 //! `leno get`.
 
 use clap::Args;
-use leno_config::Kind;
+use leno_config::{Kind, nearest};
 use serde_json::{Value, json};
 
 use super::{
@@ -45,7 +45,7 @@ pub(super) fn as_written(object: &Value) -> Value {
   leno get httproute catalog -o yaml
   leno get workloads -l app=catalog --watch")]
 pub(crate) struct GetArgs {
-    /// What: services, httproutes, accesspolicies, hostnamegenerators, endpointslices, workloads, or several with commas; or KIND/NAME
+    /// What: services, httproutes, accesspolicies, authenticationpolicies, hostnamegenerators, endpointslices, workloads, or several with commas; or KIND/NAME
     #[arg(value_name = "KIND[/NAME]")]
     kind: Option<String>,
     /// Which; all if not given
@@ -139,14 +139,17 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
         return watch(client, &format!("{path}?{}", query.join("&")), shown).await;
     }
     let path = path(client, args, kind, name);
-    let missing = |error| missing(error, kind);
+    let answer = match args.output {
+        Format::Table | Format::Wide => client.get_as(&path, TABLE).await,
+        Format::Json | Format::Yaml | Format::Name => client.get(&path).await,
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(missing(client, error, (kind, namespace, name)).await),
+    };
     match args.output {
-        Format::Json | Format::Yaml => {
-            let answer = client.get(&path).await.map_err(missing)?;
-            print_value(&answer, args.output)?;
-        }
+        Format::Json | Format::Yaml => print_value(&answer, args.output)?,
         Format::Name => {
-            let answer = client.get(&path).await.map_err(missing)?;
             let single = std::slice::from_ref(&answer);
             let all = answer
                 .get("items")
@@ -160,22 +163,31 @@ async fn get_kind(client: &Client, args: &GetArgs, kind: Kind, name: Option<&str
                 ))
             });
         }
-        Format::Table | Format::Wide => {
-            let answer = client.get_as(&path, TABLE).await.map_err(missing)?;
-            table(&answer, args)?;
-        }
+        Format::Table | Format::Wide => table(&answer, args)?,
     }
     Ok(0)
 }
 
 /// Where to look for what is not there.
-pub(super) fn missing(error: CallError, kind: Kind) -> CommandError {
+pub(super) async fn missing(
+    client: &Client,
+    error: CallError,
+    (kind, namespace, name): (Kind, Option<&str>, Option<&str>),
+) -> CommandError {
     let is_missing = matches!(&error, CallError::Refused(refusal) if refusal.code == 404);
     let error = CommandError::from(error);
-    if is_missing {
-        error.hint(format!("leno get {} -A shows what there is", kind.plural()))
-    } else {
-        error
+    if !is_missing {
+        return error;
+    }
+    let all = format!("leno get {} -A shows what there is", kind.plural());
+    let there = client.get(&path_of(kind, namespace, None)).await;
+    let there = there.unwrap_or_default();
+    let names: Vec<&str> = items(&there, "/items")
+        .map(|object| text(object, "/metadata/name"))
+        .collect();
+    match name.and_then(|name| nearest(name, &names)) {
+        Some(near) => error.hint(format!("did you mean {near}? {all}")),
+        None => error.hint(all),
     }
 }
 

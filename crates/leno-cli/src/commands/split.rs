@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use leno_config::{
     HttpRoute, Kind, PROVENANCE, PathMatch, RouteRule, SplitBackend, admit, httproute_split,
+    nearest,
 };
 use leno_controlplane::documents::Proxy;
 use leno_types::{DnsLabel, ServiceName};
@@ -61,6 +62,9 @@ pub(crate) async fn split(client: &Client, args: &SplitArgs) -> Outcome {
         );
     }
     let backends = backends(&args.shares, &service, port)?;
+    if ports.is_empty() {
+        exists(client, &service).await?;
+    }
     for backend in &backends {
         let name = ServiceName::new(service.namespace.clone(), backend.service.clone());
         if self::ports(client, &name).await?.is_empty() {
@@ -91,6 +95,26 @@ pub(crate) async fn split(client: &Client, args: &SplitArgs) -> Outcome {
         common.output,
     )
     .await
+}
+
+/// Refuses a service that there is not, where another is called nearly so.
+async fn exists(client: &Client, service: &ServiceName) -> Result<(), CommandError> {
+    let services = known::services(client).await?;
+    let here = services
+        .iter()
+        .filter(|of| of.namespace == service.namespace);
+    let names: Vec<&str> = here.map(|of| of.name.as_str()).collect();
+    let name = service.name.as_str();
+    match nearest(name, &names) {
+        Some(near) if !names.contains(&name) => {
+            let what = format!(
+                "there is no service {name} in namespace {}",
+                service.namespace
+            );
+            Err(CommandError::refused(what).hint(format!("did you mean {near}?")))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What is to be done about a version that there is not.

@@ -22,14 +22,20 @@ use crate::{
 
 /// Join a mesh with a token from `leno token create`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    override_usage = "leno join [OPTIONS] --token-file <FILE>",
+    after_help = "Examples:
   leno token create | ssh db1 leno join --token-file -
   leno join --token-file token --address 10.0.0.2
-  leno join --token-file token --no-agent    (then leno agent, from systemd for one)")]
+  leno join --token-file token --no-agent    (then leno agent, from systemd for one)"
+)]
 pub(crate) struct JoinArgs {
     /// The file that holds the token; - reads standard input
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "bare")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// What is given without --token-file: it is not repeated
+    #[arg(hide = true)]
+    bare: Vec<String>,
     /// Join only; start the agent later with leno agent
     #[arg(long)]
     pub(crate) no_agent: bool,
@@ -37,8 +43,19 @@ pub(crate) struct JoinArgs {
     pub(crate) agent: agent::AgentArgs,
 }
 
+/// Where the token is. One on the command line was seen by every user of this machine.
+fn token_file(args: &JoinArgs) -> Result<&Path, CommandError> {
+    let file = args.token_file.as_deref().filter(|_| args.bare.is_empty());
+    file.ok_or_else(|| {
+        CommandError::usage("a token is not taken from the command line, where others read it").hint(
+            "leno join --token-file -   (then paste it); if it was a token, make another: leno token delete ID, leno token create",
+        )
+    })
+}
+
 /// Joins, and runs the agent until a signal.
 pub(crate) fn join(args: &JoinArgs) -> Outcome {
+    let token_file = token_file(args)?;
     start_log(args.agent.log, args.agent.verbose);
     let config = args.agent.config()?;
     let failed = |error: MembershipError| CommandError::failed(chain(&error));
@@ -48,7 +65,7 @@ pub(crate) fn join(args: &JoinArgs) -> Outcome {
     } else {
         leno_agent::can_begin(&config).map_err(CommandError::failed)?;
     }
-    let token: JoinToken = read(&args.token_file)?
+    let token: JoinToken = read(token_file)?
         .trim()
         .parse()
         .map_err(CommandError::refused)?;

@@ -1,5 +1,6 @@
 //! The chain of one refusal in words: caller, rule, backend, endpoints then and now, policy.
 
+use leno_types::Refusal;
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -36,6 +37,14 @@ pub(super) fn lines(refusal: &Value, now: OffsetDateTime) -> Vec<String> {
     lines.extend(allowing.map(|of| format!("policy   {of}: allows others only")));
     lines.extend(backend(spine));
     lines.extend(items(spine, "/endpoints").flat_map(|of| endpoint(of, spine, now)));
+    lines.extend(items(spine, "/unready").map(|of| {
+        let (name, host) = (text(of, "/name"), text(of, "/host"));
+        let state = match text(of, "/health") {
+            "unknown" => "its host is silent",
+            _ => "its program is not ready (leno check says what its check met)",
+        };
+        format!("  {name} on {host}  now: {state}")
+    }));
     let more = number(spine, "/more_endpoints");
     if more > 0 {
         lines.push(format!("  .. and {more} more"));
@@ -90,6 +99,10 @@ pub(in crate::commands) fn rule(rule: Option<&Value>) -> Option<String> {
     if !text(rule, "/source").is_empty() {
         line.push_str(&format!("  {}", text(rule, "/source")));
     }
+    match text(rule, "/now") {
+        "" | "as then" => {}
+        now => line.push_str(&format!("   now: {now}")),
+    }
     Some(line)
 }
 
@@ -105,7 +118,10 @@ fn backend(side: &Value) -> Option<String> {
     let (weight, of) = (number(backend, "/weight"), number(backend, "/of"));
     let share = weight.saturating_mul(100).checked_div(of).unwrap_or(0);
     let all = items(side, "/endpoints").count();
-    let usable = items(side, "/endpoints").filter(|of| is_usable(of)).count();
+    // Whom a policy denies, the endpoint was reached for.
+    let denied = text(side, "/reason") == Refusal::Denied.code();
+    let usable = items(side, "/endpoints").filter(|of| is_usable(of) || denied && stood(of));
+    let usable = usable.count();
     let more = number(side, "/more_endpoints");
     let of_all = match more {
         0 => format!("{usable} of {all} endpoints usable"),
@@ -118,13 +134,15 @@ fn backend(side: &Value) -> Option<String> {
     ))
 }
 
-/// Whether nothing spoke against it then.
-fn is_usable(endpoint: &Value) -> bool {
+/// Whether it was one that is called.
+fn stood(endpoint: &Value) -> bool {
     let absent = |pointer: &str| endpoint.pointer(pointer).is_none_or(Value::is_null);
-    absent("/ejected")
-        && absent("/unreachable")
-        && absent("/tried")
-        && text(endpoint, "/health") == "healthy"
+    absent("/ejected") && absent("/unreachable") && text(endpoint, "/health") == "healthy"
+}
+
+/// Whether nothing spoke against it then, nor came of the try with it.
+fn is_usable(endpoint: &Value) -> bool {
+    stood(endpoint) && text(endpoint, "/tried").is_empty()
 }
 
 /// An endpoint as it was, and as it is.
@@ -297,6 +315,30 @@ mod tests {
         assert!(
             cause.contains("shop.yaml:14") && cause.contains("10.0.0.2:8080"),
             "{cause}"
+        );
+    }
+
+    #[test]
+    fn what_a_peer_refused_was_usable_and_a_rule_that_is_gone_is_said_to_be() {
+        let endpoint = json!({"uid": "u", "name": "cart-1", "address": "10.0.0.2:8080", "health": "healthy",
+            "tried": "refused_by_peer"});
+        let rule = json!({"kind": "AccessPolicy", "namespace": "shop", "name": "deny", "field": "spec.rules[0]",
+            "now": "deleted"});
+        let refusal = json!({"id": "7c2a", "sides": [{"id": "7c2a", "reason": "RBAC", "status": 403,
+            "backend": {"service": "shop/cart", "port": 80, "weight": 1, "of": 1}, "rule": rule,
+            "endpoints": [endpoint], "unready": [{"name": "cart-2", "host": "b", "health": "unhealthy"}]}]});
+        let said = lines(&refusal, OffsetDateTime::UNIX_EPOCH).join("\n");
+        for part in [
+            "1 of 1 endpoints usable",
+            "shop/deny rules[0]   now: deleted",
+            "cart-2 on b  now: its program is not ready",
+        ] {
+            assert!(said.contains(part), "{part}\n{said}");
+        }
+        assert!(
+            cause(&refusal)
+                .unwrap_or_default()
+                .contains("refused_by_peer")
         );
     }
 

@@ -90,8 +90,15 @@ impl About<'_> {
         let sides = || items(self.refusal, "/sides");
         let policies = sides().filter_map(|side| side.pointer("/rule"));
         let allowing = sides().flat_map(|side| items(side, "/allowing"));
-        let mut policies = policies.chain(allowing);
-        let policy = policies.find(|rule| text(rule, "/kind") == "AccessPolicy");
+        let policies = policies.chain(allowing);
+        let policies: Vec<&Value> = policies
+            .filter(|rule| text(rule, "/kind") == "AccessPolicy")
+            .collect();
+        if !policies.is_empty() && policies.iter().all(|rule| is_gone(rule)) {
+            // What is called now is decided without them.
+            return vec!["leno explain".into(), "leno get accesspolicies -A".into()];
+        }
+        let policy = policies.into_iter().find(|rule| !is_gone(rule));
         let named =
             policy.map(|of| self.object("accesspolicy", text(of, "/namespace"), text(of, "/name")));
         let mut steps: Vec<String> = named.into_iter().collect();
@@ -174,6 +181,11 @@ impl About<'_> {
 }
 
 /// A service's name, and how commands say its namespace.
+/// Whether nobody is judged by it any more.
+fn is_gone(rule: &Value) -> bool {
+    text(rule, "/now") == "deleted"
+}
+
 fn name_of(service: &str) -> (&str, String) {
     match service.split_once('/') {
         Some((namespace, name)) => (name, in_namespace(namespace)),
@@ -263,6 +275,17 @@ mod tests {
         );
         assert!(
             said.contains("leno get accesspolicy cart -n shop -o yaml"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn a_policy_that_is_gone_is_not_where_to_look() {
+        let mut refusal = refusals(Refusal::Denied)[2].clone();
+        refusal["sides"][0]["rule"]["now"] = json!("deleted");
+        let said = steps(&refusal).join(" | ");
+        assert!(
+            !said.contains("get accesspolicy ") && !said.contains("leno allow"),
             "{said}"
         );
     }
