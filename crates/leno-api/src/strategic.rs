@@ -27,6 +27,9 @@ fn rule(path: &[&str]) -> Option<ListRule> {
     }
 }
 
+/// Comparisons that one list may take: what is merged by key is looked for one by one.
+const MAX_COMPARED: usize = 1_000_000;
+
 const SET_ORDER: &str = "$setElementOrder/";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 
@@ -36,6 +39,15 @@ pub(crate) fn service(target: &mut Value, patch: Value) -> Result<(), PatchError
         return Err(malformed("a strategic merge patch is an object"));
     };
     object(target, patch, &[])
+}
+
+fn bounded(these: usize, those: usize) -> Result<(), PatchError> {
+    if these.saturating_mul(those) > MAX_COMPARED {
+        return Err(malformed(
+            "the patch has lists that are too long to be merged",
+        ));
+    }
+    Ok(())
 }
 
 fn malformed(text: impl Into<String>) -> PatchError {
@@ -68,6 +80,7 @@ fn object(
     }
     if let Some(retain) = patch.shift_remove("$retainKeys") {
         let retain = strings(&retain)?;
+        bounded(here.len(), retain.len())?;
         here.retain(|name, _| retain.contains(&name.as_str()));
     }
     let mut orders = Vec::new();
@@ -79,6 +92,7 @@ fn object(
                 .as_array()
                 .ok_or_else(|| malformed(format!("{name} is a list")))?;
             if let Some(Value::Array(list)) = here.get_mut(list) {
+                bounded(list.len(), gone.len())?;
                 list.retain(|item| !gone.contains(item));
             }
         } else if name.starts_with('$') {
@@ -94,6 +108,7 @@ fn object(
             .as_array()
             .ok_or_else(|| malformed(format!("{SET_ORDER}{name} is a list")))?;
         if let Some(Value::Array(list)) = here.get_mut(&name) {
+            bounded(list.len(), order.len())?;
             reorder(list, order, rule);
         }
     }
@@ -147,6 +162,7 @@ fn list(
     rule: ListRule,
     path: &[&str],
 ) -> Result<(), PatchError> {
+    bounded(list.len() + items.len(), items.len())?;
     let key = match rule {
         ListRule::Set => {
             for item in items {
@@ -266,6 +282,18 @@ mod tests {
             .map(|port| port["port"].clone())
             .collect();
         assert_eq!(numbers, [81, 79, 80]);
+    }
+
+    #[test]
+    fn lists_that_would_be_compared_for_minutes_are_refused() {
+        let ports: Vec<Value> = (0..60_000).map(|port| json!({"port": port})).collect();
+        for patch in [
+            json!({"spec": {"ports": ports}}),
+            json!({"metadata": {"finalizers": vec!["x"; 60_000]}}),
+        ] {
+            let refused = service(&mut json!({}), patch).expect_err("too long");
+            assert!(refused.to_string().contains("too long"), "{refused}");
+        }
     }
 
     #[test]
