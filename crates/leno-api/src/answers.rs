@@ -148,7 +148,8 @@ fn piece(answer: &Untaken) -> Option<io::Result<Bytes>> {
     }
     rest.since = Instant::now();
     let piece = rest.bytes.len().min(PIECE);
-    Some(Ok(rest.bytes.split_to(piece)))
+    // A copy: a piece that waits in a connection's buffers must not keep the whole answer once that made room.
+    Some(Ok(Bytes::copy_from_slice(&rest.bytes.split_to(piece))))
 }
 
 /// How large an answer is that has a size.
