@@ -37,8 +37,10 @@ use crate::{
     grpc::Connection,
     mesh::{Mesh, SignError},
     metrics::Meters,
-    tenants::{Directory, Founder},
+    tenants::Directory,
 };
+
+pub(crate) use meshes::{Meshes, router as meshes_router};
 
 /// Largest body of a request here.
 const MAX_BODY: usize = 64 << 10;
@@ -58,9 +60,7 @@ pub(crate) struct Context {
     /// Where its state is.
     pub(crate) data_dir: PathBuf,
     pub(crate) audit: Arc<AuditLog>,
-    pub(crate) founder: Founder,
-    /// Held while a mesh is made or removed: one at a time.
-    pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) meshes: Meshes,
 }
 
 /// An answer that is no success.
@@ -166,8 +166,7 @@ type Answer<T> = Result<T, Problem>;
 pub(crate) fn router(context: Context) -> Router {
     Router::new()
         .route("/leno/v1/backup", get(backup::download))
-        .route("/meshes", get(meshes::list).post(meshes::create))
-        .route("/meshes/{mesh}", get(meshes::get).delete(meshes::remove))
+        .merge(meshes::router(context.meshes.clone()))
         .route(
             "/meshes/{mesh}/leno/v1/tokens",
             get(tokens::list).post(tokens::create),

@@ -35,7 +35,7 @@ use crate::{
     derived::DerivedMeshes,
     documents::Ready,
     grpc::{self, AgentService},
-    http::{self, Context},
+    http::{self, Context, Meshes},
     listener::{self, STRANGERS, Serving},
     mesh::Mesh,
     metrics::{self, MeteredStore, Meters},
@@ -228,14 +228,13 @@ impl Bound {
         let context = Context {
             handle: core.handle.clone(),
             directory: directory.clone(),
-            store: store_dyn,
+            store: Arc::clone(&store_dyn),
             counting: Arc::default(),
             meters: meters.clone(),
             backing_up: Arc::default(),
             data_dir: config.data_dir.clone(),
             audit: Arc::clone(&audit),
-            founder,
-            founding: Arc::default(),
+            meshes: Meshes::new(&core, store_dyn, Arc::clone(&audit), founder),
         };
         let meters = metrics::router(meters);
         let serving = Serving {

@@ -29,14 +29,17 @@ use tonic::Status;
 pub use crate::core::World;
 use crate::{
     StartError,
-    authority::{Authority, server_names},
+    audit::{AUDIT, AuditLog},
+    authority::Authority,
     core::{self, Clock, Core, Jobs},
     derived::DerivedMeshes,
     distribution::{Catalog, State, Type},
     grpc::{AgentService, Caller},
-    mesh::{Mesh, Settings, output_body, resource_of},
+    http::{self, Meshes},
+    mesh::{Mesh, output_body, resource_of},
     records::Record,
     registry::AgentScope,
+    tenants::{Founder, Plan},
     times::unix,
     tokens::AgentRecord,
 };
@@ -46,6 +49,8 @@ pub const TTLS: (Duration, Duration) = (
     Duration::from_secs(24 * 3600),
     Duration::from_secs(30 * 24 * 3600),
 );
+/// Where the meshes' authorities are, in the data directory.
+const MESHES: &str = "meshes";
 /// Tasks of one control plane.
 const MAX_TASKS: usize = 10_000;
 
@@ -101,46 +106,56 @@ pub fn domain_of(mesh: &MeshName) -> TrustDomain {
 }
 
 impl Plane {
-    /// Opens one, with the authorities of its meshes in `directory`.
+    /// Opens one on a data directory: the meshes that it was started with, the first of which is its own, and those that
+    /// were made since.
     ///
     /// # Errors
-    /// When an authority cannot be read or made.
-    pub fn open(
+    /// When the store cannot be read, or an authority cannot be read or made.
+    pub async fn open(
         meshes: &[MeshName],
-        directory: &Path,
+        data_dir: &Path,
         store: Arc<dyn Store>,
         world: Arc<dyn World>,
         environment: Arc<dyn Environment>,
         stop: Stop,
     ) -> Result<(Self, Running), StartError> {
-        let clock = Clock::new(world);
-        let changes = watch::Sender::new(0);
-        let mut opened = BTreeMap::new();
-        for name in meshes {
-            let mesh = open_mesh(name, directory, &changes, &clock)?;
-            opened.insert(name.clone(), mesh);
-        }
-        let scope = Scope::new(stop.child(), Some(MAX_TASKS));
         let default = || "default".parse().expect("a legal name");
-        let own = meshes.first().cloned().unwrap_or_else(default);
-        let made = Core::new(own.clone(), opened, Arc::clone(&store), clock, scope);
+        let own: MeshName = meshes.first().cloned().unwrap_or_else(default);
+        let founder = Founder {
+            root: data_dir.join(MESHES),
+            ttls: TTLS,
+            advertise: Vec::new(),
+            clock: Clock::new(world),
+            changes: watch::Sender::new(0),
+        };
+        let mut opened = founder.reopen(&*store, &own).await?;
+        for name in meshes {
+            opened.push(founder.open(&plan(name))?);
+        }
+        let opened = opened.into_iter().map(|mesh| (mesh.name().clone(), mesh));
+        let scope = Scope::new(stop.child(), Some(MAX_TASKS));
+        let (clock, changes) = (founder.clock.clone(), founder.changes.clone());
+        let shared = Arc::clone(&store);
+        let made = Core::new(own.clone(), opened.collect(), shared, clock, scope);
         let (core, jobs) = made.map_err(|error| StartError::Authority {
             mesh: own.to_string(),
             reason: error.to_string(),
         })?;
         let directory = core.directory.clone();
         let derived = DerivedMeshes::new(directory, changes, core.handle.clone());
-        let mut api = Api::new(store, Arc::new(derived));
+        let mut api = Api::new(Arc::clone(&store), Arc::new(derived));
         api.environment = environment;
         let service = AgentService {
             handle: core.handle.clone(),
             own,
             audit: Arc::new(leno_api::Unaudited),
         };
+        let audit = Arc::new(AuditLog::new(data_dir.join(AUDIT)));
+        let meshes = Meshes::new(&core, store, audit, founder);
         let answers = api.answers();
         let plane = Self {
             service,
-            router: api.router(answers),
+            router: http::meshes_router(meshes).fallback_service(api.router(answers)),
         };
         Ok((plane, Running(core, jobs, stop)))
     }
@@ -187,36 +202,23 @@ impl Plane {
     }
 }
 
-fn open_mesh(
-    name: &MeshName,
-    directory: &Path,
-    changes: &watch::Sender<u64>,
-    clock: &Clock,
-) -> Result<Mesh, StartError> {
-    let domain = domain_of(name);
-    let now = clock.wall();
-    let directory = directory.join(name.as_str());
-    let mut authority = Authority::open(&directory, name, &domain, TTLS, now)?;
-    let names = server_names(&domain, []);
-    let certificate = authority.own_certificate(&names, 1, now);
-    let certificate = certificate.map_err(|error| StartError::Authority {
-        mesh: name.to_string(),
-        reason: error.to_string(),
-    })?;
-    let settings = Settings {
+/// What a mesh is that a control plane is started with.
+fn plan(name: &MeshName) -> Plan {
+    Plan {
         name: name.clone(),
+        domain: domain_of(name),
         prefixes: Vec::new(),
-        advertise: Vec::new(),
         begins: 0,
-    };
-    let now = clock.uptime();
-    Ok(Mesh::new(
-        settings,
-        authority,
-        certificate,
-        changes.clone(),
-        now,
-    ))
+    }
+}
+
+/// Makes the authority of a mesh that a control plane is to be started with, in its data directory.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_authority(data_dir: &Path, mesh: &MeshName, now: SystemTime) -> Result<(), StartError> {
+    let directory = data_dir.join(MESHES).join(mesh.as_str());
+    Authority::open(&directory, mesh, &domain_of(mesh), TTLS, now).map(drop)
 }
 
 /// The write by which a host becomes a member that may host anything of a namespace.

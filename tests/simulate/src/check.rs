@@ -121,6 +121,7 @@ fn members(sim: &Sim, look: &Look, host: &Host) {
 /// What a host holds is what a fresh, full compilation says.
 fn holds(sim: &Sim, look: &Look, host: &Host) {
     let (held, mut expected) = (host.held(), expected(host, look, &look.fresh));
+    sim.count("compared", expected.len() as u64);
     let name = host.name();
     for (key, resource) in held {
         let what = format!("{} {}", key.0.rsplit('.').next().unwrap_or_default(), key.1);
@@ -145,27 +146,70 @@ fn holds(sim: &Sim, look: &Look, host: &Host) {
 /// lease, or the time to name workloads again; and what messages take.
 const GHOST: Duration = Duration::from_secs(45);
 
+/// How long a host that is connected may hold one as an endpoint after that: what messages take on a slow network.
+const HELD: Duration = Duration::from_secs(30);
+
 /// Workloads that are gone, and since when it is known; by mesh.
 #[derive(Default)]
-pub(crate) struct Ghosts(BTreeMap<(MeshName, WorkloadUid), Duration>);
+pub(crate) struct Ghosts {
+    registered: BTreeMap<(MeshName, WorkloadUid), Duration>,
+    /// As endpoints, by host.
+    held: BTreeMap<(MeshName, String, WorkloadUid), Duration>,
+}
 
 impl Ghosts {
     /// Looks at one mesh.
     pub(crate) fn look(&mut self, sim: &Sim, mesh: &MeshName, look: &Look, hosts: &[&Rc<Host>]) {
         let now = sim.now();
-        let alive = hosts.iter().filter(|host| host.powered.get());
-        let alive: BTreeSet<WorkloadUid> = alive.flat_map(|host| host.known()).collect();
+        let powered = hosts.iter().filter(|host| host.powered.get());
+        let alive: BTreeSet<WorkloadUid> = powered.flat_map(|host| host.known()).collect();
+        let of_agents = |unknown: bool| {
+            let agents = look.agents.values().filter(move |of| of.unknown == unknown);
+            agents.flat_map(|agent| agent.workloads.keys().copied())
+        };
         // What is kept as unknown is no endpoint that is believed in.
-        let agents = look.agents.values().filter(|agent| !agent.unknown);
-        let registered = agents.flat_map(|agent| agent.workloads.keys().copied());
-        let ghosts: BTreeSet<WorkloadUid> = registered.filter(|uid| !alive.contains(uid)).collect();
-        self.0
+        let ghosts: BTreeSet<WorkloadUid> = of_agents(false)
+            .filter(|uid| !alive.contains(uid))
+            .collect();
+        self.registered
             .retain(|(of, uid), _| of != mesh || ghosts.contains(uid));
         for uid in ghosts {
-            let since = *self.0.entry((mesh.clone(), uid)).or_insert(now);
+            let since = self.registered.entry((mesh.clone(), uid));
+            let since = *since.or_insert_with(|| {
+                sim.count("ghost", 1);
+                now
+            });
             if now.saturating_sub(since) > GHOST {
                 sim.wrong(format!(
                     "{uid} of mesh {mesh} is registered, and gone since {since:?}"
+                ));
+            }
+        }
+        let excused: BTreeSet<WorkloadUid> = of_agents(true).chain(alive).collect();
+        for host in hosts {
+            self.look_at(sim, host, &excused);
+        }
+    }
+
+    /// Looks at the endpoints that a host holds.
+    fn look_at(&mut self, sim: &Sim, host: &Host, excused: &BTreeSet<WorkloadUid>) {
+        let (now, name) = (sim.now(), host.who.agent.to_string());
+        let (up, held) = host.endpoints().unwrap_or_default();
+        let ghosts: BTreeSet<WorkloadUid> = held.difference(excused).copied().collect();
+        self.held
+            .retain(|(mesh, of, uid), _| *mesh != host.mesh || *of != name || ghosts.contains(uid));
+        for uid in ghosts {
+            let since = self.held.entry((host.mesh.clone(), name.clone(), uid));
+            let since = *since.or_insert_with(|| {
+                sim.count("ghost held", 1);
+                now
+            });
+            // On a new connection it may be told anew for as long as it is registered.
+            let since = since.max(up);
+            if now.saturating_sub(since) > GHOST + HELD {
+                let name = host.name();
+                sim.wrong(format!(
+                    "{name} holds {uid} as an endpoint, and it is gone since {since:?}"
                 ));
             }
         }

@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    time::Duration,
 };
 
 use leno_agent::simulation::{Discovery, Wanted};
@@ -58,6 +59,10 @@ struct State {
     asked: BTreeMap<u64, u64>,
     requests: u64,
     wants: BTreeSet<(Wanted, String)>,
+    /// What was asked for on this connection, though perhaps no longer.
+    asked_for: BTreeSet<(Wanted, String)>,
+    /// Since when it is connected.
+    since: Duration,
     revision: u64,
     acked: BTreeMap<(String, String), BTreeSet<String>>,
 }
@@ -110,6 +115,8 @@ impl Host {
         let state = &mut *self.state.borrow_mut();
         state.up = Some(Up { session, ads });
         state.asked.clear();
+        state.asked_for = state.wants.clone();
+        state.since = self.sim.now();
         state.say(agent_message::Message::Hello(wire::Hello {
             host: self.who.agent.to_string(),
             addresses: vec![self.who.source.to_string()],
@@ -200,8 +207,12 @@ impl Host {
                 .wrong(format!("{name} is told revision {revision} after {before}"));
         }
         state.revision = revision;
+        self.sim.count("seen", response.resources.len() as u64);
         for resource in &response.resources {
-            if let Err(seen) = visible::check(&self.who, &self.mint, &response.type_url, resource) {
+            let seen = visible::check(&self.who, &self.mint, &response.type_url, resource);
+            let seen =
+                seen.and_then(|()| visible::asked(&state.asked_for, &response.type_url, resource));
+            if let Err(seen) = seen {
                 self.sim.wrong(format!("{name} must not see {seen}"));
             }
         }
@@ -296,7 +307,8 @@ impl Host {
         let key = (wanted, name.to_owned());
         let request = match wants {
             true => {
-                state.wants.insert(key);
+                state.wants.insert(key.clone());
+                state.asked_for.insert(key);
                 state.discovery.subscribe(wanted, name)
             }
             false => {
@@ -367,6 +379,17 @@ impl Host {
 
     pub(crate) fn held(&self) -> BTreeMap<(String, String), leno_wire::discovery::Resource> {
         self.state.borrow().discovery.held()
+    }
+
+    /// The endpoints that it holds, if it has been connected, and could read all it was sent; and since when.
+    pub(crate) fn endpoints(&self) -> Option<(Duration, BTreeSet<WorkloadUid>)> {
+        let state = self.state.borrow();
+        state.up.as_ref().filter(|_| self.garbled.get() == 0)?;
+        let held = state.discovery.held().into_iter();
+        let endpoints = held
+            .filter(|((kind, _), _)| kind == type_url::ENDPOINTS)
+            .flat_map(|(_, resource)| visible::endpoints(&resource));
+        Some((state.since, endpoints.collect()))
     }
 
     /// Whether it has ever said that it runs this.

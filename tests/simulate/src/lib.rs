@@ -16,10 +16,12 @@ mod panics;
 mod people;
 mod sim;
 mod site;
+mod tenant;
 mod visible;
 mod wire;
 mod world;
 
+pub use authorities::Ground;
 pub use sim::Outcome;
 pub use world::run;
 

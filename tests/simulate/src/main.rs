@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::Parser;
-use leno_simulate::{Outcome, STEPS, run};
+use leno_simulate::{Ground, Outcome, STEPS, run};
 
 /// Lives worlds through: a control plane, its store, agents and people, with faults; and looks at what must hold.
 #[derive(Clone, Copy, Debug, Parser)]
@@ -49,7 +49,14 @@ struct Total {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let began = Instant::now();
-    let total = live_all(arguments, began);
+    let ground = match Ground::new() {
+        Ok(ground) => ground,
+        Err(error) => {
+            eprintln!("the worlds have no ground to stand on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let total = live_all(&ground, arguments, began);
     let counts: Vec<String> = total
         .counts
         .iter()
@@ -67,7 +74,7 @@ fn main() -> ExitCode {
         println!("all that must hold held");
         return ExitCode::SUCCESS;
     };
-    let shortest = shortened(first);
+    let shortest = shortened(&ground, first);
     println!("{} worlds failed; the first of them:", total.failed.len());
     for line in &shortest.last {
         println!("  {line}");
@@ -84,14 +91,14 @@ fn main() -> ExitCode {
 }
 
 /// The same world with as few steps as it fails with.
-fn shortened(failed: &Outcome) -> Outcome {
-    let mut shorter = (1..failed.steps).map(|steps| run(failed.seed, steps));
+fn shortened(ground: &Ground, failed: &Outcome) -> Outcome {
+    let mut shorter = (1..failed.steps).map(|steps| run(ground, failed.seed, steps));
     shorter
         .find(|outcome| outcome.wrong.is_some())
         .unwrap_or_else(|| failed.clone())
 }
 
-fn live_all(arguments: Arguments, began: Instant) -> Total {
+fn live_all(ground: &Ground, arguments: Arguments, began: Instant) -> Total {
     let next = AtomicU64::new(0);
     let total = Mutex::new(Total::default());
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -104,7 +111,7 @@ fn live_all(arguments: Arguments, began: Instant) -> Total {
                         return;
                     }
                     let seed = arguments.seed.wrapping_add(index);
-                    take(&total, run(seed, arguments.steps), arguments);
+                    take(&total, run(ground, seed, arguments.steps), arguments);
                 }
             });
         }

@@ -106,6 +106,27 @@ impl People {
         self.memory.borrow().busy.is_empty()
     }
 
+    /// Whether somebody writes in this mesh.
+    pub(crate) fn is_writing(&self, mesh: &MeshName) -> bool {
+        self.memory.borrow().busy.iter().any(|of| of.0 == *mesh)
+    }
+
+    /// Whether something was acknowledged that is in this mesh.
+    pub(crate) fn has_written(&self, mesh: &MeshName) -> bool {
+        let memory = self.memory.borrow();
+        let mut written = memory.written.iter();
+        written.any(|(of, mark)| of.0 == *mesh && mark.is_some())
+    }
+
+    /// A mesh is gone, and with it what was written in it.
+    pub(crate) fn forget(&self, mesh: &MeshName) {
+        let memory = &mut *self.memory.borrow_mut();
+        memory.written.retain(|of, _| of.0 != *mesh);
+        memory
+            .doubts
+            .retain(|of| of.0.keys().all(|of| of.0 != *mesh));
+    }
+
     /// Takes objects that nobody writes and nobody doubts.
     fn take(&self, wanted: Vec<Object>) -> Vec<Object> {
         let memory = &mut *self.memory.borrow_mut();
@@ -272,6 +293,7 @@ impl People {
         let remembered: BTreeMap<Object, u64> = remembered
             .filter_map(|(object, mark)| Some((object.clone(), (*mark)?)))
             .collect();
+        self.sim.count("remembered", remembered.len() as u64);
         for (object, mark) in &remembered {
             match there.get(object) {
                 Some(found) if found == mark => {}

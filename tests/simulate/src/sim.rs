@@ -69,6 +69,11 @@ impl Sim {
         }
     }
 
+    /// Something was looked at so many times. It is no event.
+    pub(crate) fn count(&self, kind: &'static str, times: u64) {
+        *self.0.counts.borrow_mut().entry(kind).or_default() += times;
+    }
+
     /// Something is wrong; the first counts.
     pub(crate) fn wrong(&self, what: impl Into<String>) {
         let what = what.into();

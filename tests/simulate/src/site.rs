@@ -5,7 +5,6 @@
 
 use std::{
     cell::Cell,
-    path::PathBuf,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, SystemTime},
@@ -76,7 +75,6 @@ pub(crate) struct Site {
     sim: Sim,
     scope: Scope,
     directory: TempDir,
-    authorities: PathBuf,
     meshes: Vec<MeshName>,
     heaven: Arc<Heaven>,
     pub(crate) weather: Arc<Weather>,
@@ -85,30 +83,13 @@ pub(crate) struct Site {
     revision: Cell<u64>,
 }
 
-/// Where stores are: in memory where the system has such a place.
-fn place() -> PathBuf {
-    let memory = PathBuf::from("/dev/shm");
-    match memory.is_dir() {
-        true => memory,
-        false => std::env::temp_dir(),
-    }
-}
-
 impl Site {
-    pub(crate) fn new(
-        sim: &Sim,
-        scope: &Scope,
-        authorities: PathBuf,
-        meshes: &[MeshName],
-    ) -> std::io::Result<Self> {
+    pub(crate) fn new(sim: &Sim, scope: &Scope, directory: TempDir, meshes: &[MeshName]) -> Self {
         let (heaven, weather) = sim.dice(|dice| (dice.next(), dice.next()));
-        Ok(Self {
+        Self {
             sim: sim.clone(),
             scope: scope.clone(),
-            directory: tempfile::Builder::new()
-                .prefix("leno-simulate-")
-                .tempdir_in(place())?,
-            authorities,
+            directory,
             meshes: meshes.to_vec(),
             heaven: Arc::new(Heaven {
                 start: Instant::now(),
@@ -118,7 +99,7 @@ impl Site {
             life: Cell::new(None),
             incarnation: Cell::new(None),
             revision: Cell::new(0),
-        })
+        }
     }
 
     /// The control plane that lives now.
@@ -134,15 +115,24 @@ impl Site {
         Disk::open(&path, Arc::clone(&self.weather))
     }
 
-    /// A control plane begins.
-    pub(crate) fn start(&self) {
-        if let Err(error) = self.try_start() {
+    /// A control plane begins; where its machine is lost while it begins, another.
+    pub(crate) async fn start(&self) {
+        let started = loop {
+            tokio::select! {
+                biased;
+                started = self.try_start() => break started,
+                () = self.weather.lost.notified() => {
+                    self.sim.event("crash", "the control plane ends before it has begun");
+                }
+            }
+        };
+        if let Err(error) = started {
             self.sim
                 .wrong(format!("the control plane does not start: {error}"));
         }
     }
 
-    fn try_start(&self) -> Result<(), Box<dyn std::error::Error>> {
+    async fn try_start(&self) -> Result<(), Box<dyn std::error::Error>> {
         let path = self.directory.path().join("store.db");
         let disk = Arc::new(Disk::open(&path, Arc::clone(&self.weather))?);
         let (incarnation, revision) = (disk.incarnation(), disk.revision());
@@ -156,14 +146,15 @@ impl Site {
         self.sim
             .event("start", &format!("control plane at revision {revision}"));
         let (stop, dead) = (Stop::new(), Stop::new());
-        let (plane, running) = Plane::open(
+        let opening = Plane::open(
             &self.meshes,
-            &self.authorities,
+            self.directory.path(),
             Arc::clone(&disk) as Arc<dyn Store>,
             Arc::clone(&self.heaven) as Arc<dyn World>,
             Arc::clone(&self.heaven) as Arc<dyn Environment>,
             stop.clone(),
-        )?;
+        );
+        let (plane, running) = opening.await?;
         let ended = dead.clone();
         self.scope.spawn("control-plane", async move {
             // Its tasks are its own, and are dropped with it.

@@ -1,6 +1,12 @@
 //! One world: a control plane of two meshes on its machine, hosts with programs, people who write; and what befalls them.
 
-use std::{cell::RefCell, net::Ipv4Addr, panic::catch_unwind, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    net::Ipv4Addr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    time::Duration,
+};
 
 use leno_agent::simulation::Wanted;
 use leno_controlplane::{
@@ -14,15 +20,16 @@ use leno_types::MeshName;
 use tokio::{task::LocalSet, time::Instant};
 
 use crate::{
-    authorities,
+    authorities::{self, Ground},
     check::{self, Ghosts},
     disk::State,
-    documents::SERVICES,
+    documents,
     host::{Cut, Host, Program},
     link, panics,
     people::People,
     sim::{Outcome, Sim, wall},
     site::Site,
+    tenant::Tenant,
     wire::Quality,
 };
 
@@ -42,9 +49,9 @@ const TASKS: usize = 1_000;
 /// # Panics
 /// When the runtime cannot be made.
 #[must_use]
-pub fn run(seed: u64, steps: u64) -> Outcome {
+pub fn run(ground: &Ground, seed: u64, steps: u64) -> Outcome {
     panics::forget();
-    let lived = catch_unwind(|| live(seed, steps));
+    let lived = catch_unwind(AssertUnwindSafe(|| live(ground, seed, steps)));
     let mut outcome = lived.unwrap_or_else(|_| Outcome::of_panic(seed, steps));
     if let Some(panic) = panics::last() {
         outcome.wrong = Some(format!("a panic: {panic}"));
@@ -52,7 +59,7 @@ pub fn run(seed: u64, steps: u64) -> Outcome {
     outcome
 }
 
-fn live(seed: u64, steps: u64) -> Outcome {
+fn live(ground: &Ground, seed: u64, steps: u64) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -61,7 +68,7 @@ fn live(seed: u64, steps: u64) -> Outcome {
     let local = LocalSet::new();
     let outcome = local.block_on(&runtime, async {
         let sim = Sim::new(seed);
-        match World::new(&sim).await {
+        match World::new(&sim, ground).await {
             Ok(world) => world.live(steps).await,
             Err(error) => sim.wrong(format!("the world cannot begin: {error}")),
         }
@@ -78,20 +85,16 @@ struct World {
     meshes: Vec<MeshName>,
     hosts: Vec<Rc<Host>>,
     people: Rc<People>,
+    tenant: Rc<Tenant>,
     ghosts: RefCell<Ghosts>,
 }
 
 impl World {
-    async fn new(sim: &Sim) -> Result<Self, Box<dyn std::error::Error>> {
+    async fn new(sim: &Sim, ground: &Ground) -> Result<Self, Box<dyn std::error::Error>> {
         let start = Instant::now();
-        let meshes: Vec<MeshName> = vec!["blue".parse()?, "red".parse()?];
+        let meshes: Vec<MeshName> = authorities::meshes().collect();
         let scope = Scope::new(Stop::new(), Some(TASKS));
-        let site = Rc::new(Site::new(
-            sim,
-            &scope,
-            authorities::directory(&meshes, wall(start))?,
-            &meshes,
-        )?);
+        let site = Rc::new(Site::new(sim, &scope, ground.disk()?, &meshes));
         let store = site.before_the_first()?;
         let mut hosts = Vec::new();
         for mesh in &meshes {
@@ -103,7 +106,7 @@ impl World {
                     any: false,
                     namespace: "shop".parse()?,
                     account: None,
-                    services: SERVICES
+                    services: documents::services(mesh)
                         .iter()
                         .filter_map(|name| name.parse().ok())
                         .collect(),
@@ -122,7 +125,8 @@ impl World {
         }
         drop(store);
         let people = Rc::new(People::new(sim, &site));
-        site.start();
+        site.start().await;
+        let tenant = Rc::new(Tenant::new(sim, &site, &people)?);
         for host in &hosts {
             let running = link::run(
                 Rc::clone(host),
@@ -139,6 +143,7 @@ impl World {
             meshes,
             hosts,
             people,
+            tenant,
             ghosts: RefCell::default(),
         })
     }
@@ -161,7 +166,8 @@ impl World {
     /// Something happens, and time passes.
     async fn step(&self) {
         match self.sim.dice(|dice| dice.below(100)) {
-            0..26 => self.write(),
+            0..22 => self.write(),
+            22..26 => self.found(),
             26..62 => self.programs(),
             62..74 => self.subscriptions(),
             74..86 => self.network(),
@@ -185,16 +191,28 @@ impl World {
             .is_ok()
         {
             self.site.end(true).await;
-            self.site.start();
+            self.site.start().await;
         }
     }
 
     fn write(&self) {
-        let mesh = self.sim.dice(|dice| dice.one(&self.meshes).cloned());
-        let (Some(mesh), people) = (mesh, Rc::clone(&self.people)) else {
-            return;
-        };
+        let tenant = self.tenant.can_be_written();
+        let mesh = self.sim.dice(|dice| {
+            let any = dice.one(&self.meshes).cloned();
+            any.filter(|_| !(tenant && dice.percent(30)))
+        });
+        let mesh = mesh.unwrap_or_else(|| self.tenant.name.clone());
+        let people = Rc::clone(&self.people);
         if self.scope.spawn("write", people.write(mesh)).is_err() {
+            self.sim.wrong("too many writes");
+        }
+    }
+
+    /// A mesh is made or removed.
+    fn found(&self) {
+        if let Some(founding) = Rc::clone(&self.tenant).change()
+            && self.scope.spawn("found", founding).is_err()
+        {
             self.sim.wrong("too many writes");
         }
     }
@@ -212,8 +230,9 @@ impl World {
         }
         match self.sim.dice(|dice| dice.below(10)) {
             0..5 if host.programs() < PROGRAMS => {
+                let services = documents::services(&host.mesh);
                 let program = self.sim.dice(|dice| Program {
-                    service: dice.one(SERVICES).copied().unwrap_or_default(),
+                    service: dice.one(&services).copied().unwrap_or_default(),
                     version: dice.one(&["", "v1", "v2"]).copied().unwrap_or_default(),
                     port: u32::try_from(8_080 + dice.below(2)).unwrap_or(8_080),
                     healthy: dice.percent(80),
@@ -228,7 +247,7 @@ impl World {
 
     fn subscriptions(&self) {
         let host = self.host();
-        let service = self.sim.dice(|dice| dice.text(SERVICES).to_owned());
+        let service = self.sim.dice(documents::any_service);
         let wants = self.sim.dice(|dice| dice.percent(75));
         let (wanted, name) = match self.sim.dice(|dice| dice.below(8)) {
             0..3 => (Wanted::Destination, format!("svc/shop/{service}")),
@@ -281,6 +300,10 @@ impl World {
                 let garbled = if host.garbled.get() == 0 { 20 } else { 0 };
                 self.sim.event("garbled", &format!("{name} {garbled}%"));
                 host.garbled.set(garbled);
+                if garbled == 0 {
+                    // What it could not read is sent again only on a new stream.
+                    host.cut.send_replace(Some(Cut::Clean));
+                }
             }
         }
     }
@@ -337,7 +360,7 @@ impl World {
             let time = self.sim.dice(|dice| dice.ms(20_000));
             tokio::time::sleep(time).await;
         }
-        self.site.start();
+        self.site.start().await;
     }
 
     /// Nothing more befalls the world: it comes to rest, and is as it should be.
@@ -363,7 +386,18 @@ impl World {
                 None => self.sim.wrong("there is no control plane"),
             }
         }
-        self.people.check(&self.meshes).await;
+        let mut meshes = self.meshes.clone();
+        if self.tenant.check().await {
+            let name = self.tenant.name.clone();
+            match check::look(&self.site, &name, true).await {
+                Some(look) => check::at_rest(&self.sim, &look, &[]),
+                None => self
+                    .sim
+                    .wrong(format!("mesh {name} is told of, and not served")),
+            }
+            meshes.push(name);
+        }
+        self.people.check(&meshes).await;
         self.sim.event("rested", "");
     }
 
@@ -375,7 +409,7 @@ impl World {
     }
 
     async fn look_around(&self) {
-        for mesh in &self.meshes {
+        for mesh in self.meshes.iter().chain([&self.tenant.name]) {
             if let Some(look) = check::look(&self.site, mesh, false).await {
                 let hosts = self.of(mesh);
                 check::at_any_moment(&self.sim, &look, &hosts);

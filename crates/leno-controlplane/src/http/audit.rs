@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fmt::Display,
+    sync::Arc,
     thread,
     time::{Duration, SystemTime},
 };
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode, header};
 use leno_api::{Access, Audit, AuditLine, AuditObject, AuditOutcome, Caller, Intent};
-use leno_store::{StoreError, Write};
+use leno_store::{Store, StoreError, Write};
 use leno_types::MeshName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -27,7 +28,7 @@ use tokio::sync::{
 };
 
 use super::{Answer, Context, Problem, Who, is_yes, may, no_mesh};
-use crate::audit::{Reading, Unread};
+use crate::audit::{AuditLog, Reading, Unread};
 
 /// What a caller was told, for the line of a refusal.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub(super) struct Told(pub(super) String);
 
 /// A change that is about to be made, with its line.
 pub(super) struct Change {
-    audit: std::sync::Arc<dyn Audit>,
+    audit: Arc<dyn Audit>,
     line: AuditLine,
 }
 
@@ -73,22 +74,7 @@ impl Context {
         kind: &str,
         name: &str,
     ) -> Answer<Change> {
-        let full = |message| {
-            let code = StatusCode::INSUFFICIENT_STORAGE;
-            Problem::new(code, "InsufficientStorage", message)
-        };
-        self.audit.ready(mesh).map_err(full)?;
-        let nobody = || Caller::everywhere("", Access::None);
-        let caller = who.as_ref().map_or_else(nobody, |of| of.0.clone());
-        let object = AuditObject {
-            kind: kind.into(),
-            namespace: String::new(),
-            name: name.chars().take(253).collect(),
-        };
-        Ok(Change {
-            audit: self.audit.clone(),
-            line: AuditLine::new(&caller, mesh, verb, object),
-        })
+        begin(&self.audit, who, mesh, (verb, kind, name))
     }
 
     /// Stores a change, and writes down who made it; the revision of the last write.
@@ -97,16 +83,53 @@ impl Context {
         change: Change,
         writes: Vec<Write>,
     ) -> Result<u64, StoreError> {
-        let intent = Intent::new(&change.audit, vec![change.line]);
-        match self.store.commit(writes).await {
-            Ok(revision) => {
-                intent.stored(revision);
-                Ok(revision)
-            }
-            Err(error) => {
-                intent.forget();
-                Err(error)
-            }
+        store(&*self.store, change, writes).await
+    }
+}
+
+/// Begins a change: of the verb, the kind and the name.
+///
+/// # Errors
+/// When it could not be written down.
+pub(super) fn begin(
+    audit: &Arc<AuditLog>,
+    who: &Who,
+    mesh: &MeshName,
+    (verb, kind, name): (&str, &str, &str),
+) -> Answer<Change> {
+    let full = |message| {
+        let code = StatusCode::INSUFFICIENT_STORAGE;
+        Problem::new(code, "InsufficientStorage", message)
+    };
+    audit.ready(mesh).map_err(full)?;
+    let nobody = || Caller::everywhere("", Access::None);
+    let caller = who.as_ref().map_or_else(nobody, |of| of.0.clone());
+    let object = AuditObject {
+        kind: kind.into(),
+        namespace: String::new(),
+        name: name.chars().take(253).collect(),
+    };
+    Ok(Change {
+        audit: Arc::clone(audit) as Arc<dyn Audit>,
+        line: AuditLine::new(&caller, mesh, verb, object),
+    })
+}
+
+/// Stores a change, and writes down who made it; the revision of the last write.
+pub(super) async fn store(
+    store: &dyn Store,
+    change: Change,
+    writes: Vec<Write>,
+) -> Result<u64, StoreError> {
+    let intent = Intent::new(&change.audit, vec![change.line]);
+    match store.commit(writes).await {
+        Ok(revision) => {
+            intent.stored(revision);
+            Ok(revision)
+        }
+        Err(error) => {
+            intent.forget();
+            Err(error)
         }
     }
 }
@@ -218,7 +241,7 @@ fn unreadable(why: impl Display) -> Problem {
 /// Longest time that one answer follows the log; its reader asks again.
 const FOLLOWS: Duration = Duration::from_secs(3_600);
 
-fn follow(followed: Receiver<std::sync::Arc<str>>) -> impl futures_util::Stream<Item = Line> {
+fn follow(followed: Receiver<Arc<str>>) -> impl futures_util::Stream<Item = Line> {
     let lines = stream::unfold(followed, |mut followed| async move {
         match followed.recv().await {
             Ok(line) => Some((line_of(&line), followed)),

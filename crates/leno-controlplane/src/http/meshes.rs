@@ -3,35 +3,82 @@
 //! Making and removing them is the control plane's own admin's, who calls at its admin socket: an admin of a mesh is
 //! nobody outside of it. Each is done to its end once it has begun, whether or not its caller waits.
 
+use std::sync::Arc;
+
 use axum::{
-    Extension, Json,
+    Extension, Json, Router,
     body::Bytes,
     extract::{Path, Query, State, rejection::BytesRejection},
+    routing,
 };
 use http::StatusCode;
 use leno_api::{Access, Caller};
-use leno_store::{Expect, StoreError};
+use leno_store::{Expect, Store, StoreError};
 use leno_types::MeshName;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{Answer, Context, Problem, Who, may, no_mesh, parse};
+use super::{
+    Answer, Problem, Who,
+    audit::{begin, store},
+    may, no_mesh, parse,
+};
 use crate::{
-    core::{Core, Ending},
+    audit::AuditLog,
+    core::{Core, Ending, Handle},
     documents::{MeshInfo, MeshRequest},
     mesh::Mesh,
-    tenants::{FoundingError, MAX_MESHES, MeshRecord, Plan},
+    tenants::{Directory, Founder, FoundingError, MAX_MESHES, MeshRecord, Plan},
     tokens::TOKENS,
 };
 
+/// Makes and removes meshes.
+#[derive(Clone)]
+pub(crate) struct Meshes {
+    handle: Handle,
+    directory: Directory,
+    store: Arc<dyn Store>,
+    audit: Arc<AuditLog>,
+    founder: Founder,
+    /// Held while a mesh is made or removed: one at a time.
+    founding: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Meshes {
+    /// Those of a control plane whose state this is.
+    pub(crate) fn new(
+        core: &Core,
+        store: Arc<dyn Store>,
+        audit: Arc<AuditLog>,
+        founder: Founder,
+    ) -> Self {
+        Self {
+            handle: core.handle.clone(),
+            directory: core.directory.clone(),
+            store,
+            audit,
+            founder,
+            founding: Arc::default(),
+        }
+    }
+}
+
+/// The routes.
+pub(crate) fn router<S>(meshes: Meshes) -> Router<S> {
+    Router::new()
+        .route("/meshes", routing::get(list).post(create))
+        .route("/meshes/{mesh}", routing::get(get).delete(remove))
+        .with_state(meshes)
+}
+
 /// The meshes that the caller has a role in.
-pub(super) async fn list(State(context): State<Context>, who: Who) -> Answer<Json<Vec<MeshInfo>>> {
+async fn list(State(meshes): State<Meshes>, who: Who) -> Answer<Json<Vec<MeshInfo>>> {
     let Some(Extension(caller)) = who else {
         return Err(Problem::unauthorized("no client certificate"));
     };
     let everything = is_control_planes_admin(&caller);
-    let served = context.handle.call(move |core| {
+    let served = meshes.handle.call(move |core| {
         let seen = core
             .meshes
             .values()
@@ -40,11 +87,11 @@ pub(super) async fn list(State(context): State<Context>, who: Who) -> Answer<Jso
     });
     let mut list = served.await?;
     if everything {
-        list.extend(unserved(&context, &list)?);
+        list.extend(unserved(&meshes, &list)?);
     }
     for info in &mut list {
         if let Ok(mesh) = info.name.parse() {
-            info.tokens = context.store.list(&mesh, TOKENS, None)?.0.len();
+            info.tokens = meshes.store.list(&mesh, TOKENS, None)?.0.len();
         }
     }
     list.sort_by(|a, b| a.name.cmp(&b.name));
@@ -52,18 +99,18 @@ pub(super) async fn list(State(context): State<Context>, who: Who) -> Answer<Jso
 }
 
 /// One mesh.
-pub(super) async fn get(
-    State(context): State<Context>,
+async fn get(
+    State(meshes): State<Meshes>,
     Path(mesh): Path<String>,
     who: Who,
 ) -> Answer<Json<MeshInfo>> {
     let mesh = may(&who, &mesh, Access::Viewer)?;
-    Ok(Json(context.mesh_info(&mesh).await?))
+    Ok(Json(meshes.mesh_info(&mesh).await?))
 }
 
 /// Makes a mesh.
-pub(super) async fn create(
-    State(context): State<Context>,
+async fn create(
+    State(meshes): State<Meshes>,
     who: Who,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<(StatusCode, Json<MeshInfo>)> {
@@ -74,22 +121,21 @@ pub(super) async fn create(
         request.trust_domain.as_deref(),
         &request.prefixes,
     )
-    .and_then(|plan| context.founder.admit(&plan.domain).map(|()| plan))
+    .and_then(|plan| meshes.founder.admit(&plan.domain).map(|()| plan))
     .map_err(Problem::invalid)?;
-    let made = context
-        .run_to_its_end(make(context.clone(), who, plan))
+    let made = meshes
+        .run_to_its_end(make(meshes.clone(), who, plan))
         .await??;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
-    let _founding = context.founding.lock().await;
+async fn make(meshes: Meshes, who: Who, plan: Plan) -> Answer<MeshInfo> {
+    let _founding = meshes.founding.lock().await;
     let name = plan.name.clone();
-    if context.directory.get(&name).is_some() || MeshRecord::read(&*context.store, &name)?.is_some()
-    {
+    if meshes.directory.get(&name).is_some() || MeshRecord::read(&*meshes.store, &name)?.is_some() {
         return Err(Problem::conflict(format!("there is a mesh {name} already")));
     }
-    if let Some(other) = context.directory.with_domain(&plan.domain) {
+    if let Some(other) = meshes.directory.with_domain(&plan.domain) {
         return Err(Problem::conflict(format!(
             "trust domain {} is that of mesh {other}: give this one another (trustDomain)",
             plan.domain
@@ -100,52 +146,51 @@ async fn make(context: Context, who: Who, plan: Plan) -> Answer<MeshInfo> {
         core.meshes_refused += u64::from(full);
         full
     };
-    if context.handle.call(full).await? {
+    if meshes.handle.call(full).await? {
         let message = format!("there are {MAX_MESHES} meshes: remove some (leno mesh delete)");
         return Err(Problem::too_many(message));
     }
-    let begins = context.founder.found(&*context.store, &plan).await?;
-    context.audit.open(&name);
+    let begins = meshes.founder.found(&*meshes.store, &plan).await?;
+    meshes.audit.open(&name);
     let made = json!({"trustDomain": plan.domain.as_str(), "prefixes": plan.prefixes.len()});
-    let change = context
-        .change(&who, &name, "created", "Mesh", name.as_str())?
-        .after(&made);
+    let what = ("created", "Mesh", name.as_str());
+    let change = begin(&meshes.audit, &who, &name, what)?.after(&made);
     change.done(begins);
-    let founder = context.founder.clone();
-    let opened = context.handle.call(move |core| {
+    let founder = meshes.founder.clone();
+    let opened = meshes.handle.call(move |core| {
         let mesh = founder.open(&Plan { begins, ..plan })?;
         core.add_mesh(mesh)?;
         Ok::<_, FoundingError>(())
     });
     opened.await??;
     tracing::info!(mesh = %name, "a mesh was made");
-    context.mesh_info(&name).await
+    meshes.mesh_info(&name).await
 }
 
 /// What is asked of a removal.
 #[derive(Deserialize)]
-pub(super) struct Removal {
+struct Removal {
     /// Also with everything that is in it.
     #[serde(default)]
     purge: bool,
 }
 
 /// Removes a mesh; what was in it is the answer.
-pub(super) async fn remove(
-    State(context): State<Context>,
+async fn remove(
+    State(meshes): State<Meshes>,
     Path(mesh): Path<String>,
     who: Who,
     Query(removal): Query<Removal>,
 ) -> Answer<Json<MeshInfo>> {
     control_planes_admin(&who, "remove a mesh")?;
     let name: MeshName = mesh.parse().map_err(|_| no_mesh(&mesh))?;
-    let removed = unmake(context.clone(), who, name, removal.purge);
-    Ok(Json(context.run_to_its_end(removed).await??))
+    let removed = unmake(meshes.clone(), who, name, removal.purge);
+    Ok(Json(meshes.run_to_its_end(removed).await??))
 }
 
-async fn unmake(context: Context, who: Who, name: MeshName, purge: bool) -> Answer<MeshInfo> {
-    let _founding = context.founding.lock().await;
-    let was = context.mesh_info(&name).await?;
+async fn unmake(meshes: Meshes, who: Who, name: MeshName, purge: bool) -> Answer<MeshInfo> {
+    let _founding = meshes.founding.lock().await;
+    let was = meshes.mesh_info(&name).await?;
     if was.own {
         return Err(Problem::conflict(format!(
             "mesh {name} is the one that this control plane was started with: it ends with it (leno down --purge)"
@@ -158,26 +203,25 @@ async fn unmake(context: Context, who: Who, name: MeshName, purge: bool) -> Answ
         )));
     }
     let (mut record, entry) =
-        MeshRecord::read(&*context.store, &name)?.ok_or_else(|| no_mesh(name.as_str()))?;
+        MeshRecord::read(&*meshes.store, &name)?.ok_or_else(|| no_mesh(name.as_str()))?;
     record.deleting = true;
     let write = record.write(&name, Expect::Revision(entry.revision));
-    context.audit.open(&name);
-    let change = context
-        .change(&who, &name, "deleted", "Mesh", name.as_str())?
-        .before(&was);
-    context.store(change, vec![write]).await?;
+    meshes.audit.open(&name);
+    let what = ("deleted", "Mesh", name.as_str());
+    let change = begin(&meshes.audit, &who, &name, what)?.before(&was);
+    store(&*meshes.store, change, vec![write]).await?;
     let gone = name.clone();
-    context
+    meshes
         .handle
         .call(move |core| core.remove_mesh(&gone))
         .await?;
-    context.founder.dissolve(&*context.store, &name).await?;
-    context.audit.close(&name);
+    meshes.founder.dissolve(&*meshes.store, &name).await?;
+    meshes.audit.close(&name);
     tracing::info!(mesh = %name, "a mesh was removed");
     Ok(was)
 }
 
-impl Context {
+impl Meshes {
     /// Does `work` to its end, also when who asked for it goes away.
     async fn run_to_its_end<R: Send + 'static>(
         &self,
@@ -232,13 +276,13 @@ fn info(core: &Core, mesh: &Mesh) -> MeshInfo {
 }
 
 /// Meshes that are recorded and not served.
-fn unserved(context: &Context, served: &[MeshInfo]) -> Result<Vec<MeshInfo>, StoreError> {
+fn unserved(meshes: &Meshes, served: &[MeshInfo]) -> Result<Vec<MeshInfo>, StoreError> {
     let mut list = Vec::new();
-    for name in context.store.meshes()? {
+    for name in meshes.store.meshes()? {
         if served.iter().any(|mesh| mesh.name == name.as_str()) {
             continue;
         }
-        if let Some((record, _)) = MeshRecord::read(&*context.store, &name)? {
+        if let Some((record, _)) = MeshRecord::read(&*meshes.store, &name)? {
             list.push(unserved_info(&name, &record));
         }
     }

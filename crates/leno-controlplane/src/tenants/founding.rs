@@ -10,7 +10,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use leno_ir::Prefix;
@@ -154,7 +154,7 @@ impl Founder {
 
     /// Reads a mesh's authority, or makes it, and a mesh of which the store has not been read yet.
     pub(crate) fn open(&self, plan: &Plan) -> Result<Mesh, StartError> {
-        let now = SystemTime::now();
+        let now = self.clock.wall();
         let directory = self.directory(&plan.name);
         let mut authority = Authority::open(&directory, &plan.name, &plan.domain, self.ttls, now)?;
         let hosts = self.advertise.iter().map(|place| place.host().to_owned());
@@ -185,14 +185,15 @@ impl Founder {
             return Err(FoundingError::Stray(own));
         }
         remove(&new)?;
-        let made = Authority::open(&new, &plan.name, &plan.domain, self.ttls, SystemTime::now());
+        let now = self.clock.wall();
+        let made = Authority::open(&new, &plan.name, &plan.domain, self.ttls, now);
         let recorded = match made {
             Ok(authority) => {
                 sync(&self.root)?;
                 let record = MeshRecord {
                     trust_domain: plan.domain.to_string(),
                     prefixes: plan.prefixes.iter().map(Prefix::to_string).collect(),
-                    created: unix(SystemTime::now()),
+                    created: unix(now),
                     pins: authority.bundle().pins(),
                     deleting: false,
                 };
