@@ -2,6 +2,8 @@
 //!
 //! Owns what counts as trouble: calls that a policy denies are what somebody wrote, and are told, not blamed.
 
+use std::{collections::BTreeSet, net::SocketAddr};
+
 use leno_controlplane::documents::{Edge, EdgeList};
 use leno_types::{Refusal, deployed_name};
 use serde_json::Value;
@@ -80,8 +82,11 @@ pub(super) async fn failing(client: &Client) -> Result<Vec<Failing>, CommandErro
     }
     // What no proxy remembers stays unexplained: that calls fail is told all the same.
     if let Ok(list) = client.get(REFUSALS).await {
+        let mut told = BTreeSet::new();
         for one in explained {
-            one.last = last(client, &list, one).await;
+            let last = last(client, &list, one).await;
+            // One refusal explains one edge: which of two versions it was is not in the list.
+            one.last = last.filter(|last| told.insert(last.id.clone()));
         }
     }
     Ok(failing)
@@ -89,8 +94,16 @@ pub(super) async fn failing(client: &Client) -> Result<Vec<Failing>, CommandErro
 
 /// The last refusal of these calls, explained.
 async fn last(client: &Client, list: &Value, of: &Failing) -> Option<Last> {
-    let mut listed = items(list, "/refusals");
-    let id = text(listed.find(|refusal| is_of(refusal, of))?, "/id");
+    // The list has the newest first, and of equals the last is taken for the greatest.
+    let listed: Vec<&Value> = items(list, "/refusals").collect();
+    let nearest = listed
+        .into_iter()
+        .rev()
+        .max_by_key(|refusal| likeness(refusal, of))?;
+    if likeness(nearest, of) == 0 {
+        return None;
+    }
+    let id = text(nearest, "/id");
     let answer = client.get(&format!("{REFUSALS}/{id}")).await.ok()?;
     Some(Last {
         id: id.to_owned(),
@@ -98,19 +111,29 @@ async fn last(client: &Client, list: &Value, of: &Failing) -> Option<Last> {
     })
 }
 
-/// The list has the newest first. A caller is a workload to its own proxy, and an identity to the other, whose account
-/// may be called otherwise: then whom it called must do.
-fn is_of(refusal: &Value, of: &Failing) -> bool {
+/// How surely a refusal is one of these calls; 0 where it may as well be another's. A caller is a workload to its own
+/// proxy, and an identity to the other, whose account may be called otherwise: then whom it called must do. Where an
+/// address was called that is no service's, who called it must.
+fn likeness(refusal: &Value, of: &Failing) -> u8 {
+    let reason = text(refusal, "/reason");
+    if !of.codes.iter().any(|code| code == reason) {
+        return 0;
+    }
     let caller = text(refusal, "/caller");
     let account = caller.rsplit('/').next().unwrap_or(caller);
-    let reason = text(refusal, "/reason");
+    let calls = deployed_name(caller) == of.source || account == of.source;
     let called = text(refusal, "/to");
+    let is_address = called.parse::<SocketAddr>().is_ok();
     let called = called.rsplit('/').next().unwrap_or(called);
     let service = called.split(':').next().unwrap_or(called);
     let version = of.destination.strip_prefix(service);
     let is_called = version.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    of.codes.iter().any(|code| code == reason)
-        && (deployed_name(caller) == of.source || account == of.source || is_called)
+    match (calls, is_called) {
+        (true, true) => 2,
+        (false, true) => 1,
+        (true, false) => u8::from(is_address),
+        (false, false) => 0,
+    }
 }
 
 fn of(edges: &[Edge]) -> Vec<Failing> {
@@ -192,17 +215,23 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_the_edges_by_caller_and_reason() {
+    fn a_refusal_is_the_edges_by_reason_and_by_whom_it_called() {
         let found = of(&[edge(200, &[("UF", 200)])]);
-        let one =
-            |caller: &str, reason: &str| serde_json::json!({"caller": caller, "reason": reason});
-        assert!(is_of(&one("front-1a2b", "UF"), &found[0]));
-        assert!(is_of(&one("default/front", "UF"), &found[0]));
-        assert!(!is_of(&one("front-1a2b", "UH"), &found[0]));
-        assert!(!is_of(&one("other", "UF"), &found[0]));
-        let called =
-            serde_json::json!({"caller": "shop/web", "reason": "UF", "to": "shop/cart:80"});
-        assert!(is_of(&called, &found[0]));
+        let like = |caller: &str, reason: &str, to: &str| {
+            let refusal = serde_json::json!({"caller": caller, "reason": reason, "to": to});
+            likeness(&refusal, &found[0])
+        };
+        assert_eq!(like("front-1a2b", "UF", "shop/cart:80"), 2);
+        assert_eq!(like("default/front", "UF", "shop/cart:80"), 2);
+        assert_eq!(like("shop/web", "UF", "shop/cart:80"), 1);
+        assert_eq!(like("front-1a2b", "UF", "10.0.0.9:80"), 1);
+        assert_eq!(
+            like("front-1a2b", "UF", "shop/stock:80"),
+            0,
+            "another edge's"
+        );
+        assert_eq!(like("front-1a2b", "UH", "shop/cart:80"), 0);
+        assert_eq!(like("other", "UF", "10.0.0.9:80"), 0);
     }
 
     #[test]
