@@ -78,6 +78,7 @@ impl Compiler {
         let service = service::effective(&view, name);
         let reads = service.as_ref().map(|_| view.into_reads());
         self.service_reads.record(name, reads.unwrap_or_default());
+        self.changed_services.insert(name.clone());
         match service {
             Some(service) => drop(self.services.insert(name.clone(), Arc::new(service))),
             None => drop(self.services.remove(name)),

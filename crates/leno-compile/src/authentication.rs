@@ -192,8 +192,7 @@ fn members<'a>(known: &'a Known, target: &AuthenticationTarget) -> Vec<&'a Workl
             members
         }
         AuthenticationTarget::Labels(namespace, labels) => known
-            .in_namespace(namespace)
-            .filter(|member| member.is_selected(labels))
+            .selected(namespace, labels)
             .map(|member| &*member.record)
             .collect(),
         AuthenticationTarget::Namespace(_) | AuthenticationTarget::Mesh => Vec::new(),

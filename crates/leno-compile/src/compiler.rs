@@ -15,9 +15,9 @@ use crate::{
     Services, authentication, conditions, destination,
     graph::Graph,
     hostnames::{self, Hostnames},
-    index::remove,
+    index::{of_namespace, remove},
     known::{Known, ObjectName, Touched},
-    references::{Labels, of_authentication as dangling_of_authentication},
+    references::{Asking, Labels, Question, of_authentication as dangling_of_authentication},
     service,
     view::{Read, ServiceMap, View},
     workload,
@@ -43,6 +43,10 @@ pub struct Compilations {
 pub struct Compiler {
     pub(crate) known: Known,
     pub(crate) services: ServiceMap,
+    /// Those that came, went or became different since it was last asked which.
+    pub(crate) changed_services: BTreeSet<ServiceName>,
+    /// Objects whose rules are carried by what came out different since.
+    changed_objects: BTreeSet<(Kind, ObjectName)>,
     pub(crate) service_reads: Graph<ServiceName>,
     pub(crate) hostnames: Hostnames,
     pub(crate) hostname_reads: Graph<ServiceName>,
@@ -64,6 +68,8 @@ impl Compiler {
         Self {
             known: Known::new(domain),
             services: ServiceMap::new(),
+            changed_services: BTreeSet::new(),
+            changed_objects: BTreeSet::new(),
             service_reads: Graph::new(),
             hostnames: Hostnames::default(),
             hostname_reads: Graph::new(),
@@ -121,6 +127,7 @@ impl Compiler {
                 Some(service) => self.services.insert(name.clone(), Arc::new(service)),
                 None => self.services.remove(&name),
             };
+            self.changed_services.insert(name.clone());
             touched.reads.insert(Read::Effective(name.clone()));
             touched.keys.insert(Key::Destination(name.clone()));
             touched.keys.insert(Key::Endpoints(name.clone()));
@@ -171,6 +178,7 @@ impl Compiler {
         if let Some(before) = before {
             for object in objects(&before) {
                 remove(&mut self.carriers, &object, key);
+                self.changed_objects.insert(object);
             }
             for (vip, name) in vips(&before) {
                 remove(&mut self.vips, vip, name);
@@ -178,6 +186,7 @@ impl Compiler {
         }
         if let Some(after) = output {
             for object in objects(&after) {
+                self.changed_objects.insert(object.clone());
                 self.carriers.entry(object).or_default().insert(key.clone());
             }
             for (vip, name) in vips(&after) {
@@ -223,6 +232,12 @@ impl Compiler {
         self.compilations
     }
 
+    /// How many workloads and services were looked at so far to find out whom a selector selects.
+    #[must_use]
+    pub fn looked_at(&self) -> u64 {
+        self.known.looked_at()
+    }
+
     /// What a name that a proxy asks for means: a service, or the host at an address. A virtual address comes first.
     #[must_use]
     pub fn resolve(&self, name: &ResourceName) -> Option<Key> {
@@ -258,6 +273,19 @@ impl Compiler {
     /// What is to be said about an object; none when there is no such object.
     #[must_use]
     pub fn conditions(&self, kind: Kind, namespace: &DnsLabel, name: &DnsLabel) -> Vec<Condition> {
+        self.conditions_asking(kind, namespace, name).0
+    }
+
+    /// The same, with what was asked about services to say it: as long as the answers are the same, nothing else is to
+    /// be said. What is said of generators, and of policies about mutual TLS, depends on others of their kind besides.
+    #[must_use]
+    pub fn conditions_asking(
+        &self,
+        kind: Kind,
+        namespace: &DnsLabel,
+        name: &DnsLabel,
+    ) -> (Vec<Condition>, BTreeSet<Question>) {
+        let services = Asking::new(self);
         let name = ObjectName::new(namespace.clone(), name.clone());
         let conditions = match kind {
             Kind::Service => self
@@ -267,16 +295,16 @@ impl Compiler {
             Kind::HttpRoute => self
                 .known
                 .route(&name)
-                .map(|route| conditions::of_route(route, self)),
+                .map(|route| conditions::of_route(route, &services)),
             Kind::AccessPolicy => self
                 .known
                 .policy(&name)
-                .map(|policy| conditions::of_policy(policy, self)),
+                .map(|policy| conditions::of_policy(policy, &services)),
             Kind::AuthenticationPolicy => self.known.authentication(&name).map(|policy| {
                 let mut found = authentication::conditions(&self.known, policy);
                 found.push(conditions::of_references(
                     &policy.meta,
-                    &dangling_of_authentication(policy, self),
+                    &dangling_of_authentication(policy, &services),
                 ));
                 found
             }),
@@ -287,16 +315,35 @@ impl Compiler {
             }),
             Kind::EndpointSlice | Kind::Workload => None,
         };
-        conditions.unwrap_or_default()
+        (conditions.unwrap_or_default(), services.into_asked())
     }
 
     /// Every service there is, applied or derived, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<EffectiveService>> {
+        self.services.values()
+    }
+
+    /// The service of a name.
     #[must_use]
-    pub fn services(&self) -> Vec<EffectiveService> {
-        self.services
-            .values()
-            .map(|service| (**service).clone())
-            .collect()
+    pub fn effective(&self, name: &ServiceName) -> Option<&Arc<EffectiveService>> {
+        self.services.get(name)
+    }
+
+    /// Services that came, went or became different since this was last asked.
+    pub fn take_changed_services(&mut self) -> BTreeSet<ServiceName> {
+        std::mem::take(&mut self.changed_services)
+    }
+
+    /// Objects whose rules were or are carried by what came out different since this was last asked.
+    pub fn take_changed_objects(&mut self) -> BTreeSet<(Kind, ServiceName)> {
+        std::mem::take(&mut self.changed_objects)
+    }
+
+    /// The objects whose rules the output of a key carries.
+    #[must_use]
+    pub fn carried(&self, key: &Key) -> BTreeSet<(Kind, ServiceName)> {
+        let output = self.outputs.get(key);
+        output.map_or_else(BTreeSet::new, |output| objects(output))
     }
 
     /// The keys whose outputs carry rules of an object; for a service, its own.
@@ -345,11 +392,8 @@ impl Services for Compiler {
     }
 
     fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel> {
-        let names = self.services.keys();
-        names
-            .filter(|name| name.namespace == *namespace)
-            .map(|name| name.name.clone())
-            .collect()
+        let services = of_namespace(&self.services, namespace);
+        services.map(|service| service.name.name.clone()).collect()
     }
 
     fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16> {
@@ -368,8 +412,7 @@ impl Services for Compiler {
     }
 
     fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
-        let members = self.known.in_namespace(namespace);
-        let selected = members.filter(|member| member.is_selected(labels));
+        let selected = self.known.selected(namespace, labels);
         let each = selected.map(|member| -> BTreeSet<u16> {
             let ports = member.record.ports.iter();
             ports.map(|port| port.workload_port).collect()

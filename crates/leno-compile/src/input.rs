@@ -131,6 +131,19 @@ impl WorkloadRecord {
         labels
     }
 
+    /// One of [`WorkloadRecord::all_labels`].
+    #[must_use]
+    pub fn label(&self, name: &str) -> Option<&str> {
+        let service = || self.service.as_ref().map(|service| service.name.as_str());
+        match name {
+            "leno.dev/service" => service(),
+            "leno.dev/service-account" => Some(self.service_account.as_str()),
+            "app" if self.service.is_some() => service(),
+            "version" if !self.version.is_empty() => Some(&self.version),
+            _ => self.labels.get(name).map(String::as_str),
+        }
+    }
+
     /// The service for its version alone, `cart-v2`; `None` where that is no name.
     #[must_use]
     pub fn version_service(&self) -> Option<ServiceName> {

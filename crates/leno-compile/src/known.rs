@@ -4,6 +4,7 @@
 //! answer a change can alter.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
@@ -21,17 +22,17 @@ use crate::{
     authentication::Authentications,
     hostnames::Born,
     index::{insert, members, of_namespace, remove, replace},
+    labelled::{Labelled, anchor},
     view::Read,
 };
 
 /// Namespace and name of an object of any kind.
 pub(crate) type ObjectName = ServiceName;
 
-/// A workload with the labels that selectors see.
+/// A workload.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) record: Arc<WorkloadRecord>,
-    labels: BTreeMap<String, String>,
 }
 
 impl Member {
@@ -40,7 +41,7 @@ impl Member {
         !selector.is_empty()
             && selector
                 .iter()
-                .all(|(name, value)| self.labels.get(name) == Some(value))
+                .all(|(name, value)| self.record.label(name) == Some(value))
     }
 }
 
@@ -74,7 +75,12 @@ pub(crate) struct Known {
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
     policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
     authentications_of: Authentications,
-    in_namespace: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
+    /// Workloads by the labels that selectors see.
+    pub(crate) labelled: Labelled<WorkloadUid>,
+    /// Applied services by one label of their selectors.
+    pub(crate) selecting: Labelled<ServiceName>,
+    /// How many workloads and services were looked at for a selector.
+    pub(crate) looked_at: Cell<u64>,
     /// Workloads by the service they are registered for.
     registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     /// Workloads by the service of their version.
@@ -101,7 +107,9 @@ impl Known {
             routes_of: BTreeMap::new(),
             policies_of: BTreeMap::new(),
             authentications_of: Authentications::default(),
-            in_namespace: BTreeMap::new(),
+            labelled: Labelled::new(),
+            selecting: Labelled::new(),
+            looked_at: Cell::new(0),
             registered: BTreeMap::new(),
             versions: BTreeMap::new(),
             at: BTreeMap::new(),
@@ -217,9 +225,16 @@ impl Known {
     ) {
         let before = replace(&mut self.services, &name, resource);
         let before = before.as_deref().and_then(Resource::as_service);
-        let after = self.service(&name);
+        let after = self.services.get(&name);
+        let after = after.and_then(|service| service.as_service());
         if before == after {
             return;
+        }
+        if let Some(label) = before.and_then(|service| anchor(&service.selector)) {
+            self.selecting.remove(&name.namespace, label, &name);
+        }
+        if let Some(label) = after.and_then(|service| anchor(&service.selector)) {
+            self.selecting.insert(&name.namespace, label, name.clone());
         }
         let (was, is) = (
             before.map(|service| &service.selector),
@@ -227,14 +242,10 @@ impl Known {
         );
         if was != is {
             touched.reads.insert(Read::Selected(name.clone()));
-            for uid in members(&self.in_namespace, &name.namespace) {
-                let Some(member) = self.workloads.get(uid) else {
-                    continue;
-                };
-                let selected = |selector: &BTreeMap<String, String>| member.is_selected(selector);
-                if was.is_some_and(selected) || is.is_some_and(selected) {
-                    touched.reads.insert(Read::Memberships(*uid));
-                }
+            for selector in was.into_iter().chain(is) {
+                let selected = self.selected(&name.namespace, selector);
+                let selected = selected.map(|member| Read::Memberships(member.record.uid));
+                touched.reads.extend(selected);
             }
             let registered = members(&self.registered, &name).chain(members(&self.versions, &name));
             touched
@@ -314,12 +325,9 @@ impl Known {
         }
         for target in before.into_iter().chain(after).flat_map(|of| &of.targets) {
             if let AuthenticationTarget::Labels(namespace, labels) = target {
-                let members = members(&self.in_namespace, namespace).copied();
-                let selected = members.filter(|uid| {
-                    let member = self.workloads.get(uid);
-                    member.is_some_and(|member| member.is_selected(labels))
-                });
-                touched.reads.extend(selected.map(Read::Labelled));
+                let selected = self.selected(namespace, labels);
+                let selected = selected.map(|member| Read::Labelled(member.record.uid));
+                touched.reads.extend(selected);
             } else {
                 touched.reads.insert(Read::Authentication(target.clone()));
             }
@@ -354,10 +362,7 @@ impl Known {
         touched: &mut Touched,
     ) {
         let before = self.workloads.remove(&uid);
-        let after = record.map(|record| Member {
-            labels: record.all_labels(),
-            record,
-        });
+        let after = record.map(|record| Member { record });
         let (was, is) = (
             before.as_ref().map(|member| &*member.record),
             after.as_ref().map(|member| &*member.record),
@@ -378,7 +383,23 @@ impl Known {
             for member in before.iter().chain(&after).filter(|_| !same_shape) {
                 self.touch_shape(uid, member, touched);
             }
+            if !(same_place && same_shape) {
+                self.index(uid, was, is, touched);
+            }
         }
+        if let Some(after) = after {
+            self.workloads.insert(uid, after);
+        }
+    }
+
+    /// Brings the indexes up to date with a workload that came, went, moved or changed its shape.
+    fn index(
+        &mut self,
+        uid: WorkloadUid,
+        was: Option<&WorkloadRecord>,
+        is: Option<&WorkloadRecord>,
+        touched: &mut Touched,
+    ) {
         let own = was
             .into_iter()
             .chain(is)
@@ -391,7 +412,9 @@ impl Known {
         };
         let taken_before = taken(self);
         if let Some(was) = was {
-            remove(&mut self.in_namespace, &was.namespace, &uid);
+            for (name, value) in &was.all_labels() {
+                self.labelled.remove(&was.namespace, (name, value), &uid);
+            }
             if let Some(service) = &was.service {
                 remove(&mut self.registered, service, &uid);
             }
@@ -403,7 +426,9 @@ impl Known {
             }
         }
         if let Some(is) = is {
-            insert(&mut self.in_namespace, is.namespace.clone(), uid);
+            for (name, value) in &is.all_labels() {
+                self.labelled.insert(&is.namespace, (name, value), uid);
+            }
             if let Some(service) = &is.service {
                 insert(&mut self.registered, service.clone(), uid);
             }
@@ -419,9 +444,6 @@ impl Known {
             let versions = members(&self.versions, name).copied();
             touched.reads.extend(versions.map(Read::Memberships));
         }
-        if let Some(after) = after {
-            self.workloads.insert(uid, after);
-        }
     }
 
     /// A workload of this shape came or went.
@@ -431,11 +453,8 @@ impl Known {
             touched.reads.insert(Read::Registered(service.clone()));
             touched.services.insert(service);
         }
-        for service in self.services_in(&member.record.namespace) {
-            if member.is_selected(&service.selector) {
-                touched.reads.insert(Read::Selected(service.name()));
-            }
-        }
+        let selecting = self.selecting(member).map(Service::name);
+        touched.reads.extend(selecting.map(Read::Selected));
     }
 
     /// The applied service of a name.
@@ -443,11 +462,6 @@ impl Known {
         self.services
             .get(name)
             .and_then(|service| service.as_service())
-    }
-
-    /// The applied services of a namespace, by name.
-    pub(crate) fn services_in(&self, namespace: &DnsLabel) -> impl Iterator<Item = &Service> {
-        of_namespace(&self.services, namespace).filter_map(|service| service.as_service())
     }
 
     /// A route.
@@ -533,11 +547,6 @@ impl Known {
     /// What is remembered of a derived service.
     pub(crate) fn remembered(&self, service: &ServiceName) -> Option<&Remembered> {
         self.remembered.get(service).map(|of| &**of)
-    }
-
-    /// The workloads of a namespace.
-    pub(crate) fn in_namespace(&self, namespace: &DnsLabel) -> impl Iterator<Item = &Member> {
-        members(&self.in_namespace, namespace).filter_map(|uid| self.workload(*uid))
     }
 
     /// The workloads at an address.

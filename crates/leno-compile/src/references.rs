@@ -5,7 +5,10 @@
 //! Invariant: a document is not refused for what is said here. What it refers to may come later, and the Gateway API
 //! has it so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use leno_config::{
     AccessAction, AccessPolicy, AccessTarget, AuthenticationPolicy, AuthenticationTarget, Finding,
@@ -32,6 +35,60 @@ pub trait Services {
 
 /// What a selector asks for.
 pub type Labels = BTreeMap<String, String>;
+
+/// A question about services, on whose answer depends what is said of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Question {
+    /// The service of a name.
+    Service(ServiceName),
+    /// The names of all services of a namespace.
+    Names(DnsLabel),
+    /// Where the programs behind a service listen.
+    ProgramPorts(ServiceName),
+}
+
+/// Services, and what was asked about them.
+pub(crate) struct Asking<'a, S> {
+    services: &'a S,
+    asked: RefCell<BTreeSet<Question>>,
+}
+
+impl<'a, S> Asking<'a, S> {
+    pub(crate) fn new(services: &'a S) -> Self {
+        let asked = RefCell::default();
+        Self { services, asked }
+    }
+
+    pub(crate) fn into_asked(self) -> BTreeSet<Question> {
+        self.asked.into_inner()
+    }
+
+    fn ask(&self, question: Question) -> &'a S {
+        self.asked.borrow_mut().insert(question);
+        self.services
+    }
+}
+
+impl<S: Services> Services for Asking<'_, S> {
+    fn service(&self, name: &ServiceName) -> Option<EffectiveService> {
+        self.ask(Question::Service(name.clone())).service(name)
+    }
+
+    fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel> {
+        self.ask(Question::Names(namespace.clone()))
+            .names(namespace)
+    }
+
+    fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16> {
+        let services = self.ask(Question::ProgramPorts(name.clone()));
+        services.program_ports(name)
+    }
+
+    /// Asked for policies about mutual TLS alone, which are looked at whenever a workload is different.
+    fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
+        self.services.labelled_ports(namespace, labels)
+    }
+}
 
 /// A reference that leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

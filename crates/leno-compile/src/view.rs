@@ -141,10 +141,9 @@ impl<'a> View<'a> {
     /// See [`Read::Selected`].
     pub(crate) fn selected(&self, service: &Service) -> Vec<&'a WorkloadRecord> {
         self.record(Read::Selected(service.name()));
-        let all = self.known.in_namespace(&service.meta.namespace);
-        all.filter(|member| member.is_selected(&service.selector))
-            .map(|member| &*member.record)
-            .collect()
+        let namespace = &service.meta.namespace;
+        let selected = self.known.selected(namespace, &service.selector);
+        selected.map(|member| &*member.record).collect()
     }
 
     /// See [`Read::Memberships`].
@@ -154,10 +153,7 @@ impl<'a> View<'a> {
             .known
             .workload(record.uid)
             .into_iter()
-            .flat_map(|member| {
-                let services = self.known.services_in(&record.namespace);
-                services.filter(|service| member.is_selected(&service.selector))
-            })
+            .flat_map(|member| self.known.selecting(member))
             .map(Service::name);
         let of_version = record.version_service();
         let of_version = of_version.filter(|name| !self.known.is_taken(name));

@@ -410,7 +410,7 @@ fn lookups(compiler: &Compiler) -> Vec<String> {
             }
         }
     }
-    all.push(format!("{:?}", compiler.services()));
+    all.push(format!("{:?}", compiler.services().collect::<Vec<_>>()));
     all.push(format!("{:?}", compiler.given_names()));
     all
 }
@@ -538,7 +538,6 @@ fn the_edits_reach_everything() {
         }
         derived += compiler
             .services()
-            .iter()
             .filter(|service| service.origin != Origin::Applied)
             .count();
     }

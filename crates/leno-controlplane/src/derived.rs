@@ -1,43 +1,46 @@
 //! What the API shows and nobody wrote: workloads, endpoint slices, derived services, statuses; and the addresses it
 //! gives to services.
 //!
-//! Owns the snapshot that readers of the API see, replaced whole by the one task that owns the mesh. The addresses
-//! are behind a lock of their own, held for a look-up only, because a write must be answered at once.
+//! Owns the snapshot that readers of the API see, brought up to date by the one task that owns the mesh: what is stale
+//! in it is replaced, and the rest is not looked at. The addresses are behind a lock of their own, held for a look-up
+//! only, because a write must be answered at once.
 //! Invariant: a status says of an object only what was compiled from its stored generation.
 
-mod ages;
 mod hostnames;
 mod objects;
 mod programmed;
 mod references;
+mod statuses;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
 use leno_api::Derived;
-use leno_compile::{Condition, EffectiveService, GivenNames, Key, Origin, Output};
-use leno_config::{Finding, Kind, ParentRef, Resource};
+use leno_compile::{EffectiveService, GivenNames, Key, Origin, Output};
+use leno_config::{Finding, Kind, Resource};
 use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use statuses::StaleStatuses;
+
 use crate::{
     core::Handle,
     mesh::{Mesh, locked, remembered_key},
+    registry::Workload,
     tenants::Directory,
     times::{rfc3339_of, unix},
     vips::{Vip, Vips},
 };
 
-use ages::Ages;
-use objects::{derived_service, endpoint_slices, workloads};
-use programmed::{condition_programmed, programmed};
+use objects::{derived_service, endpoint_slices, workload_value};
+use statuses::Statuses;
 
 /// The controller's name in the status of routes.
 const CONTROLLER: &str = "leno.dev/control-plane";
@@ -47,25 +50,153 @@ const NOT_ACCEPTED: &str = "Invalid";
 const SETTLES: Duration = Duration::from_secs(5);
 
 type ObjectKey = (Kind, DnsLabel, DnsLabel);
-/// Object, parent, condition.
-type ConditionKey = (ObjectKey, Option<ParentRef>, &'static str);
 
+/// What is different from what was shown last.
+#[derive(Debug, Default)]
+pub(crate) struct Stale {
+    pub(crate) services: BTreeSet<ServiceName>,
+    pub(crate) workloads: BTreeSet<WorkloadUid>,
+    pub(crate) agents: BTreeSet<DnsLabel>,
+    pub(crate) statuses: StaleStatuses,
+}
+
+/// A service as it is shown.
+#[derive(Debug)]
+struct ShownService {
+    service: Arc<EffectiveService>,
+    addresses: Vec<IpAddr>,
+    /// What somebody wrote.
+    applied: Option<Arc<Resource>>,
+    endpoints: Option<Arc<Output>>,
+    /// When it came, as this control plane saw it: after its restart that begins anew.
+    since: Arc<str>,
+}
+
+/// A workload as it is shown.
+#[derive(Debug)]
+struct ShownWorkload {
+    workload: Arc<Workload>,
+    agent: DnsLabel,
+    since: Arc<str>,
+}
+
+/// Of an agent, what its workloads show.
+#[derive(Debug)]
+struct ShownAgent {
+    addresses: Vec<IpAddr>,
+    hbone_port: u16,
+    connected: bool,
+    unknown: bool,
+}
+
+/// What readers of the API see. What they see of derived objects is written when they read it: of a hundred thousand
+/// workloads the JSON is many times as large as what is known of them, and most is never asked for.
 #[derive(Debug, Default)]
 struct Published {
-    services: BTreeMap<ServiceName, (EffectiveService, Vec<IpAddr>)>,
-    /// Those of them that somebody wrote.
-    applied: BTreeMap<ServiceName, Arc<Resource>>,
-    endpoints: BTreeMap<ServiceName, Arc<Output>>,
+    services: BTreeMap<ServiceName, ShownService>,
     /// What services are called besides.
     names: Arc<GivenNames>,
-    /// Where each program listens.
-    program_ports: BTreeMap<WorkloadUid, Vec<u16>>,
-    workloads: Vec<Value>,
-    ages: Ages,
-    statuses: BTreeMap<ObjectKey, Value>,
+    workloads: BTreeMap<WorkloadUid, ShownWorkload>,
+    agents: BTreeMap<DnsLabel, ShownAgent>,
+    statuses: Statuses,
 }
 
 impl Published {
+    fn show_service(&mut self, name: ServiceName, mesh: &Mesh, now: &Arc<str>) {
+        let Some(service) = mesh.compiler.effective(&name) else {
+            self.services.remove(&name);
+            return;
+        };
+        let key = (Kind::Service, name.namespace.clone(), name.name.clone());
+        let before = self.services.get(&name);
+        let shown = ShownService {
+            service: Arc::clone(service),
+            addresses: mesh.addressed().get(&name).cloned().unwrap_or_default(),
+            applied: mesh.objects.get(&key).cloned(),
+            endpoints: mesh.compiler.get(&Key::Endpoints(name.clone())),
+            since: Arc::clone(before.map_or(now, |before| &before.since)),
+        };
+        self.services.insert(name, shown);
+    }
+
+    /// Gives back whose it is.
+    fn show_workload(&mut self, uid: WorkloadUid, mesh: &Mesh, now: &Arc<str>) -> Option<DnsLabel> {
+        let Some((agent, _, workload)) = mesh.registry.workload(&uid) else {
+            return Some(self.workloads.remove(&uid)?.agent);
+        };
+        let before = self.workloads.get(&uid);
+        let shown = ShownWorkload {
+            workload: Arc::clone(workload),
+            agent: agent.clone(),
+            since: Arc::clone(before.map_or(now, |before| &before.since)),
+        };
+        self.workloads.insert(uid, shown);
+        Some(agent.clone())
+    }
+
+    fn show_agent(&mut self, name: DnsLabel, mesh: &Mesh) {
+        let Some(agent) = mesh.registry.agent(&name) else {
+            self.agents.remove(&name);
+            return;
+        };
+        let shown = ShownAgent {
+            addresses: agent.addresses.clone(),
+            hbone_port: agent.hbone_port,
+            connected: agent.session.is_some(),
+            unknown: agent.is_unknown(),
+        };
+        self.agents.insert(name, shown);
+    }
+
+    /// The objects of a kind that nobody wrote.
+    fn derived(&self, kind: Kind) -> Vec<Value> {
+        match kind {
+            Kind::Workload => {
+                let shown = self.workloads.values();
+                let shown =
+                    shown.filter_map(|of| Some(workload_value(of, self.agents.get(&of.agent)?)));
+                shown.collect()
+            }
+            Kind::EndpointSlice => {
+                let slices = self.services.values().filter_map(|shown| {
+                    let output = shown.endpoints.as_deref()?;
+                    let service = &shown.service;
+                    Some(endpoint_slices(
+                        &service.name,
+                        &service.ports,
+                        output,
+                        &shown.since,
+                    ))
+                });
+                slices.flatten().collect()
+            }
+            Kind::Service => {
+                let nobody_wrote = |of: &&ShownService| of.service.origin != Origin::Applied;
+                let derived = self.services.values().filter(nobody_wrote);
+                derived.map(|shown| self.derived_service(shown)).collect()
+            }
+            Kind::HttpRoute
+            | Kind::AccessPolicy
+            | Kind::AuthenticationPolicy
+            | Kind::HostnameGenerator => Vec::new(),
+        }
+    }
+
+    fn derived_service(&self, shown: &ShownService) -> Value {
+        let mut object = derived_service(
+            &shown.service,
+            &shown.addresses,
+            shown.endpoints.as_deref(),
+            &shown.since,
+        );
+        if let Some(generated) = self.names.get(&shown.service.name) {
+            let mut status = json!({"loadBalancer": {}});
+            hostnames::of_service(&mut status, generated);
+            object["status"] = status;
+        }
+        object
+    }
+
     /// A status with what is written when it is read: where many generators name many services it is far more than
     /// all the rest.
     fn shown(&self, (kind, namespace, name): &ObjectKey, status: &Value) -> Value {
@@ -86,12 +217,9 @@ impl Published {
 pub(crate) struct Shared {
     name: MeshName,
     vips: Mutex<Vips>,
-    published: RwLock<Arc<Published>>,
+    published: RwLock<Published>,
     /// Services that nobody wrote, and whether somebody serves them: as of now, not of the last publication.
     derived: Mutex<BTreeMap<ServiceName, bool>>,
-    /// Since when each condition is as it is.
-    transitions: Mutex<BTreeMap<ConditionKey, (bool, String)>>,
-    ages: Mutex<Ages>,
     changes: watch::Sender<u64>,
 }
 
@@ -103,8 +231,6 @@ impl Shared {
             vips: Mutex::default(),
             published: RwLock::default(),
             derived: Mutex::default(),
-            transitions: Mutex::default(),
-            ages: Mutex::default(),
             changes,
         }
     }
@@ -114,65 +240,44 @@ impl Shared {
         locked(&self.vips)
     }
 
-    /// Notes which services nobody wrote.
-    pub(crate) fn note_derived(&self, services: &[EffectiveService]) {
-        let derived = services.iter().filter(|of| of.origin != Origin::Applied);
-        let derived = derived.map(|of| (of.name.clone(), of.origin != Origin::Remembered));
-        *locked(&self.derived) = derived.collect();
+    /// Notes of a service whether nobody wrote it.
+    pub(crate) fn note_derived(&self, name: &ServiceName, service: Option<&Arc<EffectiveService>>) {
+        let mut derived = locked(&self.derived);
+        match service.map(|service| service.origin) {
+            None | Some(Origin::Applied) => drop(derived.remove(name)),
+            Some(origin) => drop(derived.insert(name.clone(), origin != Origin::Remembered)),
+        }
     }
 
-    /// Replaces what the API sees.
-    pub(crate) fn publish(&self, mesh: &Mesh, now: SystemTime) {
-        let addressed = mesh.addressed();
-        let services = mesh.compiler.services();
-        let endpoints = services
-            .iter()
-            .filter_map(|service| {
-                let output = mesh.compiler.get(&Key::Endpoints(service.name.clone()))?;
-                Some((service.name.clone(), output))
-            })
-            .collect();
-        let with_addresses = |service: EffectiveService| {
-            let addresses = addressed.get(&service.name).cloned().unwrap_or_default();
-            (service.name.clone(), (service, addresses))
-        };
-        let mut transitions = locked(&self.transitions);
-        let mut seen = BTreeSet::new();
-        let mut statuses = BTreeMap::new();
-        for key in mesh.objects.keys() {
-            let status = status_of(mesh, key, &mut transitions, &mut seen, &rfc3339_of(now));
-            statuses.insert(key.clone(), status);
+    /// Shows the API anew what is stale.
+    pub(crate) fn publish(&self, mesh: &Mesh, stale: Stale, now: SystemTime) {
+        let published = self.published.write();
+        let mut published = published.unwrap_or_else(PoisonError::into_inner);
+        let now: Arc<str> = rfc3339_of(now).into();
+        for name in stale.services {
+            published.show_service(name, mesh, &now);
         }
-        transitions.retain(|key, _| seen.contains(key));
-        let names = services.iter().map(|service| service.name.clone());
-        let agents = mesh.registry.agents();
-        let uids = agents.flat_map(|(_, agent)| agent.workloads.values().map(|of| of.uid));
-        let mut ages = locked(&self.ages);
-        ages.update(names, uids, &rfc3339_of(now));
-        let published = Published {
-            services: services.into_iter().map(with_addresses).collect(),
-            applied: references::applied(mesh),
-            endpoints,
-            names: Arc::clone(mesh.compiler.given_names()),
-            program_ports: references::program_ports(mesh),
-            workloads: workloads(mesh, &ages),
-            ages: ages.clone(),
-            statuses,
-        };
-        *self
-            .published
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(published);
+        let mut agents = stale.agents;
+        for uid in stale.workloads {
+            agents.extend(published.show_workload(uid, mesh, &now));
+        }
+        for name in agents {
+            published.show_agent(name, mesh);
+        }
+        published.names = Arc::clone(mesh.compiler.given_names());
+        published.statuses.update(mesh, stale.statuses, &now);
+        drop(published);
         self.changes.send_modify(|version| *version += 1);
     }
 
-    fn read(&self) -> Arc<Published> {
-        Arc::clone(
-            &self
-                .published
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    /// Objects of which another status is shown than looking at all of them afresh gives.
+    pub(crate) fn different_statuses(&self, mesh: &Mesh) -> Vec<String> {
+        self.read().statuses.different(mesh)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Published> {
+        let published = self.published.read();
+        published.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -229,44 +334,7 @@ impl Derived for DerivedMeshes {
         let Some(shared) = self.shared(mesh) else {
             return Vec::new();
         };
-        let published = shared.read();
-        let mut objects = match kind {
-            Kind::Workload => published.workloads.clone(),
-            Kind::EndpointSlice => published
-                .endpoints
-                .iter()
-                .flat_map(|(name, output)| {
-                    let ports = published.services.get(name);
-                    let ports = ports.map(|(service, _)| service.ports.as_slice());
-                    let since = published.ages.service(name);
-                    endpoint_slices(name, ports.unwrap_or_default(), output, since)
-                })
-                .collect(),
-            Kind::Service => {
-                let derived = published
-                    .services
-                    .values()
-                    .filter(|(service, _)| service.origin != Origin::Applied);
-                derived
-                    .map(|(service, addresses)| {
-                        let since = published.ages.service(&service.name);
-                        let endpoints = published.endpoints.get(&service.name);
-                        let endpoints = endpoints.map(Arc::as_ref);
-                        let mut object = derived_service(service, addresses, endpoints, since);
-                        if let Some(generated) = published.names.get(&service.name) {
-                            let mut status = json!({"loadBalancer": {}});
-                            hostnames::of_service(&mut status, generated);
-                            object["status"] = status;
-                        }
-                        object
-                    })
-                    .collect()
-            }
-            Kind::HttpRoute
-            | Kind::AccessPolicy
-            | Kind::AuthenticationPolicy
-            | Kind::HostnameGenerator => Vec::new(),
-        };
+        let mut objects = shared.read().derived(kind);
         if let Some(namespace) = namespace {
             objects.retain(|object| {
                 object
@@ -280,7 +348,8 @@ impl Derived for DerivedMeshes {
 
     fn status(&self, mesh: &DnsLabel, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let key = (kind, namespace.parse().ok()?, name.parse().ok()?);
-        let published = self.shared(mesh)?.read();
+        let shared = self.shared(mesh)?;
+        let published = shared.read();
         let status = published.statuses.get(&key)?;
         Some(published.shown(&key, status))
     }
@@ -290,7 +359,7 @@ impl Derived for DerivedMeshes {
             return Vec::new();
         };
         let published = shared.read();
-        let of_kind = published.statuses.iter().filter(|(key, _)| key.0 == kind);
+        let of_kind = published.statuses.of_kind(kind);
         of_kind
             .map(|(key, status)| {
                 let shown = published.shown(key, status);
@@ -444,107 +513,4 @@ fn give_addresses(
             .or_insert_with(|| json!(policy));
     }
     Ok(())
-}
-
-fn status_of(
-    mesh: &Mesh,
-    key: &ObjectKey,
-    transitions: &mut BTreeMap<ConditionKey, (bool, String)>,
-    seen: &mut BTreeSet<ConditionKey>,
-    now: &str,
-) -> Value {
-    let (kind, namespace, name) = key;
-    let mut conditions = mesh.compiler.conditions(*kind, namespace, name);
-    let generation = mesh
-        .objects
-        .get(key)
-        .map_or(0, |object| object.meta().generation);
-    let accepted: BTreeMap<Option<ParentRef>, bool> = conditions
-        .iter()
-        .filter(|condition| condition.r#type == "Accepted")
-        .map(|condition| (condition.parent.clone(), condition.status))
-        .collect();
-    let accepted = if accepted.is_empty() {
-        BTreeMap::from([(None, true)])
-    } else {
-        accepted
-    };
-    let programmed = programmed(mesh, *kind, namespace, name);
-    conditions.extend(accepted.into_iter().map(|(parent, accepted)| {
-        let of = if accepted {
-            programmed.clone()
-        } else {
-            condition_programmed(false, NOT_ACCEPTED, "it is not accepted".into())
-        };
-        Condition {
-            parent,
-            observed_generation: generation,
-            ..of
-        }
-    }));
-    let mut by_parent: BTreeMap<Option<ParentRef>, Vec<Value>> = BTreeMap::new();
-    for condition in conditions {
-        let at = (key.clone(), condition.parent.clone(), condition.r#type);
-        let since = transitions
-            .entry(at.clone())
-            .or_insert_with(|| (condition.status, now.into()));
-        if since.0 != condition.status {
-            *since = (condition.status, now.into());
-        }
-        seen.insert(at);
-        by_parent
-            .entry(condition.parent.clone())
-            .or_default()
-            .push(json!({
-                "type": condition.r#type,
-                "status": if condition.status { "True" } else { "False" },
-                "reason": condition.reason,
-                "message": condition.message,
-                "observedGeneration": condition.observed_generation,
-                "lastTransitionTime": since.1,
-            }));
-    }
-    match kind {
-        Kind::HttpRoute => {
-            let parents: Vec<Value> = by_parent
-                .into_iter()
-                .map(|(parent, conditions)| {
-                    json!({
-                        "parentRef": parent.map_or_else(|| json!({}), parent_value),
-                        "controllerName": CONTROLLER,
-                        "conditions": conditions,
-                    })
-                })
-                .collect();
-            json!({"parents": parents})
-        }
-        Kind::Service => {
-            let all: Vec<Value> = by_parent.into_values().flatten().collect();
-            json!({"loadBalancer": {}, "conditions": all})
-        }
-        Kind::HostnameGenerator => {
-            let all: Vec<Value> = by_parent.into_values().flatten().collect();
-            let mut status = json!({"conditions": all});
-            let generator = ServiceName::new(namespace.clone(), name.clone());
-            hostnames::of_generator(&mut status, &mesh.compiler.generator_names(&generator));
-            status
-        }
-        Kind::AccessPolicy | Kind::AuthenticationPolicy | Kind::EndpointSlice | Kind::Workload => {
-            let all: Vec<Value> = by_parent.into_values().flatten().collect();
-            json!({"conditions": all})
-        }
-    }
-}
-
-fn parent_value(parent: ParentRef) -> Value {
-    let mut value = json!({
-        "group": "",
-        "kind": "Service",
-        "namespace": parent.service.namespace.as_str(),
-        "name": parent.service.name.as_str(),
-    });
-    if let (Some(object), Some(port)) = (value.as_object_mut(), parent.port) {
-        object.insert("port".into(), port.into());
-    }
-    value
 }

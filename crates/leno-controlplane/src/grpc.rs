@@ -30,7 +30,7 @@ use leno_wire::{
         aggregated_discovery_service_server::AggregatedDiscoveryService,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -65,6 +65,9 @@ pub(crate) struct AgentService {
     /// The mesh of tokens whose host does not say which.
     pub(crate) own: MeshName,
     pub(crate) audit: Arc<dyn Audit>,
+    /// Of redemptions that were in each other's way one goes on at a time: of many hosts with one token, which start
+    /// together, each would otherwise spend its tries on the others.
+    pub(crate) redeeming_again: Arc<Semaphore>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -198,7 +201,12 @@ impl AgentService {
         was: Option<&Peer>,
     ) -> Result<RedeemResponse, SignError> {
         let mut last = StoreError::Closed;
+        let mut alone = None;
         for attempt in 0..ATTEMPTS {
+            if attempt > 0 && alone.is_none() {
+                let permit = self.redeeming_again.acquire().await;
+                alone = Some(permit.map_err(|_| StoreError::Closed)?);
+            }
             let joining = Joining {
                 token: request.token_id.clone(),
                 secret: request.token_secret.clone(),

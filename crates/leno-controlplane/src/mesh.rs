@@ -3,6 +3,7 @@
 //! Owns the way from an event to the streams it concerns: event → input → compiler → catalog → hub → stream.
 //! Never waits. Invariant: every mesh has its own everything; nothing of one is reachable from another (CP2).
 
+mod addresses;
 mod afresh;
 mod agents;
 mod asking;
@@ -15,6 +16,7 @@ mod promised;
 mod proxies;
 mod remembered;
 mod sources;
+mod stale;
 mod versions;
 mod view;
 
@@ -53,7 +55,7 @@ use versions::Versions;
 use crate::{
     authority::{Authority, RenewError, server_names},
     core::Clock,
-    derived::Shared,
+    derived::{Shared, Stale},
     distribution::{Catalog, Hold, Hub, StreamId},
     metrics::Latencies,
     people::People,
@@ -151,11 +153,20 @@ pub(crate) struct Mesh {
     generation: u64,
     token_networks: BTreeMap<String, Prefix>,
     pending: Vec<Input>,
+    /// Every service is to be looked at.
     services_due: bool,
+    /// What rests or is empty is to be looked at, for its time may be over.
+    upkeep_due: bool,
+    /// Services to be looked at although the compiler says nothing of them.
+    revisited: BTreeSet<leno_types::ServiceName>,
+    /// Services that have not the addresses they want.
+    unsatisfied: BTreeSet<leno_types::ServiceName>,
     mesh_due: bool,
     /// As proxies are told them.
     namespaces: BTreeSet<DnsLabel>,
     publish_due: bool,
+    /// What is to be shown anew.
+    pub(super) stale: Stale,
     compiling: Pace,
     publishing: Pace,
     readers: Readers,
@@ -216,9 +227,13 @@ impl Mesh {
             token_networks: BTreeMap::new(),
             pending: Vec::new(),
             services_due: true,
+            upkeep_due: false,
+            revisited: BTreeSet::new(),
+            unsatisfied: BTreeSet::new(),
             mesh_due: true,
             namespaces: BTreeSet::new(),
             publish_due: true,
+            stale: Stale::default(),
             compiling: Pace::default(),
             publishing: Pace::default(),
             readers: Readers::default(),
@@ -281,7 +296,7 @@ impl Mesh {
         self.registry.tick(now, &mut fx);
         self.follow(fx);
         self.end_grace(now);
-        self.services_due |= self.remembered.is_due(now);
+        self.upkeep_due |= self.is_upkeep_due(now);
         self.audit(now);
         self.sweep_askings();
         let hold = self.hold(now);

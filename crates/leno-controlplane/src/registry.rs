@@ -16,6 +16,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -145,7 +146,7 @@ pub struct Agent {
     /// Since when it is connected.
     pub since: SystemTime,
     /// Its workloads.
-    pub workloads: BTreeMap<WorkloadUid, Workload>,
+    pub workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     /// What its machine is called, by its own word.
     host: String,
     source: IpAddr,
@@ -267,7 +268,7 @@ impl Registry {
 
     /// A workload and its agent.
     #[must_use]
-    pub fn workload(&self, uid: &WorkloadUid) -> Option<(&DnsLabel, &Agent, &Workload)> {
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<(&DnsLabel, &Agent, &Arc<Workload>)> {
         let (name, agent) = self.agents.get_key_value(self.hosts.get(uid)?)?;
         Some((name, agent, agent.workloads.get(uid)?))
     }
@@ -301,6 +302,7 @@ impl Registry {
                 let agent = self.agents.get(&name);
                 agent
                     .and_then(|agent| agent.workloads.get(&uid))
+                    .map(|workload| &**workload)
                     .ok_or_else(|| Refused::Limit("the session is over".into()))
             }
             Err(refused) => {
@@ -370,7 +372,7 @@ impl Registry {
             ports: wish.ports,
             name_by: None,
         };
-        agent.workloads.insert(uid, workload);
+        agent.workloads.insert(uid, Arc::new(workload));
         self.hosts.insert(uid, name.clone());
         Ok((name, uid))
     }
@@ -397,6 +399,7 @@ impl Registry {
     ) {
         let agent = self.by_session(session);
         if let Some(workload) = agent.and_then(|agent| agent.workloads.get_mut(&uid)) {
+            let workload = Arc::make_mut(workload);
             if workload.healthy != healthy {
                 fx.changed.insert(uid);
             }

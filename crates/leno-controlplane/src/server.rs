@@ -283,6 +283,7 @@ fn routes(core: &Core, context: Context, api: Api) -> Router {
         handle: core.handle.clone(),
         own: core.own.clone(),
         audit: Arc::clone(&api.audit),
+        redeeming_again: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     let answers = api.answers();
     let held = axum::middleware::from_fn_with_state(Arc::clone(&answers), leno_api::hold);

@@ -149,6 +149,7 @@ impl Plane {
             handle: core.handle.clone(),
             own,
             audit: Arc::new(leno_api::Unaudited),
+            redeeming_again: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let audit = Arc::new(AuditLog::new(data_dir.join(AUDIT)));
         let meshes = Meshes::new(&core, store, audit, founder);
@@ -245,6 +246,8 @@ pub struct Look {
     pub streams: BTreeMap<DnsLabel, Sent>,
     /// Resources found to differ from a fresh compilation.
     pub divergences: u64,
+    /// Objects of which another status is shown than a look at all of them gives; none while one is to be shown anew.
+    pub different_statuses: Vec<String>,
 }
 
 /// By type and name: the version sent, the one that is said to run, and whether the newest is acknowledged.
@@ -289,6 +292,7 @@ fn look(mesh: &Mesh, fresh: Catalog) -> Look {
         fresh,
         streams: streams(mesh),
         divergences: mesh.counters.divergences,
+        different_statuses: mesh.different_statuses(),
     }
 }
 

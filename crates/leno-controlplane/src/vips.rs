@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Bound,
     time::Duration,
 };
 
@@ -167,12 +168,29 @@ impl Vips {
     #[must_use]
     pub fn namespaces(&self) -> BTreeSet<DnsLabel> {
         let mut namespaces = BTreeSet::new();
-        for service in self.by_service.keys() {
-            if !namespaces.contains(&service.namespace) {
-                namespaces.insert(service.namespace.clone());
-            }
+        let mut next = self.by_service.keys().next();
+        while let Some(service) = next {
+            let namespace = service.namespace.clone();
+            namespaces.insert(namespace.clone());
+            // From one namespace to the next, not from service to service: no label sorts behind this one.
+            let last = "z".repeat(63).parse().ok();
+            let last = last.map(|last| ServiceName::new(namespace, last));
+            next = last.and_then(|last| self.after(&last));
         }
         namespaces
+    }
+
+    fn after(&self, name: &ServiceName) -> Option<&ServiceName> {
+        let bounds = (Bound::Excluded(name), Bound::Unbounded);
+        let mut behind = self.by_service.range::<ServiceName, _>(bounds);
+        behind.next().map(|(service, _)| service)
+    }
+
+    /// Whether there is something whose time may be over.
+    #[must_use]
+    pub fn may_expire(&self) -> bool {
+        let mut holds = self.by_service.values();
+        !self.claims.is_empty() || holds.any(|(_, hold)| *hold != Hold::Held)
     }
 
     /// The services that hold a pair.

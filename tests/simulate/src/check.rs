@@ -20,6 +20,11 @@ pub(crate) fn at_any_moment(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
     if look.divergences > 0 {
         sim.wrong("the auditor found a divergence");
     }
+    for status in &look.different_statuses {
+        sim.wrong(format!(
+            "a status is shown that is not so any more: {status}"
+        ));
+    }
     for (agent, sent) in &look.streams {
         let Some(host) = hosts.iter().find(|host| host.who.agent == *agent) else {
             sim.wrong(format!("{agent} is no host of this mesh"));

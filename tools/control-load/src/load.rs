@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::{
     Failure, Size,
     host::{Heard, Host},
-    plane::{Memory, Plane},
+    plane::{Memory, Plane, cpu_of},
 };
 
 /// Hosts that join at the same time.
@@ -83,6 +83,8 @@ pub(crate) struct Found {
     pub(crate) newcomer_ms: f64,
     pub(crate) idle_cores: f64,
     pub(crate) churn_cores: f64,
+    /// Of this process, which shares the machine.
+    pub(crate) churn_load_cores: f64,
     pub(crate) churn_rate: f64,
     pub(crate) restart_listens: f64,
     pub(crate) restart_half: f64,
@@ -282,7 +284,7 @@ impl Load {
 
     /// What a change costs with so many services.
     async fn compiled(&self, services: usize, endpoints: usize) -> Result<Compiled, Failure> {
-        // Twice each: that a route comes to be is another change than that it is changed.
+        // What comes first warms up.
         for _ in 0..5 {
             self.write().await?;
         }
@@ -393,13 +395,14 @@ impl Load {
                 counted.set(counted.get() + 1);
             }
         })?;
-        let (cpu, began) = (self.plane.cpu()?, Instant::now());
+        let (cpu, own, began) = (self.plane.cpu()?, cpu_of("self")?, Instant::now());
         while began.elapsed() < CHURN {
             found.churned.0.push(self.write().await?.0);
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let seconds = began.elapsed().as_secs_f64();
         found.churn_cores = (self.plane.cpu()? - cpu) / seconds;
+        found.churn_load_cores = (cpu_of("self")? - own) / seconds;
         found.churn_rate = f64::from(changed.get()) / seconds;
         stop.trigger();
         let p99 = found.churned.quantile(0.99);

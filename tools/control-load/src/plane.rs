@@ -139,12 +139,7 @@ impl Plane {
 
     /// Seconds of CPU it has used.
     pub(crate) fn cpu(&self) -> Result<f64, Failure> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Behind the name, which may have anything in it: state is the third field, user and system time are the 14th and 15th.
-        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let fields = rest.split(' ').skip(11).take(2);
-        let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / TICKS)
+        cpu_of(&self.child.id().to_string())
     }
 
     pub(crate) fn memory(&self) -> Result<Memory, Failure> {
@@ -160,6 +155,16 @@ impl Plane {
             anon_mb: mb("RssAnon:"),
         })
     }
+}
+
+/// Seconds of CPU that a process has used; `self` is this one.
+pub(crate) fn cpu_of(process: &str) -> Result<f64, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // Behind the name, which may have anything in it: state is the third field, user and system time are the 14th and 15th.
+    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields = rest.split(' ').skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / TICKS)
 }
 
 impl Drop for Plane {

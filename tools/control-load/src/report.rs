@@ -78,7 +78,10 @@ fn lines(found: &Found) -> Vec<Line> {
                 "CPU at {:.0} endpoint changes in a second",
                 found.churn_rate
             ),
-            format!("{:.2} cores", found.churn_cores),
+            format!(
+                "{:.2} cores (the load itself: {:.2})",
+                found.churn_cores, found.churn_load_cores
+            ),
             "< 1 core",
             found.churn_cores < 1.0,
         ),
@@ -193,7 +196,7 @@ pub(crate) fn json(size: Size, found: &Found) -> Value {
         "newcomer": {"bytes": found.newcomer_bytes, "ms": found.newcomer_ms},
         "memory_mb": {"rss": found.memory.rss_mb, "anonymous": found.memory.anon_mb},
         "memory_after_mb": {"rss": found.memory_after.rss_mb, "anonymous": found.memory_after.anon_mb},
-        "cores": {"idle": found.idle_cores, "churn": found.churn_cores, "changes_per_second": found.churn_rate},
+        "cores": {"idle": found.idle_cores, "churn": found.churn_cores, "load": found.churn_load_cores, "changes_per_second": found.churn_rate},
         "restart_s": {
             "listens": found.restart_listens, "half": found.restart_half, "all": found.restart_all,
             "registered": found.restart_registered, "resources": found.restart_resources,

@@ -11,74 +11,68 @@ use leno_ir::{Endpoint, Health};
 use leno_types::{DnsLabel, ServiceName};
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, ages::Ages};
-use crate::mesh::Mesh;
+use super::{CONTROLLER, ShownAgent, ShownWorkload};
 
 /// Ports and endpoints of a slice.
 type Slice = (Vec<Value>, Vec<Value>);
 
-pub(super) fn workloads(mesh: &Mesh, ages: &Ages) -> Vec<Value> {
-    let mut list = Vec::with_capacity(mesh.registry.len());
-    for (name, agent) in mesh.registry.agents() {
-        for workload in agent.workloads.values() {
-            let health = match (agent.is_unknown(), workload.healthy) {
-                (true, _) => "unknown",
-                (false, true) => "healthy",
-                (false, false) => "unhealthy",
-            };
-            let ports: Vec<Value> = workload
-                .ports
-                .iter()
-                .map(|port| {
-                    json!({
-                        "servicePort": port.service_port,
-                        "port": port.workload_port,
-                        "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
-                        "published": port.published,
-                    })
-                })
-                .collect();
-            let mut labels = serde_json::Map::new();
-            if let Some(service) = &workload.service {
-                labels.insert("app".into(), json!(service.as_str()));
-                labels.insert("leno.dev/service".into(), json!(service.as_str()));
-            }
-            if let Some(version) = &workload.version {
-                labels.insert("version".into(), json!(version.as_str()));
-            }
-            labels.insert(
-                "leno.dev/service-account".into(),
-                json!(workload.account.as_str()),
-            );
-            list.push(json!({
-                "apiVersion": Kind::Workload.api_version(),
-                "kind": "Workload",
-                "metadata": {
-                    "name": workload.name,
-                    "namespace": workload.namespace.as_str(),
-                    "uid": workload.uid.to_string(),
-                    "creationTimestamp": ages.workload(workload.uid),
-                    "labels": labels,
-                },
-                "spec": {
-                    "serviceAccount": workload.account.as_str(),
-                    "service": workload.service.as_ref().map(DnsLabel::as_str),
-                    "version": workload.version.as_ref().map(DnsLabel::as_str),
-                    "host": name.as_str(),
-                    "addresses": agent.addresses,
-                    "hbonePort": agent.hbone_port,
-                    "ports": ports,
-                },
-                "status": {
-                    "identity": workload.identity.as_str(),
-                    "health": health,
-                    "connected": agent.session.is_some(),
-                    "detail": workload.detail,
-                },
-            }));
-        }
+pub(super) fn workload_value(shown: &ShownWorkload, agent: &ShownAgent) -> Value {
+    let workload = &shown.workload;
+    let health = match (agent.unknown, workload.healthy) {
+        (true, _) => "unknown",
+        (false, true) => "healthy",
+        (false, false) => "unhealthy",
+    };
+    let ports: Vec<Value> = workload
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "servicePort": port.service_port,
+                "port": port.workload_port,
+                "appProtocol": port.protocol.map(leno_types::AppProtocol::as_str),
+                "published": port.published,
+            })
+        })
+        .collect();
+    let mut labels = serde_json::Map::new();
+    if let Some(service) = &workload.service {
+        labels.insert("app".into(), json!(service.as_str()));
+        labels.insert("leno.dev/service".into(), json!(service.as_str()));
     }
-    list
+    if let Some(version) = &workload.version {
+        labels.insert("version".into(), json!(version.as_str()));
+    }
+    labels.insert(
+        "leno.dev/service-account".into(),
+        json!(workload.account.as_str()),
+    );
+    json!({
+        "apiVersion": Kind::Workload.api_version(),
+        "kind": "Workload",
+        "metadata": {
+            "name": workload.name,
+            "namespace": workload.namespace.as_str(),
+            "uid": workload.uid.to_string(),
+            "creationTimestamp": &*shown.since,
+            "labels": labels,
+        },
+        "spec": {
+            "serviceAccount": workload.account.as_str(),
+            "service": workload.service.as_ref().map(DnsLabel::as_str),
+            "version": workload.version.as_ref().map(DnsLabel::as_str),
+            "host": shown.agent.as_str(),
+            "addresses": agent.addresses,
+            "hbonePort": agent.hbone_port,
+            "ports": ports,
+        },
+        "status": {
+            "identity": workload.identity.as_str(),
+            "health": health,
+            "connected": agent.connected,
+            "detail": workload.detail,
+        },
+    })
 }
 
 pub(super) fn derived_service(

@@ -1,19 +1,15 @@
 //! What documents that are being written refer to: services of the mesh as readers see it, and of the same batch.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use leno_compile::{
     EffectiveService, Labels, Origin, Output, Services, dangling, labels_of, unnamed,
 };
 use leno_config::{Finding, HostnameGenerator, Resource};
-use leno_types::{DnsLabel, HostName, MeshName, ServiceName, WorkloadUid};
-use serde_json::Value;
+use leno_types::{DnsLabel, HostName, MeshName, ServiceName};
 
 use super::Published;
-use crate::mesh::Mesh;
+use crate::registry::Workload;
 
 /// The mesh as it would be with the services of a batch.
 struct With<'a> {
@@ -50,12 +46,12 @@ fn unnamed_by(
 ) -> Vec<Finding> {
     let named = published.services.iter();
     // A version alone gets no name.
-    let named = named.filter(|(_, (service, _))| service.origin != Origin::Version);
-    let stored = named.map(|(name, _)| {
-        let applied = published.applied.get(name);
+    let named = named.filter(|(_, shown)| shown.service.origin != Origin::Version);
+    let stored = named.map(|(name, shown)| {
+        let applied = shown.applied.as_deref();
         (
             name.clone(),
-            labels_of(applied.and_then(|of| of.as_service())),
+            labels_of(applied.and_then(Resource::as_service)),
         )
     });
     let mut services: BTreeMap<ServiceName, BTreeMap<String, String>> = stored.collect();
@@ -74,7 +70,7 @@ impl Services for With<'_> {
     fn service(&self, name: &ServiceName) -> Option<EffectiveService> {
         let stored = || self.published.services.get(name);
         let proposed = self.batch.get(name);
-        proposed.or_else(|| Some(&stored()?.0)).cloned()
+        proposed.or_else(|| Some(&*stored()?.service)).cloned()
     }
 
     fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel> {
@@ -90,51 +86,39 @@ impl Services for With<'_> {
         if self.batch.contains_key(name) {
             return BTreeSet::new();
         }
-        let endpoints = self.published.endpoints.get(name);
-        let Some(Output::Endpoints(endpoints)) = endpoints.map(|output| &**output) else {
+        let shown = self.published.services.get(name);
+        let endpoints = shown.and_then(|shown| shown.endpoints.as_deref());
+        let Some(Output::Endpoints(endpoints)) = endpoints else {
             return BTreeSet::new();
         };
-        let ports = &self.published.program_ports;
         let each = endpoints.endpoints.iter();
-        each.filter_map(|endpoint| ports.get(&endpoint.uid))
-            .flatten()
-            .copied()
-            .collect()
+        let workloads = each.filter_map(|of| self.published.workloads.get(&of.uid));
+        let ports = workloads.flat_map(|shown| &shown.workload.ports);
+        ports.map(|port| port.workload_port).collect()
     }
 
     fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
-        let workloads = self.published.workloads.iter();
+        let workloads = self.published.workloads.values().map(|of| &*of.workload);
         let selected = workloads.filter(|workload| {
-            let meta = &workload["metadata"];
-            let has = |(name, value): (&String, &String)| meta["labels"][name] == value.as_str();
-            meta["namespace"] == namespace.as_str() && labels.iter().all(has)
+            let has =
+                |(name, value): (&String, &String)| label(workload, name) == Some(value.as_str());
+            workload.namespace == *namespace && labels.iter().all(has)
         });
-        let ports = |workload: &Value| {
-            let ports = workload["spec"]["ports"].as_array();
-            let ports = ports.into_iter().flatten();
-            ports
-                .filter_map(|port| port["port"].as_u64()?.try_into().ok())
-                .collect::<BTreeSet<u16>>()
+        let ports = |workload: &Workload| -> BTreeSet<u16> {
+            let ports = workload.ports.iter();
+            ports.map(|port| port.workload_port).collect()
         };
         selected.map(ports).reduce(|all, more| &all | &more)
     }
 }
 
-/// The services that somebody wrote.
-pub(super) fn applied(mesh: &Mesh) -> BTreeMap<ServiceName, Arc<Resource>> {
-    let services = mesh.objects.values();
-    let named = services.filter_map(|of| Some((of.as_service()?.name(), Arc::clone(of))));
-    named.collect()
-}
-
-/// Where each program of the mesh listens.
-pub(super) fn program_ports(mesh: &Mesh) -> BTreeMap<WorkloadUid, Vec<u16>> {
-    let agents = mesh.registry.agents();
-    let workloads = agents.flat_map(|(_, agent)| agent.workloads.values());
-    workloads
-        .map(|workload| {
-            let ports = workload.ports.iter();
-            (workload.uid, ports.map(|port| port.workload_port).collect())
-        })
-        .collect()
+/// A label of a workload, as it is shown.
+fn label<'w>(workload: &'w Workload, name: &str) -> Option<&'w str> {
+    let label = match name {
+        "app" | "leno.dev/service" => workload.service.as_ref()?,
+        "version" => workload.version.as_ref()?,
+        "leno.dev/service-account" => &workload.account,
+        _ => return None,
+    };
+    Some(label.as_str())
 }

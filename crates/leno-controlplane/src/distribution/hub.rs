@@ -34,6 +34,8 @@ pub struct Hub {
     streams: BTreeMap<StreamId, (DnsLabel, Subscriber)>,
     by_agent: BTreeMap<DnsLabel, StreamId>,
     interest: BTreeMap<(Type, Arc<str>), BTreeSet<StreamId>>,
+    /// Streams that were sent something that they have not answered yet.
+    behind: BTreeSet<StreamId>,
     /// Of the streams that ended.
     ended: Tally,
 }
@@ -58,6 +60,7 @@ impl Hub {
         if self.by_agent.get(&agent) == Some(&stream) {
             self.by_agent.remove(&agent);
         }
+        self.behind.remove(&stream);
         self.ended = self.ended.and(subscriber.tally);
         for (kind, name) in subscriber.asked() {
             self.lose_interest(stream, (kind, Arc::clone(name)));
@@ -88,6 +91,9 @@ impl Hub {
             return Ok(());
         };
         let interest = subscriber.request(request, view, now)?;
+        if !subscriber.is_behind() {
+            self.behind.remove(&stream);
+        }
         for key in interest.removed {
             self.lose_interest(stream, key);
         }
@@ -95,6 +101,14 @@ impl Hub {
             self.interest.entry(key).or_default().insert(stream);
         }
         Ok(())
+    }
+
+    /// The names in the answer that a request acknowledges or refuses.
+    #[must_use]
+    pub fn answered(&self, stream: StreamId, request: &DeltaDiscoveryRequest) -> Vec<Arc<str>> {
+        let subscriber = self.streams.get(&stream);
+        let answered = subscriber.and_then(|(_, subscriber)| subscriber.answered(request));
+        answered.into_iter().flatten().cloned().collect()
     }
 
     /// What is asked for under these names has changed; returns the streams to look at.
@@ -116,21 +130,27 @@ impl Hub {
 
     /// What is sent without asking has changed, for one agent or for all; returns the streams to look at.
     pub fn changed_wildcard(&mut self, kind: Type, agent: Option<&DnsLabel>) -> BTreeSet<StreamId> {
-        let mut touched = BTreeSet::new();
-        let only = agent.map(|agent| self.by_agent.get(agent).copied());
-        for (id, (_, subscriber)) in &mut self.streams {
-            if only.is_none() {
+        let touched: BTreeSet<StreamId> = match agent {
+            Some(agent) => self.by_agent.get(agent).copied().into_iter().collect(),
+            None => self.streams.keys().copied().collect(),
+        };
+        for id in &touched {
+            if let Some((_, subscriber)) = self.streams.get_mut(id) {
                 subscriber.touch(kind, "");
-                touched.insert(*id);
             }
         }
-        if let Some(id) = only.flatten()
-            && let Some((_, subscriber)) = self.streams.get_mut(&id)
-        {
-            subscriber.touch(kind, "");
-            touched.insert(id);
-        }
         touched
+    }
+
+    /// A stream was sent something.
+    pub fn sent(&mut self, stream: StreamId) {
+        self.behind.insert(stream);
+    }
+
+    /// Whether any stream was sent something that it has not answered yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
     }
 
     /// A stream and its agent.

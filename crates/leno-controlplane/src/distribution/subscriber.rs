@@ -366,6 +366,18 @@ impl Subscriber {
         self.acked
     }
 
+    /// The names in the answer that a request acknowledges or refuses.
+    #[must_use]
+    pub fn answered(
+        &self,
+        request: &DeltaDiscoveryRequest,
+    ) -> Option<impl Iterator<Item = &Arc<str>>> {
+        let state = self.types.get(&Type::from_url(&request.type_url)?)?;
+        let mut all = state.inflight.iter();
+        let answer = all.find(|answer| answer.nonce == request.response_nonce)?;
+        Some(answer.sent.iter().map(|(name, _)| name))
+    }
+
     fn acknowledge(&mut self, kind: Type, request: &DeltaDiscoveryRequest) {
         if request.response_nonce.is_empty() {
             return;

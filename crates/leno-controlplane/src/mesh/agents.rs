@@ -274,6 +274,8 @@ impl Mesh {
         let (session, agent) = (opening.session, opening.agent.clone());
         let mut fx = Effects::default();
         self.registry.open(opening, now, &mut fx)?;
+        self.proxy_stale(&agent);
+        self.stale.agents.insert(agent.clone());
         tracing::info!(%agent, mesh = %self.settings.name, "an agent is connected");
         self.sessions.insert(
             session,
@@ -322,6 +324,9 @@ impl Mesh {
             }
             Some(Message::Health(health)) => {
                 if let Ok(uid) = health.uid.parse() {
+                    // What its check says may be new where its health is not.
+                    self.stale.workloads.insert(uid);
+                    self.publish_due = true;
                     self.registry
                         .health(session, uid, health.healthy, &health.detail, &mut fx);
                 }
@@ -332,6 +337,8 @@ impl Mesh {
                 if !goodbye.handover {
                     self.note_stopped(session, Some(unix(clock.wall())));
                 }
+                let agent = self.sessions.get(&session).map(|of| of.agent.clone());
+                self.stale.agents.extend(agent);
                 self.registry
                     .goodbye(session, goodbye.handover, now, &mut fx);
             }
@@ -404,6 +411,8 @@ impl Mesh {
     pub(crate) fn close_session(&mut self, session: SessionId) {
         if let Some(outgoing) = self.sessions.remove(&session) {
             tracing::info!(agent = %outgoing.agent, mesh = %self.settings.name, "an agent's session ended");
+            self.stale.agents.insert(outgoing.agent);
+            self.publish_due = true;
         }
         self.answers_no_more(session);
         self.registry.closed(session);
@@ -423,6 +432,7 @@ impl Mesh {
     fn end_with(&mut self, session: SessionId, status: Status) {
         if let Some(outgoing) = self.sessions.remove(&session) {
             tracing::info!(agent = %outgoing.agent, reason = status.message(), "an agent's session is ended");
+            self.stale.agents.insert(outgoing.agent.clone());
             outgoing.end(status);
         }
         self.answers_no_more(session);

@@ -1,29 +1,28 @@
 //! From the compiler's inputs to the streams that asked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use leno_compile::{Input, Key, Output};
-use leno_config::{IpFamily, Kind};
+use leno_config::Kind;
 use leno_ir::{Destination, ResourceName};
 use leno_runtime::Stop;
-use leno_store::{Expect, Key as StoreKey, Write};
-use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+use leno_store::Write;
+use leno_types::{DnsLabel, WorkloadUid};
 use leno_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Mesh, Outgoing, sources::VIPS};
+use super::{Mesh, Outgoing};
 use crate::{
     distribution::{ProtocolError, Resource as Sent, StreamId, Type, View},
     times::unix,
     told::one_line,
-    vips::Vip,
 };
 
 /// Answers that may wait to be sent on one stream: more than all windows together.
@@ -75,28 +74,29 @@ impl Mesh {
             self.pending.push(Input::Mesh(Arc::new(mesh)));
         }
         self.apply_pending();
-        if std::mem::take(&mut self.services_due) {
-            self.remember_services(unix(wall), writes);
-            self.apply_pending();
-            self.address_services(unix(wall), writes);
-            let namespaces = self.vips().namespaces();
-            if namespaces != self.namespaces {
-                self.namespaces = namespaces;
-                let mesh = self.mesh_ir(unix(wall));
-                self.pending.push(Input::Mesh(Arc::new(mesh)));
-            }
-            self.apply_pending();
+        let services = self.services_to_look_at();
+        if !services.is_empty() || self.upkeep_due {
+            self.follow_services(services, unix(wall), writes);
         }
     }
 
-    fn apply_pending(&mut self) {
+    pub(super) fn apply_pending(&mut self) {
         if self.pending.is_empty() {
             return;
         }
         let inputs = std::mem::take(&mut self.pending);
         let started = Instant::now();
+        let names = Arc::clone(self.compiler.given_names());
         let outputs = self.compiler.apply(inputs);
         self.compiled.record(started.elapsed());
+        if !Arc::ptr_eq(&names, self.compiler.given_names()) {
+            let statuses = &mut self.stale.statuses;
+            statuses.kinds.insert(Kind::HostnameGenerator);
+        }
+        for (kind, name) in self.compiler.take_changed_objects() {
+            let key = (kind, name.namespace, name.name);
+            self.stale.statuses.objects.insert(key);
+        }
         self.counters.outputs = self.counters.outputs.saturating_add(outputs.len() as u64);
         self.publish_due = true;
         for (key, output) in outputs {
@@ -122,6 +122,7 @@ impl Mesh {
     }
 
     fn set_output(&mut self, key: &Key, output: Option<&Output>) {
+        self.output_stale(key, output);
         let (kind, name) = resource_of(key);
         let (body, addresses) = output.map(output_body).unzip();
         let addresses = addresses.unwrap_or_default();
@@ -146,91 +147,6 @@ impl Mesh {
         self.ready.extend(touched);
     }
 
-    /// Gives every service its addresses, and takes them from those that ended.
-    fn address_services(&mut self, now: u64, writes: &mut Vec<Write>) {
-        let services = self.compiler.services();
-        let there: BTreeSet<&ServiceName> = services.iter().map(|service| &service.name).collect();
-        // After a restart some are held for services that nobody came back for.
-        let held = match self.grace {
-            None => self.vips().held(),
-            Some(_) => Vec::new(),
-        };
-        let known = self.addressed.keys().cloned().chain(held);
-        let gone: BTreeSet<ServiceName> = known.filter(|name| !there.contains(name)).collect();
-        for name in gone {
-            self.addressed.remove(&name);
-            self.vips().release(&name, now);
-            self.write_vip(&name, writes);
-            self.pending.push(Input::Vips(name, Vec::new()));
-        }
-        for service in &services {
-            let addresses = if service.headless {
-                Vec::new()
-            } else {
-                self.addresses_for(&service.name, now)
-            };
-            if self.addressed.get(&service.name) != Some(&addresses) {
-                self.write_vip(&service.name, writes);
-                self.addressed
-                    .insert(service.name.clone(), addresses.clone());
-                self.pending
-                    .push(Input::Vips(service.name.clone(), addresses));
-            }
-        }
-        let ended = self.vips().expire(now);
-        for name in ended {
-            self.write_vip(&name, writes);
-        }
-    }
-
-    /// The addresses its document names, or a pair of its own.
-    fn addresses_for(&mut self, name: &ServiceName, now: u64) -> Vec<IpAddr> {
-        let key = (Kind::Service, name.namespace.clone(), name.name.clone());
-        let applied = self
-            .objects
-            .get(&key)
-            .and_then(|object| object.as_service());
-        let applied = applied.map(|of| (of.cluster_ips.clone(), of.families.clone()));
-        let mut vips = self.shared.vips();
-        let (named, families) = applied.unwrap_or_default();
-        let wanted = named.first().and_then(|address| Vip::of(*address));
-        if let Some(vip) = wanted
-            && vips.adopt(name, vip)
-        {
-            return named;
-        }
-        match vips.allocate(name, now) {
-            Ok(vip) => {
-                let of = |family: &IpFamily| match family {
-                    IpFamily::V4 => vip.v4(),
-                    IpFamily::V6 => vip.v6(),
-                };
-                if families.is_empty() {
-                    vip.addresses()
-                } else {
-                    families.iter().map(of).collect()
-                }
-            }
-            Err(error) => {
-                tracing::error!(service = %name, %error, "a service has no virtual address");
-                Vec::new()
-            }
-        }
-    }
-
-    fn write_vip(&self, name: &ServiceName, writes: &mut Vec<Write>) {
-        let (namespace, service) = (name.namespace.as_str(), name.name.as_str());
-        let key = StoreKey::new(self.settings.name.clone(), VIPS, namespace, service);
-        writes.push(match self.vips().record(name) {
-            Some(record) => {
-                let value = serde_json::to_vec(&record).expect("numbers are JSON");
-                Write::put(key, value, Expect::Any)
-            }
-            // What has rested is anybody's: a name that comes and goes leaves nothing behind.
-            None => Write::delete(key, Expect::Any),
-        });
-    }
-
     /// A discovery stream opens.
     pub(crate) fn open_ads(
         &mut self,
@@ -240,6 +156,7 @@ impl Mesh {
         stop: Stop,
         now: Duration,
     ) {
+        self.proxy_stale(agent);
         if let Some(old) = self.hub.open(stream, agent, now) {
             self.end_ads(
                 old,
@@ -277,8 +194,17 @@ impl Mesh {
             let kind = one_line(&request.type_url, 128);
             tracing::warn!(%agent, kind, reason, "a proxy refused resources");
         }
+        let answered = self.hub.answered(stream, request);
         match self.hub.request(stream, request, &view, now) {
             Ok(()) => {
+                if let Some(kind) = Type::from_url(&request.type_url) {
+                    let asked = &request.resource_names_subscribe;
+                    let names = asked.iter().chain(&request.resource_names_unsubscribe);
+                    // What it has from before runs there.
+                    let names = names.chain(request.initial_resource_versions.keys());
+                    let names = names.map(String::as_str);
+                    self.names_stale(kind, names.chain(answered.iter().map(|name| &**name)));
+                }
                 self.ready.insert(stream);
                 self.publish_due = true;
             }
@@ -294,14 +220,17 @@ impl Mesh {
         if let Some(status) = wrong {
             return self.end_ads(stream, status);
         }
+        if let Some(outgoing) = self.ads.remove(&stream) {
+            self.proxy_stale(&outgoing.agent);
+        }
         self.hub.close(stream);
-        self.ads.remove(&stream);
         self.ready.remove(&stream);
     }
 
     fn end_ads(&mut self, stream: StreamId, status: &Status) {
         self.counters.streams_ended = self.counters.streams_ended.saturating_add(1);
         if let Some(outgoing) = self.ads.remove(&stream) {
+            self.proxy_stale(&outgoing.agent);
             outgoing.end(status.clone());
         }
         self.hub.close(stream);
@@ -320,6 +249,7 @@ impl Mesh {
     /// Sends what is due to the streams it is due to.
     pub(super) fn push(&mut self, now: Duration) {
         let hold = self.hold(now);
+        let mut told = BTreeSet::new();
         for id in std::mem::take(&mut self.ready) {
             let Some(outgoing) = self.ads.get(&id) else {
                 continue;
@@ -332,16 +262,26 @@ impl Mesh {
                 continue;
             };
             // The windows leave room in the queue, so a permit is missing only when the stream has just ended.
+            let mut sent = false;
             while let Ok(permit) = outgoing.sender.try_reserve() {
                 let Some(response) = subscriber.next(&view, hold) else {
                     break;
                 };
+                sent = true;
                 self.counters.pushes = self.counters.pushes.saturating_add(1);
-                let sent = response.resources.len() as u64;
-                self.counters.resources_sent = self.counters.resources_sent.saturating_add(sent);
+                let resources = response.resources.len() as u64;
+                self.counters.resources_sent =
+                    self.counters.resources_sent.saturating_add(resources);
                 self.publish_due = true;
+                told.extend(names_of(&response));
                 permit.send(Ok(response));
             }
+            if sent {
+                self.hub.sent(id);
+            }
+        }
+        for (kind, name) in told {
+            self.names_stale(kind, [name.as_str()].into_iter());
         }
     }
 
@@ -350,16 +290,21 @@ impl Mesh {
         self.publish_due = false;
         self.published = now;
         self.measure_convergence(now);
-        self.shared.publish(self, wall);
+        let stale = std::mem::take(&mut self.stale);
+        self.shared.publish(self, stale, wall);
+    }
+
+    /// Objects of which another status is shown than looking at all of them afresh gives; none while any is stale.
+    pub(crate) fn different_statuses(&self) -> Vec<String> {
+        match self.publish_due || self.is_compile_due() {
+            true => Vec::new(),
+            false => self.shared.different_statuses(self),
+        }
     }
 
     /// How long it takes until all proxies run what they were sent.
     fn measure_convergence(&mut self, now: Duration) {
-        let behind = self
-            .hub
-            .streams()
-            .any(|(_, _, subscriber)| subscriber.is_behind());
-        match (behind, self.convergence.behind_since) {
+        match (self.hub.is_behind(), self.convergence.behind_since) {
             (true, None) => self.convergence.behind_since = Some(now),
             (false, Some(since)) => {
                 let took = now.saturating_sub(since);
@@ -387,11 +332,14 @@ impl Mesh {
         names.dedup();
         names
     }
+}
 
-    /// Services as a map from name to virtual addresses.
-    pub(crate) fn addressed(&self) -> &BTreeMap<ServiceName, Vec<IpAddr>> {
-        &self.addressed
-    }
+/// What an answer is about.
+fn names_of(response: &DeltaDiscoveryResponse) -> impl Iterator<Item = (Type, String)> {
+    let kind = Type::from_url(&response.type_url);
+    let names = response.resources.iter().map(|resource| &resource.name);
+    let names = names.chain(&response.removed_resources);
+    names.filter_map(move |name| Some((kind?, name.clone())))
 }
 
 /// The message in which an output is sent, and the virtual addresses it is known by.

@@ -22,7 +22,7 @@ const OTHER: &str = "other";
 #[derive(Debug, Default)]
 struct Known {
     shown: String,
-    hosts: BTreeSet<(DnsLabel, Identity)>,
+    hosts: Vec<(DnsLabel, Identity)>,
 }
 
 /// Names of workloads.
@@ -40,8 +40,11 @@ impl WorkloadNames {
     ) {
         let known = self.0.entry(name.to_owned()).or_default();
         known.shown = shown;
-        if known.hosts.len() < MAX_HOSTS {
-            known.hosts.insert((agent.clone(), identity.clone()));
+        let host = (agent.clone(), identity.clone());
+        if known.hosts.len() < MAX_HOSTS && !known.hosts.contains(&host) {
+            // Nearly always it is the only one.
+            known.hosts.reserve_exact(1);
+            known.hosts.push(host);
         }
     }
 

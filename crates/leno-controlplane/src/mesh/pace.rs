@@ -86,7 +86,8 @@ impl Mesh {
 
     /// Whether something is to be compiled.
     pub(super) fn is_compile_due(&self) -> bool {
-        self.mesh_due || self.services_due || !self.pending.is_empty()
+        let services = self.services_due || self.upkeep_due || !self.revisited.is_empty();
+        self.mesh_due || services || !self.pending.is_empty()
     }
 
     /// When there is something to do although nothing happens.

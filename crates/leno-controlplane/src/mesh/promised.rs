@@ -5,7 +5,10 @@
 //! unless the same agent may serve both. Whoever registers for the name itself has it in any case.
 //! Invariant: a name is promised exactly while a token or an agent whose scope lists it is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
 
@@ -80,7 +83,7 @@ impl Mesh {
             return;
         }
         let versions = self.registry.agents().flat_map(|(_, agent)| {
-            let concerned = |workload: &&Workload| {
+            let concerned = |workload: &&Arc<Workload>| {
                 version_service(workload).is_some_and(|name| changed.contains(&name))
             };
             agent.workloads.values().filter(concerned)

@@ -63,6 +63,9 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(super) struct RememberedServices {
     services: BTreeMap<ServiceName, Kept>,
+    /// Those that nobody serves: whether somebody named them, since when. Versions so come first.
+    empty: BTreeMap<(bool, u64), BTreeSet<ServiceName>>,
+    empty_count: usize,
     looked: Duration,
     /// Forgotten because too many were empty, since the start.
     over_limit: u64,
@@ -75,11 +78,39 @@ impl RememberedServices {
         if due {
             self.looked = now;
         }
-        due && self.services.values().any(|kept| kept.empty.is_some())
+        due
     }
 
-    /// Notes which services there are; tells which are to be written, and which are to be forgotten.
-    fn note(&mut self, services: &[EffectiveService], now: u64, settled: bool) -> Noted {
+    /// Keeps one, or another in its place; `None`: none.
+    fn set(&mut self, name: &ServiceName, kept: Option<Kept>) {
+        let place = |kept: &Kept| Some((kept.what.own, kept.empty?));
+        let after = kept.as_ref().and_then(place);
+        let before = match kept {
+            Some(kept) => self.services.insert(name.clone(), kept),
+            None => self.services.remove(name),
+        };
+        if let Some(before) = before.as_ref().and_then(place) {
+            self.empty_count -= 1;
+            if let Some(names) = self.empty.get_mut(&before) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.empty.remove(&before);
+                }
+            }
+        }
+        if let Some(after) = after {
+            self.empty_count += 1;
+            self.empty.entry(after).or_default().insert(name.clone());
+        }
+    }
+
+    /// Notes of services how they are; tells which are to be written, and which are to be forgotten.
+    fn note<'s>(
+        &mut self,
+        services: impl Iterator<Item = &'s EffectiveService>,
+        now: u64,
+        settled: bool,
+    ) -> Noted {
         let mut noted = Noted::default();
         for service in services {
             let name = &service.name;
@@ -101,17 +132,18 @@ impl RememberedServices {
                         continue;
                     }
                     let what = Arc::new(what);
-                    self.services
-                        .insert(name.clone(), Kept { what, empty: None });
+                    self.set(name, Some(Kept { what, empty: None }));
                     noted.written.insert(name.clone());
                 }
                 Origin::Remembered => {
                     // While agents are still coming back, nobody knows who serves it.
-                    if let Some(kept) = self.services.get_mut(name)
+                    if let Some(kept) = self.services.get(name)
                         && kept.empty.is_none()
                         && settled
                     {
-                        kept.empty = Some(now);
+                        let what = Arc::clone(&kept.what);
+                        let empty = Some(now);
+                        self.set(name, Some(Kept { what, empty }));
                         noted.written.insert(name.clone());
                     }
                 }
@@ -119,7 +151,7 @@ impl RememberedServices {
         }
         self.end(now, &mut noted);
         for name in &noted.forgotten {
-            self.services.remove(name);
+            self.set(name, None);
             noted.written.remove(name);
         }
         noted
@@ -128,20 +160,17 @@ impl RememberedServices {
     /// Those whose time is over, and the oldest of too many.
     fn end(&mut self, now: u64, noted: &mut Noted) {
         // Versions go first: who may serve one service makes as many of them as it likes.
-        let mut empty: Vec<(bool, u64, &ServiceName)> = self
-            .services
-            .iter()
-            .filter_map(|(name, kept)| Some((kept.what.own, kept.empty?, name)))
-            .collect();
-        empty.sort_unstable();
-        let over = empty.len().saturating_sub(MAX_EMPTY);
+        let over = self.empty_count.saturating_sub(MAX_EMPTY);
         self.over_limit = self.over_limit.saturating_add(over as u64);
-        let is_over = |since: u64| now >= since.saturating_add(REMEMBERED.as_secs());
-        let ended = empty.into_iter().enumerate();
-        let ended = ended.filter(|(index, (_, since, _))| *index < over || is_over(*since));
-        noted
-            .forgotten
-            .extend(ended.map(|(_, (_, _, name))| name.clone()));
+        let too_many = self.empty.values().flatten().take(over);
+        noted.forgotten.extend(too_many.cloned());
+        if let Some(last) = now.checked_sub(REMEMBERED.as_secs()) {
+            for own in [false, true] {
+                let ended = self.empty.range((own, 0)..=(own, last));
+                let ended = ended.flat_map(|(_, names)| names);
+                noted.forgotten.extend(ended.cloned());
+            }
+        }
     }
 
     /// All of them, as the compiler is told.
@@ -203,8 +232,8 @@ impl Mesh {
         let empty = record.empty;
         self.pending
             .push(Input::Remembered(name.clone(), Some(Arc::clone(&what))));
-        self.remembered.services.insert(name, Kept { what, empty });
-        self.services_due = true;
+        self.remembered.set(&name, Some(Kept { what, empty }));
+        self.revisited.insert(name);
     }
 
     /// Its record in the store is gone: a person said so, or this mesh itself. What is served meanwhile stays.
@@ -213,9 +242,10 @@ impl Mesh {
             return;
         };
         // One that is served is noted anew, and so written again.
-        if self.remembered.services.remove(&name).is_some() {
+        if self.remembered.services.contains_key(&name) {
+            self.remembered.set(&name, None);
+            self.revisited.insert(name.clone());
             self.pending.push(Input::Remembered(name, None));
-            self.services_due = true;
         }
     }
 
@@ -224,11 +254,27 @@ impl Mesh {
         self.remembered.over_limit
     }
 
-    /// Remembers the services that there are, and forgets those whose time is over.
-    pub(super) fn remember_services(&mut self, now: u64, writes: &mut Vec<Write>) {
-        let services = self.compiler.services();
-        self.shared.note_derived(&services);
-        let noted = self.remembered.note(&services, now, self.grace.is_none());
+    /// Whether it is time to look for those whose time is over, and there may be any.
+    pub(super) fn is_upkeep_due(&mut self, now: Duration) -> bool {
+        self.remembered.is_due(now) && (self.remembered.empty_count > 0 || self.vips().may_expire())
+    }
+
+    /// Remembers which of these services there are, and forgets those whose time is over.
+    pub(super) fn remember_services(
+        &mut self,
+        names: &BTreeSet<ServiceName>,
+        now: u64,
+        writes: &mut Vec<Write>,
+    ) {
+        for name in names {
+            self.shared
+                .note_derived(name, self.compiler.effective(name));
+        }
+        let services = names
+            .iter()
+            .filter_map(|name| self.compiler.effective(name));
+        let services = services.map(|service| &**service);
+        let noted = self.remembered.note(services, now, self.grace.is_none());
         for name in noted.written {
             let Some(record) = self.remembered.record(&name) else {
                 continue;
@@ -245,11 +291,10 @@ impl Mesh {
             writes.push(Write::delete(key, Expect::Any));
             self.pending.push(Input::Remembered(name.clone(), None));
         }
-        let there = services.iter().map(|service| &service.name);
-        let there: BTreeSet<&ServiceName> = there
-            .filter(|name| !noted.forgotten.contains(name))
-            .collect();
-        self.keep_versions(&there);
+        let is_gone = |name: &&ServiceName| self.compiler.effective(name).is_none();
+        let mut gone: BTreeSet<ServiceName> = names.iter().filter(is_gone).cloned().collect();
+        gone.extend(noted.forgotten);
+        self.end_versions(&gone);
     }
 }
 
@@ -287,27 +332,35 @@ mod tests {
             service("shop/cart", Origin::Registered),
             service("shop/cart", Origin::Remembered),
         );
-        kept.note(std::slice::from_ref(&served), 0, true);
-        kept.note(std::slice::from_ref(&empty), 100, false);
+        kept.note([&served].into_iter(), 0, true);
+        kept.note([&empty].into_iter(), 100, false);
         assert!(kept.is_empty_since("shop/cart").is_none(), "not settled");
-        kept.note(std::slice::from_ref(&empty), 200, true);
-        kept.note(std::slice::from_ref(&empty), 300, true);
+        kept.note([&empty].into_iter(), 200, true);
+        kept.note([&empty].into_iter(), 300, true);
         assert_eq!(kept.is_empty_since("shop/cart"), Some(200));
-        kept.note(std::slice::from_ref(&served), 400, true);
+        kept.note([&served].into_iter(), 400, true);
         assert_eq!(kept.is_empty_since("shop/cart"), None);
-        let noted = kept.note(std::slice::from_ref(&empty), 500, true);
+        let noted = kept.note([&empty].into_iter(), 500, true);
         assert!(noted.forgotten.is_empty() && noted.written.len() == 1);
-        let noted = kept.note(std::slice::from_ref(&empty), 499 + DAY, true);
+        let noted = kept.note([&empty].into_iter(), 499 + DAY, true);
         assert!(noted.forgotten.is_empty());
-        let noted = kept.note(&[empty], 500 + DAY, true);
+        let noted = kept.note([&empty].into_iter(), 500 + DAY, true);
         assert_eq!(forgotten(&noted), ["shop/cart"]);
     }
 
     #[test]
     fn an_applied_service_needs_no_remembering() {
         let mut kept = RememberedServices::default();
-        kept.note(&[service("shop/cart", Origin::Version)], 0, true);
-        let noted = kept.note(&[service("shop/cart", Origin::Applied)], 1, true);
+        kept.note(
+            [&service("shop/cart", Origin::Version)].into_iter(),
+            0,
+            true,
+        );
+        let noted = kept.note(
+            [&service("shop/cart", Origin::Applied)].into_iter(),
+            1,
+            true,
+        );
         assert_eq!(forgotten(&noted), ["shop/cart"]);
         assert!(kept.services.is_empty());
     }
@@ -317,9 +370,13 @@ mod tests {
         let mut kept = RememberedServices::default();
         let names: Vec<String> = (0..=MAX_EMPTY).map(|n| format!("shop/s{n}")).collect();
         let all = |origin| names.iter().map(move |name| service(name, origin));
-        kept.note(&all(Origin::Registered).collect::<Vec<_>>(), 0, true);
-        kept.note(&[service("shop/s7", Origin::Remembered)], 1, true);
-        let noted = kept.note(&all(Origin::Remembered).collect::<Vec<_>>(), 2, true);
+        kept.note(all(Origin::Registered).collect::<Vec<_>>().iter(), 0, true);
+        kept.note(
+            [&service("shop/s7", Origin::Remembered)].into_iter(),
+            1,
+            true,
+        );
+        let noted = kept.note(all(Origin::Remembered).collect::<Vec<_>>().iter(), 2, true);
         assert_eq!(forgotten(&noted), ["shop/s7"]);
         assert_eq!((kept.over_limit, kept.services.len()), (1, MAX_EMPTY));
     }
@@ -327,12 +384,20 @@ mod tests {
     #[test]
     fn of_too_many_versions_go_before_services_that_somebody_named() {
         let mut kept = RememberedServices::default();
-        kept.note(&[service("shop/cart", Origin::Registered)], 0, true);
-        kept.note(&[service("shop/cart", Origin::Remembered)], 1, true);
+        kept.note(
+            [&service("shop/cart", Origin::Registered)].into_iter(),
+            0,
+            true,
+        );
+        kept.note(
+            [&service("shop/cart", Origin::Remembered)].into_iter(),
+            1,
+            true,
+        );
         let names: Vec<String> = (0..MAX_EMPTY).map(|n| format!("shop/pay-v{n}")).collect();
         let all = |origin| names.iter().map(move |name| service(name, origin));
-        kept.note(&all(Origin::Version).collect::<Vec<_>>(), 2, true);
-        let noted = kept.note(&all(Origin::Remembered).collect::<Vec<_>>(), 3, true);
+        kept.note(all(Origin::Version).collect::<Vec<_>>().iter(), 2, true);
+        let noted = kept.note(all(Origin::Remembered).collect::<Vec<_>>().iter(), 3, true);
         assert_eq!(forgotten(&noted), ["shop/pay-v0"]);
         assert_eq!(kept.is_empty_since("shop/cart"), Some(1));
     }

@@ -9,7 +9,7 @@ use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
 use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
 
-use super::{Mesh, ObjectKey, RESTART_GRACE, remembered::SERVICES};
+use super::{Mesh, ObjectKey, RESTART_GRACE, promised::version_service, remembered::SERVICES};
 use crate::{
     people::USERS,
     records::Record,
@@ -138,10 +138,13 @@ impl Mesh {
                     return;
                 }
                 let resource = Arc::new(resource);
-                if kind == Kind::Service {
-                    self.services_due = true;
-                }
                 let (_, namespace, name) = key.clone();
+                if kind == Kind::Service {
+                    // Its addresses are no matter of the compiler.
+                    let service = ServiceName::new(namespace.clone(), name.clone());
+                    self.revisited.insert(service);
+                }
+                self.object_stale(&key);
                 self.pending.push(Input::Object(
                     kind,
                     namespace,
@@ -160,7 +163,11 @@ impl Mesh {
 
     fn delete_object(&mut self, key: ObjectKey) {
         if self.objects.remove(&key).is_some() {
-            self.services_due |= key.0 == Kind::Service;
+            self.object_stale(&key);
+            if key.0 == Kind::Service {
+                let service = ServiceName::new(key.1.clone(), key.2.clone());
+                self.revisited.insert(service);
+            }
             self.pending.push(Input::Object(key.0, key.1, key.2, None));
         }
     }
@@ -235,8 +242,8 @@ impl Mesh {
     }
 
     pub(super) fn workload_changed(&mut self, uid: WorkloadUid) {
-        self.services_due = true;
         self.publish_due = true;
+        self.stale.workloads.insert(uid);
         let Some((agent_name, agent, workload)) = self.registry.workload(&uid) else {
             if let Some(agent) = self.own.remove(&uid)
                 && let Some(own) = self.own_by_agent.get_mut(&agent)
@@ -257,6 +264,8 @@ impl Mesh {
         let mut record = record_of(agent_name, agent, workload);
         record.versioned = self.promised_to_others(agent, workload).is_none()
             && self.versions.take(agent_name, agent, workload);
+        // One that is counted and comes to nothing is given back.
+        self.revisited.extend(version_service(workload));
         let shown = display_name(workload);
         let agent_name = agent_name.clone();
         self.names

@@ -49,12 +49,17 @@ impl Versions {
             .is_some_and(|made| made.contains(version))
     }
 
-    /// Counts what is there and nothing else; tells who has room now.
-    fn keep(&mut self, there: &BTreeSet<&ServiceName>) -> BTreeSet<DnsLabel> {
+    /// All that are counted.
+    pub(super) fn all(&self) -> impl Iterator<Item = &ServiceName> {
+        self.made.values().flatten()
+    }
+
+    /// Counts what is gone no more; tells who has room now.
+    fn end(&mut self, gone: &BTreeSet<ServiceName>) -> BTreeSet<DnsLabel> {
         let mut agents = BTreeSet::new();
         self.made.retain(|(agent, _), made| {
             let before = made.len();
-            made.retain(|version| there.contains(version));
+            made.retain(|version| !gone.contains(version));
             if made.len() < before {
                 agents.insert(agent.clone());
             }
@@ -77,9 +82,12 @@ impl Mesh {
         (!known).then_some(version)
     }
 
-    /// These services are there, remembered ones too. Who made one that is not has room for another.
-    pub(super) fn keep_versions(&mut self, there: &BTreeSet<&ServiceName>) {
-        for agent in self.versions.keep(there) {
+    /// These services are gone, and not remembered. Who made one of them has room for another.
+    pub(super) fn end_versions(&mut self, gone: &BTreeSet<ServiceName>) {
+        if gone.is_empty() {
+            return;
+        }
+        for agent in self.versions.end(gone) {
             let own = self.own_by_agent.get(&agent).cloned();
             for uid in own.into_iter().flatten() {
                 self.workload_changed(uid);
@@ -110,8 +118,7 @@ mod tests {
         assert!(versions.count(&label(a), &label(cart), &name(0)));
         assert!(versions.count(&label(b), &label(cart), &one_more));
         assert!(versions.count(&label(a), &label("pay"), &one_more));
-        let left: Vec<ServiceName> = (0..=MAX_VERSIONS).filter(|of| *of != 7).map(name).collect();
-        let freed = versions.keep(&left.iter().collect());
+        let freed = versions.end(&BTreeSet::from([name(7)]));
         assert_eq!(freed, BTreeSet::from([label(a)]));
         assert!(versions.count(&label(a), &label(cart), &one_more));
     }

@@ -6,8 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use leno_compile::{Key, Output};
-use leno_ir::ResourceName;
+use leno_compile::Output;
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
 
@@ -62,17 +61,7 @@ impl Mesh {
     }
 
     fn content(&self, kind: Type, name: &str) -> Value {
-        let key = match (kind, name.parse()) {
-            (Type::Mesh, _) => Some(Key::Mesh),
-            (Type::OwnWorkload, _) => name.parse().ok().map(Key::OwnWorkload),
-            (Type::Endpoints, Ok(ResourceName::Service(service))) => Some(Key::Endpoints(service)),
-            (Type::Destination, Ok(ResourceName::Service(service))) => {
-                Some(Key::Destination(service))
-            }
-            (Type::Destination, Ok(ResourceName::Host(address))) => Some(Key::Host(address)),
-            (Type::Destination, Ok(ResourceName::Hostname(name))) => Some(Key::Hostname(name)),
-            _ => None,
-        };
+        let key = self.key_of(kind, name);
         let output = key.and_then(|key| self.compiler.get(&key));
         output.map_or(Value::Null, |output| output_value(&output))
     }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -96,6 +97,7 @@ impl Registry {
             workloads = previous.workloads;
         }
         for workload in workloads.values_mut() {
+            let workload = Arc::make_mut(workload);
             // Since it was named last, not since this connection: one that flaps would keep for ever what has ended.
             let by = workload.name_by.unwrap_or(now.saturating_add(CONFIRM));
             workload.name_by = Some(by.max(now.saturating_add(CONFIRM_LEAST)));

@@ -18,6 +18,8 @@ mod tenants;
 mod trust;
 mod truth;
 
+use std::collections::BTreeSet;
+
 use client::{
     Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
     versions,
@@ -151,6 +153,23 @@ fn a_service_outside_of_the_token_is_refused_and_the_scope_named() {
             "{}",
             refused.message
         );
+        control.stop().await;
+    });
+}
+
+#[test]
+fn hosts_that_redeem_one_token_at_the_same_moment_all_join() {
+    test("together", async |directory| {
+        const HOSTS: usize = 24;
+        let control = ControlPlane::start(directory.path()).await;
+        let mut scope = cart();
+        scope["uses"] = HOSTS.into();
+        let token = control.token(scope).await;
+        let keys: Vec<PrivateKey> = (0..HOSTS).map(|_| PrivateKey::generate()).collect();
+        let joins = keys.iter().map(|key| redeem(&control, &token, key, "b"));
+        let joined = futures_util::future::join_all(joins).await.into_iter();
+        let agents: BTreeSet<String> = joined.map(|answer| answer.unwrap().agent).collect();
+        assert_eq!(agents.len(), HOSTS);
         control.stop().await;
     });
 }
