@@ -422,16 +422,16 @@ impl Load {
         let began = Instant::now();
         self.plane.restart().await?;
         found.restart_listens = began.elapsed().as_secs_f64();
+        // Not each has noticed yet that it was cut off.
+        let mut fell = false;
         loop {
             let seconds = began.elapsed().as_secs_f64();
             let connected = self.heard.connected.get();
-            if connected * 2 >= hosts
-                && found.restart_half == 0.0
-                && seconds > found.restart_listens
-            {
+            fell |= connected * 2 < hosts;
+            if fell && connected * 2 >= hosts && found.restart_half == 0.0 {
                 found.restart_half = seconds;
             }
-            if connected == hosts && found.restart_all == 0.0 {
+            if fell && connected == hosts && found.restart_all == 0.0 {
                 found.restart_all = seconds;
                 self.say(&format!("all {hosts} are back after {seconds:.1} s"));
             }
