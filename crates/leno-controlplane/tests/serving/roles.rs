@@ -88,17 +88,24 @@ const OBJECTS: &[(&str, &str, Need)] = &[
     ("DELETE", "/meshes/{mesh}{objects}", Admin),
 ];
 
-const COLLECTIONS: [&str; 4] = [
+const COLLECTIONS: [&str; 5] = [
     "/api/v1/namespaces/default/services",
     "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes",
     "/apis/leno.dev/v1alpha1/namespaces/default/accesspolicies",
+    "/apis/leno.dev/v1alpha1/namespaces/default/authenticationpolicies",
     "/apis/leno.dev/v1alpha1/namespaces/default/hostnamegenerators",
 ];
 
 /// The paths and methods that the source has.
 fn in_the_source() -> BTreeSet<(String, String)> {
-    let source = include_str!("../../src/http.rs");
-    let routes = source.split(".route(").skip(1).map(|rest| {
+    let sources = [
+        include_str!("../../src/http.rs"),
+        include_str!("../../src/http/meshes.rs"),
+    ];
+    let routes = sources
+        .into_iter()
+        .flat_map(|source| source.split(".route(").skip(1));
+    let routes = routes.map(|rest| {
         let rest = rest.split(".layer(").next().unwrap();
         let mut quoted = rest.split('"');
         let path = quoted.nth(1).unwrap().to_owned();
