@@ -73,7 +73,9 @@ impl Tenant {
         self.busy.set(true);
         let removes = self.can_be(Is::Serving) || self.can_be(Is::Removing);
         let (purges, other) = self.sim.dice(|dice| (dice.percent(80), dice.percent(20)));
-        let removes = removes != other;
+        // Where it may be there or gone, a new one of its name could not be told from it.
+        let unsure = self.can_be(Is::Serving) && self.may_be.borrow().len() > 1;
+        let removes = unsure || removes != other;
         Some(async move {
             let one = format!("/meshes/{}", self.name);
             let answer = if removes {
