@@ -89,10 +89,11 @@ pub(super) fn a_strict_container_is_reached_in_clear_at_no_port(fixture: &mut Fi
     until_ok("members are served", SOON, || {
         answered(fixture.caller.curl(&["http://cart/"]))
     });
-    let refused = fixture
-        .mesh
-        .metric("pod", "leno_refused_total", &["reason=\"PT\""]);
-    assert!(refused >= 6.0, "{refused}");
+    until("each refusal is counted", SOON, || {
+        let reason = ["reason=\"PT\""];
+        let refused = fixture.mesh.metric("pod", "leno_refused_total", &reason);
+        (refused >= 6.0).then_some(())
+    });
     let delete = ["delete", "authenticationpolicy", "cart"];
     fixture.mesh.leno(&delete).good();
     for address in addresses {
