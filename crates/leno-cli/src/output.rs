@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use leno_types::is_hidden;
 use serde_json::Value;
 
 use crate::exit::CommandError;
@@ -150,21 +151,6 @@ fn replaced(text: &str, these: fn(char) -> bool) -> Cow<'_, str> {
     } else {
         text.into()
     }
-}
-
-/// Whether a character is none to see: a control, a soft hyphen, a mark without width, a direction, the end of a line or
-/// paragraph.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Prints rows in columns, each as wide as its widest cell.

@@ -3,22 +3,11 @@
 //! Whoever is let in may still lie in what it says; it must not write lines, colours or directions of writing of its own
 //! into what others read in a terminal.
 
+use leno_types::is_hidden;
+
 /// At most `most` characters, of which those that do not stand for themselves are replaced.
 pub(crate) fn one_line(text: &str, most: usize) -> String {
-    let harmless = |c: char| match c {
-        c if c.is_control() => '?',
-        // Soft hyphens, marks without width, directions, ends of lines and paragraphs.
-        '\u{ad}'
-        | '\u{61c}'
-        | '\u{180e}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}'
-        | '\u{e0000}'..='\u{e007f}' => '?',
-        c => c,
-    };
+    let harmless = |c| if is_hidden(c) { '?' } else { c };
     text.chars().take(most).map(harmless).collect()
 }
 

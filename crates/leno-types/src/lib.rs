@@ -5,6 +5,7 @@
 
 mod app_protocol;
 mod duration;
+mod hidden;
 mod host_name;
 mod host_port;
 mod identity;
@@ -17,6 +18,7 @@ mod uid;
 
 pub use app_protocol::{AppProtocol, AppProtocolError};
 pub use duration::{DurationError, format_duration, parse_duration};
+pub use hidden::is_hidden;
 pub use host_name::{HostName, HostNameError};
 pub use host_port::{HostPort, HostPortError};
 pub use identity::{Identity, IdentityError, TrustDomain};
