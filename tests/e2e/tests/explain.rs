@@ -97,8 +97,8 @@ fn a_broken_endpoint_is_named_with_rule_file_and_line(fixture: &mut Fixture) {
             &format!("{}:8080", b.v4),
             "now: ",
             "Connection refused", // what the program's host said when it was dialled
-            "Next: leno logs cart --since 1m",
-            "docs/refusals/UF.md",
+            "\nNext: leno logs cart --since 1m\n      leno check\n",
+            "\n      docs/refusals/UF.md",
         ],
     );
     let id = refusal_id(&answer);

@@ -83,7 +83,10 @@ async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
     for line in chain::lines(refusal, OffsetDateTime::now_utc()) {
         print(&line);
     }
-    print(&format!("Next: {}", steps.join("\n      ")));
+    for (number, step) in steps.iter().enumerate() {
+        let begin = if number == 0 { "Next:" } else { "     " };
+        print(&format!("{begin} {step}"));
+    }
     silent(&answer);
     Ok(0)
 }
