@@ -21,8 +21,8 @@ use crate::{
 
 /// Hosts that join at the same time.
 const AT_ONCE: usize = 32;
-/// Hosts of one token.
-const HOSTS_OF_A_TOKEN: usize = 10;
+/// Hosts of one token, which serve the same.
+pub(crate) const HOSTS_OF_A_TOKEN: usize = 10;
 /// Tasks of all hosts.
 const TASKS: usize = 100_000;
 /// What a host calls.

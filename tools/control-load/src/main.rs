@@ -104,6 +104,14 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
                 .into(),
         ));
     }
+    if size.endpoints < size.services.saturating_mul(load::HOSTS_OF_A_TOKEN) {
+        // Some services would be served by nobody, and who calls them would be waited for.
+        let least = format!(
+            "give at least {} endpoints for each service",
+            load::HOSTS_OF_A_TOKEN
+        );
+        return Err(Failure::Page(least));
+    }
     let directory = tempfile::tempdir()?;
     let work = load::run(&arguments.leno, directory.path(), size);
     let found = block_on_local("control-load", work)?;
