@@ -76,8 +76,10 @@ impl std::fmt::Debug for Bound {
 /// # Errors
 /// Which is not, and what to do.
 pub fn can_listen(config: &Config) -> Result<(), StartError> {
-    let held = config.listen.iter().chain(&config.metrics);
-    held.map(|address| listener::bind(*address, listener::LISTEN))
+    let listen = config.listen.iter().map(|of| (of, listener::LISTEN));
+    let metrics = config.metrics.iter().map(|of| (of, listener::METRICS));
+    let held = listen.chain(metrics);
+    held.map(|(address, option)| listener::bind(*address, option))
         .collect::<Result<Vec<_>, _>>()
         .map(drop)
 }

@@ -249,12 +249,17 @@ fn a_backup_is_taken_back_as_the_command_says(fixture: &mut Fixture) {
 
 fn a_port_that_is_taken_is_told_in_front_and_in_the_background(fixture: &mut Fixture) {
     fixture.new_place();
-    for port in [15012, 15008] {
+    let ports = [
+        (15012, "--listen"),
+        (15014, "--control-plane-metrics"),
+        (15008, "--hbone-port"),
+    ];
+    for (port, option) in ports {
         let taken = fixture.host.listen(([0, 0, 0, 0], port).into());
         let taken = taken.expect("a listener");
         let (number, own) = (port.to_string(), format!("pid {}", std::process::id()));
         for words in [&[][..], &["--detach"]] {
-            says(&fixture.up(words), 1, &[&number, &own]);
+            says(&fixture.up(words), 1, &[&number, &own, option]);
         }
         drop(taken);
         // Neither keys nor a lock of a mesh that never was.
