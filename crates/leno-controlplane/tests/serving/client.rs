@@ -186,9 +186,7 @@ pub async fn redeem(
     key: &PrivateKey,
     host: &str,
 ) -> Result<RedeemResponse, Status> {
-    let connector = ControlConnector::pinned(&token.pins, &[Alpn::H2]).unwrap();
-    let connector = connector.with_server_name(&token.server_name());
-    redeem_by(control, token, key, host, connector).await
+    redeem_over(stranger(control, token).await, token, key, host).await
 }
 
 async fn redeem_by(
@@ -198,7 +196,23 @@ async fn redeem_by(
     host: &str,
     connector: ControlConnector,
 ) -> Result<RedeemResponse, Status> {
-    let mut client = AgentClient::new(channel(control.address, connector).await);
+    let client = AgentClient::new(channel(control.address, connector).await);
+    redeem_over(client, token, key, host).await
+}
+
+/// A connection by which a token can be redeemed, and nothing said on it yet.
+pub async fn stranger(control: &ControlPlane, token: &JoinToken) -> AgentClient<Channel> {
+    let connector = ControlConnector::pinned(&token.pins, &[Alpn::H2]).unwrap();
+    let connector = connector.with_server_name(&token.server_name());
+    AgentClient::new(channel(control.address, connector).await)
+}
+
+pub async fn redeem_over(
+    mut client: AgentClient<Channel>,
+    token: &JoinToken,
+    key: &PrivateKey,
+    host: &str,
+) -> Result<RedeemResponse, Status> {
     let request = RedeemRequest {
         token_id: token.id.clone(),
         token_secret: token.secret.to_vec(),

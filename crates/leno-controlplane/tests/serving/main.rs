@@ -21,8 +21,8 @@ mod truth;
 use std::collections::BTreeSet;
 
 use client::{
-    Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem, service,
-    versions,
+    Agent, ControlPlane, DESTINATION, ENDPOINTS, MESH, Membership, OWN_WORKLOAD, redeem,
+    redeem_over, service, stranger, versions,
 };
 use leno_controlplane::{Bound, Config};
 use leno_tls::{Acceptor, PrivateKey, ServerIdentities, TrustBundle, WorkloadCertificate};
@@ -160,13 +160,17 @@ fn a_service_outside_of_the_token_is_refused_and_the_scope_named() {
 #[test]
 fn hosts_that_redeem_one_token_at_the_same_moment_all_join() {
     test("together", async |directory| {
-        const HOSTS: usize = 24;
+        const HOSTS: usize = 48;
         let control = ControlPlane::start(directory.path()).await;
         let mut scope = cart();
         scope["uses"] = HOSTS.into();
         let token = control.token(scope).await;
         let keys: Vec<PrivateKey> = (0..HOSTS).map(|_| PrivateKey::generate()).collect();
-        let joins = keys.iter().map(|key| redeem(&control, &token, key, "b"));
+        // They are connected first, so that all of them ask at once.
+        let clients = keys.iter().map(|_| stranger(&control, &token));
+        let clients = futures_util::future::join_all(clients).await.into_iter();
+        let joins = clients.zip(&keys);
+        let joins = joins.map(|(client, key)| redeem_over(client, &token, key, "b"));
         let joined = futures_util::future::join_all(joins).await.into_iter();
         let agents: BTreeSet<String> = joined.map(|answer| answer.unwrap().agent).collect();
         assert_eq!(agents.len(), HOSTS);
