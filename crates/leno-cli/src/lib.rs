@@ -3,6 +3,8 @@
 //! [`main`] parses the command line and runs one command. Standard output carries what was asked for and nothing
 //! else; what happens meanwhile, and what went wrong, goes to standard error.
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 #[macro_use]
 mod say;
 

@@ -17,3 +17,9 @@ macro_rules! say {
 pub(crate) fn line(words: Arguments<'_>) {
     drop(writeln!(io::stderr().lock(), "{words}"));
 }
+
+/// A question, which is answered in its own line.
+pub(crate) fn ask(question: &str) {
+    let mut err = io::stderr().lock();
+    drop(write!(err, "{question} ").and_then(|()| err.flush()));
+}

@@ -76,7 +76,7 @@ async fn print_once(client: &Client, args: &TopArgs) -> Result<(), CommandError>
         } else {
             print_document(&view::table(&rows, view::width()));
             if rows.iter().any(|row| !row.reason.is_empty()) {
-                eprintln!("leno explain says why, and what to do");
+                say!("leno explain says why, and what to do");
             }
         }
         return Ok(());

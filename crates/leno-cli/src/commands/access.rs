@@ -71,7 +71,7 @@ pub(crate) async fn access(client: &Client, action: AccessAction, args: &AccessA
             let hint = "nothing was changed; --force writes the policy all the same";
             return Err(CommandError::refused(what).hint(hint));
         }
-        eprintln!("⚠ {what}");
+        say!("⚠ {what}");
     }
     let (ports, callers) = (ports(&mesh, &service), callers(&mesh, &service));
     let plan = plan(&wish, &mesh.policies, &mesh.domain, &ports, &callers).ok_or_else(|| {
@@ -101,7 +101,7 @@ async fn write(
     let namespace = service.namespace.as_str();
     for name in &plan.lifted {
         if common.dry_run {
-            eprintln!("accesspolicy/{name}, which leno deny wrote, would be deleted");
+            say!("accesspolicy/{name}, which leno deny wrote, would be deleted");
             continue;
         }
         let path = path_of(Kind::AccessPolicy, Some(namespace), Some(name));
@@ -110,10 +110,10 @@ async fn write(
         });
         let revision = judged.map_or(&Value::Null, |of| &of["metadata"]["resourceVersion"]);
         client.delete_at(&path, revision).await?;
-        eprintln!("accesspolicy/{name}, which leno deny wrote, is deleted");
+        say!("accesspolicy/{name}, which leno deny wrote, is deleted");
     }
     if !common.dry_run && common.output == Format::Table {
-        eprintln!("undo: {}", undo(args, namespace, plan, client.namespace()));
+        say!("undo: {}", undo(args, namespace, plan, client.namespace()));
     }
     Ok(code)
 }
@@ -292,7 +292,7 @@ fn still_denied(plan: &Plan, args: &AccessArgs, only_shown: bool) -> Result<(), 
         args.service
     );
     if args.force || only_shown {
-        eprintln!("⚠ {what}");
+        say!("⚠ {what}");
         return Ok(());
     }
     let commands: Vec<String> = plan
@@ -312,7 +312,7 @@ fn consent(plan: &Plan, args: &AccessArgs, service: &ServiceName) -> Result<(), 
         return Ok(());
     }
     let names: Vec<&str> = plan.cut_off.iter().map(String::as_str).collect();
-    eprintln!(
+    say!(
         "cuts off, of those who called {} in the last ten minutes: {}",
         service.name,
         names.join(", ")

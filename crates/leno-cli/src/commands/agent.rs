@@ -70,7 +70,7 @@ async fn revoke(client: &Client, host: &DnsLabel) -> Outcome {
         Err(error) => return Err(error.into()),
     }
     print(&format!("{host} is a member no more"));
-    eprintln!(
+    say!(
         "nobody calls its programs any more; what it holds of certificates ends by itself (after 24 h, if not set otherwise).\na new token lets it in again:  leno token create"
     );
     Ok(0)

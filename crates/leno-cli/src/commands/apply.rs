@@ -70,16 +70,16 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
     }
     for (service, callers) in cut_off_by(client, &documents).await? {
         let callers: Vec<String> = callers.into_iter().collect();
-        eprintln!(
+        say!(
             "⚠ cuts off, of those who called {service} in the last ten minutes: {}",
             callers.join(", ")
         );
     }
     let refused = refused_by(client, &documents).await?;
     if !refused.is_empty() {
-        eprintln!("⚠ cuts off, of those who called in plaintext in the last ten minutes:");
+        say!("⚠ cuts off, of those who called in plaintext in the last ten minutes:");
         for line in refused {
-            eprintln!("  {line}");
+            say!("  {line}");
         }
     }
     let asked = Asked {

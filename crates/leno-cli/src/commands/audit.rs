@@ -50,7 +50,7 @@ pub(crate) async fn audit(client: &Client, args: &AuditArgs) -> Outcome {
         return Err(ended("log"));
     }
     if !any {
-        eprintln!("there are none: nothing was changed or refused since then, as far as is kept");
+        say!("there are none: nothing was changed or refused since then, as far as is kept");
     }
     Ok(0)
 }

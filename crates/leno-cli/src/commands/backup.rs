@@ -48,13 +48,13 @@ pub(crate) async fn backup(client: &Client, args: &BackupArgs) -> Outcome {
     }
     let bytes = save(download, &args.file).await?;
     let file = args.file.display();
-    eprintln!("✔ backed up to {file} ({} kB)", bytes.div_ceil(1_000));
-    eprintln!("  it holds the CA's keys: whoever has it can be anyone in the mesh");
+    say!("✔ backed up to {file} ({} kB)", bytes.div_ceil(1_000));
+    say!("  it holds the CA's keys: whoever has it can be anyone in the mesh");
     let place = client.state_elsewhere();
     let place = place.map_or(String::new(), |place| {
         format!(" --data-dir {}", place.display())
     });
-    eprintln!("Take it back, with the control plane ended:  leno restore {file}{place}");
+    say!("Take it back, with the control plane ended:  leno restore {file}{place}");
     Ok(0)
 }
 

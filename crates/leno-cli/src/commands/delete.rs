@@ -75,7 +75,7 @@ pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
             Ok(()) => {}
             Err(error) if objects.len() == 1 => return Err(error),
             Err(error) => {
-                eprintln!("leno: {error}");
+                say!("leno: {error}");
                 let first = || CommandError {
                     code: error.code,
                     ..CommandError::failed("not everything was deleted")

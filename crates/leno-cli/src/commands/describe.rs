@@ -54,7 +54,7 @@ pub(crate) async fn describe(client: &Client, args: &DescribeArgs) -> Outcome {
         describe_one(client, kind, object).await?;
     }
     if first {
-        eprintln!("there are none in this namespace");
+        say!("there are none in this namespace");
     }
     Ok(0)
 }

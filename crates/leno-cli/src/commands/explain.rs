@@ -95,7 +95,7 @@ async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
 fn silent(answer: &Value) {
     let silent: Vec<&str> = items(answer, "/silent").filter_map(Value::as_str).collect();
     if !silent.is_empty() {
-        eprintln!("⚠ did not answer: {}", one_line(&silent.join(", ")));
+        say!("⚠ did not answer: {}", one_line(&silent.join(", ")));
     }
 }
 

@@ -74,14 +74,14 @@ pub(crate) async fn logs(client: &Client, args: &LogsArgs) -> Outcome {
                 LogFormat::Text => print(&short(&line)),
             }
         } else if let Some(note) = note(&line, &mut told) {
-            eprintln!("⚠ {}", one_line(&note));
+            say!("⚠ {}", one_line(&note));
         }
     }
     if args.follow {
         return Err(ended("log"));
     }
     if shown == 0 {
-        eprintln!(
+        say!(
             "no line of the last {} is kept; -f shows what comes",
             args.since
         );

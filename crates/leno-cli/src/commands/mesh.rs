@@ -107,7 +107,7 @@ async fn create(client: &Client, request: &MeshRequest) -> Outcome {
         "mesh {} made, trust domain {}",
         made.name, made.trust_domain
     ));
-    eprintln!(
+    say!(
         "✔ context \"{name}\" written\nTry: leno --context {name} token create --service NAME  |  leno context use {name}",
         name = made.name
     );
@@ -149,9 +149,12 @@ async fn delete(client: &Client, name: &DnsLabel, purge: bool, yes: bool) -> Out
     let path = format!("{MESHES}/{name}");
     if !yes {
         let there: MeshInfo = understood(client.call_above(http::Method::GET, &path, None).await?)?;
-        eprintln!(
+        say!(
             "removes mesh {name}: {} objects, {} tokens, {} hosts ({} connected), and its certificate authority; none of it comes back",
-            there.objects, there.tokens, there.agents, there.agents_connected
+            there.objects,
+            there.tokens,
+            there.agents,
+            there.agents_connected
         );
         if !is_meant(name)? {
             return Err(CommandError::failed("nothing was removed"));
@@ -194,7 +197,7 @@ fn is_meant(name: &DnsLabel) -> Result<bool, CommandError> {
         let what = "a mesh is removed by somebody at a terminal, or with --yes";
         return Err(CommandError::usage(what));
     }
-    eprint!("Type its name to remove it: ");
+    crate::say::ask("Type its name to remove it:");
     let mut line = String::new();
     io::stdin()
         .lock()

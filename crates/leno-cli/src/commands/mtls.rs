@@ -171,14 +171,14 @@ async fn write(client: &Client, args: &ModeArgs, plan: &Plan, home: &DnsLabel) -
     let only_shown = common.dry_run && matches!(common.output, Format::Yaml | Format::Json);
     if !only_shown {
         for stays in &plan.stays {
-            eprintln!("⚠ {stays}");
+            say!("⚠ {stays}");
         }
         if !plan.cut_off.is_empty() {
-            eprintln!("cuts off, of those who called in plaintext in the last ten minutes:");
+            say!("cuts off, of those who called in plaintext in the last ten minutes:");
             for line in &plan.cut_off {
-                eprintln!("  {line}");
+                say!("  {line}");
             }
-            eprintln!("a caller stays by becoming a member: leno run -- PROGRAM");
+            say!("a caller stays by becoming a member: leno run -- PROGRAM");
             agreed(args.yes || common.dry_run)?;
         }
     }
@@ -187,7 +187,7 @@ async fn write(client: &Client, args: &ModeArgs, plan: &Plan, home: &DnsLabel) -
     let code = apply_values(client, &document, common.dry_run, wait, common.output).await?;
     if !common.dry_run && common.output == Format::Table {
         let option = option(home.as_str(), client.namespace());
-        eprintln!("undo: {}", plan.undo(&option));
+        say!("undo: {}", plan.undo(&option));
     }
     Ok(code)
 }

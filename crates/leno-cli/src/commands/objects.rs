@@ -217,7 +217,7 @@ fn table(answer: &Value, args: &GetArgs) -> Result<(), CommandError> {
         })
         .collect();
     if rows.is_empty() {
-        eprintln!(
+        say!(
             "there are none{}",
             if args.all_namespaces {
                 ""

@@ -144,18 +144,18 @@ async fn create(
     secret_follows();
     print_document(&context::export(&context)?);
     match role {
-        Role::Admin => eprintln!(
+        Role::Admin => say!(
             "{name} is admin of mesh {}: may change everything",
             client.mesh()
         ),
-        Role::Viewer => eprintln!(
+        Role::Viewer => say!(
             "{name} is viewer of mesh {}: may read and watch (--role admin: change everything)",
             client.mesh()
         ),
     }
-    eprintln!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
+    say!("on the other machine:  leno context import -f FILE   (it is good for 12 hours)");
     let of = mesh.map_or(String::new(), |mesh| format!(" --mesh {mesh}"));
-    eprintln!("take it back:  leno user revoke {name}{of}");
+    say!("take it back:  leno user revoke {name}{of}");
     Ok(0)
 }
 
@@ -174,7 +174,7 @@ async fn list(client: &Client, format: Format) -> Outcome {
     };
     let rows: Vec<Vec<String>> = users.into_iter().map(row).collect();
     if rows.is_empty() {
-        eprintln!("there are none beside whoever runs the control plane: leno user create NAME");
+        say!("there are none beside whoever runs the control plane: leno user create NAME");
         return Ok(0);
     }
     print_table(&["NAME", "ROLE", "SINCE", "UNTIL"], &rows);
@@ -193,9 +193,7 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
                 })
                 .collect();
             if rows.is_empty() {
-                eprintln!(
-                    "there are none: leno up makes one, leno context import -f FILE adds one"
-                );
+                say!("there are none: leno up makes one, leno context import -f FILE adds one");
             } else {
                 print_table(&["", "NAME", "SERVER"], &rows);
             }
@@ -205,7 +203,7 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
             let left = context::delete(name)?;
             print(&format!("context \"{name}\" removed"));
             if let Some(left) = left {
-                eprintln!("it was the current one, and none is now: leno context use {left}");
+                say!("it was the current one, and none is now: leno context use {left}");
             }
         }
         ContextCommand::Import { name, file } => {
@@ -228,7 +226,7 @@ pub(crate) fn contexts(args: &ContextArgs) -> Outcome {
                 &file.display().to_string(),
                 name.as_ref().map(DnsLabel::as_str),
             )?;
-            eprintln!("✔ context \"{written}\" written");
+            say!("✔ context \"{written}\" written");
         }
     }
     Ok(0)

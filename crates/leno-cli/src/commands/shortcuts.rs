@@ -22,7 +22,7 @@ pub(super) fn agreed(unasked: bool) -> Result<(), CommandError> {
     if unasked || !asks {
         return Ok(());
     }
-    eprint!("go on? [y/N] ");
+    crate::say::ask("go on? [y/N]");
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {

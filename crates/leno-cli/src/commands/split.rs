@@ -81,7 +81,7 @@ pub(crate) async fn split(client: &Client, args: &SplitArgs) -> Outcome {
         dropped,
     } = change(&routes, &service, args.port, one_port, &backends)?;
     for name in dropped {
-        eprintln!("⚠ {name} gets no requests any more: it is not among the shares");
+        say!("⚠ {name} gets no requests any more: it is not among the shares");
     }
     let common = &args.common;
     if common.dry_run {

@@ -107,9 +107,9 @@ async fn create(client: &Client, args: &CreateArgs) -> Outcome {
                 [] => "its programs may call, and serve nothing (--service NAME lets them)".into(),
                 services => format!("its programs may call, and serve {}", services.join(", ")),
             };
-            eprintln!("a host that joins with it: {serves}");
-            eprintln!("on the other host:  sudo leno join --token-file -     (paste)");
-            eprintln!("revoke it:  leno token delete {}", text(&answer, "/id"));
+            say!("a host that joins with it: {serves}");
+            say!("on the other host:  sudo leno join --token-file -     (paste)");
+            say!("revoke it:  leno token delete {}", text(&answer, "/id"));
             print(text(&answer, "/token"));
         }
     }
@@ -169,7 +169,7 @@ async fn list(client: &Client, format: Format) -> Outcome {
         "EXPIRES",
     ];
     if rows.is_empty() {
-        eprintln!("there are none: leno token create makes one");
+        say!("there are none: leno token create makes one");
         return Ok(0);
     }
     print_table(&header, &rows);

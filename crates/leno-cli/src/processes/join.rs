@@ -174,7 +174,7 @@ const INTERRUPT: u8 = 3;
 /// not this process: it would leave the terminal silent.
 fn ask(text: &mut String) -> io::Result<usize> {
     let input = io::stdin();
-    eprint!("Paste the token and press Enter: ");
+    crate::say::ask("Paste the token and press Enter:");
     let before = tcgetattr(&input)?;
     let mut silent = before.clone();
     silent

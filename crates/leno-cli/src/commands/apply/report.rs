@@ -87,7 +87,7 @@ pub(super) async fn report(
         // Who waits is told of the same in the end, as it then is.
         if asked.dry_run || !asked.wait {
             for warning in warnings {
-                eprintln!("⚠ {warning}");
+                say!("⚠ {warning}");
             }
         }
     }
@@ -95,7 +95,7 @@ pub(super) async fn report(
         && !asked.dry_run
         && let Some(absent) = absent(&known::proxies(client).await?)
     {
-        eprintln!("⚠ {absent}");
+        say!("⚠ {absent}");
     }
     outcome(failures)
 }
