@@ -213,7 +213,12 @@ mod tests {
         let (second, left) = make(&base).unwrap();
         assert_ne!(first, second);
         drop(left);
-        sweep(&base);
+        // A program that another test starts at this moment holds what we held until it is that program.
+        let begun = std::time::Instant::now();
+        while second.exists() && begun.elapsed().as_secs() < 10 {
+            sweep(&base);
+            std::thread::yield_now();
+        }
         assert!(first.exists() && !second.exists());
         let server = |dir: &Path| Server::Unix {
             socket: dir.join("admin.sock"),
