@@ -17,7 +17,11 @@ use leno_testkit::{
     Capture, Host, Member, Mesh, Output, PAYLOAD, Process, Signal, need, suite, until, until_ok,
 };
 
-use outside::{a_strict_container_is_reached_in_clear_at_no_port, callers_from_outside_are_let_in};
+use outside::{
+    a_strict_container_is_reached_in_clear_at_no_port, callers_from_outside_are_let_in,
+    nothing_comes_in_before_the_proxy_knows_who_may,
+    strict_holds_at_every_address_and_for_what_is_open,
+};
 
 /// A condition of the mesh comes true within this.
 const SOON: Duration = Duration::from_secs(10);
@@ -560,6 +564,8 @@ suite!(
         callers_from_outside_are_let_in,
         tls_from_outside_reaches_the_program_as_it_came,
         a_strict_container_is_reached_in_clear_at_no_port,
+        strict_holds_at_every_address_and_for_what_is_open,
+        nothing_comes_in_before_the_proxy_knows_who_may,
         a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,

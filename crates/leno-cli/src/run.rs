@@ -36,6 +36,10 @@ pub(crate) use health::Check;
 /// No program is shown a caller at 127.0.0.1, which it may trust as itself.
 const ALONE: &str = "this host has no address but loopback, so with --preserve-source its own programs' calls are refused (UF): \
                      give it one (leno up --address), or leave --preserve-source away";
+/// No rule of ours stands between the host's network and a program in it.
+const IN_THE_OPEN: &str = "in the host's network whoever reaches this host calls the program directly, too: in clear, past \
+                           every policy (STRICT and deny included); keep its ports closed by a firewall, or leave --network host \
+                           away";
 /// After so long it is said that something is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -92,6 +96,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "CHECK", default_value = "tcp", value_parser = Check::parse)]
     check: Check,
     /// Whose network: its own, or the host's (an agent of root, and cgroup v2, are needed)
+    ///
+    /// In the host's network what it calls is captured. What it serves is reached directly as well, at the host's
+    /// addresses, in clear and past every policy: keep those ports closed by a firewall.
     #[arg(long, value_enum, default_value = "own")]
     network: NetworkArg,
     /// Let the program see its callers' addresses, not the proxy's
@@ -140,6 +147,9 @@ pub(crate) fn run(args: RunArgs) -> Outcome {
     };
     if let Some(text) = deaf {
         say!("leno: {text}");
+    }
+    if args.network == NetworkArg::Host && args.service.is_some() {
+        say!("⚠ {IN_THE_OPEN}");
     }
     let alone = host.addresses.iter().all(IpAddr::is_loopback);
     if args.preserve_source && args.service.is_some() && alone {

@@ -13,14 +13,14 @@ use std::{
 };
 
 use leno_http::Corker;
-use leno_ir::{Mesh, MtlsMode, OwnWorkload, WorkloadPort};
+use leno_ir::{Mesh, OwnWorkload, WorkloadPort};
 use leno_runtime::{Scope, Stop};
 use leno_telemetry::counters::Counter;
 use leno_tls::{Acceptor, ServerIdentities, TlsError, TrustBundle, WorkloadCertificate};
 use leno_types::{DnsLabel, Identity, WorkloadUid};
 
 use crate::{
-    Limits, WorkerConfig,
+    AppDial, Limits, WorkerConfig,
     app::AppSide,
     callers::Callers,
     clusters::Clusters,
@@ -286,8 +286,9 @@ impl Shared {
         at.next().is_none().then_some(only.uid)
     }
 
-    /// The workload that serves `destination`.
-    pub(crate) fn local_serving(&self, destination: SocketAddr) -> Option<Rc<Local>> {
+    /// The workload of a captured namespace that `destination` is about: the one that serves it, or else the one that
+    /// the namespace is, at whichever of its addresses; `None` while nobody said what that is.
+    pub(crate) fn captured(&self, destination: SocketAddr) -> Option<Rc<Local>> {
         let locals = self.locals.borrow();
         let serving = locals.values().find(|local| {
             local.info().is_some_and(|info| {
@@ -295,18 +296,14 @@ impl Shared {
                     && info.port(destination.port()).is_some()
             })
         });
-        serving.cloned()
-    }
-
-    /// A workload at this address that takes no plaintext at ports that it does not name.
-    pub(crate) fn strict_at(&self, address: IpAddr) -> Option<Rc<Local>> {
-        let locals = self.locals.borrow();
-        let strict = locals.values().find(|local| {
-            local.info().is_some_and(|info| {
-                info.own.mtls.mode == MtlsMode::Strict && info.own.addresses.contains(&address)
-            })
-        });
-        strict.cloned()
+        let whole = || {
+            let marked = |local: &&Rc<Local>| local.app.dial() == AppDial::Marked;
+            locals
+                .values()
+                .filter(marked)
+                .find(|local| local.info().is_some())
+        };
+        serving.or_else(whole).cloned()
     }
 
     /// Takes a certificate. The acceptor serves it from now on.

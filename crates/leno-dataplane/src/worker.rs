@@ -82,6 +82,7 @@ pub(crate) async fn run(
     let worker = Worker {
         shared: Rc::clone(&shared),
         listeners: HashMap::new(),
+        early: Vec::new(),
         gauges: Gauges::default(),
     };
     let work = async {
@@ -128,6 +129,8 @@ async fn drain(shared: &Rc<Shared>, grace: Duration) {
 struct Worker {
     shared: Rc<Shared>,
     listeners: HashMap<ListenRole, Vec<Stop>>,
+    /// Of a captured namespace until its workload is known: who comes waits in their queues, and is not let in unasked.
+    early: Vec<std::net::TcpListener>,
     gauges: Gauges,
 }
 
@@ -175,7 +178,12 @@ impl Worker {
             Update::Mesh(mesh) => {
                 shared.mesh.replace(Some(Rc::new(mesh)));
             }
-            Update::Workload(own) => shared.local(own.uid).describe(*own),
+            Update::Workload(own) => {
+                shared.local(own.uid).describe(*own);
+                for listener in std::mem::take(&mut self.early) {
+                    self.listen(ListenRole::Inbound, listener);
+                }
+            }
             Update::WorkloadGone(uid) => self.gone(uid),
             Update::WorkloadLeaving(uid) => self.leaving(uid),
             Update::Certificate {
@@ -194,7 +202,14 @@ impl Worker {
                 let ceiling = shared.config.limits.app_sockets;
                 shared.local(uid).app.stock(v6, sockets, ceiling);
             }
-            Update::Listen { role, listener } => self.listen(role, listener),
+            Update::Listen { role, listener } => {
+                let described = |local: &Rc<Local>| local.info().is_some();
+                if role == ListenRole::Inbound && !shared.locals.borrow().values().any(described) {
+                    self.early.push(listener);
+                } else {
+                    self.listen(role, listener);
+                }
+            }
             Update::Unlisten(role) => {
                 for stop in self.listeners.remove(&role).unwrap_or_default() {
                     stop.trigger();

@@ -368,6 +368,11 @@ fn a_program_on_the_hosts_network_is_captured_and_leaves_nothing_behind(fixture:
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_ne!((routes(), tables()), before, "something was installed");
+    assert!(
+        process.stderr().contains("past every policy"),
+        "{}",
+        process.stderr()
+    );
     // What it serves is called by others,
     let listener = b.listen((b.v4, 8095).into()).expect("a listener");
     let backend = Backend::http(listener, |_| response(200, "", "hosted"));

@@ -1,10 +1,13 @@
 //! Callers from outside the mesh at a container's captured namespace: let in, until a policy takes mutual TLS only.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
+use leno_net::link;
 use leno_testkit::{need, until, until_ok};
 
 use super::{Fixture, SOON, answered};
@@ -101,4 +104,96 @@ pub(super) fn a_strict_container_is_reached_in_clear_at_no_port(fixture: &mut Fi
             is_open(fixture, address)
         });
     }
+}
+
+pub(super) fn strict_holds_at_every_address_and_for_what_is_open(fixture: &mut Fixture) {
+    // An address that nobody told the mesh of, as a second network of the container has.
+    let untold = IpAddr::from([10, 77, 0, 99]);
+    let add = || link::add_address("eth0", untold, 24);
+    fixture.pod.within(add).expect("a second address");
+    let address = IpAddr::from(fixture.pod.v4);
+    until("both take plaintext", SOON, || {
+        let open = status(fixture, untold) == "200" && speaks(fixture, untold, 9999);
+        (open && speaks(fixture, address, 9999)).then_some(())
+    });
+    let mut open = Vec::new();
+    for port in [2525, 9999] {
+        let stream = fixture.outside.connect(SocketAddr::new(address, port));
+        let mut stream = stream.expect("a connection");
+        stream.read_exact(&mut [0; 6]).expect("it speaks first");
+        open.push(stream);
+    }
+    fixture.mesh.apply(STRICT, &["--wait"]).good();
+    for mut stream in open {
+        let mut rest = Vec::new();
+        // An end or a reset, and nothing before it.
+        let _ended = stream.read_to_end(&mut rest);
+        assert_eq!(rest, b"");
+    }
+    for address in [address, untold] {
+        assert_eq!(status(fixture, address), "403", "{address}");
+        for port in [2525, 9999] {
+            assert!(!speaks(fixture, address, port), "{address}:{port}");
+        }
+    }
+    let delete = ["delete", "authenticationpolicy", "cart"];
+    fixture.mesh.leno(&delete).good();
+    until("all is open again", SOON, || {
+        (status(fixture, untold) == "200" && speaks(fixture, address, 9999)).then_some(())
+    });
+}
+
+pub(super) fn nothing_comes_in_before_the_proxy_knows_who_may(fixture: &mut Fixture) {
+    fixture.mesh.apply(STRICT, &["--wait"]).good();
+    fixture.end_proxy();
+    fixture.mesh.kill_control_plane();
+    let run = fixture.pod.disk().join("run");
+    for entry in fs::read_dir(&run).expect("the run directory") {
+        let path = entry.expect("an entry").path();
+        let gone = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        gone.expect("it is removed");
+    }
+    let mut proxy = fixture.pod.spawn(&mut super::proxy(&fixture.pod, &[]));
+    until("the namespace is captured", SOON, || {
+        assert_eq!(proxy.ended(), None, "{}", proxy.stderr());
+        let taken = proxy.stderr().contains("go through the mesh");
+        (fixture.captured() && taken).then_some(())
+    });
+    let mut waiting = Vec::new();
+    for port in [2525, 9999] {
+        let at = SocketAddr::new(fixture.pod.v4.into(), port);
+        let stream = fixture.outside.connect(at).expect("a connection");
+        let within = Duration::from_secs(1);
+        stream.set_read_timeout(Some(within)).expect("a socket");
+        let heard = (&stream).read(&mut [0; 6]);
+        assert!(!matches!(heard, Ok(1..)), "{port}: in clear: {heard:?}");
+        waiting.push(stream);
+    }
+    fixture.mesh.start_control_plane();
+    until("the workload is in the mesh", SOON, || {
+        let said = proxy.stderr();
+        said.contains("a workload is in the mesh").then_some(())
+    });
+    fixture.proxy = Some(proxy);
+    until("requests are refused", SOON, || {
+        (status(fixture, fixture.pod.v4.into()) == "403").then_some(())
+    });
+    for stream in waiting {
+        let heard = (&stream).read(&mut [0; 6]);
+        assert!(!matches!(heard, Ok(1..)), "in clear: {heard:?}");
+    }
+    until("the control plane takes changes", SOON, || {
+        let delete = ["delete", "authenticationpolicy", "cart"];
+        (fixture.mesh.leno(&delete).code == 0).then_some(())
+    });
+    until_ok("members are served again", SOON, || {
+        answered(fixture.caller.curl(&["http://cart/"]))
+    });
+    until("it takes plaintext again", SOON, || {
+        (status(fixture, fixture.pod.v4.into()) == "200").then_some(())
+    });
 }

@@ -50,6 +50,8 @@ pub(crate) struct Admission {
     /// Ends what was admitted.
     pub(crate) ending: Ending,
     revoked: Cell<bool>,
+    /// Whether it is for a port that the workload serves, or past it for one of which the mesh knows nothing.
+    served: bool,
     /// The caller's connection, where it is in clear: nothing begins on it once plaintext is refused.
     in_clear: Option<Stop>,
 }
@@ -75,19 +77,33 @@ impl Admission {
             port,
             ending: Ending::default(),
             revoked: Cell::new(false),
+            served: true,
             in_clear: in_clear.cloned(),
         });
         local.admit(&admission);
         Ok(admission)
     }
 
+    /// In clear past the workload: ends when it takes plaintext no more, or serves the port itself.
+    fn past(port: u16, connection: &Stop) -> Rc<Self> {
+        Rc::new(Self {
+            caller: None,
+            port,
+            ending: Ending::default(),
+            revoked: Cell::new(false),
+            served: false,
+            in_clear: Some(connection.clone()),
+        })
+    }
+
     /// Looks at newer policies; says whether the admission goes on.
     pub(crate) fn review(&self, info: &Described) -> bool {
         let connection = self.in_clear.as_ref();
         let refused = connection.filter(|_| judge_plaintext(info, self.port).is_err());
-        let goes_on = refused.is_none()
-            && info.port(self.port).is_some()
-            && judge(&info.own.access, self.caller.as_ref(), self.port).is_ok();
+        let allowed =
+            || !self.served || judge(&info.own.access, self.caller.as_ref(), self.port).is_ok();
+        let goes_on =
+            refused.is_none() && info.port(self.port).is_some() == self.served && allowed();
         if let Some(connection) = refused {
             connection.trigger();
         }

@@ -6,6 +6,7 @@ use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
 use leno_http::{Incoming, ServerError};
+use leno_net::link;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_types::{AppProtocol, Priority, Refusal, ports};
 use tokio::net::TcpStream;
@@ -59,34 +60,26 @@ async fn connection(
     stream.set_nodelay(true)?;
     let own = stream.local_addr()?;
     let at = SocketAddr::new(own.ip().to_canonical(), own.port());
-    let (local, destination) = match arrival {
+    let captured = matches!(arrival, Arrival::Captured);
+    let found = match arrival {
         Arrival::Published(local, published) => {
             let port = local
                 .info()
                 .and_then(|info| info.published(published).map(|port| port.port));
-            match port {
-                Some(port) => (local, SocketAddr::new(at.ip(), port)),
-                None => {
-                    reset(&stream);
-                    return Ok(());
-                }
-            }
+            port.map(|port| (local, SocketAddr::new(at.ip(), port)))
         }
         Arrival::Captured => {
             let original = (shared.config.original_destination)(&stream)?.unwrap_or(at);
             let original = SocketAddr::new(original.ip().to_canonical(), original.port());
-            if ports::is_reserved(original.port()) && original.port() == at.port() {
-                // A connection to the listener itself asks for nothing.
-                reset(&stream);
-                return Ok(());
-            }
-            let serving = shared.local_serving(original);
-            // A STRICT workload is not reached in clear by ports of which the mesh knows nothing.
-            match serving.or_else(|| shared.strict_at(original.ip())) {
-                Some(local) => (local, original),
-                None => return pass(shared, stream, from, original).await,
-            }
+            // A connection to the listener itself asks for nothing.
+            let nothing = ports::is_reserved(original.port()) && original.port() == at.port();
+            let local = shared.captured(original).filter(|_| !nothing);
+            local.map(|local| (local, original))
         }
+    };
+    let Some((local, destination)) = found else {
+        reset(&stream);
+        return Ok(());
     };
     if local.app.made(from, destination) {
         refused(Refusal::Loop);
@@ -107,30 +100,43 @@ async fn connection(
         visit: Some(visit),
         known: RefCell::default(),
     });
-    run(&conn, stream).await
+    match passes(&conn).filter(|_| captured) {
+        Some(admission) => Box::pin(pass(&conn, stream, &admission)).await,
+        None => run(&conn, stream).await,
+    }
 }
 
-/// What is registered by nobody in a captured namespace is none of the mesh's business: on it goes, as it came.
-async fn pass(
-    shared: &Rc<Shared>,
-    mut stream: TcpStream,
-    from: SocketAddr,
-    to: SocketAddr,
-) -> io::Result<()> {
-    let limits = &shared.config.limits;
-    let mut other = app::pass_on(shared, from, to).await?;
+/// Whether a connection in a captured namespace goes past its workload: on to somewhere else, or to a port of which the
+/// mesh knows nothing, for as long as the workload takes plaintext there.
+fn passes(conn: &Conn) -> Option<Rc<Admission>> {
+    let info = conn.local.info()?;
+    let (ip, port) = (conn.at.ip(), conn.at.port());
+    if !info.own.addresses.contains(&ip) && link::is_elsewhere(ip) {
+        return Some(Admission::past(port, &conn.stop));
+    }
+    if info.port(port).is_some() || super::judge_plaintext(&info, port).is_err() {
+        return None;
+    }
+    let admission = Admission::past(port, &conn.stop);
+    conn.local.admit(&admission);
+    Some(admission)
+}
+
+/// What the mesh knows nothing of is none of its business: on it goes, as it came.
+async fn pass(conn: &Conn, mut stream: TcpStream, admission: &Admission) -> io::Result<()> {
+    let shared = &conn.shared;
+    let mut other = app::pass_on(shared, conn.from, conn.at).await?;
+    visited(conn, Ok(()));
     let carried = Carried::default();
-    let ending = std::future::pending();
-    let end = splice(
-        &mut stream,
-        &mut other,
-        &carried,
-        limits.stream_idle,
-        ending,
-    )
-    .await;
-    if end != End::Closed {
-        reset(&stream);
+    let (idle, ending) = (shared.config.limits.stream_idle, admission.ending.thrown());
+    match splice(&mut stream, &mut other, &carried, idle, ending).await {
+        End::Closed => {}
+        End::Cancelled => {
+            let why = "a newer policy ended the connection";
+            raw::refused(conn, None, &Denial::new(Refusal::StreamEnded, why));
+            reset(&stream);
+        }
+        _ => reset(&stream),
     }
     Ok(())
 }
