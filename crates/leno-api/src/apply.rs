@@ -15,7 +15,7 @@ use crate::{
     duplicates,
     handler::Call,
     media, object,
-    plan::{self, Outcome, Planned, Provenance},
+    plan::{self, Outcome, Planned, Provenance, Written},
     status::{ApiError, Invalid, json_response},
     store_key, warnings,
     write::{Change, TRIES, json_only, store},
@@ -40,6 +40,18 @@ struct Ready<'a> {
     old: Option<Entry>,
 }
 
+impl Ready<'_> {
+    fn written(&self) -> Written<'_> {
+        let key = &self.document.key;
+        Written {
+            kind: self.document.kind,
+            namespace: &key.namespace,
+            name: &key.name,
+            planned: Some(&self.planned),
+        }
+    }
+}
+
 /// Serves a batch.
 pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
     json_only(&media::content_type(call.headers())?)?;
@@ -52,8 +64,14 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
     let documents = admitted(call, items).await?;
     for _ in 0..TRIES {
         let ready = planned(call, &documents)?;
+        let cut_off = plan::cut_off(
+            &call.server.api,
+            call.mesh,
+            ready.iter().map(Ready::written),
+        );
+        let cut_off = cut_off.await;
         if dry_run {
-            return Ok(answer(&ready, None, true));
+            return Ok(answer(&ready, &cut_off, None, true));
         }
         let changes: Vec<_> = ready.iter().filter_map(change_of).collect();
         let count = changes.len() as u64;
@@ -61,7 +79,7 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
             Ok(last) => {
                 // Each write of a transaction takes one revision, in order.
                 let first = last - count + u64::from(count > 0);
-                return Ok(answer(&ready, Some(first), false));
+                return Ok(answer(&ready, &cut_off, Some(first), false));
             }
             // Somebody else was faster: once more, on what they wrote.
             Err(
@@ -258,7 +276,7 @@ fn change_of(ready: &Ready<'_>) -> Option<Change> {
 }
 
 /// What became of each document; `first` is the revision of the first write.
-fn answer(ready: &[Ready<'_>], first: Option<u64>, dry_run: bool) -> Response {
+fn answer(ready: &[Ready<'_>], cut_off: &[String], first: Option<u64>, dry_run: bool) -> Response {
     let mut next = first;
     let items: Vec<_> = ready
         .iter()
@@ -283,5 +301,6 @@ fn answer(ready: &[Ready<'_>], first: Option<u64>, dry_run: bool) -> Response {
             })
         })
         .collect();
-    json_response(StatusCode::OK, &json!({"items": items, "dryRun": dry_run}))
+    let answer = json!({"items": items, "dryRun": dry_run, "cutsOff": cut_off});
+    json_response(StatusCode::OK, &answer)
 }

@@ -113,6 +113,16 @@ pub trait Derived: Send + Sync {
         vec![Vec::new(); together.len()]
     }
 
+    /// Whom these writes would cut off, of those who called of late: a sentence each. They are made all the same.
+    fn cut_off<'a>(
+        &'a self,
+        mesh: &'a DnsLabel,
+        proposed: Vec<Proposed>,
+    ) -> BoxFuture<'a, Vec<String>> {
+        let _ = (mesh, proposed);
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// A number that grows whenever a derived object of any mesh may have changed.
     fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
 
@@ -128,6 +138,19 @@ pub trait Derived: Send + Sync {
         let _ = mesh;
         true
     }
+}
+
+/// An object as it would stand.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: DnsLabel,
+    /// Its name.
+    pub name: DnsLabel,
+    /// What it would say; `None`: it would be deleted.
+    pub resource: Option<Arc<Resource>>,
 }
 
 /// What a caller may do in a mesh.

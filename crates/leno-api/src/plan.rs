@@ -1,10 +1,12 @@
 //! From what a caller proposes to what is stored: admitted, completed by the control plane, stamped by the system.
 
+use std::sync::Arc;
+
 use leno_config::{Admitted, Finding, Kind, Resource, admit};
 use leno_types::DnsLabel;
 use serde_json::Value;
 
-use crate::{Api, object};
+use crate::{Api, Proposed, object};
 
 /// What a write will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,57 @@ pub(crate) enum Provenance {
     Said,
     /// Whoever changes one object hands on what it had.
     HandedOn,
+}
+
+/// Whom writes cut off, where one of them says who may call. What is deleted is said by key alone.
+pub(crate) async fn cut_off(
+    api: &Api,
+    mesh: &DnsLabel,
+    writes: impl Iterator<Item = Written<'_>>,
+) -> Vec<String> {
+    let decides =
+        |of: &Proposed| matches!(of.kind, Kind::AccessPolicy | Kind::AuthenticationPolicy);
+    let proposed: Vec<Proposed> = writes.filter_map(|of| of.proposed()).collect();
+    if !proposed.iter().any(decides) {
+        return Vec::new();
+    }
+    api.derived.cut_off(mesh, proposed).await
+}
+
+/// A write as it is planned.
+pub(crate) struct Written<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    /// `None`: it is deleted.
+    pub(crate) planned: Option<&'a Planned>,
+}
+
+impl Written<'_> {
+    /// As it would stand, with the time at which it was made; `None` where nothing changes by it.
+    fn proposed(&self) -> Option<Proposed> {
+        // Only what decides who may call, and of whom, makes a difference.
+        let counts = matches!(
+            self.kind,
+            Kind::Service | Kind::AccessPolicy | Kind::AuthenticationPolicy
+        );
+        let unchanged = |of: &Planned| of.outcome == Outcome::Unchanged;
+        if !counts || self.planned.is_some_and(unchanged) {
+            return None;
+        }
+        let resource = match self.planned {
+            Some(planned) => Some(Arc::new(
+                admit(self.kind, planned.value.clone()).ok()?.resource,
+            )),
+            None => None,
+        };
+        Some(Proposed {
+            kind: self.kind,
+            namespace: self.namespace.parse().ok()?,
+            name: self.name.parse().ok()?,
+            resource,
+        })
+    }
 }
 
 /// The second half: what the control plane and the system add, given what is there.

@@ -11,10 +11,11 @@ const MAX_WARNINGS: usize = 16;
 /// Bytes of one.
 const MAX_BYTES: usize = 512;
 
-/// Adds them to an answer about one object.
-pub(crate) fn add(response: &mut Response, findings: &[Finding]) {
+/// Adds them to an answer about one object: first whom it cuts off.
+pub(crate) fn add(response: &mut Response, cut_off: &[String], findings: &[Finding]) {
     let name = HeaderName::from_static("warning");
-    let mut texts: Vec<String> = findings.iter().map(Finding::to_string).collect();
+    let findings = findings.iter().map(Finding::to_string);
+    let mut texts: Vec<String> = cut_off.iter().cloned().chain(findings).collect();
     if texts.len() > MAX_WARNINGS {
         let rest = texts.split_off(MAX_WARNINGS - 1).len();
         texts.push(format!("and {rest} more: its status has them all"));
@@ -73,13 +74,14 @@ mod tests {
         let finding = |index: usize| Finding::new(format!("spec.rules[{index}]"), "is odd");
         let findings: Vec<Finding> = (0..20).map(finding).collect();
         let mut response = Response::default();
-        add(&mut response, &findings);
+        add(&mut response, &["cuts off a".into()], &findings);
         let all: Vec<_> = response.headers().get_all("warning").iter().collect();
         assert_eq!(all.len(), MAX_WARNINGS);
-        assert_eq!(all[0], r#"299 - "spec.rules[0]: is odd""#);
+        assert_eq!(all[0], r#"299 - "cuts off a""#);
+        assert_eq!(all[1], r#"299 - "spec.rules[0]: is odd""#);
         assert_eq!(
             all[MAX_WARNINGS - 1],
-            r#"299 - "and 5 more: its status has them all""#
+            r#"299 - "and 6 more: its status has them all""#
         );
     }
 }

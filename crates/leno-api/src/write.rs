@@ -23,7 +23,7 @@ use crate::{
     handler::Call,
     media, object,
     patch::{self, PatchError},
-    plan::{self, Outcome, Planned, Provenance},
+    plan::{self, Outcome, Planned, Provenance, Written},
     query::{Parameters, Validation},
     read,
     status::{ApiError, json_response},
@@ -53,6 +53,7 @@ pub(crate) async fn create(
     let mut planned = planned(call, kind, &name, &parameters, proposed, None)?;
     planned.warnings.splice(0..0, notes);
     let target = Target::new(call, kind, namespace, &name);
+    let cut_off = target.cut_off(Some(&planned)).await;
     let revision = if parameters.dry_run {
         if target.entry()?.is_some() {
             return Err(ApiError::already_exists(kind, &name));
@@ -66,7 +67,13 @@ pub(crate) async fn create(
                 .map_err(|e| target.error(&e))?,
         )
     };
-    target.answer(planned, revision, &parameters, StatusCode::CREATED)
+    target.answer(
+        planned,
+        &cut_off,
+        revision,
+        &parameters,
+        StatusCode::CREATED,
+    )
 }
 
 /// Replaces an object.
@@ -162,6 +169,7 @@ pub(crate) async fn delete(
         {
             return Err(ApiError::modified(kind, name));
         }
+        let cut_off = target.cut_off(None).await;
         if !dry_run {
             let write = Write::delete(entry.key.clone(), Expect::Revision(entry.revision));
             match target.store(write, "deleted", Some(&current)).await {
@@ -170,7 +178,9 @@ pub(crate) async fn delete(
                 Err(error) => return Err(target.error(&error)),
             }
         }
-        return Ok(deleted(kind, name, uid));
+        let mut response = deleted(kind, name, uid);
+        warnings::add(&mut response, &cut_off, &[]);
+        return Ok(response);
     }
     Err(ApiError::modified(kind, name))
 }
@@ -269,22 +279,42 @@ impl<'a> Target<'a> {
             same_object(kind, name, &proposed, &old, &self.current(&entry))?;
             let mut planned = planned(self.call, kind, name, parameters, proposed, Some(&old))?;
             planned.warnings.splice(0..0, notes.iter().cloned());
+            let cut_off = self.cut_off(Some(&planned)).await;
+            let answer = |planned, revision| {
+                self.answer(
+                    planned,
+                    &cut_off,
+                    Some(revision),
+                    parameters,
+                    StatusCode::OK,
+                )
+            };
             if planned.outcome == Outcome::Unchanged || parameters.dry_run {
-                return self.answer(planned, Some(entry.revision), parameters, StatusCode::OK);
+                return answer(planned, entry.revision);
             }
             // A caller's own version was compared above; if it was right, a conflict now finds it wrong next time.
             match self
                 .commit(&planned, Some(&old), Expect::Revision(entry.revision))
                 .await
             {
-                Ok(revision) => {
-                    return self.answer(planned, Some(revision), parameters, StatusCode::OK);
-                }
+                Ok(revision) => return answer(planned, revision),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(self.error(&error)),
             }
         }
         Err(ApiError::modified(kind, name))
+    }
+
+    /// Whom the write cuts off.
+    async fn cut_off(&self, planned: Option<&Planned>) -> Vec<String> {
+        let written = Written {
+            kind: self.kind,
+            namespace: self.namespace,
+            name: self.name,
+            planned,
+        };
+        let api = &self.call.server.api;
+        plan::cut_off(api, self.call.mesh, std::iter::once(written)).await
     }
 
     async fn commit(
@@ -315,6 +345,7 @@ impl<'a> Target<'a> {
     fn answer(
         &self,
         planned: Planned,
+        cut_off: &[String],
         revision: Option<u64>,
         parameters: &Parameters,
         code: StatusCode,
@@ -338,7 +369,7 @@ impl<'a> Target<'a> {
             &mut value,
         );
         let mut response = read::one(self.call, self.kind, &value, form, parameters, code);
-        warnings::add(&mut response, &planned.warnings);
+        warnings::add(&mut response, cut_off, &planned.warnings);
         Ok(response)
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -178,6 +178,15 @@ impl Client {
         self.call(Method::DELETE, path, None).await
     }
 
+    /// DELETE of an object: what is to be said of it.
+    pub(crate) async fn delete_object(&self, path: &str) -> Result<Vec<String>, CallError> {
+        let answer = self
+            .answer(Method::DELETE, path, None, "application/json")
+            .await?;
+        let warnings = answer.headers().get_all("warning").iter();
+        Ok(warnings.filter_map(warning).collect())
+    }
+
     /// DELETE of an object that is still the one of this `resourceVersion`.
     pub(crate) async fn delete_at(&self, path: &str, revision: &Value) -> Result<Value, CallError> {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"resourceVersion": revision}});
@@ -259,6 +268,18 @@ impl Client {
         body: Option<(&str, &Value)>,
         accept: &str,
     ) -> Result<Incoming, CallError> {
+        let answer = self.answer(method, path, body, accept).await?;
+        Ok(answer.into_body())
+    }
+
+    /// An answer that is no refusal.
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        accept: &str,
+    ) -> Result<Response<Incoming>, CallError> {
         let (Server::Unix { path: prefix, .. } | Server::Https { path: prefix, .. }) =
             &self.context.server;
         let mut request = Request::builder()
@@ -281,12 +302,12 @@ impl Client {
             .send_request(request)
             .await
             .map_err(|error| lost(&error))?;
-        let (head, body) = answer.into_parts();
-        if head.status.is_success() {
-            return Ok(body);
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
         }
-        let said = whole(body).await?;
-        Err(CallError::Refused(refusal(head.status, &said)))
+        let said = whole(answer.into_body()).await?;
+        Err(CallError::Refused(refusal(status, &said)))
     }
 
     async fn handshake<IO>(
@@ -344,6 +365,20 @@ impl Client {
             }
         }
     }
+}
+
+/// The text of a `Warning` field: `299 - "text"`.
+fn warning(value: &HeaderValue) -> Option<String> {
+    let quoted = value.to_str().ok()?.strip_prefix("299 - \"")?;
+    let mut characters = quoted.strip_suffix('"')?.chars();
+    let mut text = String::new();
+    while let Some(character) = characters.next() {
+        text.push(match character {
+            '\\' => characters.next()?,
+            other => other,
+        });
+    }
+    Some(text)
 }
 
 /// A whole body as JSON; null where it is none.
@@ -434,5 +469,19 @@ fn refusal(status: StatusCode, value: &Value) -> Refusal {
             message
         },
         causes: causes.map(cause).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_read_as_it_was_meant() {
+        let read = |text: &'static str| warning(&HeaderValue::from_static(text));
+        assert_eq!(read(r#"299 - "a \"b\" \\ c""#), Some(r#"a "b" \ c"#.into()));
+        for other in ["", r#"199 - "a""#, "299 - a", r#"299 - "a\""#] {
+            assert_eq!(read(other), None, "{other}");
+        }
     }
 }

@@ -4,9 +4,8 @@
 //! oldest decides, and the others are not in force there.
 //! Invariant: the index says exactly what a scan of the policies would.
 
-mod scan;
-
-pub use scan::Scanned;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 

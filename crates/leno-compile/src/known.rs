@@ -457,6 +457,19 @@ impl Known {
         touched.reads.extend(selecting.map(Read::Selected));
     }
 
+    /// An object as it stands, and was taken in.
+    pub(crate) fn object(&self, kind: Kind, name: &ObjectName) -> Option<&Arc<Resource>> {
+        let objects = match kind {
+            Kind::Service => &self.services,
+            Kind::HttpRoute => &self.routes,
+            Kind::AccessPolicy => &self.policies,
+            Kind::AuthenticationPolicy => &self.authentications,
+            Kind::HostnameGenerator => &self.generators,
+            Kind::EndpointSlice | Kind::Workload => return None,
+        };
+        objects.get(name)
+    }
+
     /// The applied service of a name.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services

@@ -10,6 +10,7 @@ mod authentication;
 mod compiler;
 mod conditions;
 mod destination;
+mod foreseen;
 mod graph;
 mod hostnames;
 mod index;
@@ -24,8 +25,9 @@ mod view;
 mod workload;
 
 pub use audit::Audit;
-pub use authentication::{PortMode, Scanned};
+pub use authentication::PortMode;
 pub use compiler::{Compilations, Compiler};
+pub use foreseen::Foreseen;
 pub use hostnames::{GeneratorNames, GivenNames, MAX_GENERATORS, labels_of, unnamed};
 pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
 pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};

@@ -20,7 +20,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use leno_api::Derived;
+use leno_api::{Derived, Proposed};
 use leno_compile::{EffectiveService, GivenNames, Key, Origin, Output};
 use leno_config::{Finding, Kind, Resource};
 use leno_store::{Expect, Write};
@@ -408,6 +408,23 @@ impl Derived for DerivedMeshes {
             Some(shared) => references::warnings(mesh, &shared.read(), together),
             None => vec![Vec::new(); together.len()],
         }
+    }
+
+    fn cut_off<'a>(
+        &'a self,
+        mesh: &'a DnsLabel,
+        proposed: Vec<Proposed>,
+    ) -> BoxFuture<'a, Vec<String>> {
+        let mesh = mesh.clone();
+        let asked = self.handle.call(move |core| {
+            let now = core.clock.uptime();
+            let mesh = core.meshes.get_mut(&mesh)?;
+            Some(mesh.cut_off(&proposed, now))
+        });
+        Box::pin(async move {
+            let told = asked.await;
+            told.ok().flatten().unwrap_or_default()
+        })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -8,6 +8,7 @@ mod afresh;
 mod agents;
 mod asking;
 mod distribute;
+mod losses;
 mod members;
 mod mtls;
 mod names;

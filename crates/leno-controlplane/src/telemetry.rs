@@ -20,7 +20,7 @@ use leno_wire::agent::EdgeDelta;
 
 use crate::{documents::Edge, told::one_line};
 
-pub use outsiders::{Caller as OutsideCaller, Calls, MAX_OUTSIDERS, Outsiders};
+pub use outsiders::{Caller as OutsideCaller, Calls as OutsideCalls, MAX_OUTSIDERS, Outsiders};
 
 /// Series of one mesh.
 pub const MAX_SERIES: usize = 4_096;
@@ -83,6 +83,19 @@ struct Slot {
     /// Which span since the start.
     index: u64,
     samples: BTreeMap<usize, Sample>,
+}
+
+/// A caller and who served it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served<'a> {
+    /// What people call the caller.
+    pub source: &'a str,
+    /// Empty: nobody proved who it is.
+    pub source_identity: &'a str,
+    /// What people call the one called: its service with its version.
+    pub destination: &'a str,
+    /// Who that is.
+    pub destination_identity: &'a str,
 }
 
 /// How a mesh's workloads are called in the answers.
@@ -160,6 +173,28 @@ impl Telemetry {
         }
         let seconds = (until - from).max(1) as f64;
         (seconds, self.edges(&sums, seconds))
+    }
+
+    /// Who was served by whom in the last ten minutes, each pair once for each side that told of it.
+    #[must_use]
+    pub fn served(&self, now: Duration) -> Vec<Served<'_>> {
+        let oldest = (now.as_secs() / COARSE_SECONDS).saturating_sub(COARSE - 1);
+        let recent = || self.coarse.iter().rev().filter(|slot| slot.index >= oldest);
+        let was_served = |id: &usize| {
+            recent().any(|slot| {
+                let sample = slot.samples.get(id);
+                sample.is_some_and(|of| of.requests > of.failures)
+            })
+        };
+        let keys = self.keys.iter().filter(|(id, _)| was_served(id));
+        let keys = keys.map(|(_, key)| key);
+        keys.map(|key| Served {
+            source: &key.source,
+            source_identity: &key.source_identity,
+            destination: &key.destination,
+            destination_identity: &key.destination_identity,
+        })
+        .collect()
     }
 
     /// Everything since the start.

@@ -10,15 +10,17 @@ use leno_testkit::{Member, Mesh, Output, Process, need, suite, until};
 /// A mesh, and the certificate of somebody in it.
 struct Fixture {
     mesh: Mesh,
+    friend: Member,
     _storefront: (Member, Backend),
     context: PathBuf,
 }
 
 fn start() -> Fixture {
-    let mut mesh = Mesh::builder().services(&["storefront"]).start();
+    let mut mesh = Mesh::builder().services(&["storefront", "friend"]).start();
     let a = mesh.join("a");
     let storefront = mesh.run(&a).service("storefront").port("80:8080").start();
     let backend = Backend::http(storefront.listen(8080), |_| response(200, "", "ok"));
+    let friend = mesh.run(&a).account("friend").start();
     let context = mesh.host("cp").disk().join("kubeconfig");
     let written = mesh
         .leno(&["user", "create", "somebody", "--role", "admin"])
@@ -26,6 +28,7 @@ fn start() -> Fixture {
     fs::write(&context, written.text()).expect("the context is written");
     Fixture {
         mesh,
+        friend,
         _storefront: (storefront, backend),
         context,
     }
@@ -37,6 +40,7 @@ suite!(
         an_old_kubectl_configures_a_mesh,
         a_current_kubectl_configures_a_mesh,
         a_current_kubectl_validates_as_strictly_as_it_is_told,
+        who_would_be_cut_off_is_told_before_and_when_it_is_written,
         what_is_not_there_is_told_by_name,
         every_field_is_explained,
         what_runs_is_described_as_a_cluster_would,
@@ -241,6 +245,37 @@ fn a_current_kubectl_validates_as_strictly_as_it_is_told(fixture: &mut Fixture) 
     fixture
         .kubectl(&kubectl, &["delete", "service", "typo"])
         .good();
+}
+
+fn who_would_be_cut_off_is_told_before_and_when_it_is_written(fixture: &mut Fixture) {
+    let policy = |action: &str, who: &str| {
+        format!(
+            "apiVersion: leno.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: doors}}\nspec:\n  \
+             targetRefs: [{{kind: Service, name: storefront}}]\n  action: {action}\n  \
+             rules: [{{from: [{{serviceAccounts: [default/{who}]}}]}}]\n"
+        )
+    };
+    let deny = fixture.file("deny.yaml", &policy("Deny", "friend"));
+    let allow = fixture.file("allow.yaml", &policy("Allow", "friend"));
+    let other = fixture.file("other.yaml", &policy("Allow", "other"));
+    let told =
+        "Warning: cuts off, of those who called default/storefront in the last ten minutes: ";
+    for kubectl in [need!(CURRENT), need!(OLD)] {
+        let run = |words: &[&str]| fixture.kubectl(&kubectl, words).good();
+        let tells = |output: &Output| output.stderr.contains(told);
+        until("a dry run tells of the caller", SOON, || {
+            let mut wire = fixture.friend.connect("storefront", 80);
+            wire.send("GET / HTTP/1.1\r\nhost: storefront\r\nconnection: close\r\n\r\n");
+            assert_eq!(wire.message().status(), 200);
+            tells(&run(&["apply", "--dry-run=server", "-f", &deny])).then_some(())
+        });
+        assert!(!tells(&run(&["apply", "-f", &allow])), "friend stays");
+        assert!(tells(&run(&["apply", "-f", &other])), "friend loses");
+        assert!(!tells(&run(&["apply", "-f", &other])), "nothing changes");
+        assert!(!tells(&run(&["delete", "-f", &other])), "all may again");
+        assert!(tells(&run(&["create", "-f", &deny])));
+        run(&["delete", "accesspolicy", "doors"]);
+    }
 }
 
 fn what_is_not_there_is_told_by_name(fixture: &mut Fixture) {

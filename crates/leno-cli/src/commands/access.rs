@@ -1,28 +1,24 @@
 //! `leno allow` and `leno deny`: an ordinary AccessPolicy, after saying whom it cuts off and what stands in its way.
 
 mod decision;
-mod documents;
-
-pub(super) use documents::cut_off_by;
 
 use clap::Args;
 use leno_config::{AccessAction, Kind};
-use leno_controlplane::documents::{Edge, EdgeList, Proxy, ProxyWorkload};
-use leno_types::{Identity, ServiceName, TrustDomain, deployed_name};
+use leno_controlplane::documents::{EdgeList, Proxy, ProxyWorkload};
+use leno_types::{ServiceName, TrustDomain, deployed_name};
 use serde_json::Value;
 
-use self::decision::{Caller, Plan, Wish, plan};
+use self::decision::{Plan, Wish, plan};
 use super::{
     apply::apply_values,
     known::{self, Account, instead},
     label, path_of,
-    shortcuts::{Common, agreed, option},
+    shortcuts::{Common, agreed, cuts_off, option},
 };
 use crate::{
     client::Client,
     exit::{CommandError, Outcome},
     output::{Format, items, text},
-    view,
 };
 
 /// Say who may, or may not, call a service.
@@ -73,14 +69,14 @@ pub(crate) async fn access(client: &Client, action: AccessAction, args: &AccessA
         }
         say!("⚠ {what}");
     }
-    let (ports, callers) = (ports(&mesh, &service), callers(&mesh, &service));
-    let plan = plan(&wish, &mesh.policies, &mesh.domain, &ports, &callers).ok_or_else(|| {
+    let ports = ports(&mesh, &service);
+    let plan = plan(&wish, &mesh.policies, &mesh.domain, &ports).ok_or_else(|| {
         CommandError::refused("too many policies have the name that this one would get")
             .hint("write the document yourself: the same with --dry-run -o yaml shows it")
     })?;
     still_denied(&plan, args, only_shown)?;
     if !only_shown {
-        consent(&plan, args, &service)?;
+        consent(client, &plan, args).await?;
     }
     write(client, args, &service, &plan, &mesh.policies).await
 }
@@ -231,35 +227,6 @@ fn ports(mesh: &Mesh, service: &ServiceName) -> Vec<u16> {
     ports
 }
 
-/// Who called the service, in any version, in the last ten minutes.
-fn callers(mesh: &Mesh, service: &ServiceName) -> Vec<Caller> {
-    let mut names: Vec<String> = workloads(mesh, service)
-        .filter(|workload| !workload.version.is_empty())
-        .map(|workload| format!("{}-{}", service.name, workload.version))
-        .collect();
-    names.push(service.name.to_string());
-    let called = |edge: &&Edge| names.contains(&edge.destination) && edge.requests > edge.failures;
-    let caller = |edge: &Edge| {
-        let identity = edge.source_identity.as_deref();
-        let identity = identity.and_then(|text| text.parse().ok());
-        Caller {
-            name: named(&edge.source, identity.as_ref()),
-            identity,
-        }
-    };
-    mesh.edges.edges.iter().filter(called).map(caller).collect()
-}
-
-/// A caller as people see it, with the word that allows or denies it where that is another.
-fn named(source: &str, identity: Option<&Identity>) -> String {
-    match identity.and_then(Identity::service_account) {
-        Some(account) if !view::is_version_of(source, account) => {
-            format!("{source} (service account {account})")
-        }
-        Some(_) | None => source.to_owned(),
-    }
-}
-
 /// Under which account a program of this name runs, or ran when it called of late.
 fn account_of(mesh: &Mesh, name: &str) -> Option<Account> {
     let calls = mesh.edges.edges.iter();
@@ -306,17 +273,15 @@ fn still_denied(plan: &Plan, args: &AccessArgs, only_shown: bool) -> Result<(), 
     )))
 }
 
-/// Says who is cut off; on a terminal, asks.
-fn consent(plan: &Plan, args: &AccessArgs, service: &ServiceName) -> Result<(), CommandError> {
-    if plan.cut_off.is_empty() {
+/// Says who is cut off; on a terminal, asks. A deny that is lifted keeps nobody in.
+async fn consent(client: &Client, plan: &Plan, args: &AccessArgs) -> Result<(), CommandError> {
+    let cut_off = cuts_off(client, &plan.document).await?;
+    if cut_off.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = plan.cut_off.iter().map(String::as_str).collect();
-    say!(
-        "cuts off, of those who called {} in the last ten minutes: {}",
-        service.name,
-        names.join(", ")
-    );
+    for sentence in cut_off {
+        say!("⚠ {sentence}");
+    }
     agreed(args.yes || args.common.dry_run)
 }
 
@@ -325,19 +290,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
-
-    #[test]
-    fn a_caller_is_told_with_the_word_that_means_it() {
-        let of = |account: &str| {
-            let text = format!("spiffe://d.leno/ns/default/sa/{account}");
-            text.parse::<Identity>().unwrap()
-        };
-        let told = |source, account| named(source, Some(&of(account)));
-        assert_eq!(told("front", "front"), "front");
-        assert_eq!(told("catalog-v1", "catalog"), "catalog-v1");
-        assert_eq!(told("curl", "default"), "curl (service account default)");
-        assert_eq!(named("legacy", None), "legacy");
-    }
 
     #[test]
     fn a_programs_name_leads_to_its_account() {

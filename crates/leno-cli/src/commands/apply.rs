@@ -13,7 +13,6 @@ use leno_config::{Document, Finding, admit, parse_documents};
 use serde_json::{Value, json};
 
 use self::report::{Asked, report};
-use super::{access::cut_off_by, mtls::refused_by};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
@@ -68,23 +67,10 @@ pub(crate) async fn apply(client: &Client, args: &ApplyArgs) -> Outcome {
             "there is no document in what was given",
         ));
     }
-    for (service, callers) in cut_off_by(client, &documents).await? {
-        let callers: Vec<String> = callers.into_iter().collect();
-        say!(
-            "⚠ cuts off, of those who called {service} in the last ten minutes: {}",
-            callers.join(", ")
-        );
-    }
-    let refused = refused_by(client, &documents).await?;
-    if !refused.is_empty() {
-        say!("⚠ cuts off, of those who called in plaintext in the last ten minutes:");
-        for line in refused {
-            say!("  {line}");
-        }
-    }
     let asked = Asked {
         dry_run: args.dry_run,
         wait: args.wait,
+        told: false,
         format: args.output,
     };
     apply_documents(client, &documents, &asked).await
@@ -122,7 +108,7 @@ async fn apply_documents(client: &Client, documents: &[Document], asked: &Asked)
     report(client, &answer, asked, place).await
 }
 
-/// Applies documents that a command wrote itself.
+/// Applies documents that a command wrote itself, after it has told whom they cut off.
 pub(super) async fn apply_values(
     client: &Client,
     values: &[Value],
@@ -145,6 +131,7 @@ pub(super) async fn apply_values(
     let asked = Asked {
         dry_run,
         wait,
+        told: true,
         format,
     };
     report(client, &answer, &asked, |_, finding| finding).await

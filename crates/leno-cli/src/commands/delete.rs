@@ -98,8 +98,13 @@ async fn delete_one(
         name,
     } = object;
     let path = path_of(*kind, Some(namespace), Some(name));
-    match client.delete(&path).await {
-        Ok(_) => print(&format!("{}/{name} deleted", kind.singular())),
+    match client.delete_object(&path).await {
+        Ok(warnings) => {
+            print(&format!("{}/{name} deleted", kind.singular()));
+            for warning in warnings {
+                say!("⚠ {warning}");
+            }
+        }
         Err(CallError::Refused(refusal)) if refusal.code == 404 => {
             if ignore_not_found {
                 return Ok(());

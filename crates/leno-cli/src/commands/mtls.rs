@@ -2,7 +2,6 @@
 //! saying whom it cuts off.
 
 mod decision;
-mod documents;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -16,7 +15,7 @@ use super::{
     apply::apply_values,
     known::{self, instead},
     label, path_of,
-    shortcuts::{Common, agreed, option},
+    shortcuts::{Common, agreed, cuts_off, option},
 };
 use crate::{
     client::Client,
@@ -25,7 +24,6 @@ use crate::{
     top::ask,
 };
 
-pub(super) use documents::refused_by;
 pub(super) use show::{callers, place};
 
 /// Where the page is.
@@ -173,10 +171,10 @@ async fn write(client: &Client, args: &ModeArgs, plan: &Plan, home: &DnsLabel) -
         for stays in &plan.stays {
             say!("⚠ {stays}");
         }
-        if !plan.cut_off.is_empty() {
-            say!("cuts off, of those who called in plaintext in the last ten minutes:");
-            for line in &plan.cut_off {
-                say!("  {line}");
+        let cut_off = cuts_off(client, &plan.document).await?;
+        if !cut_off.is_empty() {
+            for sentence in cut_off {
+                say!("⚠ {sentence}");
             }
             say!("a caller stays by becoming a member: leno run -- PROGRAM");
             agreed(args.yes || common.dry_run)?;

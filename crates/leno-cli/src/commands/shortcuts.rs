@@ -4,9 +4,14 @@ use std::io::{BufRead, IsTerminal};
 
 use clap::Args;
 use leno_types::DnsLabel;
+use serde_json::{Value, json};
 
 use super::label;
-use crate::{client::Client, exit::CommandError, output::Format};
+use crate::{
+    client::Client,
+    exit::CommandError,
+    output::{Format, items},
+};
 
 /// The option that names a namespace, where it is not the usual one.
 pub(super) fn option(namespace: &str, usual: &str) -> String {
@@ -14,6 +19,17 @@ pub(super) fn option(namespace: &str, usual: &str) -> String {
         return String::new();
     }
     format!(" -n {namespace}")
+}
+
+/// Whom writing a document would cut off, as the control plane says it.
+pub(super) async fn cuts_off(
+    client: &Client,
+    document: &Value,
+) -> Result<Vec<String>, CommandError> {
+    let batch = json!({"items": [document], "dryRun": true});
+    let answer = client.post("/leno/v1/apply", &batch).await?;
+    let sentences = items(&answer, "/cutsOff").filter_map(Value::as_str);
+    Ok(sentences.map(str::to_owned).collect())
 }
 
 /// On a terminal, asks whether to go on, unless `unasked`.

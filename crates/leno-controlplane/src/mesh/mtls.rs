@@ -61,7 +61,7 @@ impl Mesh {
         MtlsList { ports }
     }
 
-    fn hosts_by_address(&self) -> BTreeMap<IpAddr, String> {
+    pub(super) fn hosts_by_address(&self) -> BTreeMap<IpAddr, String> {
         let agents = self.registry.agents();
         agents
             .flat_map(|(name, agent)| {

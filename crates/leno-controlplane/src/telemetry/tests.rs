@@ -204,3 +204,21 @@ fn a_long_window_reaches_up_to_the_last_second() {
         assert_eq!((covered, counted), (seconds, requests), "{now} {window}");
     }
 }
+
+#[test]
+fn who_was_served_is_known_for_ten_minutes_and_who_was_only_refused_is_not() {
+    let mut telemetry = Telemetry::default();
+    telemetry.record(&[edge(0, "storefront-b7f2", 100)], &Known, second(20));
+    let mut refused = edge(0, "legacy-0001", 10);
+    refused.failures = 10;
+    telemetry.record(&[refused], &Known, second(30));
+    let served = |telemetry: &Telemetry, at| {
+        let served = telemetry.served(second(at));
+        let pair = |of: &Served<'_>| (of.source.to_owned(), of.destination.to_owned());
+        served.iter().map(pair).collect::<Vec<_>>()
+    };
+    let expected = [("storefront".to_owned(), "catalog-v1".to_owned())];
+    assert_eq!(served(&telemetry, 31), expected);
+    assert_eq!(served(&telemetry, 619), expected);
+    assert!(served(&telemetry, 631).is_empty());
+}

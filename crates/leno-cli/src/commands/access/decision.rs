@@ -1,13 +1,11 @@
-//! What `leno allow` and `leno deny` decide: which policy to write, whom it cuts off, what stands in its way.
+//! What `leno allow` and `leno deny` decide: which policy to write, and what stands in its way.
 //!
-//! Asks nobody: the mesh's policies and callers are given to it. Who may call is decided by the proxies' own evaluator,
-//! so that what is said here is what happens.
+//! Asks nobody: the mesh's policies are given to it. Who may call is decided by the proxies' own evaluator, so that what
+//! is said here is what happens.
 //! Invariant: a policy that people wrote is neither changed nor removed.
 
 #[cfg(test)]
 mod tests;
-
-use std::collections::BTreeSet;
 
 use leno_compile::access_rules;
 use leno_config::{
@@ -28,13 +26,6 @@ pub(super) struct Standing {
     policy: AccessPolicy,
 }
 
-/// Who called, as the telemetry says.
-#[derive(Debug)]
-pub(super) struct Caller {
-    pub(super) name: String,
-    pub(super) identity: Option<Identity>,
-}
-
 /// What is asked for.
 #[derive(Debug)]
 pub(super) struct Wish<'a> {
@@ -53,58 +44,6 @@ pub(super) struct Plan {
     pub(super) lifted: Vec<String>,
     /// Policies that go on denying, as `namespace/name`.
     pub(super) denying: Vec<(String, String)>,
-    /// Callers that will not be able to call any more.
-    pub(super) cut_off: BTreeSet<String>,
-}
-
-/// Who of `callers` may call the service now, and not when `proposed` replace the policies of their names.
-pub(super) fn cut_off(
-    service: &ServiceName,
-    all: &[Value],
-    proposed: &[AccessPolicy],
-    domain: &TrustDomain,
-    ports: &[u16],
-    callers: &[Caller],
-) -> BTreeSet<String> {
-    let standing = all
-        .iter()
-        .filter_map(|value| Standing::read(value, service));
-    let standing: Vec<AccessPolicy> = standing.map(|of| of.policy).collect();
-    let replaced = |of: &&AccessPolicy| {
-        let mut new = proposed.iter();
-        new.any(|new| (&new.meta.namespace, &new.meta.name) == (&of.meta.namespace, &of.meta.name))
-    };
-    let kept = standing.iter().filter(|of| !replaced(of));
-    let ours = proposed
-        .iter()
-        .filter(|policy| policy.targets.iter().any(|of| protects(of, service)));
-    let after: Vec<&AccessPolicy> = kept.chain(ours).collect();
-    let before: Vec<&AccessPolicy> = standing.iter().collect();
-    losing(&before, &after, domain, ports, callers)
-}
-
-/// Who may call under some policies, and not under others.
-fn losing(
-    before: &[&AccessPolicy],
-    after: &[&AccessPolicy],
-    domain: &TrustDomain,
-    ports: &[u16],
-    callers: &[Caller],
-) -> BTreeSet<String> {
-    let rules = |policies: &[&AccessPolicy]| -> Vec<_> {
-        let all = policies.iter();
-        all.flat_map(|policy| access_rules(policy, domain))
-            .collect()
-    };
-    let (before, after) = (rules(before), rules(after));
-    let loses = |caller: &&Caller| {
-        ports.iter().any(|port| {
-            let may = |rules| authorize(rules, caller.identity.as_ref(), *port).is_allowed();
-            may(&before) && !may(&after)
-        })
-    };
-    let lost = callers.iter().filter(loses);
-    lost.map(|caller| caller.name.clone()).collect()
 }
 
 /// Whether a policy with this target is for the service.
@@ -225,21 +164,19 @@ impl Wish<'_> {
     }
 }
 
-/// Decides. `all` are the policies of the whole mesh, `ports` those of the service's programs, `callers` who called
-/// it of late. `None`: there are a hundred policies of that name that say something else.
+/// Decides. `all` are the policies of the whole mesh, `ports` those of the service's programs. `None`: there are a
+/// hundred policies of that name that say something else.
 pub(super) fn plan(
     wish: &Wish<'_>,
     all: &[Value],
     domain: &TrustDomain,
     ports: &[u16],
-    callers: &[Caller],
 ) -> Option<Plan> {
     let standing: Vec<Standing> = all
         .iter()
         .filter_map(|value| Standing::read(value, wish.service))
         .collect();
     let name = wish.name(all)?;
-    let wanted = wish.policy(wish.action, &name)?;
     let opposite = wish.policy(AccessAction::Deny, &name);
     let is_lifted = |of: &Standing| {
         wish.action == AccessAction::Allow
@@ -254,10 +191,6 @@ pub(super) fn plan(
         .filter(|of| wish.action == AccessAction::Allow && wish.is_denied_by(of, domain, ports))
         .map(|of| (of.namespace().to_string(), of.name().to_owned()))
         .collect();
-    let before: Vec<&AccessPolicy> = standing.iter().map(|of| &of.policy).collect();
-    let after = kept.iter().map(|of| &of.policy).chain([&wanted]);
-    let after: Vec<&AccessPolicy> = after.collect();
-    let cut_off = losing(&before, &after, domain, ports, callers);
     let mut document = wish.document(wish.action, &name);
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert(
@@ -270,7 +203,6 @@ pub(super) fn plan(
         name: name.to_string(),
         lifted: lifted.iter().map(|of| of.name().to_owned()).collect(),
         denying,
-        cut_off,
     })
 }
 

@@ -29,6 +29,8 @@ const NAMED: usize = 5;
 pub(super) struct Asked {
     pub(super) dry_run: bool,
     pub(super) wait: bool,
+    /// Whom they cut off was told before they were written.
+    pub(super) told: bool,
     pub(super) format: Format,
 }
 
@@ -51,6 +53,11 @@ pub(super) async fn report(
 ) -> Outcome {
     if matches!(asked.format, Format::Json | Format::Yaml) {
         print_value(answer, asked.format)?;
+    }
+    if !asked.told {
+        for sentence in items(answer, "/cutsOff").filter_map(Value::as_str) {
+            say!("⚠ {sentence}");
+        }
     }
     let mut failures = Vec::new();
     for (index, item) in items(answer, "/items").enumerate() {

@@ -1,4 +1,4 @@
-//! What `leno mtls strict` and `permissive` decide: which policy to write, whom it cuts off, what it does not reach.
+//! What `leno mtls strict` and `permissive` decide: which policy to write, and what it does not reach.
 //!
 //! Asks nobody: the mesh's policies and ports are given to it.
 //! Invariant: a policy that people wrote is neither changed nor overruled in silence.
@@ -43,8 +43,6 @@ pub(super) struct Plan {
     /// What the policy of this name said before.
     before: Option<AuthenticationPolicy>,
     words: String,
-    /// Callers that will not be able to call any more, a line each.
-    pub(super) cut_off: Vec<String>,
     /// What goes on taking plaintext all the same, a line for each policy that says so.
     pub(super) stays: Vec<String>,
 }
@@ -212,14 +210,12 @@ pub(super) fn plan(wish: &Wish<'_>, all: &[Value], ports: &[MtlsPort]) -> Result
     let reached = |port: &&MtlsPort| rank(port) <= wish.rank();
     let strict = wish.mode == MtlsMode::Strict;
     let now_open = |port: &&MtlsPort| strict && port.mode == MtlsMode::Permissive.as_str();
-    let lost = meant().filter(reached).filter(now_open);
     let stays = meant().filter(|port| !reached(port)).filter(now_open);
     Ok(Plan {
         document,
         name,
         before: before.cloned(),
         words: wish.words(),
-        cut_off: lost.flat_map(super::show::callers).collect(),
         stays: still_open(stays),
     })
 }

@@ -18,18 +18,7 @@ fn account(name: &str) -> Option<(DnsLabel, DnsLabel)> {
     Some((label("default"), label(name)))
 }
 
-fn caller(name: &str) -> Caller {
-    Caller {
-        name: name.into(),
-        identity: Some(Identity::workload(
-            &domain(),
-            &label("default"),
-            &label(name),
-        )),
-    }
-}
-
-/// What the command decides about `who` (`None`: everybody) in a mesh with these policies; all of front, shop called.
+/// What the command decides about `who` (`None`: everybody) in a mesh with these policies.
 fn decided(action: AccessAction, who: Option<&str>, policies: &[Value]) -> Plan {
     let service = cart();
     let wish = Wish {
@@ -37,8 +26,7 @@ fn decided(action: AccessAction, who: Option<&str>, policies: &[Value]) -> Plan 
         caller: who.and_then(account),
         service: &service,
     };
-    let callers = [caller("front"), caller("shop")];
-    plan(&wish, policies, &domain(), &[8080], &callers).unwrap()
+    plan(&wish, policies, &domain(), &[8080]).unwrap()
 }
 
 fn may_call(name: &str, policies: &[&Value]) -> bool {
@@ -48,7 +36,8 @@ fn may_call(name: &str, policies: &[&Value]) -> bool {
         .map(|value| Standing::read(value, &service).unwrap())
         .flat_map(|of| access_rules(&of.policy, &domain()))
         .collect();
-    authorize(&rules, caller(name).identity.as_ref(), 8080).is_allowed()
+    let caller = Identity::workload(&domain(), &label("default"), &label(name));
+    authorize(&rules, Some(&caller), 8080).is_allowed()
 }
 
 /// The same document, as if a person had applied it from a file.
@@ -61,10 +50,6 @@ fn from_a_file(mut document: Value) -> Value {
 fn no_allow_overrides_a_deny_of_everybody() {
     let nobody = decided(AccessAction::Deny, None, &[]);
     assert_eq!(nobody.document["spec"]["action"], "Deny");
-    assert_eq!(
-        nobody.cut_off,
-        BTreeSet::from(["front".to_owned(), "shop".to_owned()])
-    );
     for who in [Some("front"), None] {
         let allow = decided(AccessAction::Allow, who, &[]).document;
         assert!(!may_call("front", &[&nobody.document, &allow]));
@@ -127,14 +112,6 @@ fn an_allow_lifts_the_deny_that_the_command_wrote_and_no_other() {
 }
 
 #[test]
-fn whoever_another_policy_allows_is_not_cut_off() {
-    let first = decided(AccessAction::Allow, Some("front"), &[]);
-    assert_eq!(first.cut_off, BTreeSet::from(["shop".to_owned()]));
-    let second = decided(AccessAction::Allow, Some("shop"), &[first.document]);
-    assert_eq!(second.cut_off, BTreeSet::new());
-}
-
-#[test]
 fn a_policy_that_says_something_else_is_never_overwritten() {
     let first = decided(AccessAction::Deny, Some("front"), &[]);
     let again = decided(
@@ -163,24 +140,4 @@ fn a_policy_that_says_something_else_is_never_overwritten() {
 fn a_name_that_is_too_long_is_cut() {
     let long = "a".repeat(60);
     assert!(decided(AccessAction::Deny, Some(&long), &[]).name.len() <= 63);
-}
-
-#[test]
-fn documents_cut_off_whom_the_policies_that_they_replace_let_in() {
-    let policy = |value: &Value| Standing::read(value, &cart()).unwrap().policy;
-    let allow = |name: &str, who: &[&str]| {
-        let callers: Vec<_> = who.iter().map(|who| account(who).unwrap()).collect();
-        access_policy(&label(name), &cart(), AccessAction::Allow, &callers)
-    };
-    let callers = [caller("front"), caller("shop")];
-    let lost = |standing: &[Value], proposed: &[Value]| -> Vec<String> {
-        let proposed: Vec<_> = proposed.iter().map(policy).collect();
-        let lost = cut_off(&cart(), standing, &proposed, &domain(), &[8080], &callers);
-        lost.into_iter().collect()
-    };
-    assert_eq!(lost(&[], &[allow("a", &["front"])]), ["shop"]);
-    let standing = [allow("a", &["front", "shop"])];
-    assert!(lost(&standing, &[allow("b", &["front"])]).is_empty());
-    assert_eq!(lost(&standing, &[allow("a", &["shop"])]), ["front"]);
-    assert!(lost(&standing, &[]).is_empty());
 }

@@ -1,0 +1,212 @@
+//! What workloads would do with their callers if other objects stood, before anybody writes these.
+//!
+//! The compiler itself says it, of what is known with the proposed objects in it; they are taken out again at once, and
+//! nothing else is compiled.
+//! Invariant: afterwards everything known is as it was.
+
+use std::collections::BTreeSet;
+
+use leno_ir::OwnWorkload;
+use leno_types::{ServiceName, WorkloadUid};
+
+use crate::{
+    Compiler, Input,
+    known::{Known, ObjectName, Touched},
+    view::View,
+    workload,
+};
+
+/// A workload under what stands, and under what is proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreseen {
+    /// As it is told now.
+    pub now: OwnWorkload,
+    /// As it would be told.
+    pub then: OwnWorkload,
+}
+
+impl Compiler {
+    /// What these workloads would do if the proposed objects stood; not of those that are not there. Inputs that are no
+    /// objects are passed over.
+    pub fn foresee(
+        &mut self,
+        proposed: Vec<Input>,
+        workloads: impl IntoIterator<Item = WorkloadUid>,
+    ) -> Vec<Foreseen> {
+        let own = |known: &Known, uid| workload::own(&View::fresh(known), uid);
+        let now: Vec<OwnWorkload> = workloads
+            .into_iter()
+            .filter_map(|uid| own(&self.known, uid))
+            .collect();
+        let standing = self.exchange(proposed);
+        let foreseen = now.into_iter().filter_map(|now| {
+            let then = own(&self.known, now.uid)?;
+            Some(Foreseen { now, then })
+        });
+        let foreseen = foreseen.collect();
+        self.exchange(standing);
+        foreseen
+    }
+
+    /// Puts objects in their places; gives what was there, the last first.
+    fn exchange(&mut self, objects: Vec<Input>) -> Vec<Input> {
+        let mut standing = Vec::with_capacity(objects.len());
+        // Nobody is told: what they touch is put back before anybody looks.
+        let mut untold = Touched::default();
+        for object in objects {
+            let Input::Object(kind, namespace, name, _) = &object else {
+                continue;
+            };
+            let (kind, namespace, name) = (*kind, namespace.clone(), name.clone());
+            let at = ObjectName::new(namespace.clone(), name.clone());
+            let before = self.known.object(kind, &at).cloned();
+            standing.push(Input::Object(kind, namespace, name, before));
+            self.known.set(object, &mut untold);
+        }
+        standing.reverse();
+        standing
+    }
+
+    /// Workloads that serve a name: at most `most` of those registered for it and as many of those that its selector
+    /// selects. Those that one service has are told the same but for labels, so that a few stand for all.
+    #[must_use]
+    pub fn serving(&self, name: &ServiceName, most: usize) -> BTreeSet<WorkloadUid> {
+        let registered = self.known.registered(name).take(most);
+        let service = self.known.service(name);
+        let selected = service
+            .into_iter()
+            .flat_map(|of| self.known.selected(&of.meta.namespace, &of.selector))
+            .take(most);
+        registered
+            .chain(selected)
+            .map(|member| member.record.uid)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use leno_config::{Kind, admit};
+    use leno_ir::MtlsMode;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{RegisteredPort, WorkloadRecord};
+
+    const UID: WorkloadUid = WorkloadUid::from_bytes([7; 16]);
+
+    fn mesh() -> Compiler {
+        let record = WorkloadRecord {
+            uid: UID,
+            namespace: "shop".parse().unwrap(),
+            name: "web-1".into(),
+            service_account: "web".parse().unwrap(),
+            service: Some("shop/web".parse().unwrap()),
+            version: String::new(),
+            versioned: true,
+            labels: BTreeMap::new(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            hbone_port: 15008,
+            agent: "a".parse().unwrap(),
+            ports: vec![RegisteredPort {
+                service_port: 80,
+                workload_port: 8080,
+                protocol: None,
+                published: Some(8080),
+            }],
+            health: leno_ir::Health::Healthy,
+            ready: true,
+        };
+        let mut compiler = Compiler::new("d.leno".parse().unwrap());
+        compiler.apply(vec![Input::Workload(UID, Some(Arc::new(record)))]);
+        compiler
+    }
+
+    fn policy(kind: Kind, name: &str, spec: Value) -> Input {
+        let value = json!({"apiVersion": "leno.dev/v1alpha1", "kind": kind.kind(),
+            "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+        let resource = Arc::new(admit(kind, value).unwrap().resource);
+        let name = name.parse().unwrap();
+        Input::Object(kind, "shop".parse().unwrap(), name, Some(resource))
+    }
+
+    #[test]
+    fn what_is_foreseen_is_what_comes_and_until_then_nothing_is_different() {
+        let web = || json!([{"kind": "Service", "name": "web"}]);
+        let strict = |mode: &str| json!({"targetRefs": [{"kind": "Mesh"}], "mtls": {"mode": mode}});
+        let mtls = Kind::AuthenticationPolicy;
+        let access = Kind::AccessPolicy;
+        let rules = json!([{"from": [{"serviceAccounts": ["shop/front"]}]}]);
+        let deny = json!({"targetRefs": web(), "action": "Deny", "rules": rules});
+        let steps = [
+            policy(mtls, "mesh", strict("STRICT")),
+            policy(access, "cart", deny.clone()),
+            policy(mtls, "mesh", strict("PERMISSIVE")),
+            policy(
+                access,
+                "cart",
+                json!({"targetRefs": web(), "action": "Allow"}),
+            ),
+            Input::Object(
+                access,
+                "shop".parse().unwrap(),
+                "cart".parse().unwrap(),
+                None,
+            ),
+            Input::Object(mtls, "shop".parse().unwrap(), "mesh".parse().unwrap(), None),
+        ];
+        let mut compiler = mesh();
+        for step in steps {
+            let before = compiler.full();
+            let foreseen = compiler.foresee(vec![step.clone()], [UID]);
+            assert_eq!(compiler.full(), before, "{step:?}");
+            compiler.apply(vec![step.clone()]);
+            let told = workload::own(&View::fresh(&compiler.known), UID).unwrap();
+            assert_eq!(foreseen.len(), 1);
+            assert_eq!(foreseen[0].then, told, "{step:?}");
+            assert_ne!(foreseen[0].now, told, "{step:?}");
+        }
+    }
+
+    #[test]
+    fn several_at_once_stand_together_and_go_together() {
+        let mut compiler = mesh();
+        let mode = |mode: &str| json!({"targetRefs": [{"kind": "Mesh"}], "mtls": {"mode": mode}});
+        let kind = Kind::AuthenticationPolicy;
+        // Of one object the last counts, and the first is what is put back.
+        let twice = [
+            policy(kind, "mesh", mode("PERMISSIVE")),
+            policy(kind, "mesh", mode("STRICT")),
+        ];
+        let before = compiler.full();
+        let foreseen = compiler.foresee(twice.to_vec(), [UID]);
+        assert_eq!(foreseen[0].then.mtls.mode, MtlsMode::Strict);
+        assert_eq!(compiler.full(), before);
+        let gone = WorkloadUid::from_bytes([8; 16]);
+        assert!(compiler.foresee(twice.to_vec(), [gone]).is_empty());
+    }
+
+    #[test]
+    fn who_serves_a_name_is_found_by_registration_and_by_selector() {
+        let mut compiler = mesh();
+        let name = |text: &str| text.parse::<ServiceName>().unwrap();
+        let web = BTreeSet::from([UID]);
+        assert_eq!(compiler.serving(&name("shop/web"), 8), web);
+        assert!(compiler.serving(&name("shop/front"), 8).is_empty());
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front", "namespace": "shop"},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}});
+        let front = Arc::new(admit(Kind::Service, value).unwrap().resource);
+        let front = Input::Object(
+            Kind::Service,
+            "shop".parse().unwrap(),
+            "front".parse().unwrap(),
+            Some(front),
+        );
+        compiler.apply(vec![front]);
+        assert_eq!(compiler.serving(&name("shop/front"), 8), web);
+    }
+}
