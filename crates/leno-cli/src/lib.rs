@@ -163,7 +163,7 @@ fn dispatch(cli: Cli) -> Outcome {
         }),
         Command::Mtls(args) => with_client(context, &args, commands::mtls),
         Command::Status(args) => with_client(context, &args, commands::status),
-        Command::Explain(args) => with_client(context, &args, commands::explain),
+        Command::Explain(args) => commands::explain(context, &args),
         Command::Logs(args) => with_client(context, &args, commands::logs),
         Command::Top(args) => with_client(context, &args, top::top),
         Command::Proxy(args) => with_client(context, &args, commands::proxy),
@@ -211,6 +211,12 @@ mod tests {
             let script = String::from_utf8(script).unwrap();
             for command in Cli::command().get_subcommands() {
                 assert!(script.contains(command.get_name()), "{shell}: {command}");
+            }
+            // The others complete no words that are no options.
+            if matches!(shell, Shell::Bash | Shell::Zsh) {
+                for word in ["RBAC", "host-disk"] {
+                    assert!(script.contains(word), "{shell}: {word} of leno explain");
+                }
             }
         }
     }

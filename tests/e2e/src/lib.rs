@@ -257,7 +257,7 @@ pub fn shown(mesh: &Mesh, answer: &Answer, by: &str, code: &str) {
 #[track_caller]
 fn explained(mesh: &Mesh, id: &str, code: &str) {
     let said = mesh.leno(&["explain", id]).good().text();
-    let page = format!("docs/refusals/{code}.md");
+    let page = format!("leno explain {code}\n");
     for part in [id, &format!("{code} "), " → ", "said by ", "Next: ", &page] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }

@@ -98,7 +98,7 @@ fn a_broken_endpoint_is_named_with_rule_file_and_line(fixture: &mut Fixture) {
             "now: ",
             "Connection refused", // what the program's host said when it was dialled
             "\nNext: leno logs cart --since 1m\n      leno check\n",
-            "\n      docs/refusals/UF.md",
+            "\n      leno explain UF\n",
         ],
     );
     let id = refusal_id(&answer);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::catalogue::Check;
+pub(super) use self::catalogue::Check;
 use crate::{
     context,
     exit::{CommandError, Outcome},
@@ -170,7 +170,7 @@ fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
             State::Ill { why, hint } => ('✘', Some(why), Some(hint)),
         };
         print(&format!("{sign} {}", finding.what));
-        let page = why.map(|_| page(finding));
+        let page = why.map(|_| format!("leno explain {}", finding.check.id()));
         for line in [why, hint, page.as_ref()].into_iter().flatten() {
             print(&format!("    {line}"));
         }

@@ -4,9 +4,11 @@
 
 mod chain;
 mod next;
+mod pages;
 mod since;
 
 use clap::Args;
+use leno_runtime::block_on_local;
 use leno_types::Refusal;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -18,6 +20,8 @@ use crate::{
     run::humanize,
 };
 
+use pages::Topic;
+
 pub(super) use chain::{cause, rule, state};
 
 /// Where the list is.
@@ -25,38 +29,65 @@ pub(super) const REFUSALS: &str = "/leno/v1/refusals";
 /// Where an id without an answer leads.
 const LIST_HINT: &str = "leno explain lists the refusals that are remembered; the access log (leno logs) has older ones in a line each";
 
-/// Say why something was refused, and what to do: from the caller to the endpoint, then and now.
+/// Say why something was refused, and what to do: from the caller to the endpoint, then and now; or what a code means.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   leno explain                     the latest refusals: who was refused what, and why
   leno explain 00c0ffee00c0ffee    one of them: x-leno-refused in the answer says its id
-  leno explain 00c0                an id may be cut short")]
+  leno explain 00c0                an id may be cut short
+  leno explain RBAC                what a reason's code means, and what to do
+  leno explain host-disk           what a check looks at (leno check), and what to do")]
 pub(crate) struct ExplainArgs {
-    /// The refusal's id, or its beginning; without one the latest are listed
-    id: Option<String>,
+    /// A refusal's id, or its beginning; a reason's code; a check's name. Without one the latest refusals are listed
+    #[arg(value_name = "ID|CODE", value_parser = pages::Words, hide_possible_values = true)]
+    word: Option<String>,
     /// How to print it
     #[arg(long, short, value_enum, default_value = "table")]
     output: Shape,
 }
 
-/// Runs the command.
-pub(crate) async fn explain(client: &Client, args: &ExplainArgs) -> Outcome {
-    match &args.id {
-        Some(id) => one(client, id, args.output).await,
-        None => list(client, args.output).await,
+/// Runs the command. A page is there without a mesh.
+pub(crate) fn explain(context: Option<&str>, args: &ExplainArgs) -> Outcome {
+    if let Some(topic) = args.word.as_deref().and_then(Topic::of) {
+        return page(topic, args.output);
     }
+    let id = args.word.as_deref().map(id).transpose()?;
+    let client = super::client(context)?;
+    let explained = async {
+        match id {
+            Some(id) => one(&client, id, args.output).await,
+            None => list(&client, args.output).await,
+        }
+    };
+    block_on_local("explain", explained)
+}
+
+/// A refusal's id, as it is copied out of a header: `id=..`.
+fn id(word: &str) -> Result<&str, CommandError> {
+    let id = word.trim().trim_start_matches("id=");
+    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(id);
+    }
+    let near = Topic::nearest(id);
+    let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+    let what = format!(
+        "\"{id}\" is no refusal's id (16 hexadecimal digits, or the first of them), and no code{near}"
+    );
+    Err(CommandError::usage(what).hint(LIST_HINT))
+}
+
+fn page(topic: Topic, shape: Shape) -> Outcome {
+    if shape != Shape::Table {
+        print_value(&topic.document(), shape.into())?;
+        return Ok(0);
+    }
+    for line in topic.lines() {
+        print(&line);
+    }
+    Ok(0)
 }
 
 async fn one(client: &Client, id: &str, shape: Shape) -> Outcome {
-    // As it is copied out of a header: `id=..`.
-    let id = id.trim().trim_start_matches("id=");
-    let legal = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !legal {
-        return Err(CommandError::usage(format!(
-            "\"{id}\" is no refusal's id: 16 hexadecimal digits, or the first of them"
-        ))
-        .hint(LIST_HINT));
-    }
     let answer = client.get(&format!("{REFUSALS}/{id}")).await;
     let answer = answer.map_err(|error| CommandError::from(error).hint(LIST_HINT))?;
     let mut found = items(&answer, "/refusals");
@@ -142,7 +173,7 @@ async fn list(client: &Client, shape: Shape) -> Outcome {
             ],
             &rows,
         );
-        print("Next: leno explain ID");
+        print("Next: leno explain ID, or leno explain CODE: what a code below WHY means");
     }
     silent(&answer);
     Ok(0)

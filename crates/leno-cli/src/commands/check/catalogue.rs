@@ -3,14 +3,20 @@
 //! The doc comment of a check is its text there: what is looked at, then what to do when it is not so.
 
 macro_rules! checks {
-    ($($(#[$doc:meta])* $variant:ident = $id:literal, $category:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $id:literal, $category:literal;)*) => {
         /// One thing that is looked at.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Check { $($(#[$doc])* $variant,)* }
+        pub(crate) enum Check { $($(#[doc = $doc])* $variant,)* }
 
         impl Check {
+            /// Every check there is.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// What is looked at, and what to do when it is not so.
+            pub(crate) const fn text(self) -> &'static str { match self { $(Self::$variant => concat!($($doc,)*),)* } }
+
             /// Its stable name: in JSON, and the heading in the page.
-            pub(super) const fn id(self) -> &'static str { match self { $(Self::$variant => $id,)* } }
+            pub(crate) const fn id(self) -> &'static str { match self { $(Self::$variant => $id,)* } }
 
             /// Under which heading it is shown.
             pub(super) const fn category(self) -> &'static str { match self { $(Self::$variant => $category,)* } }
@@ -114,7 +120,7 @@ checks! {
     WorkloadReady = "workload-ready", "workloads";
     /// Every route leads to programs that are ready. Start one, or take it out of the route (`leno split`).
     RouteServed = "route-served", "routes";
-    /// Calls succeed. `leno top` shows them live; docs/refusals has a page on each reason.
+    /// Calls succeed. `leno top` shows them live; `leno explain CODE` says what a reason means.
     CallsSucceed = "calls-succeed", "calls";
     /// Nobody calls in plaintext where the mesh takes mutual TLS only. Bring the caller in (`leno run`), or let plaintext in at that port (`leno mtls permissive SERVICE --port PORT`); `leno mtls` shows who calls.
     PlaintextCallers = "plaintext-callers", "calls";

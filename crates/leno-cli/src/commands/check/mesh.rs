@@ -313,7 +313,7 @@ fn calls(failing: &[failing::Failing]) -> Vec<Finding> {
             ),
             None => (
                 of.what.clone(),
-                "leno top shows them live; docs/refusals has a page on each code".into(),
+                "leno top shows them live; leno explain CODE says what a code means".into(),
             ),
         };
         if of.trouble {
