@@ -83,8 +83,13 @@ fn object(
         bounded(here.len(), retain.len())?;
         here.retain(|name, _| retain.contains(&name.as_str()));
     }
+    // All at once: one that is taken out by itself moves all that stand behind it.
+    here.retain(|name, _| !patch.get(name).is_some_and(takes_out));
     let mut orders = Vec::new();
     for (name, value) in patch {
+        if takes_out(&value) && !name.starts_with('$') {
+            continue;
+        }
         if let Some(list) = name.strip_prefix(SET_ORDER) {
             orders.push((list.to_owned(), value));
         } else if let Some(list) = name.strip_prefix(DELETE_FROM) {
@@ -115,6 +120,11 @@ fn object(
     Ok(())
 }
 
+/// Whether the member goes for which a patch has this.
+fn takes_out(value: &Value) -> bool {
+    value.is_null() || value.get("$patch").is_some_and(|value| value == "delete")
+}
+
 fn field(
     here: &mut Map<String, Value>,
     name: String,
@@ -123,18 +133,10 @@ fn field(
 ) -> Result<(), PatchError> {
     let inner: Vec<&str> = path.iter().copied().chain([name.as_str()]).collect();
     match value {
-        Value::Null => {
-            here.shift_remove(&name);
-        }
         Value::Object(patch) => {
-            let delete = patch.get("$patch").is_some_and(|value| value == "delete");
-            if delete {
-                here.shift_remove(&name);
-            } else {
-                let mut merged = here.get(&name).cloned().unwrap_or_default();
-                object(&mut merged, patch, &inner)?;
-                here.insert(name, merged);
-            }
+            let mut merged = here.get(&name).cloned().unwrap_or_default();
+            object(&mut merged, patch, &inner)?;
+            here.insert(name, merged);
         }
         Value::Array(items) => match rule(&inner) {
             Some(rule) => {

@@ -144,6 +144,20 @@ async fn a_body_that_does_not_fit_its_path_is_refused() {
     let mut other = service("cart", 80);
     other["metadata"]["uid"] = json!("11111111-1111-4111-8111-111111111111");
     assert_eq!(server.put(&path, &other).await.code, StatusCode::CONFLICT);
+    // A condition that is no text would not be read, and so always hold.
+    for field in ["name", "uid", "resourceVersion"] {
+        let mut odd = service("cart", 81);
+        odd["metadata"][field] = json!(7);
+        let answer = server.put(&path, &odd).await;
+        assert_eq!(answer.code, StatusCode::BAD_REQUEST, "{field}");
+        for odd in [json!({ field: 7 }), json!([field]), json!({"uuid": "x"})] {
+            let options = json!({"preconditions": odd}).to_string();
+            let answer = server.call(Method::DELETE, &path, &JSON, options).await;
+            assert_eq!(answer.code, StatusCode::BAD_REQUEST, "{odd}");
+        }
+    }
+    let list = server.call(Method::DELETE, &path, &JSON, "[7]").await;
+    assert_eq!(list.code, StatusCode::BAD_REQUEST);
     for path in ["/api/v1/services", SERVICES] {
         let method = if path == SERVICES {
             Method::PUT

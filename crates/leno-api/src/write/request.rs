@@ -121,6 +121,16 @@ pub(super) fn agree(
             kind.api_version()
         )));
     }
+    // What is no text names nothing, and a precondition that is not read is one that always holds.
+    for field in ["name", "namespace", "uid", "resourceVersion"] {
+        let pointer = format!("/metadata/{field}");
+        let said = object.pointer(&pointer).filter(|said| !said.is_null());
+        if said.is_some_and(|said| !said.is_string()) {
+            return Err(ApiError::bad_request(format!(
+                "metadata.{field} is a text, in quotes"
+            )));
+        }
+    }
     if let Some(object) = object.as_object_mut() {
         object.insert("apiVersion".into(), kind.api_version().into());
         object.insert("kind".into(), kind.kind().into());
@@ -226,6 +236,25 @@ pub(crate) fn propagation(policy: &str) -> Result<(), ApiError> {
     }
 }
 
+/// Nothing is deleted on terms that are not read.
+fn readable_preconditions(said: Option<&Value>) -> Result<(), ApiError> {
+    let Some(said) = said.filter(|said| !said.is_null()) else {
+        return Ok(());
+    };
+    let reads = said.as_object().is_some_and(|said| {
+        said.iter().all(|(name, value)| {
+            matches!(name.as_str(), "uid" | "resourceVersion")
+                && (value.is_string() || value.is_null())
+        })
+    });
+    if reads {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "preconditions are a uid and a resourceVersion, each a text in quotes",
+    ))
+}
+
 pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOptions, ApiError> {
     let limit = call.server.api.limits.object_bytes;
     let bytes = call.read_body(body, limit).await?;
@@ -236,7 +265,13 @@ pub(super) async fn read_options(call: &Call<'_>, body: Body) -> Result<DeleteOp
     let value = duplicates::parse(&bytes).map_err(|error| {
         ApiError::bad_request(format!("the DeleteOptions are no JSON: {error}"))
     })?;
+    if !value.is_object() {
+        return Err(ApiError::bad_request(
+            "the body is no object: send DeleteOptions, or nothing",
+        ));
+    }
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
+    readable_preconditions(value.get("preconditions"))?;
     // Not half: somebody who sends something else does not mean to delete on its terms.
     if let Some(other) = text("/kind").filter(|kind| *kind != "DeleteOptions") {
         return Err(ApiError::bad_request(format!(
