@@ -10,7 +10,8 @@ mod file;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read, Take},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -86,7 +87,7 @@ pub(crate) enum Unread {
 
 /// A log that somebody reads.
 pub(crate) struct Reading {
-    paths: Vec<PathBuf>,
+    files: Vec<Take<File>>,
     /// The lines to come.
     pub(crate) followed: broadcast::Receiver<Arc<str>>,
     /// The reader's place, to be kept as long as its lines are.
@@ -188,9 +189,9 @@ impl AuditLog {
             log.counters.readers_exceeded += 1;
             return Err(Unread::Busy);
         };
-        let changes = log.changes.paths().into_iter();
+        let changes = log.changes.written().into_iter();
         Ok(Reading {
-            paths: changes.chain(log.refused.paths()).collect(),
+            files: changes.chain(log.refused.written()).collect(),
             followed: log.followers.subscribe(),
             place,
         })
@@ -212,13 +213,14 @@ impl AuditLog {
 
 impl Reading {
     /// The lines that are not older, oldest first. Reads files of many megabytes: not for a thread that serves.
-    pub(crate) fn lines(&self, since: Option<SystemTime>) -> Vec<String> {
+    pub(crate) fn lines(&mut self, since: Option<SystemTime>) -> Vec<String> {
         let since = since.map(time_of).unwrap_or_default();
         let mut lines: Vec<String> = Vec::new();
-        for path in &self.paths {
-            let Ok(text) = fs::read_to_string(path) else {
-                continue;
-            };
+        for file in &mut self.files {
+            let mut bytes = Vec::new();
+            // What can be read of it is told.
+            drop(file.read_to_end(&mut bytes));
+            let text = String::from_utf8_lossy(&bytes);
             let recent = text.lines().filter(|line| time_in(line) >= since.as_str());
             lines.extend(recent.map(str::to_owned));
         }
@@ -421,7 +423,7 @@ mod tests {
     }
 
     fn lines(log: &AuditLog, mesh: &str) -> Vec<Value> {
-        let reading = log.read(&mesh.parse().unwrap()).ok().unwrap();
+        let mut reading = log.read(&mesh.parse().unwrap()).ok().unwrap();
         let lines = reading.lines(None);
         let parse = |line: &String| serde_json::from_str(line).unwrap();
         lines.iter().map(parse).collect()

@@ -4,11 +4,12 @@
 //! is made for the machine's own people alone, and written 0600.
 //! Invariant: the copy of the store is of one moment, and every mesh in it has its authority in the backup.
 
+mod digests;
 mod restore;
 
 use std::{
     fs, io,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -17,10 +18,14 @@ use leno_types::MeshName;
 use serde::{Deserialize, Serialize};
 use tar::{Builder, EntryType, Header};
 
+use digests::{DIGESTS, Digests, Through};
+
 pub use restore::{RestoreError, Restored, restore};
 
 /// What this code writes and reads.
-const FORMAT: &str = "leno-backup/1";
+const FORMAT: &str = "leno-backup/2";
+/// The same without [`DIGESTS`], which is read still.
+const UNSUMMED: &str = "leno-backup/1";
 const MANIFEST: &str = "manifest.json";
 const STORE: &str = "store.db";
 const MESHES: &str = "meshes";
@@ -103,16 +108,11 @@ fn write_with(
         revision,
         meshes: authorities.iter().map(|of| of.mesh.clone()).collect(),
     };
-    let mut tar = Builder::new(out);
+    let (mut tar, mut digests) = (Builder::new(out), Digests::default());
     let mut add = |name: String, bytes: &[u8]| {
-        tar.append_data(&mut header(bytes.len() as u64), name, bytes)
-            .map_err(io_error("the backup cannot be written"))
+        append(&mut tar, &mut digests, name, bytes.len() as u64, bytes)
     };
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| BackupError::Io {
-        what: "the manifest cannot be written".into(),
-        source: error.into(),
-    })?;
-    add(MANIFEST.into(), &text)?;
+    add(MANIFEST.into(), &json(&manifest)?)?;
     for Authority { mesh, files } in authorities {
         for (file, bytes) in files {
             add(format!("{MESHES}/{mesh}/{file}"), &bytes)?;
@@ -121,11 +121,39 @@ fn write_with(
     let unwritten = || io_error("the backup cannot be written");
     let mut file = fs::File::open(copy).map_err(unwritten())?;
     let length = file.metadata().map_err(unwritten())?.len();
-    tar.append_data(&mut header(length), STORE, &mut file)
-        .map_err(unwritten())?;
+    append(&mut tar, &mut digests, STORE.into(), length, &mut file)?;
+    let text = json(&digests)?;
+    append(
+        &mut tar,
+        &mut Digests::default(),
+        DIGESTS.into(),
+        text.len() as u64,
+        &*text,
+    )?;
     tar.into_inner()
         .and_then(|mut out| out.flush())
         .map_err(unwritten())
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, BackupError> {
+    serde_json::to_vec_pretty(value).map_err(|error| BackupError::Io {
+        what: "what the backup says of itself cannot be written".into(),
+        source: error.into(),
+    })
+}
+
+fn append(
+    tar: &mut Builder<impl Write>,
+    digests: &mut Digests,
+    name: String,
+    length: u64,
+    bytes: impl Read,
+) -> Result<(), BackupError> {
+    let mut bytes = Through::new(bytes);
+    tar.append_data(&mut header(length), &name, &mut bytes)
+        .map_err(io_error("the backup cannot be written"))?;
+    digests.note(name, bytes);
+    Ok(())
 }
 
 fn header(length: u64) -> Header {

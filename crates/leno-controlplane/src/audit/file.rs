@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Take, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -86,9 +86,15 @@ impl Lines {
         Ok(())
     }
 
-    /// The files that there may be, oldest first.
-    pub(super) fn paths(&self) -> Vec<PathBuf> {
-        (0..self.files).rev().map(|n| self.numbered(n)).collect()
+    /// What is in the files now, oldest first: whatever is written or set aside later changes nothing of it.
+    pub(super) fn written(&self) -> Vec<Take<File>> {
+        let numbers = (0..self.files).rev();
+        let open = numbers.filter_map(|number| File::open(self.numbered(number)).ok());
+        open.filter_map(|file| {
+            let bytes = file.metadata().ok()?.len();
+            Some(file.take(bytes))
+        })
+        .collect()
     }
 
     fn numbered(&self, number: u32) -> PathBuf {
@@ -138,8 +144,29 @@ mod tests {
     use super::*;
 
     fn all(lines: &Lines) -> String {
-        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-        lines.paths().into_iter().map(read).collect()
+        let mut text = String::new();
+        for mut part in lines.written() {
+            part.read_to_string(&mut text).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn what_is_read_is_neither_lost_nor_doubled_by_what_is_set_aside_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut lines = Lines::new(directory.path().join("changes.ndjson"), 10, 3);
+        let write = |lines: &mut Lines, number: u32| {
+            lines.push(format!("{number}234\n"));
+            lines.flush().unwrap();
+        };
+        (0..5).for_each(|number| write(&mut lines, number));
+        let reading = lines.written();
+        (5..9).for_each(|number| write(&mut lines, number));
+        let mut text = String::new();
+        for mut part in reading {
+            part.read_to_string(&mut text).unwrap();
+        }
+        assert_eq!(text, "0234\n1234\n2234\n3234\n4234\n");
     }
 
     #[test]

@@ -23,7 +23,10 @@ use serde::de::DeserializeOwned;
 use tar::Archive;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE};
+use super::{
+    FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE, UNSUMMED,
+    digests::{DIGESTS, Digests, Through},
+};
 use crate::{
     audit::AUDIT,
     people::{USERS, UserRecord},
@@ -307,12 +310,13 @@ fn change<T: DeserializeOwned + serde::Serialize>(
 fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> {
     make_dir(staging)?;
     let (mut manifest, mut store) = (None, false);
+    let (mut found, mut said) = (Digests::default(), None);
     let mut archive = Archive::new(archive);
     // Raw: names are as long as they are in a header, and no extension of the form is read.
     let entries = archive.entries().map_err(damaged)?.raw(true);
     for (number, entry) in entries.enumerate() {
-        let mut entry = entry.map_err(damaged)?;
-        if number >= MAX_FILES || !entry.header().entry_type().is_file() {
+        let entry = entry.map_err(damaged)?;
+        if number >= MAX_FILES || !entry.header().entry_type().is_file() || said.is_some() {
             return Err(damaged("something in it is none of a backup"));
         }
         let name = entry.path().map_err(damaged)?.into_owned();
@@ -323,10 +327,16 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
                 _ => None,
             })
             .collect();
+        let mut entry = Through::new(entry);
         match parts.as_deref() {
             Some([MANIFEST]) => {
                 let read = serde_json::from_reader((&mut entry).take(MAX_AUTHORITY_FILE));
                 manifest = Some(read.map_err(damaged)?);
+            }
+            Some([DIGESTS]) => {
+                let read = serde_json::from_reader((&mut entry).take(MAX_AUTHORITY_FILE));
+                said = Some(read.map_err(damaged)?);
+                continue;
             }
             Some([STORE]) => {
                 take(&mut entry, &staging.join(STORE), MAX_STORE)?;
@@ -339,13 +349,22 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
             }
             _ => return Err(damaged(format!("{name:?} is none of a backup"))),
         }
+        found.note(name.display().to_string(), entry);
     }
     let manifest: Manifest = manifest.ok_or_else(|| damaged("it says nothing of itself"))?;
-    if manifest.format != FORMAT {
-        let Manifest { format, leno, .. } = manifest;
-        return Err(damaged(format!(
-            "it is of form {format}, made by Leno {leno}"
-        )));
+    let told = match said {
+        None if manifest.format == FORMAT => Some("it is cut short".into()),
+        Some(said) if manifest.format == FORMAT => found
+            .differs(&said)
+            .map(|name| format!("{name:?} in it has changed since it was made")),
+        _ if manifest.format == UNSUMMED => None,
+        _ => Some(format!(
+            "it is of form {}, made by Leno {}",
+            manifest.format, manifest.leno
+        )),
+    };
+    if let Some(told) = told {
+        return Err(damaged(told));
     }
     if OffsetDateTime::parse(&manifest.created, &Rfc3339).is_err() {
         return Err(damaged("it does not say when it was made"));
@@ -395,15 +414,19 @@ fn beside(path: &Path, ending: &str) -> Result<PathBuf, RestoreError> {
     Ok(path.with_file_name(name))
 }
 
-/// Puts `staging` into the place; what was there is kept, and named.
+/// Puts `staging` into the place; what was there is kept, and named. It has that name before it is set aside: whenever
+/// this ends, nothing of it is in a place that the next restore clears.
 fn swap(staging: &Path, data_dir: &Path, now: u64) -> Result<Option<PathBuf>, RestoreError> {
     let sync = |path: &Path| fs::File::open(path).and_then(|dir| dir.sync_all());
     sync(staging).map_err(io_error(staging))?;
     let replaced = if data_dir.exists() {
-        renameat_with(CWD, staging, CWD, data_dir, RenameFlags::EXCHANGE)
-            .map_err(|error| io_error(data_dir)(error.into()))?;
         let kept = beside(data_dir, &format!(".before-restore-{now}"))?;
-        fs::rename(staging, &kept).map_err(io_error(&kept))?;
+        renameat_with(CWD, staging, CWD, &kept, RenameFlags::NOREPLACE)
+            .map_err(|error| io_error(&kept)(error.into()))?;
+        if let Err(error) = renameat_with(CWD, &kept, CWD, data_dir, RenameFlags::EXCHANGE) {
+            drop(fs::rename(&kept, staging));
+            return Err(io_error(data_dir)(error.into()));
+        }
         Some(kept)
     } else {
         fs::rename(staging, data_dir).map_err(io_error(data_dir))?;

@@ -223,3 +223,59 @@ async fn no_control_plane_starts_there_while_it_is_restored() {
         assert!(place.open().get(&key(AGENTS, "a")).unwrap().is_some());
     }
 }
+
+#[tokio::test]
+async fn a_bit_that_a_disk_changed_is_found() {
+    let place = Place::new();
+    let store = place.open();
+    let object = put("services", "cart", serde_json::json!({"is": "old"}));
+    store.commit(vec![agent("a", true), object]).await.unwrap();
+    let backup = place.backup(&store);
+    drop(store);
+    let find = |text: &[u8]| {
+        let at = backup.windows(text.len()).position(|of| of == text);
+        at.expect("it is in the backup")
+    };
+    let begins = find(b"SQLite format 3");
+    let ends = find(b"digests.json");
+    let mut places = vec![
+        find(b"a key"),
+        find(b"\"old\""),
+        find(b"\"revoked\""),
+        ends + 512,
+    ];
+    places.extend((begins..ends).step_by(1_021));
+    for at in places {
+        let mut changed = backup.clone();
+        changed[at] ^= 4;
+        let outcome = place.restore(&changed).await;
+        assert!(
+            matches!(outcome, Err(RestoreError::Damaged(_))),
+            "{at}: {outcome:?}"
+        );
+    }
+    assert_eq!(place.open().revision(), 3);
+    assert!(place.restore(&backup).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_restore_that_cannot_keep_what_is_there_changes_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(vec![agent("a", false)]).await.unwrap();
+    let backup = place.backup(&store);
+    drop(store);
+    let kept = place.restore(&backup).await.unwrap().replaced.unwrap();
+    let revision = place.open().revision();
+    // In the same second, so that it would have the same name.
+    let outcome = place.restore(&backup).await;
+    assert!(
+        matches!(outcome, Err(RestoreError::Io { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(place.open().revision(), revision);
+    let old = SqliteStore::open(&kept.join(STORE), Options::default()).unwrap();
+    assert_eq!(old.revision(), 2, "what was first there is there");
+    let beside = sorted(place.data.parent().unwrap()).unwrap();
+    assert_eq!(beside.len(), 2, "nothing else stays behind: {beside:?}");
+}

@@ -203,7 +203,7 @@ pub(super) async fn read(
             )
         }
     };
-    let reading = context.audit.read(&mesh).map_err(|why| match why {
+    let mut reading = context.audit.read(&mesh).map_err(|why| match why {
         Unread::NoMesh => no_mesh(mesh.as_str()),
         Unread::Busy => Problem::too_many("too many read this audit log at once; try again later"),
     })?;
