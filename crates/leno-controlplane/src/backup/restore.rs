@@ -69,6 +69,11 @@ pub enum RestoreError {
         "{0:?} holds other things than a control plane's state: name the data directory that leno control-plane or leno up was given"
     )]
     Foreign(PathBuf),
+    /// The place cannot be exchanged.
+    #[error(
+        "{0:?} is a mount point, which nothing can be put in the place of in one step: mount that disk one directory higher, and have the state in a directory on it"
+    )]
+    Mounted(PathBuf),
     /// It is no backup, or not all of one.
     #[error("this is no whole backup of Leno ({0}): leno backup makes one")]
     Damaged(String),
@@ -104,6 +109,9 @@ pub async fn restore(
     data_dir: &Path,
     now: SystemTime,
 ) -> Result<Restored, RestoreError> {
+    // A link leads to where the state is: on a disk of its own, perhaps, and it stays there.
+    let real = fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.into());
+    let data_dir = &*real;
     let before = Before::read(data_dir)?;
     let staging = beside(data_dir, ".restoring")?;
     let outcome = restore_into(&staging, archive, data_dir, &before, now).await;
@@ -425,7 +433,12 @@ fn swap(staging: &Path, data_dir: &Path, now: u64) -> Result<Option<PathBuf>, Re
             .map_err(|error| io_error(&kept)(error.into()))?;
         if let Err(error) = renameat_with(CWD, &kept, CWD, data_dir, RenameFlags::EXCHANGE) {
             drop(fs::rename(&kept, staging));
-            return Err(io_error(data_dir)(error.into()));
+            return Err(match error {
+                rustix::io::Errno::BUSY | rustix::io::Errno::XDEV => {
+                    RestoreError::Mounted(data_dir.into())
+                }
+                error => io_error(data_dir)(error.into()),
+            });
         }
         Some(kept)
     } else {

@@ -279,3 +279,20 @@ async fn a_restore_that_cannot_keep_what_is_there_changes_nothing() {
     let beside = sorted(place.data.parent().unwrap()).unwrap();
     assert_eq!(beside.len(), 2, "nothing else stays behind: {beside:?}");
 }
+
+#[tokio::test]
+async fn a_link_to_the_state_stays_one() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(vec![agent("a", false)]).await.unwrap();
+    let backup = place.backup(&store);
+    drop(store);
+    let elsewhere = TempDir::new().unwrap();
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(&place.data, &link).unwrap();
+    let now = UNIX_EPOCH + Duration::from_secs(NOW);
+    let restored = restore(&*backup, &link, now).await.unwrap();
+    assert_eq!(fs::read_link(&link).unwrap(), place.data);
+    assert_eq!(place.open().revision(), restored.revision);
+    assert_eq!(sorted(elsewhere.path()).unwrap(), [link]);
+}
