@@ -112,6 +112,18 @@ fn tell(restored: &Restored, place: &Place) {
     } else if restored.replaced.is_none() {
         say!("  hosts revoked since then count again: leno agent list, leno agent revoke HOST");
     }
+    if restored.joined_again > 0 {
+        say!(
+            "  {} hosts that joined again since then keep what they were given then",
+            restored.joined_again
+        );
+    }
+    if !restored.revived.is_empty() {
+        say!(
+            "⚠ removed since then, and there again with all their members: {} (leno mesh delete)",
+            restored.revived.join(", ")
+        );
+    }
     if let Some(replaced) = &restored.replaced {
         say!(
             "  what was there is in {}: remove it when all is well",

@@ -1,13 +1,13 @@
 //! A control plane's state from a backup: put together beside the place, then into the place in one step.
 //!
 //! Refuses while a control plane runs there. What was there is kept under another name.
-//! Invariants: at no moment is half a state in the place; hosts that were revoked stay so where the old state still says
-//! it; no join token and no person's certificate of the backup counts any more; the audit log goes on, with a line of this.
+//! Invariants: at no moment is half a state in the place; hosts that were revoked, or joined again, stay so where the old
+//! state still says it; no join token and no person's certificate of the backup counts any more; the audit log goes on, with a line of this.
 
 mod audit;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsString,
     fs, io,
     io::Read,
@@ -52,6 +52,10 @@ pub struct Restored {
     pub tokens_ended: usize,
     /// Hosts revoked since the backup, which stay so.
     pub still_revoked: usize,
+    /// Hosts that joined again since the backup: what they had before counts no more.
+    pub joined_again: usize,
+    /// Meshes that had been removed since the backup, and are there again with their members.
+    pub revived: Vec<String>,
     /// People of the backup, who may do nothing until they are given a certificate again.
     pub people_ended: usize,
     /// Where what was there before is now.
@@ -152,6 +156,8 @@ async fn restore_into(
         revision: 0,
         tokens_ended: 0,
         still_revoked: 0,
+        joined_again: 0,
+        revived: Vec::new(),
         people_ended: 0,
         replaced: None,
     };
@@ -159,11 +165,13 @@ async fn restore_into(
     for mesh in store.meshes()? {
         let ended = tokens(&store, &mesh, unix(now))?;
         restored.tokens_ended += ended.len();
-        let revoked = revocations(&store, &mesh, before, staging)?;
+        let hosts = hosts(&store, &mesh, before, staging, &mut restored)?;
         let people = people(&store, &mesh, unix(now))?;
-        restored.still_revoked += revoked.len();
         restored.people_ended += people.len();
-        writes.extend(ended.into_iter().chain(revoked).chain(people));
+        writes.extend(ended.into_iter().chain(hosts).chain(people));
+        if before.revision > 0 && !data_dir.join(MESHES).join(mesh.as_str()).exists() {
+            restored.revived.push(mesh.to_string());
+        }
     }
     restored.revision = store.commit(writes).await?;
     drop(store);
@@ -178,8 +186,8 @@ struct Before {
     /// Until the end no control plane starts there: what it acknowledged would go with the state that is replaced.
     _held: Option<Held>,
     revision: u64,
-    /// By mesh: its root, and who is revoked.
-    revoked: BTreeMap<DnsLabel, (Vec<u8>, BTreeSet<String>)>,
+    /// By mesh: its root, and its hosts by name.
+    hosts: BTreeMap<DnsLabel, (Vec<u8>, BTreeMap<String, AgentRecord>)>,
 }
 
 /// The place of a store, by whatever holds it: dropped at the end.
@@ -214,18 +222,17 @@ impl Before {
             }
         };
         let revision = store.revision();
-        let mut revoked = BTreeMap::new();
+        let mut hosts = BTreeMap::new();
         for mesh in store.meshes()? {
             let agents: Vec<AgentRecord> = records(&store, &mesh, AGENTS)?;
-            let outcasts = agents.into_iter().filter(|agent| agent.revoked);
-            let names = outcasts.map(|agent| agent.name).collect();
+            let named = agents.into_iter().map(|agent| (agent.name.clone(), agent));
             let root = root_of(data_dir, &mesh);
-            revoked.insert(mesh, (root, names));
+            hosts.insert(mesh, (root, named.collect()));
         }
         Ok(Self {
             _held: Some(Held::Open { _store: store }),
             revision,
-            revoked,
+            hosts,
         })
     }
 }
@@ -273,23 +280,36 @@ fn people(store: &SqliteStore, mesh: &MeshName, now: u64) -> Result<Vec<Write>, 
     })
 }
 
-/// Revokes whom the state before had revoked, in the mesh of the same root.
-fn revocations(
+/// Revokes whom the state before had revoked, in the mesh of the same root. Who had joined again since the backup keeps
+/// what that gave: a copy of what it was before would count again otherwise, with all that it was allowed.
+fn hosts(
     store: &SqliteStore,
     mesh: &MeshName,
     before: &Before,
     staging: &Path,
+    restored: &mut Restored,
 ) -> Result<Vec<Write>, RestoreError> {
-    let Some((root, revoked)) = before.revoked.get(mesh) else {
+    let Some((root, known)) = before.hosts.get(mesh) else {
         return Ok(Vec::new());
     };
     if *root != root_of(staging, mesh) {
         return Ok(Vec::new());
     }
     change(store, mesh, AGENTS, |agent: &mut AgentRecord| {
-        let stays = revoked.contains(&agent.name) && !agent.revoked;
-        agent.revoked |= stays;
-        stays
+        let Some(was) = known.get(&agent.name) else {
+            return false;
+        };
+        let revoked = was.revoked && !agent.revoked;
+        let again = was.created > agent.created;
+        agent.revoked |= was.revoked;
+        if again {
+            agent.created = was.created;
+            agent.scope = was.scope.clone();
+            agent.token.clone_from(&was.token);
+        }
+        restored.still_revoked += usize::from(revoked);
+        restored.joined_again += usize::from(again && !revoked);
+        revoked || again
     })
 }
 

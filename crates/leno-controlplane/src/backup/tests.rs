@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     documents::TokenRequest,
     people::USERS,
-    tokens::{AGENTS, TOKENS, TokenRecord},
+    tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -278,6 +278,39 @@ async fn a_restore_that_cannot_keep_what_is_there_changes_nothing() {
     assert_eq!(old.revision(), 2, "what was first there is there");
     let beside = sorted(place.data.parent().unwrap()).unwrap();
     assert_eq!(beside.len(), 2, "nothing else stays behind: {beside:?}");
+}
+
+#[tokio::test]
+async fn who_joined_again_and_which_mesh_was_removed_is_not_forgotten() {
+    let place = Place::new();
+    let store = place.open();
+    let joined = |created: u64, service: &str| {
+        let record = serde_json::json!({
+            "name": "a", "scope": {"services": [service]}, "token": service, "created": created,
+        });
+        put(AGENTS, "a", record)
+    };
+    fs::create_dir_all(place.data.join("meshes/gone")).unwrap();
+    for file in ["root.pem", "root.key"] {
+        fs::write(place.data.join("meshes/gone").join(file), "gone's").unwrap();
+    }
+    let other = Key::new("gone".parse().unwrap(), "services", "", "x");
+    let other_put = Change::put(other.clone(), b"{}".to_vec(), Expect::Any);
+    let writes = vec![joined(5, "wide"), agent("b", false), other_put];
+    store.commit(writes).await.unwrap();
+    let backup = place.backup(&store);
+    let writes = vec![joined(9, "narrow"), Change::delete(other, Expect::Any)];
+    store.commit(writes).await.unwrap();
+    fs::remove_dir_all(place.data.join("meshes/gone")).unwrap();
+    drop(store);
+    let restored = place.restore(&backup).await.unwrap();
+    assert_eq!((restored.joined_again, restored.still_revoked), (1, 0));
+    assert_eq!(restored.revived, ["gone"]);
+    let entry = place.open().get(&key(AGENTS, "a")).unwrap().unwrap();
+    let record: AgentRecord = serde_json::from_slice(&entry.value).unwrap();
+    assert_eq!(record.created, 9, "a copy from before counts no more");
+    assert_eq!(record.token, "narrow");
+    assert_eq!(record.scope.services, ["narrow"]);
 }
 
 #[tokio::test]
