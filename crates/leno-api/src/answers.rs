@@ -28,6 +28,7 @@ use crate::{
     Access, Caller, Counters, Limits,
     shares::{Full, Place, Shares},
     status::ApiError,
+    turns::Turns,
 };
 
 /// An answer of which nothing was taken for so long may make room for others.
@@ -41,6 +42,7 @@ const OVERHEAD: usize = 4 << 10;
 #[derive(Debug)]
 pub struct Answers {
     shares: Arc<Shares>,
+    pub(crate) turns: Arc<Turns>,
     counters: Arc<Counters>,
     open: Mutex<Vec<Weak<Untaken>>>,
 }
@@ -65,6 +67,7 @@ impl Answers {
     pub fn new(limits: &Limits, counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
             shares: Shares::new(limits.answers),
+            turns: Turns::new(Arc::clone(&counters)),
             counters,
             open: Mutex::default(),
         })
@@ -78,6 +81,11 @@ impl Answers {
         })
     }
 
+    /// So much more room for one that is being made.
+    pub(crate) fn more_room(&self, place: &mut Place, size: usize) -> Result<(), Full> {
+        self.make_room(|| place.grow(size))
+    }
+
     /// What is said where there is none.
     pub(crate) fn refused(&self, full: Full) -> ApiError {
         let exceeded = &self.counters.requests_exceeded;
@@ -88,7 +96,10 @@ impl Answers {
     }
 
     /// What `take` gives; where there is no room, once more without the answers that nobody takes.
-    pub(crate) fn make_room<T>(&self, take: impl Fn() -> Result<T, Full>) -> Result<T, Full> {
+    pub(crate) fn make_room<T>(
+        &self,
+        mut take: impl FnMut() -> Result<T, Full>,
+    ) -> Result<T, Full> {
         take().or_else(|full| {
             self.end_untaken(Instant::now());
             take().map_err(|_| full)
@@ -158,20 +169,24 @@ pub(crate) fn size(response: &Response) -> Option<usize> {
     usize::try_from(size).ok().filter(|size| *size > 0)
 }
 
-/// For routes beside the API's: what they answer to somebody of a mesh takes up that one's share, as the API's does.
+/// For routes beside the API's: what they answer to somebody of a mesh waits for its turn and takes up that one's share,
+/// as the API's does.
 pub async fn hold(State(answers): State<Arc<Answers>>, request: Request, next: Next) -> Response {
     let mut path = request.uri().path().split('/').skip(2);
     let mesh: Option<DnsLabel> = path.next().and_then(|mesh| mesh.parse().ok());
     let caller = request.extensions().get::<Caller>().cloned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let somebody = mesh.zip(caller);
+    let somebody = somebody.filter(|(mesh, caller)| reads && caller.access(mesh) != Access::None);
+    let Some((mesh, caller)) = somebody else {
+        return next.run(request).await;
+    };
+    // A view of all of a mesh is made as one piece.
+    answers.turns.line(&mesh, &caller.name).turn().await;
     let response = next.run(request).await;
-    let (Some(mesh), Some(caller), Some(size), true) = (mesh, caller, size(&response), reads)
-    else {
+    let Some(size) = size(&response) else {
         return response;
     };
-    if caller.access(&mesh) == Access::None {
-        return response;
-    }
     match answers.room(&mesh, &caller.name, size) {
         Ok(place) => answers.hand_on(response, vec![place]).await,
         Err(full) => answers.refused(full).into_response(),

@@ -17,7 +17,9 @@ use crate::{
     media, object,
     plan::{self, Outcome, Planned, Provenance, Written},
     status::{ApiError, Invalid, json_response},
-    store_key, warnings,
+    store_key,
+    turns::Line,
+    warnings,
     write::{Change, TRIES, json_only, store},
 };
 
@@ -57,29 +59,33 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
     json_only(&media::content_type(call.headers())?)?;
     let limit = call.server.api.limits.batch_bytes;
     let bytes = call.read_body(body, limit).await?;
+    let mut line = call.line();
     let batch = duplicates::parse(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the batch is no JSON: {error}")))?;
     drop(bytes);
     let (items, dry_run) = parts(call, batch)?;
-    let documents = admitted(call, items).await?;
+    let documents = admitted(call, &mut line, items).await?;
     for _ in 0..TRIES {
-        let ready = planned(call, &documents)?;
-        let cut_off = plan::cut_off(
-            &call.server.api,
-            call.mesh,
-            ready.iter().map(Ready::written),
-        );
-        let cut_off = cut_off.await;
+        let ready = planned(call, &mut line, &documents).await?;
+        let written = ready.iter().map(Ready::written).collect();
+        let cut_off = plan::cut_off(&call.server.api, call.mesh, &mut line, written).await;
         if dry_run {
-            return Ok(answer(&ready, &cut_off, None, true));
+            return Ok(answer(&mut line, &ready, &cut_off, None, true).await);
         }
-        let changes: Vec<_> = ready.iter().filter_map(change_of).collect();
+        let mut changes = Vec::new();
+        for one in &ready {
+            if let Some(change) = change_of(one) {
+                line.worked(change.write.value.as_ref().map_or(0, Vec::len))
+                    .await;
+                changes.push(change);
+            }
+        }
         let count = changes.len() as u64;
-        match store(call, changes).await {
+        match store(call, &mut line, changes).await {
             Ok(last) => {
                 // Each write of a transaction takes one revision, in order.
                 let first = last - count + u64::from(count > 0);
-                return Ok(answer(&ready, &cut_off, Some(first), false));
+                return Ok(answer(&mut line, &ready, &cut_off, Some(first), false).await);
             }
             // Somebody else was faster: once more, on what they wrote.
             Err(
@@ -124,18 +130,18 @@ fn parts(call: &Call<'_>, batch: Value) -> Result<(Vec<Value>, bool), ApiError> 
     Ok((items, dry_run))
 }
 
-/// Documents that are worked on without a pause: every mesh is served in between.
-const AT_ONCE: usize = 32;
-
 /// Every document by itself, or everything that is wrong with any.
-async fn admitted(call: &Call<'_>, items: Vec<Value>) -> Result<Vec<Document>, ApiError> {
+async fn admitted(
+    call: &Call<'_>,
+    line: &mut Line,
+    items: Vec<Value>,
+) -> Result<Vec<Document>, ApiError> {
     let mut documents: Vec<Document> = Vec::with_capacity(items.len());
     let mut invalid = Vec::new();
     let mut places: HashMap<Key, usize> = HashMap::new();
     for (item, value) in items.into_iter().enumerate() {
-        if item % AT_ONCE == AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
+        let size = value.to_string().len();
+        line.worked(size).await;
         let mut about = Invalid {
             item: Some(item),
             kind: value
@@ -147,7 +153,7 @@ async fn admitted(call: &Call<'_>, items: Vec<Value>) -> Result<Vec<Document>, A
             name: object::meta_text(&value, "name").into(),
             findings: Vec::new(),
         };
-        match document(call, item, value) {
+        match document(call, item, value, size) {
             Ok(document) => {
                 if let Some(first) = places.insert(document.key.clone(), item) {
                     about.findings.push(Finding::new(
@@ -170,10 +176,15 @@ async fn admitted(call: &Call<'_>, items: Vec<Value>) -> Result<Vec<Document>, A
     }
 }
 
-fn document(call: &Call<'_>, item: usize, value: Value) -> Result<Document, Vec<Finding>> {
+fn document(
+    call: &Call<'_>,
+    item: usize,
+    value: Value,
+    size: usize,
+) -> Result<Document, Vec<Finding>> {
     let kind = kind_of(&value).map_err(|finding| vec![finding])?;
     let limit = call.server.api.limits.object_bytes;
-    if value.to_string().len() > limit {
+    if size > limit {
         return Err(vec![Finding::new("", format!("larger than {limit} bytes"))]);
     }
     let revision = Some(object::meta_text(&value, "resourceVersion"));
@@ -215,11 +226,16 @@ fn kind_of(value: &Value) -> Result<Kind, Finding> {
 }
 
 /// What each document will do to what is there.
-fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'a>>, ApiError> {
+async fn planned<'a>(
+    call: &Call<'_>,
+    line: &mut Line,
+    documents: &'a [Document],
+) -> Result<Vec<Ready<'a>>, ApiError> {
     let mut all = Vec::with_capacity(documents.len());
     let mut invalid = Vec::new();
     let api = &call.server.api;
     for document in documents {
+        line.worked(0).await;
         let old = api
             .store
             .get(&document.key)
@@ -248,6 +264,7 @@ fn planned<'a>(call: &Call<'_>, documents: &'a [Document]) -> Result<Vec<Ready<'
         }
     }
     if invalid.is_empty() {
+        line.turn().await;
         let resources: Vec<&Resource> = documents.iter().map(|of| &of.resource).collect();
         let mut planned: Vec<&mut Planned> = all.iter_mut().map(|of| &mut of.planned).collect();
         plan::warn(api, call.mesh, &resources, &mut planned);
@@ -272,35 +289,41 @@ fn change_of(ready: &Ready<'_>) -> Option<Change> {
         write: Write::put(ready.document.key.clone(), bytes, expect),
         verb: ready.planned.outcome.as_str(),
         before: old.and_then(|bytes| serde_json::from_slice(bytes).ok()),
+        after: Some(ready.planned.value.clone()),
     })
 }
 
 /// What became of each document; `first` is the revision of the first write.
-fn answer(ready: &[Ready<'_>], cut_off: &[String], first: Option<u64>, dry_run: bool) -> Response {
+async fn answer(
+    line: &mut Line,
+    ready: &[Ready<'_>],
+    cut_off: &[String],
+    first: Option<u64>,
+    dry_run: bool,
+) -> Response {
     let mut next = first;
-    let items: Vec<_> = ready
-        .iter()
-        .map(|one| {
-            let changed = one.planned.outcome != Outcome::Unchanged;
-            let old = one.old.as_ref().map(|entry| entry.revision);
-            let revision = if changed { next } else { old };
-            if changed {
-                next = next.map(|revision| revision + 1);
-            }
-            let document = one.document;
-            json!({
-                "apiVersion": document.kind.api_version(),
-                "kind": document.kind.kind(),
-                "namespace": &*document.key.namespace,
-                "name": &*document.key.name,
-                "uid": object::meta_text(&one.planned.value, "uid"),
-                "generation": one.planned.value.pointer("/metadata/generation"),
-                "resourceVersion": revision.map(|revision| revision.to_string()),
-                "result": one.planned.outcome.as_str(),
-                "warnings": warnings::to_value(&one.planned.warnings),
-            })
-        })
-        .collect();
+    let mut items = Vec::with_capacity(ready.len());
+    for one in ready {
+        let changed = one.planned.outcome != Outcome::Unchanged;
+        let old = one.old.as_ref().map(|entry| entry.revision);
+        let revision = if changed { next } else { old };
+        if changed {
+            next = next.map(|revision| revision + 1);
+        }
+        let document = one.document;
+        items.push(json!({
+            "apiVersion": document.kind.api_version(),
+            "kind": document.kind.kind(),
+            "namespace": &*document.key.namespace,
+            "name": &*document.key.name,
+            "uid": object::meta_text(&one.planned.value, "uid"),
+            "generation": one.planned.value.pointer("/metadata/generation"),
+            "resourceVersion": revision.map(|revision| revision.to_string()),
+            "result": one.planned.outcome.as_str(),
+            "warnings": warnings::to_value(&one.planned.warnings),
+        }));
+        line.worked(0).await;
+    }
     let answer = json!({"items": items, "dryRun": dry_run, "cutsOff": cut_off});
     json_response(StatusCode::OK, &answer)
 }

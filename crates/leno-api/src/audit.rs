@@ -4,7 +4,7 @@
 //! before the answer. Where lines are kept is whoever serves the API's ([`Audit`]).
 //! Invariant: no change of an object is stored without a line.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use leno_types::DnsLabel;
 use serde_json::Value;
@@ -103,7 +103,7 @@ impl AuditLine {
 /// Changes that are about to be stored in one transaction. Dropped without an outcome, they are noted as unsure.
 pub struct Intent {
     audit: Arc<dyn Audit>,
-    lines: Vec<AuditLine>,
+    lines: VecDeque<AuditLine>,
 }
 
 impl Intent {
@@ -112,19 +112,28 @@ impl Intent {
     pub fn new(audit: &Arc<dyn Audit>, lines: Vec<AuditLine>) -> Self {
         Self {
             audit: Arc::clone(audit),
-            lines,
+            lines: lines.into(),
         }
     }
 
     /// They are stored; the last is of this revision.
     pub fn stored(mut self, last: u64) {
+        self.are_stored(last);
+    }
+
+    /// They are stored, the last of this revision, and still to be noted; whoever is dropped first notes the rest.
+    pub(crate) fn are_stored(&mut self, last: u64) {
         let count = self.lines.len() as u64;
         let first = last.saturating_add(1).saturating_sub(count);
-        for (line, revision) in self.lines.drain(..).zip(first..) {
-            self.audit.note(AuditLine {
-                outcome: AuditOutcome::Done(revision),
-                ..line
-            });
+        for (line, revision) in self.lines.iter_mut().zip(first..) {
+            line.outcome = AuditOutcome::Done(revision);
+        }
+    }
+
+    /// Notes the next one.
+    pub(crate) fn note_next(&mut self) {
+        if let Some(line) = self.lines.pop_front() {
+            self.audit.note(line);
         }
     }
 

@@ -289,8 +289,17 @@ pub(crate) struct Style {
     pub(crate) now: SystemTime,
 }
 
-/// A `Table` of these objects; `metadata` is that of the list.
-pub(crate) fn table(kind: Kind, objects: &[Value], metadata: &Value, style: Style) -> Value {
+/// A `Table` of one object; `metadata` is that of the list.
+pub(crate) fn table(kind: Kind, object: &Value, metadata: &Value, style: Style) -> Value {
+    let mut table = head(kind, metadata, style);
+    if let Some(table) = table.as_object_mut() {
+        table.insert("rows".into(), json!([row(kind, object, style)]));
+    }
+    table
+}
+
+/// A `Table` but for its rows.
+pub(crate) fn head(kind: Kind, metadata: &Value, style: Style) -> Value {
     let definitions: Vec<_> = columns(kind)
         .iter()
         .map(|column| {
@@ -303,27 +312,25 @@ pub(crate) fn table(kind: Kind, objects: &[Value], metadata: &Value, style: Styl
             })
         })
         .collect();
-    let rows: Vec<_> = objects
-        .iter()
-        .map(|object| {
-            let cells: Vec<_> = columns(kind)
-                .iter()
-                .map(|column| (column.cell)(object, style.now))
-                .collect();
-            match style.include {
-                Include::None => json!({"cells": cells}),
-                Include::Metadata => json!({"cells": cells, "object": partial(object)}),
-                Include::Object => json!({"cells": cells, "object": object}),
-            }
-        })
-        .collect();
     json!({
         "kind": "Table",
         "apiVersion": style.version,
         "metadata": metadata,
         "columnDefinitions": definitions,
-        "rows": rows,
     })
+}
+
+/// The row of an object.
+pub(crate) fn row(kind: Kind, object: &Value, style: Style) -> Value {
+    let columns = columns(kind).iter();
+    let cells: Vec<_> = columns
+        .map(|column| (column.cell)(object, style.now))
+        .collect();
+    match style.include {
+        Include::None => json!({"cells": cells}),
+        Include::Metadata => json!({"cells": cells, "object": partial(object)}),
+        Include::Object => json!({"cells": cells, "object": object}),
+    }
 }
 
 /// The `PartialObjectMetadata` of an object.

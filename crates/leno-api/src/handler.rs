@@ -15,13 +15,14 @@ use leno_types::DnsLabel;
 use crate::{
     Access, Answers, Api, AuditLine, AuditObject, AuditOutcome, Caller, answers, apply,
     derived::Collections,
-    discovery, openapi,
+    discovery, lists, openapi,
     overlay::Overlays,
     query::Parameters,
     read, review,
     shares::{Place, Shares},
     status::ApiError,
     target::{InMesh, Objects, Target},
+    turns::{self, Line},
     watch,
     watchers::Watchers,
     write,
@@ -35,7 +36,7 @@ pub(crate) struct Server {
     pub(crate) watchers: Watchers,
     requests: Arc<Shares>,
     bodies: Arc<Shares>,
-    answers: Arc<Answers>,
+    pub(crate) answers: Arc<Answers>,
 }
 
 impl Server {
@@ -70,11 +71,30 @@ pub(crate) struct Call<'a> {
     pub(crate) parts: &'a Parts,
     /// The room that its body has, for as long as the request is worked on.
     room: Mutex<Option<Place>>,
+    /// The room that its answer has already.
+    answer: Mutex<Option<Place>>,
 }
 
 impl Call<'_> {
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
+    }
+
+    /// Its place among those that may be long.
+    pub(crate) fn line(&self) -> Line {
+        self.server.answers.turns.line(self.mesh, &self.caller.name)
+    }
+
+    /// Room for an answer that is made piece by piece, of so many bytes for now.
+    pub(crate) fn answer_room(&self, size: usize) -> Result<Place, ApiError> {
+        let answers = &self.server.answers;
+        let room = answers.room(self.mesh, &self.caller.name, size);
+        room.map_err(|full| answers.refused(full))
+    }
+
+    /// The answer is made, and has this room.
+    pub(crate) fn answered(&self, place: Place) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     }
 
     /// Reads the body to its end, at most `limit` bytes of it. Room for it is taken as it comes: what is only announced
@@ -121,6 +141,10 @@ impl Call<'_> {
             bytes.extend_from_slice(&data);
         }
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+        if bytes.len() > turns::BYTES {
+            // What is made of it takes long.
+            self.line().turn().await;
+        }
         Ok(bytes.freeze())
     }
 }
@@ -210,6 +234,7 @@ async fn serve_in(
         mesh,
         parts,
         room: Mutex::new(None),
+        answer: Mutex::new(None),
     };
     if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
         if !is_read(&parts.method) {
@@ -227,12 +252,18 @@ async fn held(call: &Call<'_>, place: Place, response: Response) -> Result<Respo
     let Some(size) = answers::size(&response) else {
         return Ok(response);
     };
-    let (mut places, answers) = (vec![place], &call.server.answers);
-    if is_read(&call.parts.method) {
-        let room = answers.room(call.mesh, &call.caller.name, size);
-        places.push(room.map_err(|full| answers.refused(full))?);
+    let mut places = vec![place];
+    let has = call
+        .answer
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match has {
+        Some(room) => places.push(room),
+        None if is_read(&call.parts.method) => places.push(call.answer_room(size)?),
+        None => {}
     }
-    Ok(answers.hand_on(response, places).await)
+    Ok(call.server.answers.hand_on(response, places).await)
 }
 
 async fn serve_target(call: &Call<'_>, target: InMesh, body: Body) -> Result<Response, ApiError> {
@@ -372,7 +403,7 @@ async fn read_objects(
         return watch::watch(call, scope, parameters).await;
     }
     match scope.name {
-        Some(_) => read::get(call, &scope, &parameters),
-        None => read::list(call, &scope, &parameters).await,
+        Some(_) => read::get(call, &scope, &parameters).await,
+        None => lists::list(call, &scope, &parameters).await,
     }
 }

@@ -19,6 +19,7 @@ mod duplicates;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+mod lists;
 mod media;
 mod object;
 mod openapi;
@@ -33,6 +34,7 @@ mod shares;
 mod status;
 mod strategic;
 mod target;
+mod turns;
 mod warnings;
 mod watch;
 mod watchers;
@@ -282,7 +284,8 @@ pub struct Limits {
     pub requests: Share,
     /// Bytes of all bodies that are being read and worked on.
     pub bodies: Share,
-    /// Bytes of all answers about what is read that are not taken yet, with 4 KiB for each.
+    /// Bytes of all answers about what is read that are not taken yet, with 4 KiB for each; those that are being made
+    /// with what they are made of.
     pub answers: Share,
     /// How long a body may take to arrive.
     pub body_time: Duration,
@@ -347,6 +350,8 @@ pub struct Counters {
     pub bodies_exceeded: AtomicU64,
     /// Objects created, changed or deleted.
     pub changes: AtomicU64,
+    /// Pieces of long work: lists, batches, watches that begin or catch up.
+    pub turns: AtomicU64,
 }
 
 /// The API, to be mounted with [`Api::router`].

@@ -19,6 +19,14 @@ pub(crate) enum Body {
 }
 
 impl Body {
+    /// What a reader holds of it: a derived one is its collection's.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Stored(entry) => entry.value.len(),
+            Self::Derived(_) => 0,
+        }
+    }
+
     /// The object with its `resourceVersion`.
     pub(crate) fn to_value(&self) -> Result<Value, ApiError> {
         match self {

@@ -137,15 +137,23 @@ impl Overlays {
     pub(crate) fn unwritten(&self, scope: &Scope) -> Vec<Item> {
         let overlay = self.overlay(&scope.mesh, scope.kind);
         let state = overlay.refreshed();
+        let item = |(name, (value, _)): (&Name, &(Arc<Value>, OverlayChange))| Item {
+            namespace: Arc::clone(&name.0),
+            name: Arc::clone(&name.1),
+            body: Body::Derived(Arc::clone(value)),
+        };
+        if let (Some(namespace), Some(name)) = (&scope.namespace, &scope.name) {
+            let name = (namespace.as_str().into(), name.as_str().into());
+            return state
+                .unwritten
+                .get_key_value(&name)
+                .map(item)
+                .into_iter()
+                .collect();
+        }
         let inside = |name: &Name| scope.contains(&name.0, &name.1);
         let objects = state.unwritten.iter().filter(|(name, _)| inside(name));
-        objects
-            .map(|(name, (value, _))| Item {
-                namespace: Arc::clone(&name.0),
-                name: Arc::clone(&name.1),
-                body: Body::Derived(Arc::clone(value)),
-            })
-            .collect()
+        objects.map(item).collect()
     }
 
     /// Changes of a scope: those since revision `from` of the store, or with `None` those from now on.

@@ -6,7 +6,7 @@ use leno_config::{Admitted, Finding, Kind, Resource, admit};
 use leno_types::DnsLabel;
 use serde_json::Value;
 
-use crate::{Api, Proposed, object};
+use crate::{Api, Proposed, object, turns::Line};
 
 /// What a write will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +67,23 @@ pub(crate) enum Provenance {
 pub(crate) async fn cut_off(
     api: &Api,
     mesh: &DnsLabel,
-    writes: impl Iterator<Item = Written<'_>>,
+    line: &mut Line,
+    writes: Vec<Written<'_>>,
 ) -> Vec<String> {
-    let decides =
-        |of: &Proposed| matches!(of.kind, Kind::AccessPolicy | Kind::AuthenticationPolicy);
-    let proposed: Vec<Proposed> = writes.filter_map(|of| of.proposed()).collect();
-    if !proposed.iter().any(decides) {
+    let decides = |kind: Kind| matches!(kind, Kind::AccessPolicy | Kind::AuthenticationPolicy);
+    if !writes.iter().any(|of| decides(of.kind)) {
         return Vec::new();
     }
+    let mut proposed: Vec<Proposed> = Vec::new();
+    for written in writes {
+        line.worked(0).await;
+        proposed.extend(written.proposed());
+    }
+    if !proposed.iter().any(|of| decides(of.kind)) {
+        return Vec::new();
+    }
+    // It looks at all of the mesh.
+    line.turn().await;
     api.derived.cut_off(mesh, proposed).await
 }
 

@@ -116,22 +116,31 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Gives so many back, or as many as there are.
+    pub(crate) fn shrink(&mut self, count: usize) {
+        let back = count.min(self.count);
+        self.count -= back;
         let mut taken = self.shares.taken();
-        taken.all -= self.count;
+        taken.all -= back;
         if let Some(count) = taken.meshes.get_mut(&self.mesh) {
-            *count -= self.count;
+            *count -= back;
             if *count == 0 {
                 taken.meshes.remove(&self.mesh);
             }
         }
         if let Some(count) = taken.callers.get_mut(&self.caller) {
-            *count -= self.count;
+            *count -= back;
             if *count == 0 {
                 taken.callers.remove(&self.caller);
             }
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shrink(usize::MAX);
     }
 }
 

@@ -409,9 +409,18 @@ pub(crate) fn json_response(code: StatusCode, value: &Value) -> Response {
     typed_response(code, "application/json", value)
 }
 
+/// A JSON answer that is text already.
+pub(crate) fn json_text_response(code: StatusCode, text: String) -> Response {
+    text_response(code, "application/json", text)
+}
+
 /// A JSON answer under another media type.
 pub(crate) fn typed_response(code: StatusCode, media: &'static str, value: &Value) -> Response {
-    let mut response = Response::new(Body::from(value.to_string()));
+    text_response(code, media, value.to_string())
+}
+
+fn text_response(code: StatusCode, media: &'static str, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = code;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));

@@ -27,6 +27,7 @@ use crate::{
     query::{Match, Parameters},
     read,
     status::ApiError,
+    turns::Line,
     watchers::Watcher,
 };
 
@@ -61,6 +62,8 @@ struct Watching {
     /// Table columns are told with the first row only.
     columns_told: bool,
     watcher: Arc<Watcher>,
+    /// What is told without a pause takes its turns.
+    line: Line,
 }
 
 /// Starts a watch; its answer streams until it ends.
@@ -92,9 +95,11 @@ pub(crate) async fn watch(
         told: HashMap::new(),
         columns_told: false,
         watcher,
+        line: call.line(),
         parameters,
         server,
     };
+    watching.line.turn().await;
     // As a cluster does it: the stream begins, and its first event says that it cannot go on.
     if let Err(error) = watching.begin() {
         if error.code() != http::StatusCode::GONE {
@@ -172,6 +177,7 @@ impl Watching {
             return Err(error);
         }
         while let Some(item) = self.initial.pop_front() {
+            self.line.worked(item.body.size()).await;
             let value = read::shown(&self.server, &self.scope, &item)?;
             if self.parameters.selector.matches(&value) {
                 self.is_news(&item.namespace, &item.name, &value);
@@ -196,6 +202,7 @@ impl Watching {
                     return Ok(last);
                 }
             };
+            self.line.worked(0).await;
             if let Some(change) = step.change
                 && let Some(event) = self.changed(&change)?
             {
@@ -266,8 +273,7 @@ impl Watching {
                     include: self.parameters.include,
                     now: self.server.api.environment.now(),
                 };
-                let rows = std::slice::from_ref(value);
-                let mut table = columns::table(self.scope.kind, rows, &metadata, style);
+                let mut table = columns::table(self.scope.kind, value, &metadata, style);
                 if self.columns_told
                     && let Some(table) = table.as_object_mut()
                 {

@@ -27,7 +27,9 @@ use crate::{
     query::{Parameters, Validation},
     read,
     status::{ApiError, json_response},
-    store_key, strategic, warnings,
+    store_key, strategic,
+    turns::Line,
+    warnings,
 };
 
 /// How often a write that names no version is tried again when somebody else was faster.
@@ -172,7 +174,7 @@ pub(crate) async fn delete(
         let cut_off = target.cut_off(None).await;
         if !dry_run {
             let write = Write::delete(entry.key.clone(), Expect::Revision(entry.revision));
-            match target.store(write, "deleted", Some(&current)).await {
+            match target.store(write, "deleted", Some(&current), None).await {
                 Ok(_) => {}
                 Err(StoreError::Conflict { .. }) => continue,
                 Err(error) => return Err(target.error(&error)),
@@ -246,7 +248,7 @@ impl<'a> Target<'a> {
             .ok_or_else(|| ApiError::not_found(kind, name))?
             .map_err(|why| ApiError::conflict(kind, name, &why))?;
         if !dry_run {
-            match self.store(write, "deleted", None).await {
+            match self.store(write, "deleted", None, None).await {
                 Ok(_) => {}
                 Err(StoreError::NotFound { .. }) => return Err(ApiError::not_found(kind, name)),
                 Err(error) => return Err(self.error(&error)),
@@ -313,8 +315,8 @@ impl<'a> Target<'a> {
             name: self.name,
             planned,
         };
-        let api = &self.call.server.api;
-        plan::cut_off(api, self.call.mesh, std::iter::once(written)).await
+        let Call { server, mesh, .. } = *self.call;
+        plan::cut_off(&server.api, mesh, &mut self.call.line(), vec![written]).await
     }
 
     async fn commit(
@@ -323,8 +325,9 @@ impl<'a> Target<'a> {
         before: Option<&Value>,
         expect: Expect,
     ) -> Result<u64, StoreError> {
-        let write = Write::put(self.key(), planned.value.to_string().into_bytes(), expect);
-        self.store(write, planned.outcome.as_str(), before).await
+        let (value, verb) = (&planned.value, planned.outcome.as_str());
+        let write = Write::put(self.key(), value.to_string().into_bytes(), expect);
+        self.store(write, verb, before, Some(value)).await
     }
 
     async fn store(
@@ -332,14 +335,16 @@ impl<'a> Target<'a> {
         write: Write,
         verb: &'static str,
         before: Option<&Value>,
+        after: Option<&Value>,
     ) -> Result<u64, StoreError> {
         let change = Change {
             kind: self.kind,
             write,
             verb,
             before: before.cloned(),
+            after: after.cloned(),
         };
-        store(self.call, vec![change]).await
+        store(self.call, &mut self.call.line(), vec![change]).await
     }
 
     fn answer(
@@ -382,10 +387,16 @@ pub(crate) struct Change {
     pub(crate) verb: &'static str,
     /// What is there.
     pub(crate) before: Option<Value>,
+    /// What will be.
+    pub(crate) after: Option<Value>,
 }
 
 /// Stores changes in one transaction, and writes down who made them; the revision of the last.
-pub(crate) async fn store(call: &Call<'_>, changes: Vec<Change>) -> Result<u64, StoreError> {
+pub(crate) async fn store(
+    call: &Call<'_>,
+    line: &mut Line,
+    changes: Vec<Change>,
+) -> Result<u64, StoreError> {
     let api = &call.server.api;
     let (mut writes, mut lines) = (Vec::new(), Vec::new());
     for change in changes {
@@ -395,10 +406,9 @@ pub(crate) async fn store(call: &Call<'_>, changes: Vec<Change>) -> Result<u64, 
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
         };
-        let written = change.write.value.as_deref();
         lines.push(AuditLine {
             before: change.before,
-            after: written.and_then(|bytes| serde_json::from_slice(bytes).ok()),
+            after: change.after,
             ..AuditLine::new(call.caller, call.mesh, change.verb, object)
         });
         writes.push(change.write);
@@ -408,13 +418,15 @@ pub(crate) async fn store(call: &Call<'_>, changes: Vec<Change>) -> Result<u64, 
         .iter()
         .map(|line| (line.verb.clone(), line.object.clone()))
         .collect();
-    let intent = Intent::new(&api.audit, lines);
+    let mut intent = Intent::new(&api.audit, lines);
     match api.store.commit(writes).await {
         Ok(last) => {
-            intent.stored(last);
+            intent.are_stored(last);
             api.counters.changes.fetch_add(count, Ordering::Relaxed);
             for (verb, object) in &told {
+                intent.note_next();
                 log(call, verb, object, last);
+                line.worked(0).await;
             }
             Ok(last)
         }

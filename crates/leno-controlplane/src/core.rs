@@ -28,8 +28,10 @@ use crate::{
 
 /// Jobs that may wait.
 const QUEUE: usize = 4_096;
-/// Jobs and changes done before what they made due.
+/// Jobs done before what they made due.
 const BATCH: usize = 512;
+/// Changes taken in before what they made due is done, and whoever else is ready is served.
+const CHANGES: usize = 128;
 /// How often time passes.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -300,15 +302,16 @@ impl Core {
         self.store.watch(from)
     }
 
-    /// Takes in the changes that are there without waiting; an error means to list again.
-    fn drain_changes(&mut self, watch: &mut Watch) -> Result<(), StoreError> {
-        for _ in 0..BATCH {
+    /// Takes in the changes that are there without waiting, and says whether there may be more; an error means to list
+    /// again.
+    fn drain_changes(&mut self, watch: &mut Watch) -> Result<bool, StoreError> {
+        for _ in 0..CHANGES {
             match watch.try_next()? {
                 Some(change) => self.change(&change),
-                None => break,
+                None => return Ok(false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn change(&mut self, change: &leno_store::Change) {
@@ -393,7 +396,8 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
                 Ok(())
             }
         };
-        if let Err(error) = outcome.and_then(|()| core.drain_changes(&mut watch)) {
+        let more = outcome.and_then(|()| core.drain_changes(&mut watch));
+        if let Err(error) = &more {
             if matches!(error, StoreError::Closed) {
                 break;
             }
@@ -407,6 +411,10 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
             }
         }
         core.flush();
+        if matches!(more, Ok(true)) {
+            // A large batch of one mesh: requests, sockets and jobs of others come between.
+            tokio::task::yield_now().await;
+        }
     }
     for mesh in core.meshes.values_mut() {
         mesh.end_all();

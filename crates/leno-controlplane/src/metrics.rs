@@ -121,6 +121,11 @@ async fn text(State(meters): State<Meters>) -> impl IntoResponse {
             &api.requests,
         ),
         (
+            "leno_api_turns_total",
+            "Pieces of long work (lists, batches, watches that begin or catch up), between which everybody else is served.",
+            &api.turns,
+        ),
+        (
             "leno_api_watches_stalled_total",
             "Watches ended because nobody read them, while others wanted their places.",
             &api.watches_stalled,
