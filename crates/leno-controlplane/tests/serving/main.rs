@@ -9,6 +9,7 @@ mod audit;
 mod client;
 mod copies;
 mod documents;
+mod fair;
 mod hostile;
 mod malformed;
 mod raw;
