@@ -30,7 +30,17 @@ pub(crate) async fn list(
     let form = media::form(call.headers())?;
     let mut line = call.line();
     line.turn().await;
-    let (items, revision) = state(call.server, scope, parameters).await?;
+    let (mut items, revision) = state(call.server, scope, parameters).await?;
+    if let Some(after) = &parameters.continue_from {
+        let after = (after.namespace.as_str(), after.name.as_str());
+        let told = items.partition_point(|item| (&*item.namespace, &*item.name) <= after);
+        items.drain(..told);
+    }
+    let limit = parameters.limit.unwrap_or(usize::MAX);
+    let all = items.len();
+    if parameters.selector.is_everything() {
+        items.truncate(limit);
+    }
     let mut making = Making {
         room: call.answer_room(items.iter().map(|item| item.body.size()).sum())?,
         call,
@@ -38,24 +48,18 @@ pub(crate) async fn list(
         written: Writer::new(call.server, scope.kind, form, parameters),
     };
     let mut last: Option<Item> = None;
-    let mut more = 0_u64;
-    let mut count = 0;
-    let after = parameters.continue_from.as_ref();
+    let (mut seen, mut count) = (0, 0);
     for item in items {
-        if after.is_some_and(|after| {
-            (&*item.namespace, &*item.name) <= (after.namespace.as_str(), after.name.as_str())
-        }) {
-            continue;
+        if count >= limit {
+            break;
         }
-        if parameters.limit.is_some_and(|limit| count >= limit) {
-            more += 1;
-            continue;
-        }
+        seen += 1;
         if making.add(scope, parameters, &item).await? {
             count += 1;
             last = Some(item);
         }
     }
+    let more = all.saturating_sub(seen);
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let (true, Some(item), Some(object)) = (more > 0, last, metadata.as_object_mut()) {
         let next = Continue {
