@@ -126,7 +126,7 @@ impl Collections {
         from: u64,
         now: SystemTime,
     ) -> Result<DerivedWatch, ApiError> {
-        let changes = self.derived.changes();
+        let changes = self.derived.changes(&scope.mesh);
         let collection = self.collection(&scope.mesh, scope.kind, now);
         {
             let state = collection.refreshed();
@@ -153,7 +153,7 @@ impl Collection {
     /// The state, brought up to date.
     fn refreshed(&self) -> MutexGuard<'_, State> {
         // Before the list: what changes while it is made is seen as a change the next time.
-        let version = *self.derived.changes().borrow();
+        let version = *self.derived.changes(&self.mesh).borrow();
         let mut state = locked(&self.state);
         if state.version == Some(version) {
             return state;
@@ -240,8 +240,8 @@ impl DerivedWatch {
             if let Some(step) = self.try_next()? {
                 return Ok(step);
             }
-            let stopping = |_| ApiError::store(&leno_store::StoreError::Closed);
-            self.changes.changed().await.map_err(stopping)?;
+            let ended = |_| ApiError::expired("what this watch tells of has ended: list again");
+            self.changes.changed().await.map_err(ended)?;
         }
     }
 

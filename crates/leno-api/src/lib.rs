@@ -125,8 +125,9 @@ pub trait Derived: Send + Sync {
         Box::pin(std::future::ready(Vec::new()))
     }
 
-    /// A number that grows whenever a derived object of any mesh may have changed.
-    fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+    /// A number that grows whenever a derived object of this mesh may have changed. What another mesh does is nothing to
+    /// look at.
+    fn changes(&self, mesh: &DnsLabel) -> tokio::sync::watch::Receiver<u64>;
 
     /// The revision of the store at which this mesh began. What the history has of before is another's, which had the
     /// same name.

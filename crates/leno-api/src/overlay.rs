@@ -158,7 +158,7 @@ impl Overlays {
 
     /// Changes of a scope: those since revision `from` of the store, or with `None` those from now on.
     pub(crate) fn watch(&self, scope: Scope, from: Option<u64>) -> Result<OverlayWatch, ApiError> {
-        let changes = self.derived.changes();
+        let changes = self.derived.changes(&scope.mesh);
         let overlay = self.overlay(&scope.mesh, scope.kind);
         let mut watch = OverlayWatch {
             overlay: Arc::clone(&overlay),
@@ -188,7 +188,7 @@ impl Overlay {
     /// The state, brought up to date.
     fn refreshed(&self) -> MutexGuard<'_, State> {
         // Before the rest: what changes meanwhile is seen as a change the next time.
-        let version = *self.derived.changes().borrow();
+        let version = *self.derived.changes(&self.mesh).borrow();
         let mut state = locked(&self.state);
         if state.version == Some(version) {
             return state;
@@ -307,8 +307,8 @@ impl OverlayWatch {
     /// Ready once it may be worth to look again. May be dropped while waiting.
     pub(crate) async fn changed(&mut self) -> Result<(), ApiError> {
         if self.due.is_none() {
-            let stopping = |_| ApiError::store(&leno_store::StoreError::Closed);
-            self.changes.changed().await.map_err(stopping)?;
+            let ended = |_| ApiError::expired("what this watch tells of has ended: list again");
+            self.changes.changed().await.map_err(ended)?;
         }
         let due = *self.due.get_or_insert_with(|| Instant::now() + GATHERED);
         tokio::time::sleep_until(due).await;

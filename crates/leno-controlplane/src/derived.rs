@@ -224,14 +224,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Nothing published yet; `changes` is the same for all meshes.
-    pub(crate) fn new(name: MeshName, changes: watch::Sender<u64>) -> Self {
+    /// Nothing published yet.
+    pub(crate) fn new(name: MeshName) -> Self {
         Self {
             name,
             vips: Mutex::default(),
             published: RwLock::default(),
             derived: Mutex::default(),
-            changes,
+            changes: watch::Sender::new(0),
         }
     }
 
@@ -284,18 +284,13 @@ impl Shared {
 /// What the API sees of all meshes.
 pub(crate) struct DerivedMeshes {
     meshes: Directory,
-    changes: watch::Sender<u64>,
     handle: Handle,
 }
 
 impl DerivedMeshes {
-    /// Of these meshes, which count in `changes` what they show anew.
-    pub(crate) fn new(meshes: Directory, changes: watch::Sender<u64>, handle: Handle) -> Self {
-        Self {
-            meshes,
-            changes,
-            handle,
-        }
+    /// Of these meshes.
+    pub(crate) fn new(meshes: Directory, handle: Handle) -> Self {
+        Self { meshes, handle }
     }
 
     fn shared(&self, mesh: &MeshName) -> Option<Arc<Shared>> {
@@ -427,8 +422,11 @@ impl Derived for DerivedMeshes {
         })
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    fn changes(&self, mesh: &DnsLabel) -> watch::Receiver<u64> {
+        // Of a mesh that is gone nothing changes any more, and who waits for it is told so.
+        let none = || watch::channel(0).1;
+        self.shared(mesh)
+            .map_or_else(none, |of| of.changes.subscribe())
     }
 
     fn begins(&self, mesh: &DnsLabel) -> u64 {

@@ -8,6 +8,7 @@ mod afresh;
 mod agents;
 mod asking;
 mod distribute;
+mod grace;
 mod losses;
 mod members;
 mod mtls;
@@ -39,7 +40,7 @@ use leno_wire::{
     agent::{ControlMessage, ProxyState},
     discovery::DeltaDiscoveryResponse,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
@@ -52,6 +53,8 @@ use pace::{Pace, Readers};
 use promised::Promised;
 use remembered::RememberedServices;
 use versions::Versions;
+
+use grace::Grace;
 
 use crate::{
     authority::{Authority, RenewError, server_names},
@@ -66,11 +69,6 @@ use crate::{
     uids::UidMint,
     vips::Vips,
 };
-
-/// How long after a restart agents may take to come back before what is missing is missed.
-const RESTART_GRACE: Duration = Duration::from_secs(30);
-/// How long the last agent to come back may take to name its workloads.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// What a mesh is made with.
 pub(crate) struct Settings {
@@ -184,8 +182,7 @@ pub(crate) struct Mesh {
     sessions: BTreeMap<SessionId, Outgoing<ControlMessage>>,
     askings: asking::Askings,
     ready: BTreeSet<StreamId>,
-    grace: Option<Duration>,
-    complete_since: Option<Duration>,
+    grace: Option<Grace>,
     published: Duration,
     challenged: BTreeSet<(DnsLabel, IpAddr)>,
     /// Why certificates are not renewed, as it was told.
@@ -198,7 +195,6 @@ impl Mesh {
         settings: Settings,
         authority: Authority,
         certificate: WorkloadCertificate,
-        changes: watch::Sender<u64>,
         now: Duration,
     ) -> Self {
         let domain = authority.domain().clone();
@@ -206,7 +202,7 @@ impl Mesh {
         Self {
             registry: Registry::new(domain.clone(), mint, now),
             compiler: Compiler::new(domain),
-            shared: Arc::new(Shared::new(settings.name.clone(), changes)),
+            shared: Arc::new(Shared::new(settings.name.clone())),
             people: Arc::default(),
             settings,
             authority,
@@ -251,7 +247,6 @@ impl Mesh {
             askings: asking::Askings::default(),
             ready: BTreeSet::new(),
             grace: None,
-            complete_since: None,
             published: Duration::ZERO,
             challenged: BTreeSet::new(),
             not_renewed: None,
@@ -286,7 +281,7 @@ impl Mesh {
     pub(crate) fn hold(&self, now: Duration) -> Hold {
         Hold {
             now,
-            grace: self.grace.filter(|until| now < *until),
+            grace: self.grace.map(|of| of.until).filter(|until| now < *until),
             revision: self.revision,
         }
     }
@@ -309,9 +304,9 @@ impl Mesh {
         self.renew(wall);
     }
 
-    /// The grace ends when its time is over, or when everybody who is known is back.
+    /// The grace ends when its time is over, or when everybody who is known is back with all that runs.
     fn end_grace(&mut self, now: Duration) {
-        let Some(until) = self.grace else {
+        let Some(mut grace) = self.grace else {
             return;
         };
         // Who said goodbye is not waited for.
@@ -324,14 +319,10 @@ impl Mesh {
                 .agent(name)
                 .is_none_or(|agent| agent.session.is_none())
         });
-        let complete = away.next().is_none();
-        // Who is back must still name its workloads.
-        let since = *self.complete_since.get_or_insert(now);
-        if !complete {
-            self.complete_since = None;
-        }
-        if now >= until || (complete && now >= since.saturating_add(SETTLE)) {
-            self.grace = None;
+        let named = self.registry.agents().map(|(_, of)| of.workloads.len());
+        let is_over = grace.is_over(now, away.next().is_none(), named.sum());
+        self.grace = Some(grace).filter(|_| !is_over);
+        if is_over {
             // Who serves what is known now: names that nobody came back for have begun to be empty.
             self.services_due = true;
         }

@@ -22,10 +22,7 @@ use leno_wire::{
     agent::agent_server::AgentServer,
     discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
 };
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::watch,
-};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::{
     Config, StartError,
@@ -194,7 +191,7 @@ impl Bound {
         let store_dyn: Arc<dyn Store> = Arc::clone(&store) as Arc<dyn Store>;
         // Streams end when the state's task does; only then connections are asked to.
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
-        let (own, changes) = (config.mesh.clone(), founder.changes.clone());
+        let own = config.mesh.clone();
         let made = Core::new(
             own.clone(),
             meshes,
@@ -209,7 +206,7 @@ impl Bound {
         let directory = core.directory.clone();
         let audit = Arc::new(AuditLog::new(config.data_dir.join(AUDIT)));
         core.meshes.keys().for_each(|mesh| audit.open(mesh));
-        let derived = DerivedMeshes::new(directory.clone(), changes, core.handle.clone());
+        let derived = DerivedMeshes::new(directory.clone(), core.handle.clone());
         let mut api = Api::new(
             Arc::clone(&store_dyn),
             Arc::new(derived) as Arc<dyn leno_api::Derived>,
@@ -375,7 +372,6 @@ fn founder(config: &Config, addresses: &[SocketAddr]) -> Founder {
             config.advertise.clone()
         },
         clock: Clock::new(Arc::new(Machine)),
-        changes: watch::Sender::new(0),
     }
 }
 

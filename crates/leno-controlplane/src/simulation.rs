@@ -22,7 +22,6 @@ use leno_wire::{
     agent::{AgentMessage, ControlMessage},
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
-use tokio::sync::watch;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
@@ -126,7 +125,6 @@ impl Plane {
             ttls: TTLS,
             advertise: Vec::new(),
             clock: Clock::new(world),
-            changes: watch::Sender::new(0),
         };
         let mut opened = founder.reopen(&*store, &own).await?;
         for name in meshes {
@@ -134,7 +132,7 @@ impl Plane {
         }
         let opened = opened.into_iter().map(|mesh| (mesh.name().clone(), mesh));
         let scope = Scope::new(stop.child(), Some(MAX_TASKS));
-        let (clock, changes) = (founder.clock.clone(), founder.changes.clone());
+        let clock = founder.clock.clone();
         let shared = Arc::clone(&store);
         let made = Core::new(own.clone(), opened.collect(), shared, clock, scope);
         let (core, jobs) = made.map_err(|error| StartError::Authority {
@@ -142,7 +140,7 @@ impl Plane {
             reason: error.to_string(),
         })?;
         let directory = core.directory.clone();
-        let derived = DerivedMeshes::new(directory, changes, core.handle.clone());
+        let derived = DerivedMeshes::new(directory, core.handle.clone());
         let mut api = Api::new(Arc::clone(&store), Arc::new(derived));
         api.environment = environment;
         let service = AgentService {

@@ -117,7 +117,7 @@ impl Derived for Plane {
         together.iter().map(of).collect()
     }
 
-    fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+    fn changes(&self, _: &DnsLabel) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()
     }
 

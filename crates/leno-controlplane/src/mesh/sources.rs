@@ -9,7 +9,12 @@ use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
 use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
 
-use super::{Mesh, ObjectKey, RESTART_GRACE, promised::version_service, remembered::SERVICES};
+use super::{
+    Mesh, ObjectKey,
+    grace::{Grace, RESTART_GRACE},
+    promised::version_service,
+    remembered::SERVICES,
+};
 use crate::{
     people::USERS,
     records::Record,
@@ -79,7 +84,7 @@ impl Mesh {
         self.revision = store.revision();
         self.mesh_due = true;
         if first && !self.known_agents.is_empty() {
-            self.grace = Some(RESTART_GRACE);
+            self.grace = Some(Grace::new(RESTART_GRACE));
         }
         Ok(())
     }

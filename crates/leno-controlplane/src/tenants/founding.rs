@@ -16,7 +16,6 @@ use std::{
 use leno_ir::Prefix;
 use leno_store::{Entry, Expect, Store, StoreError, Write};
 use leno_types::{HostPort, JOINING_SUFFIX, MeshName, TrustDomain};
-use tokio::sync::watch;
 
 use super::{MAX_PREFIXES, MESHES, MeshRecord};
 use crate::{
@@ -115,8 +114,6 @@ pub(crate) struct Founder {
     pub(crate) ttls: (Duration, Duration),
     pub(crate) advertise: Vec<HostPort>,
     pub(crate) clock: Clock,
-    /// Counts what all meshes show anew.
-    pub(crate) changes: watch::Sender<u64>,
 }
 
 impl Founder {
@@ -173,8 +170,8 @@ impl Founder {
             advertise: self.advertise.clone(),
             begins: plan.begins,
         };
-        let (changes, now) = (self.changes.clone(), self.clock.uptime());
-        Ok(Mesh::new(settings, authority, certificate, changes, now))
+        let now = self.clock.uptime();
+        Ok(Mesh::new(settings, authority, certificate, now))
     }
 
     /// Makes a mesh, which is then to be opened; the revision at which it begins. Once this returns, it is there after any
