@@ -68,7 +68,8 @@ impl Refusals {
         let mut groups: Vec<Group<'_>> = Vec::new();
         // What the other side refused is told by that side.
         for refusal in self.kept.all().rev().filter(|refusal| !refusal.by_peer) {
-            let (caller, to) = (caller_of(refusal, &named), to_of(refusal, &named));
+            let caller = account_of(refusal).unwrap_or_else(|| caller_of(refusal, &named));
+            let to = to_of(refusal, &named);
             let known = groups.iter().position(|group| {
                 let last = group.last;
                 group.caller == caller
@@ -115,14 +116,17 @@ fn caller_of(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> String) -> 
             return name;
         }
     }
-    match (&refusal.caller, refusal.from) {
-        (Some(identity), _) => {
-            let account = identity.service_account().unwrap_or("-");
-            format!("{}/{account}", identity.namespace().unwrap_or("-"))
-        }
-        (None, Some(from)) => from.ip().to_string(),
-        (None, None) => "unknown".into(),
-    }
+    account_of(refusal).unwrap_or_else(|| match refusal.from {
+        Some(from) => from.ip().to_string(),
+        None => "unknown".into(),
+    })
+}
+
+/// Whom the caller proved to be: what either side knows of it, and what policies name.
+fn account_of(refusal: &RefusalRecord) -> Option<String> {
+    let identity = refusal.caller.as_ref()?;
+    let account = identity.service_account().unwrap_or("-");
+    Some(format!("{}/{account}", identity.namespace().unwrap_or("-")))
 }
 
 /// What was asked for: the service and its port, or the workload of this host, otherwise the address.

@@ -260,6 +260,9 @@ pub struct Trouble {
     pub what: String,
     /// What to do.
     pub hint: String,
+    /// Whether it passes only by what people do.
+    #[serde(default)]
+    pub lasting: bool,
 }
 
 /// A workload that is in.

@@ -119,6 +119,7 @@ impl Standing {
         Some(Trouble {
             what,
             hint: hint.into(),
+            lasting: self.refusal().is_some(),
         })
     }
 
@@ -205,7 +206,7 @@ mod tests {
             assert_eq!(standing.is_new(&lost), is_new, "{lost:?}");
             standing = Standing::Lost(lost);
             assert_eq!(standing.refusal().is_some(), refuses, "{standing:?}");
-            assert!(standing.trouble().is_some());
+            assert_eq!(standing.trouble().map(|of| of.lasting), Some(refuses));
         }
         assert!(Standing::Connected.trouble().is_none());
         assert!(Standing::Connected.is_new(&away()));

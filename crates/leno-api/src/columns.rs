@@ -266,6 +266,21 @@ const WORKLOAD: &[Column] = &[
         text(object, "/status/health").map_or_else(none, Into::into)
     }),
     AGE,
+    column("Service", 1, "The service it is of.", |object, _| {
+        text(object, "/spec/service").map_or_else(none, Into::into)
+    }),
+    column("Version", 1, "Its version.", |object, _| {
+        text(object, "/spec/version").map_or_else(none, Into::into)
+    }),
+    column("Port(s)", 1, "Where it listens.", |object, _| {
+        let ports = object.pointer("/spec/ports").and_then(Value::as_array);
+        let ports = ports.into_iter().flatten();
+        joined(
+            ports
+                .filter_map(|port| Some(port.get("port")?.to_string()))
+                .collect(),
+        )
+    }),
 ];
 
 const fn columns(kind: Kind) -> &'static [Column] {

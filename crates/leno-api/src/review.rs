@@ -1,5 +1,6 @@
 //! What the caller may do, as `kubectl auth can-i` and k9s ask: `SelfSubjectAccessReview` and
-//! `SelfSubjectRulesReview`. Nothing is stored; the answer is what the server itself would decide.
+//! `SelfSubjectRulesReview`; and who it is, as `kubectl auth whoami` asks: `SelfSubjectReview`. Nothing is stored; the
+//! answer is what the server itself would decide.
 //!
 //! Refuses reviews of other people: only the caller's own rights are told.
 
@@ -40,23 +41,40 @@ pub(crate) async fn review(
         duplicates::parse(&bytes)
             .map_err(|error| ApiError::bad_request(format!("the review is no JSON: {error}")))?
     };
-    let kind = match review {
-        Review::Access => "SelfSubjectAccessReview",
-        Review::Rules => "SelfSubjectRulesReview",
+    let (kind, version) = match review {
+        Review::Access => ("SelfSubjectAccessReview", "authorization.k8s.io/v1"),
+        Review::Rules => ("SelfSubjectRulesReview", "authorization.k8s.io/v1"),
+        Review::Who => ("SelfSubjectReview", "authentication.k8s.io/v1"),
     };
     let access = call.caller.access(call.mesh);
     let status = match review {
         Review::Access => decision(access, value.get("spec").unwrap_or(&Value::Null))?,
         Review::Rules => rules(access),
+        Review::Who => who(call, access),
     };
     let object = value
         .as_object_mut()
         .ok_or_else(|| ApiError::bad_request(format!("the body is no {kind}")))?;
+    if review == Review::Who {
+        object.shift_remove("spec");
+    }
     object.insert("kind".into(), kind.into());
-    object.insert("apiVersion".into(), "authorization.k8s.io/v1".into());
+    object.insert("apiVersion".into(), version.into());
     object.entry("metadata").or_insert_with(|| json!({}));
     object.insert("status".into(), status);
     Ok(json_response(StatusCode::CREATED, &value))
+}
+
+/// Who the certificate, or the socket, says that it is; the role stands among what else is known.
+fn who(call: &Call<'_>, access: Access) -> Value {
+    let role = match access {
+        Access::Admin => "admin",
+        Access::Viewer => "viewer",
+        Access::None => "none",
+    };
+    let extra = json!({"leno.dev/mesh": [call.mesh.as_str()], "leno.dev/role": [role]});
+    let groups = ["system:authenticated"];
+    json!({"userInfo": {"username": call.caller.name, "groups": groups, "extra": extra}})
 }
 
 fn decision(access: Access, spec: &Value) -> Result<Value, ApiError> {

@@ -43,13 +43,15 @@ pub(crate) enum InMesh {
     Objects(Objects),
 }
 
-/// What the caller may do.
+/// What the caller may do, or who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Review {
     /// `selfsubjectaccessreviews`: whether it may do this.
     Access,
     /// `selfsubjectrulesreviews`: everything that it may.
     Rules,
+    /// `selfsubjectreviews`: who it is.
+    Who,
 }
 
 /// A collection, or one object of it.
@@ -66,6 +68,8 @@ pub(crate) struct Objects {
 
 /// The group of [`Review`]. It is not listed: nobody makes objects of it, and clients that ask know where.
 const REVIEWS: &str = "authorization.k8s.io";
+/// That of [`Review::Who`].
+const AUTHENTICATION: &str = "authentication.k8s.io";
 
 impl Target {
     /// Reads a path; `None` when there is nothing there.
@@ -88,6 +92,7 @@ fn in_mesh(parts: &[&str]) -> Option<InMesh> {
         ["healthz" | "livez" | "readyz"] => InMesh::Health,
         ["apis", REVIEWS, "v1", "selfsubjectaccessreviews"] => InMesh::Review(Review::Access),
         ["apis", REVIEWS, "v1", "selfsubjectrulesreviews"] => InMesh::Review(Review::Rules),
+        ["apis", AUTHENTICATION, "v1", "selfsubjectreviews"] => InMesh::Review(Review::Who),
         ["api"] => InMesh::CoreVersions,
         ["apis"] => InMesh::Groups,
         ["apis", group] => InMesh::Group(group_version(group, None)?.0),

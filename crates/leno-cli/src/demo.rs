@@ -162,9 +162,10 @@ impl Front<'_> {
         };
         say_progress("");
         let title = format!(
-            "✔ {} hosts, {} programs, mTLS on   {:.1} s",
+            "✔ {} hosts, {} programs, {} of them in the mesh, mTLS on   {:.1} s",
             plan::hosts().count(),
             plan::program_count(),
+            plan::PROGRAMS.len(),
             Duration::from_millis(ready.ready_ms).as_secs_f64()
         );
         let until = self.args.lasts.map(|lasts| Instant::now() + lasts);

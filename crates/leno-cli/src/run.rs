@@ -29,8 +29,8 @@ use leno_net::{
 use leno_runtime::block_on_local;
 
 use crate::exit::{CommandError, Outcome};
-pub(crate) use agent::AgentSocket;
 use agent::Place;
+pub(crate) use agent::{AgentSocket, host_of};
 pub(crate) use health::Check;
 
 /// No program is shown a caller at 127.0.0.1, which it may trust as itself.

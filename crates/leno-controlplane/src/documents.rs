@@ -434,6 +434,9 @@ pub struct UserInfo {
     pub created: String,
     /// When the last of their certificates ends, RFC 3339.
     pub not_after: String,
+    /// Whether none of their certificates counts: a backup was restored since they were given.
+    #[serde(default)]
+    pub uncertified: bool,
 }
 
 /// `POST /meshes`, on the admin socket only.

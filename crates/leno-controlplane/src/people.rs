@@ -75,6 +75,7 @@ impl UserRecord {
             role: self.role,
             created: rfc3339(self.since),
             not_after: rfc3339(self.issued.saturating_add(USER_TTL.as_secs())),
+            uncertified: self.issued < self.since,
         }
     }
 }

@@ -306,6 +306,8 @@ fn what_is_not_there_is_told_by_name(fixture: &mut Fixture) {
         &["delete", "workload", "nobody"],
         &["made by the control plane from what runs"],
     );
+    let who = fixture.kubectl(&kubectl, &["auth", "whoami"]).good().text();
+    has(&who, &["/leno/user/somebody", "[admin]"]);
     // A current client writes reviews as protobuf, an old one as JSON.
     for kubectl in [kubectl, need!(OLD)] {
         let asked = ["auth", "can-i", "list", "pods"];

@@ -45,6 +45,7 @@ suite!(
         one_that_was_killed_is_followed_by_another,
         where_nothing_can_be_said_it_runs_all_the_same,
         a_backup_is_taken_back_as_the_command_says,
+        an_agent_that_its_control_plane_refuses_is_not_said_to_be_ready,
         a_port_that_is_taken_is_told_in_front_and_in_the_background,
         contexts_of_another_user_are_told_before_anything_is_made,
         what_is_in_the_way_is_told_before_anything_is_started,
@@ -218,6 +219,9 @@ fn a_backup_is_taken_back_as_the_command_says(fixture: &mut Fixture) {
     fixture.new_place();
     fixture.up(&["--detach"]).good();
     fixture.leno(&["mesh", "create", "shop"]).good();
+    fixture.leno(&["user", "create", "eve"]).good();
+    let listed = |fixture: &Fixture| fixture.leno(&["user", "list"]).good().text();
+    assert!(!listed(fixture).contains("needs a new certificate"));
     let (file, data) = (fixture.path("mesh.tar"), fixture.path("data"));
     let told = fixture.leno(&["backup", &file]).good().stderr;
     let again = told
@@ -244,6 +248,38 @@ fn a_backup_is_taken_back_as_the_command_says(fixture: &mut Fixture) {
     fixture.up(&["--detach"]).good();
     let meshes = fixture.leno(&["mesh", "list"]).good().text();
     assert!(meshes.contains("shop"), "{meshes}");
+    assert!(
+        listed(fixture).contains("needs a new certificate, after a restore: leno user create eve")
+    );
+    fixture.down(&["--purge"]).good();
+}
+
+/// What the command of its message says makes it a member again.
+fn an_agent_that_its_control_plane_refuses_is_not_said_to_be_ready(fixture: &mut Fixture) {
+    fixture.new_place();
+    let other = fixture.place.clone();
+    fixture.up(&["--detach"]).good();
+    fixture.down(&[]).good();
+    fixture.new_place();
+    fixture.up(&["--detach"]).good();
+    fixture.down(&[]).good();
+    // The control plane's state of one mesh, and the membership of another of that name.
+    let (ours, theirs) = (
+        fixture.place.join("data/control-plane"),
+        other.join("data/control-plane"),
+    );
+    fs::remove_dir_all(&ours).expect("its state");
+    fs::rename(theirs, ours).expect("the other's");
+    let refused = fixture.up(&["--detach"]);
+    let what = ["is not in the mesh", "is another than the one"];
+    says(&refused, 1, &what);
+    fixture.down(&[]).good();
+    let leave = refused.stderr.split("(leno ").nth(1);
+    let leave = leave.and_then(|rest| rest.split(')').next());
+    let words: Vec<&str> = leave.expect("a command").split(' ').collect();
+    says(&fixture.leno(&words), 0, &["removed"]);
+    says(&fixture.up(&["--detach"]), 0, &["✔ agent ready"]);
+    fixture.leno(&["run", "--", "true"]).good();
     fixture.down(&["--purge"]).good();
 }
 

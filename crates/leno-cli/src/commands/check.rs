@@ -171,7 +171,14 @@ fn show(findings: &[Finding], shape: Shape) -> Result<(), CommandError> {
         };
         print(&format!("{sign} {}", finding.what));
         let page = why.map(|_| format!("leno explain {}", finding.check.id()));
-        for line in [why, hint, page.as_ref()].into_iter().flatten() {
+        // What is wrong with each field is a line of its own.
+        let why = why.map(|why| why.replace("; spec.", "\nspec."));
+        let said = why.as_deref().unwrap_or_default().lines();
+        for line in said.chain(
+            [hint.map(String::as_str), page.as_deref()]
+                .into_iter()
+                .flatten(),
+        ) {
             print(&format!("    {line}"));
         }
     }

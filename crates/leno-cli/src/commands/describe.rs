@@ -116,10 +116,23 @@ fn section(name: &str, value: &Value) -> Result<(), CommandError> {
         first.make_ascii_uppercase();
     }
     print(&format!("{title}:"));
-    for line in shown_as_yaml(value)?.lines() {
+    for line in shown_as_yaml(&without_nulls(value))?.lines() {
         print(&format!("  {line}"));
     }
     Ok(())
+}
+
+/// A field that is null says nothing to people.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let said = fields.iter().filter(|(_, value)| !value.is_null());
+            let said = said.map(|(name, value)| (name.clone(), without_nulls(value)));
+            Value::Object(said.collect())
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
 }
 
 /// Conditions as a table; what else a status says below it.

@@ -170,7 +170,14 @@ async fn list(client: &Client, format: Format) -> Outcome {
             Role::Admin => "admin",
             Role::Viewer => "viewer",
         };
-        vec![user.name, role.into(), user.created, user.not_after]
+        let until = match user.uncertified {
+            true => format!(
+                "needs a new certificate, after a restore: leno user create {}",
+                user.name
+            ),
+            false => user.not_after,
+        };
+        vec![user.name, role.into(), user.created, until]
     };
     let rows: Vec<Vec<String>> = users.into_iter().map(row).collect();
     if rows.is_empty() {

@@ -64,8 +64,9 @@ pub(crate) struct ArenaArgs {
 
 /// How it is told.
 pub(super) fn command_line(dir: &Path, name: &str) -> Vec<OsString> {
+    let program = parts::own_path();
     let words = [
-        parts::LENO.as_ref(),
+        program.as_ref(),
         WORD.as_ref(),
         dir.as_os_str(),
         name.as_ref(),

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     net::IpAddr,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,7 +17,7 @@ use super::{
     plan::{self, Host, Program},
 };
 
-/// This program, wherever it was installed.
+/// This program, wherever it was installed, and also once another is in its place.
 pub(super) const LENO: &str = "/proc/self/exe";
 /// So much of a log is read, and so many lines of it are shown, when its process failed.
 const READ: u64 = 32 * 1024;
@@ -70,6 +71,8 @@ pub(super) fn agent(dir: &Path, host: &'static Host, addresses: &[IpAddr], token
     args.option("--host", host.name);
     args.option("--data-dir", own.join("state"));
     args.option("--run-dir", &own);
+    // `leno logs` shows what agents remember; nobody reads the file.
+    args.option("--access-log", "/dev/null");
     for address in addresses {
         args.option("--address", address.to_string());
     }
@@ -94,7 +97,7 @@ pub(super) fn program(dir: &Path, program: &'static Program) -> Part {
         args.option("--publish", program.publish);
     }
     args.0.push("--".into());
-    args.0.extend([LENO, "shop"].map(OsString::from));
+    args.0.extend([own_path(), "shop".into()]);
     args.0.extend(program.shop.iter().map(OsString::from));
     Part {
         name: program.name(),
@@ -130,6 +133,14 @@ fn host_dir(dir: &Path, host: &str) -> PathBuf {
     dir.join("host").join(host)
 }
 
+/// Where this program is, as a list of processes shows it; if it is there still.
+pub(super) fn own_path() -> OsString {
+    match std::env::current_exe() {
+        Ok(path) if path.is_file() => path.into(),
+        Ok(_) | Err(_) => LENO.into(),
+    }
+}
+
 struct Args(Vec<OsString>);
 
 impl Args {
@@ -155,6 +166,7 @@ impl Part {
             .open(self.log(dir))?;
         let mut command = Command::new(LENO);
         command
+            .arg0("leno")
             .args(&self.args)
             .stdout(log.try_clone()?)
             .stderr(log);

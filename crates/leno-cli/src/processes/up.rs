@@ -8,7 +8,7 @@ pub(crate) mod running;
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use clap::Args;
@@ -30,7 +30,12 @@ use crate::{
     exit::{CommandError, Outcome, chain},
     joined::Joined,
     places,
+    run::host_of,
 };
+
+/// Within this an agent has met the control plane of its own process, or something is wrong.
+const CONNECTED: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
 #[derive(Debug, Args)]
@@ -109,8 +114,6 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         return block_on_local("up", background::detach(&data));
     }
     if args.in_background {
-        // Who looks for it in a list of processes looks for this name, not for that of the path it was started by.
-        drop(std::fs::write("/proc/self/comm", "leno"));
         // The end of whoever started this, and of their terminal, is not ours.
         rustix::process::setsid().map_err(CommandError::failed)?;
     }
@@ -146,6 +149,7 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
             .unwrap_or_default(),
         run_dir: agent.run_dir.clone(),
         ready: false,
+        trouble: String::new(),
     };
     let up = Up {
         local: local_address(&control_plane.listen),
@@ -224,6 +228,7 @@ impl Up {
                 .map_err(CommandError::failed)?;
         }
         let membership = membership(&agent, context, &advertise).await?;
+        let kept = agent.data_dir.clone();
         let (ready, agent_stop) = (Readiness::new(), stop.clone());
         let told = ready.clone();
         // A thread of its own: neither waits for the other's work.
@@ -235,14 +240,13 @@ impl Up {
         let run_dir = note.run_dir.clone();
         let is_ready = stop.run_until_stopped(ready.wait_ready()).await.is_some();
         if is_ready {
+            let trouble = stop.run_until_stopped(trouble(&run_dir)).await.flatten();
+            say_agent(trouble.as_deref(), &kept, &run_dir);
             tell(Note {
                 ready: true,
+                trouble: trouble.unwrap_or_default(),
                 ..note
             });
-            let agent = places::agent_of(&run_dir);
-            say!(
-                "✔ agent ready\nTry: {agent}leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno status"
-            );
         }
         stop.cancelled().await;
         scope.drain(Duration::from_secs(10)).await;
@@ -342,6 +346,51 @@ fn say_control_plane(note: &Note) {
         note.control_plane,
         note.mesh
     );
+}
+
+/// What keeps the agent from a control plane that runs in the same process: it may have been a member of another mesh
+/// of that name, or have been revoked.
+async fn trouble(run_dir: &Path) -> Option<String> {
+    let socket = run_dir.join("agent.sock");
+    let begun = Instant::now();
+    loop {
+        let trouble = match host_of(&socket).await {
+            Some(host) => Some(host.trouble?),
+            None => None,
+        };
+        let lasts = trouble.as_ref().is_some_and(|trouble| trouble.lasting);
+        if lasts || begun.elapsed() > CONNECTED {
+            let what = trouble.map(|trouble| trouble.what);
+            return Some(what.unwrap_or_else(|| "it does not answer".into()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn say_agent(trouble: Option<&str>, kept: &Path, run_dir: &Path) {
+    if let Some(trouble) = trouble {
+        let anew = anew(kept, run_dir);
+        return say!("⚠ the agent runs, but not in the mesh: {trouble}\n  {anew}");
+    }
+    let agent = places::agent_of(run_dir);
+    say!(
+        "✔ agent ready\nTry: {agent}leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno status"
+    );
+}
+
+/// How a host becomes a member again that the control plane does not know: `kept` is where its membership is.
+fn anew(kept: &Path, run_dir: &Path) -> String {
+    let data = match kept == places::data_dir().join("agent") {
+        true => String::new(),
+        false => format!(" --data-dir {}", kept.display()),
+    };
+    let run = match run_dir == places::run_dir() {
+        true => String::new(),
+        false => format!(" --run-dir {}", run_dir.display()),
+    };
+    format!(
+        "end leno up, give up what this host was before (leno leave{data}{run}), and start leno up again: it is a member anew"
+    )
 }
 
 /// Gives the person behind sudo a context; the mesh runs without.

@@ -90,6 +90,16 @@ impl AgentSocket {
     }
 }
 
+/// What the agent at `path` says of the host; `None` when it does not answer.
+pub(crate) async fn host_of(path: &Path) -> Option<Host> {
+    let stream = UnixStream::connect(path).await.ok()?;
+    let message = fdpass::recv(&stream, &mut RecvBuffer::default()).await;
+    match serde_json::from_slice(&message.ok()??.bytes) {
+        Ok(FromAgent::Host(host)) => Some(host),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// An agent sees all that a program sends. Where nobody named its socket it is root's or one's own: in /tmp another user
 /// may have been there first.
 fn trust(stream: &StdUnixStream, path: &Path) -> Result<(), CommandError> {

@@ -129,6 +129,11 @@ pub(super) async fn refusals(
         .collect();
     refusals.sort_by_key(|of| std::cmp::Reverse(of.get("at_ms").and_then(Value::as_u64)));
     refusals.truncate(MAX_LISTED);
+    let refusals = context.on_mesh(mesh, move |mesh, _| {
+        refusals.iter_mut().for_each(|of| mesh.name_service(of));
+        refusals
+    });
+    let refusals = refusals.await?;
     let answer = json!({"refusals": refusals, "asked": all.asked, "silent": names(&all.silent)});
     Ok(Json(answer).into_response())
 }

@@ -254,6 +254,25 @@ impl Mesh {
         }
     }
 
+    /// The side that was called knows its program's name; people, and the caller's side, that of its service.
+    pub(crate) fn name_service(&self, refusal: &mut Value) {
+        let of = |name: &str| refusal.get(name).and_then(Value::as_str);
+        let host = of("host").and_then(|host| host.parse().ok());
+        let agent = host.and_then(|host: DnsLabel| self.registry.agent(&host));
+        let (Some(agent), Some("inbound")) = (agent, of("direction")) else {
+            return;
+        };
+        let mut workloads = agent.workloads.values();
+        let called = workloads.find(|workload| of("to") == Some(&*workload.name));
+        let service = called.and_then(|workload| {
+            let service = workload.service.as_ref()?;
+            Some(format!("{}/{service}", workload.namespace))
+        });
+        if let Some(service) = service {
+            refusal["to"] = service.into();
+        }
+    }
+
     fn add_registered(&self, endpoint: &mut Value) {
         // An agent may say anything.
         if !endpoint.is_object() {

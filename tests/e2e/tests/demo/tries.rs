@@ -129,6 +129,7 @@ pub(crate) fn what_it_suggests_works_while_it_runs(fixture: &mut Fixture) {
         let called = |name: &str| edges.get(name).is_some_and(|(requests, _)| *requests > 0);
         (called(V1) && called(V2)).then_some(())
     });
+    its_logs_have_lines(&shown);
     its_payload_is_in_clear_only_where_the_caller_has_no_proxy(&shown);
     the_split_moves_all_traffic(&shown);
     a_replica_that_goes_takes_no_call_with_it(&shown);
@@ -154,6 +155,23 @@ const LEGACY: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 2, 0, 0, 0, 1)),
 ];
+
+fn its_logs_have_lines(shown: &Shown<'_>) {
+    until("the log of a service has a line", SOON, || {
+        let words = ["--context", "demo", "logs", "catalog"];
+        let mut command = shown.fixture.leno(&shown.home, &words);
+        let output = shown.fixture.host.run(&mut command).good();
+        assert!(
+            !output.stderr.contains("no access log"),
+            "{}",
+            output.stderr
+        );
+        output
+            .text()
+            .contains("storefront → catalog-")
+            .then_some(())
+    });
+}
 
 /// What crosses between the demo's hosts, while every edge carries requests, is encrypted.
 fn its_payload_is_in_clear_only_where_the_caller_has_no_proxy(shown: &Shown<'_>) {

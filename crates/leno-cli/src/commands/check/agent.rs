@@ -169,6 +169,7 @@ mod tests {
         let revoked = Trouble {
             what: "this host is a member of the mesh no more".into(),
             hint: "leno leave".into(),
+            lasting: true,
         };
         let finding = judge(host(Some(revoked)));
         assert!(finding.is_trouble());

@@ -80,34 +80,34 @@ fn add_standing(given: &mut Value, live: &Value) {
 /// The rules by which it routes.
 pub(super) async fn routes(client: &Client, which: &Which) -> Outcome {
     let header = ["SERVICE", "RULE", "PORTS", "MATCHES", "BACKENDS"];
-    rules(
-        client,
-        which,
-        "/content/routes",
-        &header,
-        |resource, route| {
-            let matches: Vec<String> = items(route, "/matches").map(matched).collect();
-            let backends = items(route, "/backends").map(|of| {
-                let weight = of.pointer("/weight").and_then(Value::as_u64);
-                let invalid = match text(of, "/invalid") {
-                    "" => String::new(),
-                    why => format!(" ({why})"),
-                };
-                format!("{}={}{invalid}", text(of, "/service"), weight.unwrap_or(0))
-            });
-            vec![
-                text(resource, "/content/service").into(),
-                rule(route.pointer("/from")).unwrap_or_default(),
-                list(route, "/ports"),
-                if matches.is_empty() {
-                    "all".into()
-                } else {
-                    matches.join(" or ")
-                },
-                backends.collect::<Vec<_>>().join(" "),
-            ]
-        },
-    )
+    let none = "no route: calls go to the services that they name";
+    let of = Rules {
+        pointer: "/content/routes",
+        header: &header,
+        none,
+    };
+    rules(client, which, &of, |resource, route| {
+        let matches: Vec<String> = items(route, "/matches").map(matched).collect();
+        let backends = items(route, "/backends").map(|of| {
+            let weight = of.pointer("/weight").and_then(Value::as_u64);
+            let invalid = match text(of, "/invalid") {
+                "" => String::new(),
+                why => format!(" ({why})"),
+            };
+            format!("{}={}{invalid}", text(of, "/service"), weight.unwrap_or(0))
+        });
+        vec![
+            text(resource, "/content/service").into(),
+            rule(route.pointer("/from")).unwrap_or_default(),
+            list(route, "/ports"),
+            if matches.is_empty() {
+                "all".into()
+            } else {
+                matches.join(" or ")
+            },
+            backends.collect::<Vec<_>>().join(" "),
+        ]
+    })
     .await
 }
 
@@ -121,33 +121,40 @@ pub(super) async fn policies(client: &Client, which: &Which) -> Outcome {
         "PORTS",
         "RULE",
     ];
-    rules(
-        client,
-        which,
-        "/content/access",
-        &header,
-        |resource, access| {
-            vec![
-                text(resource, "/content/name").into(),
-                text(access, "/action").into(),
-                list(access, "/principals"),
-                list(access, "/namespaces"),
-                list(access, "/ports"),
-                rule(access.pointer("/from")).unwrap_or_default(),
-            ]
-        },
-    )
+    let of = Rules {
+        pointer: "/content/access",
+        header: &header,
+        none: "no policy for its programs: every member may call them",
+    };
+    rules(client, which, &of, |resource, access| {
+        vec![
+            text(resource, "/content/name").into(),
+            text(access, "/action").into(),
+            list(access, "/principals"),
+            list(access, "/namespaces"),
+            list(access, "/ports"),
+            rule(access.pointer("/from")).unwrap_or_default(),
+        ]
+    })
     .await
+}
+
+/// Rules that resources carry in a list.
+struct Rules<'a> {
+    pointer: &'a str,
+    header: &'a [&'a str],
+    /// What it means that there are none.
+    none: &'a str,
 }
 
 /// A row for each member of a list that some resources have.
 async fn rules(
     client: &Client,
     which: &Which,
-    pointer: &str,
-    header: &[&str],
+    of: &Rules<'_>,
     row: impl Fn(&Value, &Value) -> Vec<String>,
 ) -> Result<u8, CommandError> {
+    let pointer = of.pointer;
     let mut documents = Vec::new();
     for proxy in proxies(client, which).await? {
         let host = text(&proxy, "/host");
@@ -165,8 +172,12 @@ async fn rules(
             .iter()
             .flat_map(|resource| items(resource, pointer).map(|rule| row(resource, rule)))
             .collect();
+        if rows.is_empty() {
+            print(&format!("{host}: {}", of.none));
+            continue;
+        }
         print(&format!("{host}:"));
-        print_table(header, &rows);
+        print_table(of.header, &rows);
     }
     if is_document(which) {
         print_value(&Value::Array(documents), which.output)?;

@@ -33,6 +33,9 @@ pub(crate) struct Note {
     pub(crate) run_dir: PathBuf,
     /// Whether programs may start.
     pub(crate) ready: bool,
+    /// What keeps the agent from its control plane all the same; empty for nothing.
+    #[serde(default)]
+    pub(crate) trouble: String,
 }
 
 /// The lock of a `leno up` that runs.
