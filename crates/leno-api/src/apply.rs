@@ -81,6 +81,10 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
             }
         }
         let count = changes.len() as u64;
+        let audit = &call.server.api.audit;
+        audit
+            .ready(call.mesh, changes.len())
+            .map_err(ApiError::unaudited)?;
         match store(call, &mut line, changes).await {
             Ok(last) => {
                 // Each write of a transaction takes one revision, in order.

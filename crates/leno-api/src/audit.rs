@@ -13,14 +13,17 @@ use crate::Caller;
 
 /// Where lines are kept.
 pub trait Audit: Send + Sync {
-    /// Whether a change of this mesh can be written down.
+    /// Whether so many changes of this mesh can be written down.
     ///
     /// # Errors
-    /// Why it cannot, and what to do: the change is then not made.
-    fn ready(&self, mesh: &DnsLabel) -> Result<(), String>;
+    /// Why they cannot, and what to do: they are then not made.
+    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<(), String>;
 
-    /// Keeps a line.
+    /// Keeps a line of what nobody was asked about before: a refusal, a host that joined.
     fn note(&self, line: AuditLine);
+
+    /// Keeps a line of a change that was made because [`Audit::ready`] had said yes: it is not lost.
+    fn account(&self, line: AuditLine);
 }
 
 /// Keeps nothing: where no change is anybody's.
@@ -28,11 +31,13 @@ pub trait Audit: Send + Sync {
 pub struct Unaudited;
 
 impl Audit for Unaudited {
-    fn ready(&self, _: &DnsLabel) -> Result<(), String> {
+    fn ready(&self, _: &DnsLabel, _: usize) -> Result<(), String> {
         Ok(())
     }
 
     fn note(&self, _: AuditLine) {}
+
+    fn account(&self, _: AuditLine) {}
 }
 
 /// What was changed.
@@ -133,7 +138,7 @@ impl Intent {
     /// Notes the next one.
     pub(crate) fn note_next(&mut self) {
         if let Some(line) = self.lines.pop_front() {
-            self.audit.note(line);
+            self.audit.account(line);
         }
     }
 
@@ -146,7 +151,7 @@ impl Intent {
 impl Drop for Intent {
     fn drop(&mut self) {
         for line in self.lines.drain(..) {
-            self.audit.note(line);
+            self.audit.account(line);
         }
     }
 }

@@ -238,7 +238,11 @@ async fn serve_in(
     };
     if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
         if !is_read(&parts.method) {
-            server.api.audit.ready(mesh).map_err(ApiError::unaudited)?;
+            server
+                .api
+                .audit
+                .ready(mesh, 1)
+                .map_err(ApiError::unaudited)?;
         }
         server.api.derived.settled(mesh).await;
     }

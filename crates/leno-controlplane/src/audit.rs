@@ -197,6 +197,13 @@ impl AuditLog {
         })
     }
 
+    fn keep(&self, line: &AuditLine, most: usize) {
+        let now = SystemTime::now();
+        if let Some(log) = locked(&self.logs).get_mut(&line.mesh) {
+            log.note(line, now, most);
+        }
+    }
+
     /// Tries again what the disk did not take, until `stop`.
     pub(crate) async fn keep_writing(self: Arc<Self>, stop: Stop) {
         while stop
@@ -232,13 +239,14 @@ impl Reading {
 }
 
 impl Audit for AuditLog {
-    fn ready(&self, mesh: &DnsLabel) -> Result<(), String> {
+    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<(), String> {
         let mut logs = locked(&self.logs);
+        let full = |waiting| waiting > 0 && changes.saturating_add(waiting) > MAX_WAITING;
         match logs.get_mut(mesh) {
-            Some(log) if log.changes.waiting() >= MAX_WAITING => {
+            Some(log) if full(log.changes.waiting()) => {
                 log.counters.held += 1;
                 Err(format!(
-                    "the audit log cannot be written, and {MAX_WAITING} lines wait for it: no change is made that nobody could account for; free some space under {}",
+                    "the audit log cannot be written, and no more than {MAX_WAITING} lines may wait for it: no change is made that nobody could account for; free some space under {}",
                     self.directory.display()
                 ))
             }
@@ -247,16 +255,18 @@ impl Audit for AuditLog {
     }
 
     fn note(&self, line: AuditLine) {
-        let now = SystemTime::now();
-        let mut logs = locked(&self.logs);
-        if let Some(log) = logs.get_mut(&line.mesh) {
-            log.note(&line, now);
-        }
+        self.keep(&line, MAX_WAITING.saturating_mul(2));
+    }
+
+    fn account(&self, line: AuditLine) {
+        // As many as were begun while all was well: they are bounded by what is asked at once.
+        self.keep(&line, usize::MAX);
     }
 }
 
 impl Log {
-    fn note(&mut self, line: &AuditLine, now: SystemTime) {
+    /// Keeps a line, unless `most` wait already.
+    fn note(&mut self, line: &AuditLine, now: SystemTime, most: usize) {
         let refused = matches!(line.outcome, AuditOutcome::Refused { .. });
         if refused && !self.may_refuse(crate::times::unix(now)) {
             self.counters.suppressed += 1;
@@ -271,14 +281,17 @@ impl Log {
             if self.refused.waiting() == 0 {
                 self.refused.push(text);
             }
-        } else if self.changes.waiting() >= MAX_WAITING.saturating_mul(2) {
-            // Changes are refused by now; what comes still were begun before, or are hosts that join.
+        } else if self.changes.waiting() >= most {
+            // Changes are refused by now; what comes still are hosts that join.
             self.counters.lost += 1;
         } else {
             self.counters.changes += 1;
             self.changes.push(text);
         }
-        self.flush(&line.mesh);
+        // A disk that takes nothing is asked again in a second, not for each line.
+        if self.changes.waiting() <= 1 {
+            self.flush(&line.mesh);
+        }
     }
 
     fn may_refuse(&mut self, second: u64) -> bool {
@@ -502,19 +515,43 @@ mod tests {
         let log = AuditLog::new(blocked.clone());
         let shop: MeshName = "shop".parse().unwrap();
         log.open(&shop);
-        for revision in 0..MAX_WAITING as u64 {
-            assert_eq!(log.ready(&shop), Ok(()));
-            log.note(line("shop", AuditOutcome::Done(revision)));
+        let counters = || log.counters(&shop);
+        // Many at once are begun while all is well, and all of them are accounted for.
+        let many = 3 * MAX_WAITING;
+        assert_eq!(log.ready(&shop, many), Ok(()));
+        for revision in 0..many as u64 {
+            log.account(line("shop", AuditOutcome::Done(revision)));
         }
-        assert!(log.ready(&shop).unwrap_err().contains("audit log"));
-        assert_eq!(
-            (log.counters(&shop).held, log.counters(&shop).waiting),
-            (1, MAX_WAITING)
-        );
-        fs::remove_file(&blocked).unwrap();
+        assert!(log.ready(&shop, 1).unwrap_err().contains("audit log"));
+        // Who joins is not asked before, and is not held up.
         log.note(line("shop", AuditOutcome::Unsure));
-        assert_eq!(log.ready(&shop), Ok(()));
-        assert_eq!(lines(&log, "shop").len(), MAX_WAITING + 1);
+        let Counters {
+            held,
+            waiting,
+            lost,
+            failed,
+            ..
+        } = counters();
+        assert_eq!((held, waiting, lost), (1, many, 1));
+        assert_eq!(failed, 1, "the disk is not asked for each line");
+        fs::remove_file(&blocked).unwrap();
+        let flush = || locked(&log.logs).get_mut(&shop).unwrap().flush(&shop);
+        flush();
+        assert_eq!(log.ready(&shop, many), Ok(()));
+        assert_eq!(lines(&log, "shop").len(), many);
+    }
+
+    #[test]
+    fn while_lines_wait_no_more_are_begun_than_may_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let blocked = directory.path().join("audit");
+        fs::write(&blocked, "no directory").unwrap();
+        let log = AuditLog::new(blocked);
+        let shop: MeshName = "shop".parse().unwrap();
+        log.open(&shop);
+        log.account(line("shop", AuditOutcome::Done(1)));
+        assert_eq!(log.ready(&shop, MAX_WAITING - 1), Ok(()));
+        assert!(log.ready(&shop, MAX_WAITING).is_err());
     }
 
     #[test]

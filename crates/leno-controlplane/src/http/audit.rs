@@ -101,7 +101,7 @@ pub(super) fn begin(
         let code = StatusCode::INSUFFICIENT_STORAGE;
         Problem::new(code, "InsufficientStorage", message)
     };
-    audit.ready(mesh).map_err(full)?;
+    audit.ready(mesh, 1).map_err(full)?;
     let nobody = || Caller::everywhere("", Access::None);
     let caller = who.as_ref().map_or_else(nobody, |of| of.0.clone());
     let object = AuditObject {
