@@ -26,6 +26,49 @@ pub mod agent {
     include!("generated/leno.agent.v1.rs");
 }
 
+/// How messages are read from a stream and written to it.
+pub mod codec {
+    use std::marker::PhantomData;
+
+    use prost::Message;
+    use tonic::codec::{BufferSettings, Codec};
+    use tonic_prost::ProstCodec;
+
+    /// Bytes that each direction of a stream holds from its beginning; a larger message takes more. tonic's default of
+    /// 8 KiB was a fifth of what a control plane keeps for an agent: its two streams are open for days, and quiet.
+    const BUFFER: usize = 512;
+    /// Encoded bytes after which an answer of many messages lets others have their turn: tonic's default.
+    const YIELD: usize = 32 << 10;
+
+    /// prost's encoding, with buffers of that size.
+    pub struct Lean<T, U>(PhantomData<(T, U)>);
+
+    impl<T, U> Default for Lean<T, U> {
+        fn default() -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<T, U> Codec for Lean<T, U>
+    where
+        T: Message + Send + 'static,
+        U: Message + Default + Send + 'static,
+    {
+        type Encode = T;
+        type Decode = U;
+        type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+        type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
+
+        fn encoder(&mut self) -> Self::Encoder {
+            ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, YIELD))
+        }
+
+        fn decoder(&mut self) -> Self::Decoder {
+            ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
+        }
+    }
+}
+
 /// The type URLs of the resources in [`mesh`].
 pub mod type_url {
     /// [`super::mesh::Mesh`]

@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .out_dir(&out)
         .btree_map(".")
+        .codec_path("crate::codec::Lean")
         .compile_fds(descriptors)?;
     for entry in std::fs::read_dir(&out)? {
         let path = entry?.path();
