@@ -266,21 +266,21 @@ impl AgentService {
     }
 }
 
-/// What comes in on a stream.
-pub(crate) trait Inbound<T>:
+/// What is said on a stream, in one direction.
+pub(crate) trait Messages<T>:
     Stream<Item = Result<T, Status>> + Send + Unpin + 'static
 {
 }
 
-impl<T, S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static> Inbound<T> for S {}
+impl<T, S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static> Messages<T> for S {}
 
 impl AgentService {
     /// A session, of whichever transport: what is to be said on it.
     pub(crate) async fn open_session(
         &self,
         caller: Caller,
-        mut inbound: impl Inbound<AgentMessage>,
-    ) -> Result<ReceiverStream<Result<ControlMessage, Status>>, Status> {
+        mut inbound: impl Messages<AgentMessage>,
+    ) -> Result<impl Messages<ControlMessage>, Status> {
         let first = tokio::time::timeout(FIRST_MESSAGE, inbound.next()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
         let Some(AgentMessage {
@@ -309,15 +309,15 @@ impl AgentService {
             read_session(core, name, session, inbound, stop)
         });
         opened.await??;
-        Ok(ReceiverStream::new(receiver))
+        Ok(ReceiverStream::new(receiver).map(|said| *said))
     }
 
     /// A discovery stream, of whichever transport: what is to be sent on it.
     pub(crate) async fn open_discovery(
         &self,
         caller: Caller,
-        inbound: impl Inbound<DeltaDiscoveryRequest>,
-    ) -> Result<ReceiverStream<Result<DeltaDiscoveryResponse, Status>>, Status> {
+        inbound: impl Messages<DeltaDiscoveryRequest>,
+    ) -> Result<impl Messages<DeltaDiscoveryResponse>, Status> {
         let (sender, receiver) = mpsc::channel(ADS_QUEUE);
         let opened = self.handle.call(move |core| {
             let stream = core.next_id();
@@ -329,7 +329,7 @@ impl AgentService {
             read_ads(core, name, stream, inbound, stop)
         });
         opened.await??;
-        Ok(ReceiverStream::new(receiver))
+        Ok(ReceiverStream::new(receiver).map(|said| *said))
     }
 }
 
@@ -448,7 +448,7 @@ fn read_session(
     core: &Core,
     name: MeshName,
     session: u64,
-    mut inbound: impl Inbound<AgentMessage>,
+    mut inbound: impl Messages<AgentMessage>,
     stop: Stop,
 ) -> Result<(), Status> {
     let handle = core.handle.clone();
@@ -500,7 +500,7 @@ fn read_ads(
     core: &Core,
     name: MeshName,
     stream: u64,
-    mut inbound: impl Inbound<DeltaDiscoveryRequest>,
+    mut inbound: impl Messages<DeltaDiscoveryRequest>,
     stop: Stop,
 ) -> Result<(), Status> {
     let handle = core.handle.clone();

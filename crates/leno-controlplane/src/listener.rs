@@ -180,7 +180,7 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     // Both of one moment: who is let in as somebody of a mesh is so of no later one with the same trust domain.
     let (acceptor, meshes) = (serving.acceptor.borrow().clone(), serving.meshes.now());
     let stranger = serving.strangers.enter(&stop);
-    let shaking = acceptor.accept(socket);
+    let shaking = Box::pin(acceptor.accept(socket));
     let accepted = match stranger.leave().run_until_stopped(shaking).await {
         Some(Ok(accepted)) => accepted,
         Some(Err(error)) => {
@@ -212,14 +212,15 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     } else {
         Protocol::Http1
     };
-    let served = serve_http(
+    // On the heap at once: each async block around it would hold it twice, and a connection lasts for days.
+    let served = Box::pin(serve_http(
         accepted.stream,
         protocol,
         connection,
         who.clone(),
         &serving,
         &stop,
-    );
+    ));
     // Streams that somebody opened end with the role that let them.
     let served = async {
         tokio::select! {
@@ -451,7 +452,7 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
                 .header_read_timeout(HEADER_TIME)
                 .max_buf_size(BUFFER)
                 .serve_connection(io, service);
-            let mut served = std::pin::pin!(served);
+            let mut served = Box::pin(served);
             tokio::select! {
                 outcome = served.as_mut() => outcome,
                 () = stop.cancelled() => {
@@ -469,7 +470,7 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
                 .keep_alive_interval(Some(KEEPALIVE))
                 .keep_alive_timeout(KEEPALIVE)
                 .serve_connection(io, service);
-            let mut served = std::pin::pin!(served);
+            let mut served = Box::pin(served);
             tokio::select! {
                 outcome = served.as_mut() => outcome,
                 () = stop.cancelled() => {

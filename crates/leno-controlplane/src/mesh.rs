@@ -107,17 +107,20 @@ pub(crate) struct Convergence {
 
 type ObjectKey = (Kind, DnsLabel, DnsLabel);
 
+/// What waits to be sent on a stream. On the heap: a queue keeps room for 32 even while none waits.
+pub(crate) type Said<T> = Box<Result<T, Status>>;
+
 /// A stream's outgoing half.
 struct Outgoing<T> {
     agent: DnsLabel,
-    sender: mpsc::Sender<Result<T, Status>>,
+    sender: mpsc::Sender<Said<T>>,
     stop: Stop,
 }
 
 impl<T> Outgoing<T> {
     fn end(self, status: Status) {
         // A full queue means that the other side does not read: it then learns nothing but the end.
-        drop(self.sender.try_send(Err(status)));
+        drop(self.sender.try_send(Box::new(Err(status))));
         self.stop.trigger();
     }
 }

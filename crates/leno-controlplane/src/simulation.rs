@@ -22,7 +22,7 @@ use leno_wire::{
     agent::{AgentMessage, ControlMessage},
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::Stream;
 use tonic::Status;
 
 pub use crate::core::World;
@@ -172,7 +172,7 @@ impl Plane {
         &self,
         who: Who,
         inbound: impl Stream<Item = Result<AgentMessage, Status>> + Send + Unpin + 'static,
-    ) -> Result<ReceiverStream<Result<ControlMessage, Status>>, Status> {
+    ) -> Result<impl Stream<Item = Result<ControlMessage, Status>> + Unpin + 'static, Status> {
         self.service.open_session(who.into(), inbound).await
     }
 
@@ -184,7 +184,8 @@ impl Plane {
         &self,
         who: Who,
         inbound: impl Stream<Item = Result<DeltaDiscoveryRequest, Status>> + Send + Unpin + 'static,
-    ) -> Result<ReceiverStream<Result<DeltaDiscoveryResponse, Status>>, Status> {
+    ) -> Result<impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Unpin + 'static, Status>
+    {
         self.service.open_discovery(who.into(), inbound).await
     }
 

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Mesh, Outgoing};
+use super::{Mesh, Outgoing, Said};
 use crate::{
     authority::random,
     core::Clock,
@@ -267,7 +267,7 @@ impl Mesh {
     pub(crate) fn open_session(
         &mut self,
         opening: Opening<'_>,
-        sender: mpsc::Sender<Result<wire::ControlMessage, Status>>,
+        sender: mpsc::Sender<Said<wire::ControlMessage>>,
         stop: Stop,
         now: Duration,
     ) -> Result<(), Refused> {
@@ -458,7 +458,8 @@ impl Mesh {
         let message = wire::ControlMessage {
             message: Some(message),
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.sender.try_send(Ok(message)) {
+        let said = Box::new(Ok(message));
+        if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.sender.try_send(said) {
             self.end_session(session, "this agent does not read what it is told");
         }
     }

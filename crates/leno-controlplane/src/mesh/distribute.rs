@@ -18,7 +18,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Mesh, Outgoing};
+use super::{Mesh, Outgoing, Said};
 use crate::{
     distribution::{ProtocolError, Resource as Sent, StreamId, Type, View},
     times::unix,
@@ -152,7 +152,7 @@ impl Mesh {
         &mut self,
         stream: StreamId,
         agent: &DnsLabel,
-        sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+        sender: mpsc::Sender<Said<DeltaDiscoveryResponse>>,
         stop: Stop,
         now: Duration,
     ) {
@@ -274,7 +274,7 @@ impl Mesh {
                     self.counters.resources_sent.saturating_add(resources);
                 self.publish_due = true;
                 told.extend(names_of(&response));
-                permit.send(Ok(response));
+                permit.send(Box::new(Ok(response)));
             }
             if sent {
                 self.hub.sent(id);
