@@ -1,44 +1,51 @@
 //! Who read what: the reverse index that finds what a change makes dirty.
 //!
-//! Of every workload a handful of reads is kept, both ways; so few take no more room than they need.
+//! Of every workload a dozen reads is kept, both ways, so both sides are numbers, and few of them take no more room
+//! than they need. Invariant: a read is kept exactly as long as somebody read it, a node as long as it read something.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, hash::Hash};
 
-use crate::view::Read;
+use crate::{
+    numbered::{Number, Numbered},
+    view::Read,
+};
 
 /// As many readers are kept in a row; more in a tree.
 const FEW: usize = 8;
 
 /// Who read something.
 #[derive(Debug)]
-enum Readers<N> {
-    Few(Vec<N>),
-    Many(BTreeSet<N>),
+enum Readers {
+    Few(Vec<Number>),
+    Many(BTreeSet<Number>),
 }
 
-impl<N: Clone + Ord> Readers<N> {
-    fn insert(&mut self, node: &N) {
+impl Default for Readers {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Readers {
+    fn insert(&mut self, node: Number) {
         match self {
-            Self::Few(nodes) if nodes.contains(node) => {}
+            Self::Few(nodes) if nodes.contains(&node) => {}
             Self::Few(nodes) if nodes.len() < FEW => {
                 nodes.reserve_exact(1);
-                nodes.push(node.clone());
+                nodes.push(node);
             }
-            Self::Few(nodes) => {
-                let nodes = nodes.drain(..).chain([node.clone()]);
-                *self = Self::Many(nodes.collect());
-            }
+            Self::Few(nodes) => *self = Self::Many(nodes.drain(..).chain([node]).collect()),
             Self::Many(nodes) => {
-                nodes.insert(node.clone());
+                nodes.insert(node);
             }
         }
     }
 
-    fn remove(&mut self, node: &N) {
+    fn remove(&mut self, node: Number) {
         match self {
-            Self::Few(nodes) => nodes.retain(|of| of != node),
+            Self::Few(nodes) => nodes.retain(|of| *of != node),
             Self::Many(nodes) => {
-                nodes.remove(node);
+                nodes.remove(&node);
             }
         }
     }
@@ -50,10 +57,10 @@ impl<N: Clone + Ord> Readers<N> {
         }
     }
 
-    fn add_to(&self, all: &mut BTreeSet<N>) {
+    fn each(&self, mut take: impl FnMut(Number)) {
         match self {
-            Self::Few(nodes) => all.extend(nodes.iter().cloned()),
-            Self::Many(nodes) => all.extend(nodes.iter().cloned()),
+            Self::Few(nodes) => nodes.iter().copied().for_each(&mut take),
+            Self::Many(nodes) => nodes.iter().copied().for_each(&mut take),
         }
     }
 }
@@ -61,54 +68,112 @@ impl<N: Clone + Ord> Readers<N> {
 /// The reads of compiled nodes, both ways.
 #[derive(Debug)]
 pub(crate) struct Graph<N> {
-    /// In order, each once.
-    reads: BTreeMap<N, Box<[Read]>>,
-    readers: BTreeMap<Read, Readers<N>>,
+    /// Of each node what it read, in the order of numbers.
+    nodes: Numbered<N, Box<[Number]>>,
+    reads: Numbered<Read, Readers>,
 }
 
-impl<N: Clone + Ord> Graph<N> {
+impl<N: Clone + Ord + Hash> Graph<N> {
     /// Nothing was read.
     pub(crate) fn new() -> Self {
         Self {
-            reads: BTreeMap::new(),
-            readers: BTreeMap::new(),
+            nodes: Numbered::default(),
+            reads: Numbered::default(),
         }
     }
 
     /// A node was compiled: what it read now replaces what it read before.
     pub(crate) fn record(&mut self, node: &N, reads: BTreeSet<Read>) {
-        let before = self.reads.get(node).map_or(&[][..], |reads| reads);
-        if before.iter().eq(&reads) {
+        let known = self.nodes.find(node);
+        if reads.is_empty() && known.is_none() {
             return;
         }
-        let before = self.reads.remove(node).unwrap_or_default();
-        for read in before.iter().filter(|read| !reads.contains(*read)) {
-            if let Some(readers) = self.readers.get_mut(read) {
-                readers.remove(node);
-                if readers.is_empty() {
-                    self.readers.remove(read);
-                }
-            }
-        }
-        for read in reads
+        let number = known.unwrap_or_else(|| self.nodes.number(node.clone()));
+        let mut now: Box<[Number]> = reads
+            .into_iter()
+            .map(|read| self.reads.number(read))
+            .collect();
+        now.sort_unstable();
+        let before = self.nodes.get_mut(number).map(std::mem::take);
+        let before = before.unwrap_or_default();
+        for read in now
             .iter()
             .filter(|read| before.binary_search(read).is_err())
         {
-            let readers = self.readers.entry(read.clone());
-            let readers = readers.or_insert_with(|| Readers::Few(Vec::new()));
-            readers.insert(node);
+            if let Some(readers) = self.reads.get_mut(*read) {
+                readers.insert(number);
+            }
         }
-        if !reads.is_empty() {
-            self.reads.insert(node.clone(), reads.into_iter().collect());
+        for read in before
+            .iter()
+            .filter(|read| now.binary_search(read).is_err())
+        {
+            self.forget(*read, number);
+        }
+        match self.nodes.get_mut(number) {
+            Some(reads) if !now.is_empty() => *reads = now,
+            _ => drop(self.nodes.remove(number)),
+        }
+    }
+
+    /// A node read something no longer.
+    fn forget(&mut self, read: Number, node: Number) {
+        let Some(readers) = self.reads.get_mut(read) else {
+            return;
+        };
+        readers.remove(node);
+        if readers.is_empty() {
+            self.reads.remove(read);
         }
     }
 
     /// The nodes that read any of these.
     pub(crate) fn dirty(&self, touched: &BTreeSet<Read>) -> BTreeSet<N> {
         let mut dirty = BTreeSet::new();
-        for readers in touched.iter().filter_map(|read| self.readers.get(read)) {
-            readers.add_to(&mut dirty);
+        for read in touched.iter().filter_map(|read| self.reads.find(read)) {
+            if let Some(readers) = self.reads.get(read) {
+                readers.each(|node| dirty.extend(self.nodes.thing(node).cloned()));
+            }
         }
         dirty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(number: u16) -> Read {
+        Read::Applied(format!("shop/s{number}").parse().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_read_something_is_found_and_nothing_else_is_kept(
+            steps in prop::collection::vec((0_u16..12, prop::collection::btree_set(0_u16..30, 0..12)), 1..60)
+        ) {
+            let mut graph = Graph::new();
+            let mut plain = std::collections::BTreeMap::new();
+            for (node, reads) in steps {
+                graph.record(&node, reads.iter().copied().map(read).collect());
+                plain.insert(node, reads);
+                for asked in 0..30 {
+                    let expected: BTreeSet<u16> = plain
+                        .iter()
+                        .filter(|(_, reads)| reads.contains(&asked))
+                        .map(|(node, _)| *node)
+                        .collect();
+                    prop_assert_eq!(graph.dirty(&BTreeSet::from([read(asked)])), expected.clone());
+                    prop_assert_eq!(graph.reads.find(&read(asked)).is_some(), !expected.is_empty());
+                }
+                for (node, reads) in &plain {
+                    prop_assert_eq!(graph.nodes.find(node).is_some(), !reads.is_empty());
+                }
+            }
+        }
     }
 }

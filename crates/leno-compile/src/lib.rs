@@ -17,6 +17,7 @@ mod index;
 mod input;
 mod known;
 mod labelled;
+mod numbered;
 mod output;
 mod references;
 mod route;

@@ -1,0 +1,87 @@
+//! Things by number: each is kept once, and what refers to it takes four bytes.
+//!
+//! Invariant: as long as a thing is kept, its number is its own.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+/// The number of a thing.
+pub(crate) type Number = u32;
+
+/// Things, what is known of each, and their numbers.
+#[derive(Debug)]
+pub(crate) struct Numbered<T, V> {
+    all: Slab<(T, V)>,
+    numbers: HashTable<Number>,
+    /// Its seed is random: who names things cannot make their hashes equal.
+    hasher: RandomState,
+}
+
+impl<T, V> Default for Numbered<T, V> {
+    fn default() -> Self {
+        Self {
+            all: Slab::new(),
+            numbers: HashTable::new(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<T: Hash + Eq, V: Default> Numbered<T, V> {
+    /// The number of a thing that is kept.
+    pub(crate) fn find(&self, thing: &T) -> Option<Number> {
+        let hash = self.hasher.hash_one(thing);
+        let same = |number: &Number| self.thing(*number) == Some(thing);
+        self.numbers.find(hash, same).copied()
+    }
+
+    /// The number of a thing, which is kept from now on.
+    ///
+    /// # Panics
+    /// With 2³² things, more than fit into memory.
+    pub(crate) fn number(&mut self, thing: T) -> Number {
+        if let Some(number) = self.find(&thing) {
+            return number;
+        }
+        let hash = self.hasher.hash_one(&thing);
+        let number = Number::try_from(self.all.insert((thing, V::default())));
+        let number = number.expect("fewer things than fit into memory");
+        let Self {
+            all,
+            numbers,
+            hasher,
+        } = self;
+        let rehash = |number: &Number| {
+            let thing = all.get(*number as usize).map(|(thing, _)| thing);
+            thing.map_or(0, |thing| hasher.hash_one(thing))
+        };
+        numbers.insert_unique(hash, number, rehash);
+        number
+    }
+
+    /// The thing of a number.
+    pub(crate) fn thing(&self, number: Number) -> Option<&T> {
+        self.all.get(number as usize).map(|(thing, _)| thing)
+    }
+
+    /// What is known of a thing.
+    pub(crate) fn get(&self, number: Number) -> Option<&V> {
+        self.all.get(number as usize).map(|(_, known)| known)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut(&mut self, number: Number) -> Option<&mut V> {
+        self.all.get_mut(number as usize).map(|(_, known)| known)
+    }
+
+    /// Keeps a thing no longer; its number may be another's from now on.
+    pub(crate) fn remove(&mut self, number: Number) -> Option<V> {
+        let hash = self.hasher.hash_one(self.thing(number)?);
+        if let Ok(entry) = self.numbers.find_entry(hash, |of| *of == number) {
+            entry.remove();
+        }
+        self.all.try_remove(number as usize).map(|(_, known)| known)
+    }
+}
