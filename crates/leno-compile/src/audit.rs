@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use leno_types::ServiceName;
 
-use crate::{Compiler, Key, Output, compiler::compile, service, view::View};
+use crate::{Compiler, Kept, Key, Output, compiler::compile, service, view::View};
 
 /// What a look found.
 #[derive(Debug, Default)]
@@ -38,7 +38,8 @@ impl Compiler {
             audit.compared += 1;
             let view = View::fresh(&self.known);
             let output = compile(&view, &self.hostnames, &key);
-            if self.outputs.get(&key).map(|output| &**output) == output.as_ref() {
+            let kept = output.as_ref().map(Kept::from);
+            if self.outputs.get(&key) == kept.as_ref() {
                 self.mend_hostnames(&key, &mut audit);
                 continue;
             }
@@ -47,9 +48,8 @@ impl Compiler {
             if let Key::Destination(name) | Key::Endpoints(name) = &key {
                 self.mend_service(name);
             }
-            let output = output.map(Arc::new);
-            self.replace(&key, output.clone());
-            audit.mended.push((key.clone(), output));
+            self.replace(&key, output.as_ref(), kept);
+            audit.mended.push((key.clone(), output.map(Arc::new)));
             self.mend_hostnames(&key, &mut audit);
         }
         audit
@@ -66,9 +66,8 @@ impl Compiler {
             let output = compile(&view, &self.hostnames, &key);
             let reads = output.as_ref().map(|_| view.into_reads());
             self.output_reads.record(&key, reads.unwrap_or_default());
-            let output = output.map(Arc::new);
-            self.replace(&key, output.clone());
-            audit.mended.push((key, output));
+            self.replace(&key, output.as_ref(), output.as_ref().map(Kept::from));
+            audit.mended.push((key, output.map(Arc::new)));
         }
         self.hostnames.refresh();
     }
@@ -119,6 +118,11 @@ mod tests {
         compiler
     }
 
+    fn replace(compiler: &mut Compiler, key: &Key, output: Option<Arc<Output>>) {
+        let kept = output.as_deref().map(Kept::from);
+        compiler.replace(key, output.as_deref(), kept);
+    }
+
     fn keys(audit: &Audit) -> Vec<&Key> {
         audit.mended.iter().map(|(key, _)| key).collect()
     }
@@ -142,8 +146,8 @@ mod tests {
         let right = compiler.get(&a).unwrap();
         // One has what is another's, and one nothing.
         let wrong = compiler.get(&b);
-        compiler.replace(&a, wrong);
-        compiler.replace(&b, None);
+        replace(&mut compiler, &a, wrong);
+        replace(&mut compiler, &b, None);
         let audit = compiler.audit(100);
         assert_eq!(keys(&audit), [&a, &b]);
         assert_eq!(compiler.get(&a), Some(right));
@@ -184,11 +188,11 @@ mod tests {
         assert!(compiler.audit(100).mended.is_empty());
         // Its claims were lost, and with them the name.
         compiler.hostnames.set(&a, Vec::new());
-        compiler.replace(&named, None);
+        replace(&mut compiler, &named, None);
         assert_eq!(keys(&compiler.audit(100)), [&named]);
         assert_eq!(compiler.get(&named), right);
         // The name is told to be nobody's, although the claims are right.
-        compiler.replace(&named, None);
+        replace(&mut compiler, &named, None);
         assert_eq!(keys(&compiler.audit(100)), [&named]);
         assert_eq!(compiler.get(&named), right);
         assert!(compiler.audit(100).mended.is_empty());
@@ -199,7 +203,7 @@ mod tests {
         let mut compiler = compiler();
         let gone = Key::Endpoints(name("shop/gone"));
         let stale = compiler.get(&Key::Endpoints(name("shop/a")));
-        compiler.replace(&gone, stale);
+        replace(&mut compiler, &gone, stale);
         let audit = compiler.audit(100);
         assert_eq!(keys(&audit), [&gone]);
         assert_eq!(compiler.get(&gone), None);

@@ -11,8 +11,8 @@ use leno_ir::{Destination, Provenance, ResourceName};
 use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
 
 use crate::{
-    Condition, EffectiveService, GeneratorNames, GivenNames, Input, Key, MAX_GENERATORS, Output,
-    Services, authentication, conditions, destination,
+    Condition, EffectiveService, GeneratorNames, GivenNames, Input, Kept, Key, MAX_GENERATORS,
+    Output, Services, authentication, conditions, destination,
     graph::Graph,
     hostnames::{self, Hostnames},
     index::{of_namespace, remove},
@@ -50,7 +50,7 @@ pub struct Compiler {
     pub(crate) service_reads: Graph<ServiceName>,
     pub(crate) hostnames: Hostnames,
     pub(crate) hostname_reads: Graph<ServiceName>,
-    pub(crate) outputs: BTreeMap<Key, Arc<Output>>,
+    pub(crate) outputs: BTreeMap<Key, Kept>,
     pub(crate) output_reads: Graph<Key>,
     /// Services by virtual address; of several that claim one, the first by name has it.
     vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
@@ -100,11 +100,12 @@ impl Compiler {
             let reads = output.as_ref().map(|_| view.into_reads());
             self.output_reads.record(&key, reads.unwrap_or_default());
             self.count(&key);
-            if self.outputs.get(&key).map(|output| &**output) == output.as_ref() {
+            let kept = output.as_ref().map(Kept::from);
+            if self.outputs.get(&key) == kept.as_ref() {
                 continue;
             }
+            self.replace(&key, output.as_ref(), kept);
             let output = output.map(Arc::new);
-            self.replace(&key, output.clone());
             changed.push((key, output));
         }
         changed
@@ -170,12 +171,12 @@ impl Compiler {
     }
 
     /// Keeps an output, and what is found through it.
-    pub(crate) fn replace(&mut self, key: &Key, output: Option<Arc<Output>>) {
-        let before = match output.clone() {
-            Some(output) => self.outputs.insert(key.clone(), output),
+    pub(crate) fn replace(&mut self, key: &Key, output: Option<&Output>, kept: Option<Kept>) {
+        let before = match kept {
+            Some(kept) => self.outputs.insert(key.clone(), kept),
             None => self.outputs.remove(key),
         };
-        if let Some(before) = before {
+        if let Some(before) = before.and_then(|before| before.output()) {
             for object in objects(&before) {
                 remove(&mut self.carriers, &object, key);
                 self.changed_objects.insert(object);
@@ -185,11 +186,11 @@ impl Compiler {
             }
         }
         if let Some(after) = output {
-            for object in objects(&after) {
+            for object in objects(after) {
                 self.changed_objects.insert(object.clone());
                 self.carriers.entry(object).or_default().insert(key.clone());
             }
-            for (vip, name) in vips(&after) {
+            for (vip, name) in vips(after) {
                 self.vips.entry(*vip).or_default().insert(name.clone());
             }
         }
@@ -198,12 +199,23 @@ impl Compiler {
     /// What a key means now.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<Output>> {
-        self.outputs.get(key).cloned()
+        self.output(key).map(Arc::new)
+    }
+
+    /// The same as it is kept, and sent.
+    #[must_use]
+    pub fn kept(&self, key: &Key) -> Option<&Kept> {
+        self.outputs.get(key)
+    }
+
+    fn output(&self, key: &Key) -> Option<Output> {
+        self.outputs.get(key)?.output()
     }
 
     /// Every key there is, with its output.
-    pub fn outputs(&self) -> impl Iterator<Item = (&Key, &Arc<Output>)> {
-        self.outputs.iter()
+    pub fn outputs(&self) -> impl Iterator<Item = (&Key, Output)> {
+        let all = self.outputs.iter();
+        all.filter_map(|(key, kept)| Some((key, kept.output()?)))
     }
 
     /// Compiles everything afresh, with nothing kept from before: what tests compare with.
@@ -258,9 +270,9 @@ impl Compiler {
     /// The other names of what a key means: the addresses by which it is found.
     #[must_use]
     pub fn aliases(&self, key: &Key) -> Vec<ResourceName> {
-        let addresses = match (key, self.outputs.get(key).map(|output| &**output)) {
+        let addresses = match (key, self.output(key)) {
             (Key::Destination(name), Some(output)) => {
-                let own = vips(output)
+                let own = vips(&output)
                     .filter(|(vip, _)| self.vips.get(vip).and_then(BTreeSet::first) == Some(name));
                 own.map(|(vip, _)| *vip).collect()
             }
@@ -342,8 +354,8 @@ impl Compiler {
     /// The objects whose rules the output of a key carries.
     #[must_use]
     pub fn carried(&self, key: &Key) -> BTreeSet<(Kind, ServiceName)> {
-        let output = self.outputs.get(key);
-        output.map_or_else(BTreeSet::new, |output| objects(output))
+        let output = self.output(key);
+        output.map_or_else(BTreeSet::new, |output| objects(&output))
     }
 
     /// The keys whose outputs carry rules of an object; for a service, its own.
@@ -397,14 +409,12 @@ impl Services for Compiler {
     }
 
     fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16> {
-        let endpoints = self.outputs.get(&Key::Endpoints(name.clone()));
-        let Some(Output::Endpoints(endpoints)) = endpoints.map(|output| &**output) else {
+        let Some(Output::Endpoints(endpoints)) = self.output(&Key::Endpoints(name.clone())) else {
             return BTreeSet::new();
         };
         let mut ports = BTreeSet::new();
         for endpoint in &endpoints.endpoints {
-            let own = self.outputs.get(&Key::OwnWorkload(endpoint.uid));
-            if let Some(Output::OwnWorkload(own)) = own.map(|output| &**output) {
+            if let Some(Output::OwnWorkload(own)) = self.output(&Key::OwnWorkload(endpoint.uid)) {
                 ports.extend(own.ports.iter().map(|port| port.port));
             }
         }

@@ -340,7 +340,7 @@ fn render(path: &Path) -> String {
     }
     for (key, output) in compiler.outputs() {
         writeln!(out, "{key:?} {:?}", compiler.aliases(key)).unwrap();
-        match &**output {
+        match &output {
             Output::Destination(Destination::Service(of)) => service(&mut out, of),
             Output::Destination(Destination::Host(of)) => {
                 of.endpoints.iter().for_each(|of| endpoint(&mut out, of))

@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use leno_api::{Derived, Proposed};
-use leno_compile::{EffectiveService, GivenNames, Key, Origin, Output};
+use leno_compile::{EffectiveService, GivenNames, Kept, Key, Origin};
 use leno_config::{Finding, Kind, Resource};
 use leno_store::{Expect, Write};
 use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
@@ -67,7 +67,7 @@ struct ShownService {
     addresses: Vec<IpAddr>,
     /// What somebody wrote.
     applied: Option<Arc<Resource>>,
-    endpoints: Option<Arc<Output>>,
+    endpoints: Option<Kept>,
     /// When it came, as this control plane saw it: after its restart that begins anew.
     since: Arc<str>,
 }
@@ -113,7 +113,7 @@ impl Published {
             service: Arc::clone(service),
             addresses: mesh.addressed().get(&name).cloned().unwrap_or_default(),
             applied: mesh.objects.get(&key).cloned(),
-            endpoints: mesh.compiler.get(&Key::Endpoints(name.clone())),
+            endpoints: mesh.compiler.kept(&Key::Endpoints(name.clone())).cloned(),
             since: Arc::clone(before.map_or(now, |before| &before.since)),
         };
         self.services.insert(name, shown);
@@ -159,12 +159,12 @@ impl Published {
             }
             Kind::EndpointSlice => {
                 let slices = self.services.values().filter_map(|shown| {
-                    let output = shown.endpoints.as_deref()?;
+                    let output = shown.endpoints.as_ref()?.output()?;
                     let service = &shown.service;
                     Some(endpoint_slices(
                         &service.name,
                         &service.ports,
-                        output,
+                        &output,
                         &shown.since,
                     ))
                 });
@@ -183,10 +183,11 @@ impl Published {
     }
 
     fn derived_service(&self, shown: &ShownService) -> Value {
+        let endpoints = shown.endpoints.as_ref().and_then(Kept::output);
         let mut object = derived_service(
             &shown.service,
             &shown.addresses,
-            shown.endpoints.as_deref(),
+            endpoints.as_ref(),
             &shown.since,
         );
         if let Some(generated) = self.names.get(&shown.service.name) {

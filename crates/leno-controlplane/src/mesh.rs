@@ -45,7 +45,7 @@ use tonic::Status;
 
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
 pub(crate) use asking::Asked;
-pub(crate) use distribute::{ADS_QUEUE, output_body, resource_of};
+pub(crate) use distribute::{ADS_QUEUE, addresses_of, resource_of};
 pub(crate) use remembered::remembered_key;
 
 use names::WorkloadNames;

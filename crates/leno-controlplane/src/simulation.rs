@@ -14,7 +14,7 @@ use std::{
 
 use axum::Router;
 use leno_api::{Api, Environment};
-use leno_compile::Compiler;
+use leno_compile::{Compiler, Kept};
 use leno_runtime::{Scope, Stop};
 use leno_store::{Expect, Store, Write};
 use leno_types::{DnsLabel, Identity, MeshName, TrustDomain, WorkloadUid};
@@ -35,7 +35,7 @@ use crate::{
     distribution::{Catalog, State, Type},
     grpc::{AgentService, Caller},
     http::{self, Meshes},
-    mesh::{Mesh, output_body, resource_of},
+    mesh::{Mesh, addresses_of, resource_of},
     records::Record,
     registry::AgentScope,
     tenants::{Founder, Plan},
@@ -269,8 +269,8 @@ fn compiled_afresh(mesh: &Mesh, store: &dyn Store, now: u64) -> Catalog {
     let mut fresh = Catalog::default();
     for (key, output) in compiler.outputs() {
         let (kind, name) = resource_of(key);
-        let (body, addresses) = output_body(output);
-        fresh.set(kind, &name, Some(body), &addresses);
+        let body = Arc::clone(Kept::from(&output).body());
+        fresh.set(kind, &name, Some(body), addresses_of(&output));
     }
     fresh
 }

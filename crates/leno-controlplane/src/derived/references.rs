@@ -87,7 +87,7 @@ impl Services for With<'_> {
             return BTreeSet::new();
         }
         let shown = self.published.services.get(name);
-        let endpoints = shown.and_then(|shown| shown.endpoints.as_deref());
+        let endpoints = shown.and_then(|shown| shown.endpoints.as_ref()?.output());
         let Some(Output::Endpoints(endpoints)) = endpoints else {
             return BTreeSet::new();
         };

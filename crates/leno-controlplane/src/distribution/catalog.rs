@@ -7,7 +7,6 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
 use leno_ir::ResourceName;
 
 use super::Type;
@@ -20,13 +19,13 @@ pub struct Resource {
     /// The digest of its bytes.
     pub version: Arc<str>,
     /// The message.
-    pub body: Bytes,
+    pub body: Arc<[u8]>,
     /// Whether it says that nobody answers, which is not believed at once after a restart.
     pub nobody: bool,
 }
 
 impl Resource {
-    fn new(name: &str, body: Vec<u8>) -> Self {
+    fn new(name: &str, body: Arc<[u8]>) -> Self {
         let digest = digest::digest(&digest::SHA256, &body);
         // 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one name.
         let bytes = digest.as_ref().iter().take(12);
@@ -34,7 +33,7 @@ impl Resource {
         Self {
             name: name.into(),
             version: version.into(),
-            body: body.into(),
+            body,
             nobody: false,
         }
     }
@@ -57,7 +56,7 @@ impl Catalog {
         &mut self,
         kind: Type,
         name: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Arc<[u8]>>,
         addresses: &[IpAddr],
     ) -> Vec<Arc<str>> {
         let name: Arc<str> = name.into();
@@ -85,7 +84,7 @@ impl Catalog {
     }
 
     /// Sets the endpoints of a service that has none; otherwise as [`Catalog::set`].
-    pub fn set_nobody(&mut self, name: &str, body: Vec<u8>) -> Vec<Arc<str>> {
+    pub fn set_nobody(&mut self, name: &str, body: Arc<[u8]>) -> Vec<Arc<str>> {
         let names = self.set(Type::Endpoints, name, Some(body), &[]);
         if let Some(resource) = self.resources.get_mut(&(Type::Endpoints, name.into())) {
             Arc::make_mut(resource).nobody = true;

@@ -88,7 +88,7 @@ fn put(
     for asked in catalog.set(
         kind,
         name,
-        body.map(|body| body.as_bytes().to_vec()),
+        body.map(|body| body.as_bytes().into()),
         &addresses,
     ) {
         subscriber.touch(kind, &asked);
@@ -443,11 +443,11 @@ fn a_change_touches_the_streams_that_asked_and_no_other() {
         Duration::ZERO,
     )
     .unwrap();
-    let names = catalog.set(Type::Endpoints, "svc/a/b", Some(vec![1]), &[]);
+    let names = catalog.set(Type::Endpoints, "svc/a/b", Some([1].into()), &[]);
     assert_eq!(hub.changed(Type::Endpoints, &names), BTreeSet::from([1]));
     assert!(
         catalog
-            .set(Type::Endpoints, "svc/a/b", Some(vec![1]), &[])
+            .set(Type::Endpoints, "svc/a/b", Some([1].into()), &[])
             .is_empty()
     );
     assert_eq!(hub.open(3, &a, Duration::ZERO), Some(1));

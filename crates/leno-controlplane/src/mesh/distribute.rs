@@ -14,7 +14,6 @@ use leno_runtime::Stop;
 use leno_store::Write;
 use leno_types::{DnsLabel, WorkloadUid};
 use leno_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -124,12 +123,12 @@ impl Mesh {
     fn set_output(&mut self, key: &Key, output: Option<&Output>) {
         self.output_stale(key, output);
         let (kind, name) = resource_of(key);
-        let (body, addresses) = output.map(output_body).unzip();
-        let addresses = addresses.unwrap_or_default();
+        let body = self.compiler.kept(key).map(|kept| Arc::clone(kept.body()));
+        let addresses = output.map(addresses_of).unwrap_or_default();
         let nobody = matches!(output, Some(Output::Endpoints(of)) if of.endpoints.is_empty());
-        let asked = match nobody {
-            true => self.catalog.set_nobody(&name, body.unwrap_or_default()),
-            false => self.catalog.set(kind, &name, body, &addresses),
+        let asked = match body {
+            Some(body) if nobody => self.catalog.set_nobody(&name, body),
+            body => self.catalog.set(kind, &name, body, addresses),
         };
         if asked.is_empty() {
             return;
@@ -342,19 +341,12 @@ fn names_of(response: &DeltaDiscoveryResponse) -> impl Iterator<Item = (Type, St
     names.filter_map(move |name| Some((kind?, name.clone())))
 }
 
-/// The message in which an output is sent, and the virtual addresses it is known by.
-pub(crate) fn output_body(output: &Output) -> (Vec<u8>, Vec<IpAddr>) {
-    let body = match output {
-        Output::Mesh(mesh) => mesh.to_wire().encode_to_vec(),
-        Output::OwnWorkload(own) => own.to_wire().encode_to_vec(),
-        Output::Endpoints(endpoints) => endpoints.to_wire().encode_to_vec(),
-        Output::Destination(destination) => destination.to_wire().encode_to_vec(),
-    };
-    let addresses = match output {
-        Output::Destination(Destination::Service(service)) => service.vips.clone(),
-        _ => Vec::new(),
-    };
-    (body, addresses)
+/// The virtual addresses that an output is known by.
+pub(crate) fn addresses_of(output: &Output) -> &[IpAddr] {
+    match output {
+        Output::Destination(Destination::Service(service)) => &service.vips,
+        _ => &[],
+    }
 }
 
 /// The type and canonical name under which a key's output is sent.

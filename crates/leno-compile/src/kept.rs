@@ -1,0 +1,75 @@
+//! An output as it is kept: the very bytes that proxies are sent, a fifth of what it takes to hold it in parts.
+//!
+//! A mesh has some for each of its workloads, and between two changes nobody looks into them.
+//! Invariant: two are equal exactly where the outputs are, as encoding is deterministic and gives back what it was given.
+
+use std::sync::Arc;
+
+use leno_ir::{Destination, Endpoints, Mesh, OwnWorkload};
+use leno_wire::mesh as wire;
+use prost::Message;
+
+use crate::Output;
+
+/// An encoded output. Clones share the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    what: What,
+    body: Arc<[u8]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Destination,
+    Endpoints,
+    OwnWorkload,
+    Mesh,
+}
+
+impl Kept {
+    /// The message of its resource type, encoded.
+    #[must_use]
+    pub fn body(&self) -> &Arc<[u8]> {
+        &self.body
+    }
+
+    /// The output again. `None` is for what no wire carries, which no proxy would take either; none is made.
+    #[must_use]
+    pub fn output(&self) -> Option<Output> {
+        let body = &*self.body;
+        match self.what {
+            What::Destination => {
+                let message = wire::Destination::decode(body).ok()?;
+                let destination = Destination::from_wire(&message).ok()?;
+                Some(Output::Destination(destination))
+            }
+            What::Endpoints => {
+                let message = wire::Endpoints::decode(body).ok()?;
+                Some(Output::Endpoints(Endpoints::from_wire(&message).ok()?))
+            }
+            What::OwnWorkload => {
+                let message = wire::OwnWorkload::decode(body).ok()?;
+                Some(Output::OwnWorkload(OwnWorkload::from_wire(&message).ok()?))
+            }
+            What::Mesh => {
+                let message = wire::Mesh::decode(body).ok()?;
+                Some(Output::Mesh(Mesh::from_wire(&message).ok()?))
+            }
+        }
+    }
+}
+
+impl From<&Output> for Kept {
+    fn from(output: &Output) -> Self {
+        let (what, body) = match output {
+            Output::Destination(of) => (What::Destination, of.to_wire().encode_to_vec()),
+            Output::Endpoints(of) => (What::Endpoints, of.to_wire().encode_to_vec()),
+            Output::OwnWorkload(of) => (What::OwnWorkload, of.to_wire().encode_to_vec()),
+            Output::Mesh(of) => (What::Mesh, of.to_wire().encode_to_vec()),
+        };
+        Self {
+            what,
+            body: body.into(),
+        }
+    }
+}
