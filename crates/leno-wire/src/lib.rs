@@ -31,7 +31,10 @@ pub mod codec {
     use std::marker::PhantomData;
 
     use prost::Message;
-    use tonic::codec::{BufferSettings, Codec};
+    use tonic::{
+        Status,
+        codec::{BufferSettings, Codec, EncodeBuf, Encoder},
+    };
     use tonic_prost::ProstCodec;
 
     /// Bytes that each direction of a stream holds from its beginning; a larger message takes more. tonic's default of
@@ -56,15 +59,34 @@ pub mod codec {
     {
         type Encode = T;
         type Decode = U;
-        type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+        type Encoder = Exact<T>;
         type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
 
         fn encoder(&mut self) -> Self::Encoder {
-            ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER, YIELD))
+            Exact(PhantomData)
         }
 
         fn decoder(&mut self) -> Self::Decoder {
             ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
+        }
+    }
+
+    /// Takes as much room as a message needs: a stream keeps the room of its last message, and room that grows by
+    /// doubling is up to twice that.
+    pub struct Exact<T>(PhantomData<T>);
+
+    impl<T: Message> Encoder for Exact<T> {
+        type Item = T;
+        type Error = Status;
+
+        fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+            buffer.reserve(item.encoded_len());
+            let encoded = item.encode(buffer);
+            encoded.map_err(|error| Status::internal(error.to_string()))
+        }
+
+        fn buffer_settings(&self) -> BufferSettings {
+            BufferSettings::new(BUFFER, YIELD)
         }
     }
 }
