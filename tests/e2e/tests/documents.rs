@@ -280,7 +280,12 @@ fn a_route_to_nowhere_is_stored_and_said_to_answer_500(fixture: &mut Fixture) {
     assert_eq!(ask("/"), 200, "the rest goes on");
     // The Gateway API says so of a backend that is not there.
     let status = ask("/nowhere");
-    fixture.mesh.leno(&["delete", "httproute", "web"]).good();
+    let all = fixture.mesh.leno(&["delete", "httproutes", "--all"]).good();
+    assert!(
+        all.text().contains("httproute/web deleted"),
+        "{}",
+        all.text()
+    );
     assert_eq!(status, 500);
     until("it is gone", SOON, || {
         (ask("/nowhere") == 200).then_some(())

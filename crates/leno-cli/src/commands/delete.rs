@@ -11,8 +11,11 @@ use super::{apply::documents, kind_of, path_of};
 use crate::{
     client::{CallError, Client},
     exit::{CommandError, Outcome},
-    output::print,
+    output::{items, print, text},
 };
+
+/// What only stored objects have.
+const WRITTEN: &str = "/metadata/generation";
 
 /// Delete objects.
 #[derive(Debug, Args)]
@@ -20,11 +23,15 @@ use crate::{
   leno delete httproute catalog
   leno delete accesspolicies deny-front-cart deny-all-cart
   leno delete httproute/catalog accesspolicy/deny-front-cart
+  leno delete accesspolicies --all -n shop
   leno delete -f canary.yaml")]
 pub(crate) struct DeleteArgs {
     /// What: KIND NAME.., or KIND/NAME..
     #[arg(value_name = "KIND[/NAME]", required_unless_present = "files")]
     objects: Vec<String>,
+    /// All of this kind in the namespace that somebody wrote
+    #[arg(long, conflicts_with = "files")]
+    all: bool,
     /// What documents name: a file, a directory of files, or - for standard input
     #[arg(
         long = "filename",
@@ -52,7 +59,9 @@ struct Named {
 /// Deletes objects.
 pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
     let namespace = args.namespace.as_deref().unwrap_or(client.namespace());
-    let objects = if args.files.is_empty() {
+    let objects = if args.all {
+        all(client, &args.objects, namespace).await?
+    } else if args.files.is_empty() {
         named(&args.objects, namespace)?
     } else {
         let documents = documents(&args.files, namespace).map_err(|error| CommandError {
@@ -85,6 +94,34 @@ pub(crate) async fn delete(client: &Client, args: &DeleteArgs) -> Outcome {
         }
     }
     failed.map_or(Ok(0), Err)
+}
+
+/// Every object of a kind in a namespace, but for what nobody wrote: that goes with its programs.
+async fn all(
+    client: &Client,
+    words: &[String],
+    namespace: &str,
+) -> Result<Vec<Named>, CommandError> {
+    let [kind] = words else {
+        let error = CommandError::usage("--all goes with a kind alone");
+        return Err(error.hint("write leno delete KIND --all"));
+    };
+    let kind = kind_of(kind)?;
+    let list = client.get(&path_of(kind, Some(namespace), None)).await?;
+    let written = items(&list, "/items").filter(|of| of.pointer(WRITTEN).is_some());
+    let named = written.map(|object| Named {
+        kind,
+        namespace: namespace.into(),
+        name: text(object, "/metadata/name").into(),
+    });
+    let found: Vec<Named> = named.collect();
+    if found.is_empty() {
+        say!(
+            "nobody wrote any {} in namespace {namespace}",
+            kind.plural()
+        );
+    }
+    Ok(found)
 }
 
 async fn delete_one(

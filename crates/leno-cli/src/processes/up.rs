@@ -119,9 +119,10 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
     }
     start_log(args.log, args.verbose);
     if let Some(joined) = Joined::below(&data) {
-        return Err(CommandError::refused(joined).hint(
-            "leno agent starts its agent; for a mesh of its own, leave that one first: leno leave",
-        ));
+        let leave = leave(&data.join("agent"), &run_dir(args));
+        return Err(CommandError::refused(joined).hint(format!(
+            "leno agent starts its agent; for a mesh of its own, leave that one first: {leave}"
+        )));
     }
     if data.join("store.db").exists() {
         let what = format!(
@@ -378,8 +379,12 @@ fn say_agent(trouble: Option<&str>, kept: &Path, run_dir: &Path) {
     );
 }
 
-/// How a host becomes a member again that the control plane does not know: `kept` is where its membership is.
-fn anew(kept: &Path, run_dir: &Path) -> String {
+fn run_dir(args: &UpArgs) -> PathBuf {
+    args.run_dir.clone().unwrap_or_else(places::run_dir)
+}
+
+/// The command that gives up a membership, where it is kept.
+fn leave(kept: &Path, run_dir: &Path) -> String {
     let data = match kept == places::data_dir().join("agent") {
         true => String::new(),
         false => format!(" --data-dir {}", kept.display()),
@@ -388,8 +393,14 @@ fn anew(kept: &Path, run_dir: &Path) -> String {
         true => String::new(),
         false => format!(" --run-dir {}", run_dir.display()),
     };
+    format!("leno leave{data}{run}")
+}
+
+/// How a host becomes a member again that the control plane does not know: `kept` is where its membership is.
+fn anew(kept: &Path, run_dir: &Path) -> String {
+    let leave = leave(kept, run_dir);
     format!(
-        "end leno up, give up what this host was before (leno leave{data}{run}), and start leno up again: it is a member anew"
+        "end leno up, give up what this host was before ({leave}), and start leno up again: it is a member anew"
     )
 }
 

@@ -13,6 +13,9 @@ use crate::{commands::check::Check, view};
 /// Longest line, on however wide a terminal.
 const WIDEST: usize = 100;
 
+/// A shorter word is no beginning of an id.
+const SHORTEST_ID: usize = 4;
+
 /// What there is a page of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Topic {
@@ -21,9 +24,10 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    /// What a word means. Codes such as `DC` may begin an id, too: ids are written small.
+    /// What a word means. What is as long as the beginning of an id, and could be one, is a code only as codes are
+    /// written: large.
     pub(super) fn of(word: &str) -> Option<Self> {
-        let is_id = word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_id = word.len() >= SHORTEST_ID && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_code =
             |of: &&Refusal| of.code() == word || (!is_id && of.code().eq_ignore_ascii_case(word));
         let refusal = Refusal::ALL.iter().find(is_code);
@@ -255,7 +259,8 @@ mod tests {
         assert_eq!(refusal("RBAC"), Some("RBAC"));
         assert_eq!(refusal("rbac"), Some("RBAC"));
         assert_eq!(refusal("DC"), Some("DC"));
-        assert_eq!(refusal("dc"), None, "so an id may begin");
+        assert_eq!(refusal("dc"), Some("DC"), "too short for an id");
+        assert_eq!(refusal("dcdc"), None);
         for check in Check::ALL {
             assert_eq!(Topic::of(check.id()), Some(Topic::Check(*check)));
             assert!(Topic::Check(*check).lines().len() >= 3, "{check:?}");
