@@ -17,6 +17,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
+use futures_util::FutureExt;
 use http::Request;
 use hyper::{
     body::Incoming,
@@ -401,9 +402,8 @@ struct LocalExecutor(Scope);
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, work: F) {
-        let started = self.0.spawn("http2-stream", async move {
-            work.await;
-        });
+        // Not an async block, which would hold the work twice.
+        let started = self.0.spawn("http2-stream", work.map(drop));
         if let Err(error) = started {
             // The stream is dropped, and its peer sees a reset.
             tracing::warn!(%error, "a stream was refused");

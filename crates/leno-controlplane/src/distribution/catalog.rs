@@ -25,13 +25,13 @@ pub struct Resource {
 }
 
 impl Resource {
-    fn new(name: &str, body: Arc<[u8]>) -> Self {
+    fn new(name: Arc<str>, body: Arc<[u8]>) -> Self {
         let digest = digest::digest(&digest::SHA256, &body);
         // 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one name.
         let bytes = digest.as_ref().iter().take(12);
         let version: String = bytes.map(|byte| format!("{byte:02x}")).collect();
         Self {
-            name: name.into(),
+            name,
             version: version.into(),
             body,
             nobody: false,
@@ -68,7 +68,7 @@ impl Catalog {
         let key = (kind, Arc::clone(&name));
         let changed = match body {
             Some(body) => {
-                let resource = Resource::new(&name, body);
+                let resource = Resource::new(Arc::clone(&name), body);
                 let same = self
                     .resources
                     .get(&key)
