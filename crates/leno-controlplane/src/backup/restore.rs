@@ -281,7 +281,8 @@ fn people(store: &SqliteStore, mesh: &MeshName, now: u64) -> Result<Vec<Write>, 
 }
 
 /// Revokes whom the state before had revoked, in the mesh of the same root. Who had joined again since the backup keeps
-/// what that gave: a copy of what it was before would count again otherwise, with all that it was allowed.
+/// what that gave: a copy of what it was before would count again otherwise, with all that it was allowed. Of the others
+/// it is known when they renewed last: whose certificate is good is not taken for gone.
 fn hosts(
     store: &SqliteStore,
     mesh: &MeshName,
@@ -299,17 +300,19 @@ fn hosts(
         let Some(was) = known.get(&agent.name) else {
             return false;
         };
-        let revoked = was.revoked && !agent.revoked;
+        let backed_up = agent.clone();
         let again = was.created > agent.created;
-        agent.revoked |= was.revoked;
         if again {
-            agent.created = was.created;
-            agent.scope = was.scope.clone();
-            agent.token.clone_from(&was.token);
+            // Of an earlier host of this name nothing counts, not even that it was revoked.
+            agent.clone_from(was);
+        } else {
+            agent.revoked |= was.revoked;
+            agent.renewed = agent.renewed.max(was.renewed);
         }
+        let revoked = agent.revoked && !backed_up.revoked;
         restored.still_revoked += usize::from(revoked);
-        restored.joined_again += usize::from(again && !revoked);
-        revoked || again
+        restored.joined_again += usize::from(again && !agent.revoked);
+        *agent != backed_up
     })
 }
 

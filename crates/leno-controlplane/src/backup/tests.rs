@@ -314,6 +314,46 @@ async fn who_joined_again_and_which_mesh_was_removed_is_not_forgotten() {
 }
 
 #[tokio::test]
+async fn the_newer_record_of_a_host_counts() {
+    const DAY: u64 = 24 * 3600;
+    let place = Place::new();
+    let store = place.open();
+    let host = |name: &str, created: u64, renewed: u64, revoked: bool| {
+        let record = serde_json::json!({
+            "name": name, "scope": {}, "token": "t", "created": created, "renewed": renewed, "revoked": revoked,
+        });
+        put(AGENTS, name, record)
+    };
+    let month_ago = NOW - 31 * DAY;
+    let writes = vec![
+        host("a", month_ago, month_ago, true),
+        host("b", month_ago, month_ago, false),
+        host("c", month_ago, month_ago, true),
+    ];
+    store.commit(writes).await.unwrap();
+    let backup = place.backup(&store);
+    // The name of one that was revoked is another's; one renewed all the time; one joined again, and was revoked again.
+    let writes = vec![
+        host("a", NOW - DAY, NOW - DAY, false),
+        host("b", month_ago, NOW - DAY, false),
+        host("c", NOW - DAY, NOW - DAY, true),
+    ];
+    store.commit(writes).await.unwrap();
+    drop(store);
+    let restored = place.restore(&backup).await.unwrap();
+    assert_eq!((restored.joined_again, restored.still_revoked), (1, 0));
+    let store = place.open();
+    let read = |name: &str| -> AgentRecord {
+        let entry = store.get(&key(AGENTS, name)).unwrap().unwrap();
+        serde_json::from_slice(&entry.value).unwrap()
+    };
+    assert!(!read("a").revoked, "who was revoked was another");
+    assert!(!read("a").is_over(NOW) && !read("b").is_over(NOW));
+    assert_eq!(read("b").created, month_ago);
+    assert!(read("c").revoked);
+}
+
+#[tokio::test]
 async fn a_link_to_the_state_stays_one() {
     let place = Place::new();
     let store = place.open();
