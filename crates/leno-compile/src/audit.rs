@@ -39,7 +39,7 @@ impl Compiler {
             let view = View::fresh(&self.known);
             let output = compile(&view, &self.hostnames, &key);
             let kept = output.as_ref().map(Kept::from);
-            if self.outputs.get(&key) == kept.as_ref() {
+            if self.kept(&key) == kept.as_ref() {
                 self.mend_hostnames(&key, &mut audit);
                 continue;
             }

@@ -7,12 +7,13 @@ use std::{
 };
 
 use leno_config::Kind;
-use leno_ir::{Destination, Provenance, ResourceName};
-use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain};
+use leno_ir::{Feature, ResourceName};
+use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain, WorkloadUid};
 
 use crate::{
     Condition, EffectiveService, GeneratorNames, GivenNames, Input, Kept, Key, MAX_GENERATORS,
     Output, Services, authentication, conditions, destination,
+    entry::Entry,
     graph::Graph,
     hostnames::{self, Hostnames},
     index::{of_namespace, remove},
@@ -50,7 +51,7 @@ pub struct Compiler {
     pub(crate) service_reads: Graph<ServiceName>,
     pub(crate) hostnames: Hostnames,
     pub(crate) hostname_reads: Graph<ServiceName>,
-    pub(crate) outputs: BTreeMap<Key, Kept>,
+    pub(crate) outputs: BTreeMap<Key, Entry>,
     pub(crate) output_reads: Graph<Key>,
     /// Services by virtual address; of several that claim one, the first by name has it.
     vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
@@ -101,7 +102,8 @@ impl Compiler {
             self.output_reads.record(&key, reads.unwrap_or_default());
             self.count(&key);
             let kept = output.as_ref().map(Kept::from);
-            if self.outputs.get(&key) == kept.as_ref() {
+            debug_assert_eq!(kept.as_ref().and_then(Kept::output), output);
+            if self.kept(&key) == kept.as_ref() {
                 continue;
             }
             self.replace(&key, output.as_ref(), kept);
@@ -172,28 +174,32 @@ impl Compiler {
 
     /// Keeps an output, and what is found through it.
     pub(crate) fn replace(&mut self, key: &Key, output: Option<&Output>, kept: Option<Kept>) {
-        let before = match kept {
-            Some(kept) => self.outputs.insert(key.clone(), kept),
-            None => self.outputs.remove(key),
-        };
-        if let Some(before) = before.and_then(|before| before.output()) {
-            for object in objects(&before) {
-                remove(&mut self.carriers, &object, key);
-                self.changed_objects.insert(object);
+        if let Some(before) = self.outputs.remove(key) {
+            for object in before.objects() {
+                remove(&mut self.carriers, object, key);
+                self.changed_objects.insert(object.clone());
             }
-            for (vip, name) in vips(&before) {
-                remove(&mut self.vips, vip, name);
+            if let Key::Destination(name) = key {
+                for vip in before.vips() {
+                    remove(&mut self.vips, vip, name);
+                }
             }
         }
-        if let Some(after) = output {
-            for object in objects(after) {
-                self.changed_objects.insert(object.clone());
-                self.carriers.entry(object).or_default().insert(key.clone());
-            }
-            for (vip, name) in vips(after) {
+        let (Some(output), Some(kept)) = (output, kept) else {
+            return;
+        };
+        let after = Entry::new(output, kept);
+        for object in after.objects() {
+            self.changed_objects.insert(object.clone());
+            let carriers = self.carriers.entry(object.clone()).or_default();
+            carriers.insert(key.clone());
+        }
+        if let Key::Destination(name) = key {
+            for vip in after.vips() {
                 self.vips.entry(*vip).or_default().insert(name.clone());
             }
         }
+        self.outputs.insert(key.clone(), after);
     }
 
     /// What a key means now.
@@ -205,17 +211,24 @@ impl Compiler {
     /// The same as it is kept, and sent.
     #[must_use]
     pub fn kept(&self, key: &Key) -> Option<&Kept> {
-        self.outputs.get(key)
+        self.outputs.get(key).map(|entry| &entry.kept)
     }
 
     fn output(&self, key: &Key) -> Option<Output> {
-        self.outputs.get(key)?.output()
+        self.kept(key)?.output()
+    }
+
+    /// The features without which a proxy must let nobody in at a workload.
+    #[must_use]
+    pub fn needs(&self, uid: WorkloadUid) -> &[Feature] {
+        let entry = self.outputs.get(&Key::OwnWorkload(uid));
+        entry.map_or(&[], Entry::needs)
     }
 
     /// Every key there is, with its output.
     pub fn outputs(&self) -> impl Iterator<Item = (&Key, Output)> {
         let all = self.outputs.iter();
-        all.filter_map(|(key, kept)| Some((key, kept.output()?)))
+        all.filter_map(|(key, entry)| Some((key, entry.kept.output()?)))
     }
 
     /// Compiles everything afresh, with nothing kept from before: what tests compare with.
@@ -270,11 +283,11 @@ impl Compiler {
     /// The other names of what a key means: the addresses by which it is found.
     #[must_use]
     pub fn aliases(&self, key: &Key) -> Vec<ResourceName> {
-        let addresses = match (key, self.output(key)) {
-            (Key::Destination(name), Some(output)) => {
-                let own = vips(&output)
-                    .filter(|(vip, _)| self.vips.get(vip).and_then(BTreeSet::first) == Some(name));
-                own.map(|(vip, _)| *vip).collect()
+        let addresses: Vec<IpAddr> = match (key, self.outputs.get(key)) {
+            (Key::Destination(name), Some(entry)) => {
+                let first = |vip: &IpAddr| self.vips.get(vip).and_then(BTreeSet::first);
+                let own = entry.vips().iter().copied();
+                own.filter(|vip| first(vip) == Some(name)).collect()
             }
             (Key::Host(address), Some(_)) if !self.vips.contains_key(address) => vec![*address],
             _ => Vec::new(),
@@ -353,9 +366,8 @@ impl Compiler {
 
     /// The objects whose rules the output of a key carries.
     #[must_use]
-    pub fn carried(&self, key: &Key) -> BTreeSet<(Kind, ServiceName)> {
-        let output = self.output(key);
-        output.map_or_else(BTreeSet::new, |output| objects(&output))
+    pub fn carried(&self, key: &Key) -> &[(Kind, ServiceName)] {
+        self.outputs.get(key).map_or(&[], Entry::objects)
     }
 
     /// The keys whose outputs carry rules of an object; for a service, its own.
@@ -414,8 +426,9 @@ impl Services for Compiler {
         };
         let mut ports = BTreeSet::new();
         for endpoint in &endpoints.endpoints {
-            if let Some(Output::OwnWorkload(own)) = self.output(&Key::OwnWorkload(endpoint.uid)) {
-                ports.extend(own.ports.iter().map(|port| port.port));
+            if let Some(member) = self.known.workload(endpoint.uid) {
+                let of_program = member.record.ports.iter();
+                ports.extend(of_program.map(|port| port.workload_port));
             }
         }
         ports
@@ -448,43 +461,4 @@ pub(crate) fn compile(view: &View<'_>, hostnames: &Hostnames, key: &Key) -> Opti
         Key::Endpoints(name) => service::endpoints(view, name).map(Output::Endpoints),
         Key::OwnWorkload(uid) => workload::own(view, *uid).map(Output::OwnWorkload),
     }
-}
-
-/// The objects whose rules an output carries.
-fn objects(output: &Output) -> BTreeSet<(Kind, ObjectName)> {
-    let object = |kind: Kind, of: &Provenance| {
-        let namespace = of.namespace.parse().ok()?;
-        let name = of.name.parse().ok()?;
-        Some((kind, ObjectName::new(namespace, name)))
-    };
-    match output {
-        Output::Destination(Destination::Service(service)) => service
-            .routes
-            .iter()
-            .filter_map(|route| object(Kind::HttpRoute, &route.provenance))
-            .collect(),
-        Output::OwnWorkload(workload) => {
-            let rules = workload.access.iter().map(|rule| &rule.provenance);
-            let rules = rules.filter_map(|of| object(Kind::AccessPolicy, of));
-            let ports = workload.ports.iter().filter_map(|port| port.mtls.as_ref());
-            let modes = ports.chain([&workload.mtls]);
-            let modes = modes.filter_map(|mtls| mtls.provenance.as_ref());
-            let modes = modes.filter_map(|of| object(Kind::AuthenticationPolicy, of));
-            rules.chain(modes).collect()
-        }
-        Output::Destination(Destination::Host(_) | Destination::Hostname(_))
-        | Output::Endpoints(_)
-        | Output::Mesh(_) => BTreeSet::new(),
-    }
-}
-
-/// The virtual addresses that an output gives to a service.
-fn vips(output: &Output) -> impl Iterator<Item = (&IpAddr, &ServiceName)> {
-    let service = match output {
-        Output::Destination(Destination::Service(service)) => Some(service),
-        _ => None,
-    };
-    service
-        .into_iter()
-        .flat_map(|service| service.vips.iter().map(move |vip| (vip, &service.name)))
 }

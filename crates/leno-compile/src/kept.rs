@@ -1,6 +1,6 @@
 //! An output as it is kept: the very bytes that proxies are sent, a fifth of what it takes to hold it in parts.
 //!
-//! A mesh has some for each of its workloads, and between two changes nobody looks into them.
+//! A mesh has some for each of its workloads, and what is asked of them often stands beside them (`entry`).
 //! Invariant: two are equal exactly where the outputs are, as encoding is deterministic and gives back what it was given.
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod authentication;
 mod compiler;
 mod conditions;
 mod destination;
+mod entry;
 mod foreseen;
 mod graph;
 mod hostnames;

@@ -79,11 +79,6 @@ fn ports(
             }
         }
     }
-    // There is one for each of tens of thousands of workloads: none keeps room for what does not come.
-    for port in &mut ports {
-        port.services.shrink_to_fit();
-    }
-    ports.shrink_to_fit();
     ports
 }
 

@@ -39,7 +39,7 @@ use crate::{
     vips::{Vip, Vips},
 };
 
-use objects::{derived_service, endpoint_slices, workload_value};
+use objects::{derived_service, endpoint_slices, targets, workload_value};
 use statuses::Statuses;
 
 /// The controller's name in the status of routes.
@@ -68,6 +68,8 @@ struct ShownService {
     /// What somebody wrote.
     applied: Option<Arc<Resource>>,
     endpoints: Option<Kept>,
+    /// Of a service that nobody wrote: the programs' port behind each of its own, where they are of one mind.
+    targets: BTreeMap<u16, u16>,
     /// When it came, as this control plane saw it: after its restart that begins anew.
     since: Arc<str>,
 }
@@ -109,11 +111,16 @@ impl Published {
         };
         let key = (Kind::Service, name.namespace.clone(), name.name.clone());
         let before = self.services.get(&name);
+        let endpoints = mesh.compiler.kept(&Key::Endpoints(name.clone())).cloned();
+        let is_derived = service.origin != Origin::Applied;
+        let of_derived = endpoints.as_ref().filter(|_| is_derived);
+        let found = of_derived.and_then(Kept::output).as_ref().map(targets);
         let shown = ShownService {
             service: Arc::clone(service),
             addresses: mesh.addressed().get(&name).cloned().unwrap_or_default(),
             applied: mesh.objects.get(&key).cloned(),
-            endpoints: mesh.compiler.kept(&Key::Endpoints(name.clone())).cloned(),
+            endpoints,
+            targets: found.unwrap_or_default(),
             since: Arc::clone(before.map_or(now, |before| &before.since)),
         };
         self.services.insert(name, shown);
@@ -183,11 +190,10 @@ impl Published {
     }
 
     fn derived_service(&self, shown: &ShownService) -> Value {
-        let endpoints = shown.endpoints.as_ref().and_then(Kept::output);
         let mut object = derived_service(
             &shown.service,
             &shown.addresses,
-            endpoints.as_ref(),
+            &shown.targets,
             &shown.since,
         );
         if let Some(generated) = self.names.get(&shown.service.name) {

@@ -75,25 +75,29 @@ pub(super) fn workload_value(shown: &ShownWorkload, agent: &ShownAgent) -> Value
     })
 }
 
+/// The programs' port behind each port of a service, where all of them have the same.
+pub(super) fn targets(endpoints: &Output) -> BTreeMap<u16, u16> {
+    let mut all: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+    if let Output::Endpoints(endpoints) = endpoints {
+        for port in endpoints.endpoints.iter().flat_map(|of| &of.ports) {
+            let of_port = all.entry(port.service_port).or_default();
+            of_port.insert(port.workload_port);
+        }
+    }
+    let of_one_mind = all.into_iter().filter(|(_, targets)| targets.len() == 1);
+    of_one_mind
+        .filter_map(|(port, targets)| Some((port, targets.into_iter().next()?)))
+        .collect()
+}
+
 pub(super) fn derived_service(
     service: &EffectiveService,
     addresses: &[IpAddr],
-    endpoints: Option<&Output>,
+    targets: &BTreeMap<u16, u16>,
     since: &str,
 ) -> Value {
-    // The port of the programs; where they differ, or there is none, the service's own stands for it.
-    let target = |port: u16| {
-        let Some(Output::Endpoints(endpoints)) = endpoints else {
-            return port;
-        };
-        let of_all = endpoints.endpoints.iter().flat_map(|of| &of.ports);
-        let of_port = of_all.filter(|of| of.service_port == port);
-        let targets: BTreeSet<u16> = of_port.map(|of| of.workload_port).collect();
-        match targets.len() {
-            1 => targets.first().copied().unwrap_or(port),
-            _ => port,
-        }
-    };
+    // Where the programs differ, or there is none, the service's own port stands for theirs.
+    let target = |port: u16| targets.get(&port).copied().unwrap_or(port);
     let mut families: Vec<&str> = Vec::new();
     for address in addresses {
         let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use leno_compile::{Key, Output};
 use leno_ir::Feature;
 use leno_types::{DnsLabel, WorkloadUid};
 
@@ -164,14 +163,9 @@ impl Mesh {
 
     /// The features that a workload needs and its agent does not know.
     pub(crate) fn lacks(&self, agent: &Agent, uid: WorkloadUid) -> BTreeSet<Feature> {
-        let output = self.compiler.get(&Key::OwnWorkload(uid));
-        let Some(Output::OwnWorkload(own)) = output.as_deref() else {
-            return BTreeSet::new();
-        };
         let knows = |feature: &Feature| agent.features.iter().any(|of| of == feature.name());
-        let mut needs = own.needs();
-        needs.retain(|feature| !knows(feature));
-        needs
+        let needs = self.compiler.needs(uid).iter().copied();
+        needs.filter(|feature| !knows(feature)).collect()
     }
 }
 

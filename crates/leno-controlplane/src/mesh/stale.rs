@@ -86,8 +86,8 @@ impl Mesh {
             }
             Key::Host(_) | Key::OwnWorkload(_) => {}
         }
-        let carried = self.compiler.carried(key).into_iter();
-        let carried = carried.map(|(kind, name)| object(kind, &name));
+        let carried = self.compiler.carried(key).iter();
+        let carried = carried.map(|(kind, name)| object(*kind, name));
         statuses.objects.extend(carried);
     }
 
