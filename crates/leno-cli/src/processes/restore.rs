@@ -120,7 +120,7 @@ fn tell(restored: &Restored, place: &Place) {
     }
     if !restored.revived.is_empty() {
         say!(
-            "⚠ removed since then, and there again with all their members: {} (leno mesh delete)",
+            "⚠ removed since then (or removed and made anew), and now again what they were, with all their members: {} (leno mesh delete)",
             restored.revived.join(", ")
         );
     }

@@ -54,7 +54,8 @@ pub struct Restored {
     pub still_revoked: usize,
     /// Hosts that joined again since the backup: what they had before counts no more.
     pub joined_again: usize,
-    /// Meshes that had been removed since the backup, and are there again with their members.
+    /// Meshes that had been removed since the backup, and are there again with their members: in the place of another of
+    /// the name, where one had been made meanwhile.
     pub revived: Vec<String>,
     /// People of the backup, who may do nothing until they are given a certificate again.
     pub people_ended: usize,
@@ -169,7 +170,8 @@ async fn restore_into(
         let people = people(&store, &mesh, unix(now))?;
         restored.people_ended += people.len();
         writes.extend(ended.into_iter().chain(hosts).chain(people));
-        if before.revision > 0 && !data_dir.join(MESHES).join(mesh.as_str()).exists() {
+        let here = data_dir.join(MESHES).join(mesh.as_str()).exists();
+        if before.revision > 0 && !(here && audit::is_same(&mesh, data_dir, staging)) {
             restored.revived.push(mesh.to_string());
         }
     }

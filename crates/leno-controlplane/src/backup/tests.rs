@@ -291,21 +291,39 @@ async fn who_joined_again_and_which_mesh_was_removed_is_not_forgotten() {
         put(AGENTS, "a", record)
     };
     fs::create_dir_all(place.data.join("meshes/gone")).unwrap();
-    for file in ["root.pem", "root.key"] {
-        fs::write(place.data.join("meshes/gone").join(file), "gone's").unwrap();
-    }
-    let other = Key::new("gone".parse().unwrap(), "services", "", "x");
-    let other_put = Change::put(other.clone(), b"{}".to_vec(), Expect::Any);
-    let writes = vec![joined(5, "wide"), agent("b", false), other_put];
+    let found = |mesh: &str, root: &str| {
+        for file in ["root.pem", "root.key"] {
+            fs::create_dir_all(place.data.join("meshes").join(mesh)).unwrap();
+            fs::write(place.data.join("meshes").join(mesh).join(file), root).unwrap();
+        }
+    };
+    found("gone", "gone's");
+    found("remade", "the first's");
+    let of = |mesh: &str| Key::new(mesh.parse().unwrap(), "services", "", "x");
+    let object = |mesh: &str| Change::put(of(mesh), b"{}".to_vec(), Expect::Any);
+    let writes = vec![
+        joined(5, "wide"),
+        agent("b", false),
+        object("gone"),
+        object("remade"),
+    ];
     store.commit(writes).await.unwrap();
     let backup = place.backup(&store);
-    let writes = vec![joined(9, "narrow"), Change::delete(other, Expect::Any)];
-    store.commit(writes).await.unwrap();
+    let gone = Change::delete(of("gone"), Expect::Any);
+    store.commit(vec![joined(9, "narrow"), gone]).await.unwrap();
     fs::remove_dir_all(place.data.join("meshes/gone")).unwrap();
+    found("remade", "the second's");
     drop(store);
     let restored = place.restore(&backup).await.unwrap();
     assert_eq!((restored.joined_again, restored.still_revoked), (1, 0));
-    assert_eq!(restored.revived, ["gone"]);
+    assert_eq!(restored.revived, ["gone", "remade"]);
+    for (mesh, revived) in [("default", false), ("gone", true), ("remade", true)] {
+        let log = place.data.join("audit").join(mesh).join("changes.ndjson");
+        let line: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(log).unwrap()).unwrap();
+        assert_eq!(line["after"]["revived"], revived, "{line}");
+        assert_eq!(line["after"]["joinedAgain"], 1, "{line}");
+    }
     let entry = place.open().get(&key(AGENTS, "a")).unwrap().unwrap();
     let record: AgentRecord = serde_json::from_slice(&entry.value).unwrap();
     assert_eq!(record.created, 9, "a copy from before counts no more");

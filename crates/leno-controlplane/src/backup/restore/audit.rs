@@ -53,7 +53,7 @@ pub(super) fn keep(
 
 /// Whether the mesh of this name is in the backup and is the one that was here. Where its root was lost it is taken for
 /// it: that is what backups are for.
-fn is_same(mesh: &MeshName, data_dir: &Path, staging: &Path) -> bool {
+pub(super) fn is_same(mesh: &MeshName, data_dir: &Path, staging: &Path) -> bool {
     let root = root_of(data_dir, mesh);
     let there = staging.join(MESHES).join(mesh.as_str()).is_dir();
     there && (root.is_empty() || root == root_of(staging, mesh))
@@ -72,12 +72,18 @@ fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
 
 fn line(mesh: MeshName, before: u64, restored: &Restored) -> AuditLine {
     let Restored {
+        meshes: _,
         created,
+        revision,
         tokens_ended,
         still_revoked,
+        joined_again,
+        revived,
         people_ended,
-        ..
+        replaced: _,
     } = restored;
+    // Of the mesh whose log it is: which others there are is none of its business.
+    let revived = revived.iter().any(|name| *name == mesh.as_str());
     AuditLine {
         who: format!("uid {}", rustix::process::geteuid().as_raw()),
         from: "leno restore".into(),
@@ -91,8 +97,8 @@ fn line(mesh: MeshName, before: u64, restored: &Restored) -> AuditLine {
         before: (before > 0).then(|| json!({"revision": before})),
         after: Some(json!({
             "backup": created, "tokensEnded": tokens_ended, "peopleEnded": people_ended,
-            "stillRevoked": still_revoked,
+            "stillRevoked": still_revoked, "joinedAgain": joined_again, "revived": revived,
         })),
-        outcome: AuditOutcome::Done(restored.revision),
+        outcome: AuditOutcome::Done(*revision),
     }
 }
