@@ -385,15 +385,16 @@ fn unpack(archive: impl Read, staging: &Path) -> Result<Manifest, RestoreError> 
         found.note(name.display().to_string(), entry);
     }
     let manifest: Manifest = manifest.ok_or_else(|| damaged("it says nothing of itself"))?;
-    let told = match said {
-        None if manifest.format == FORMAT => Some("it is cut short".into()),
-        Some(said) if manifest.format == FORMAT => found
+    let told = match (&*manifest.format, said) {
+        // Digests that are there count, whatever else has changed: only those of form 1 may be missing.
+        (FORMAT | UNSUMMED, Some(said)) => found
             .differs(&said)
             .map(|name| format!("{name:?} in it has changed since it was made")),
-        _ if manifest.format == UNSUMMED => None,
-        _ => Some(format!(
-            "it is of form {}, made by Leno {}",
-            manifest.format, manifest.leno
+        (FORMAT, None) => Some("it is cut short".into()),
+        (UNSUMMED, None) => None,
+        (other, _) => Some(format!(
+            "it is of form {other}, made by Leno {}",
+            manifest.leno
         )),
     };
     if let Some(told) = told {

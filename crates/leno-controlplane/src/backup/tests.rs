@@ -254,6 +254,15 @@ async fn a_bit_that_a_disk_changed_is_found() {
             "{at}: {outcome:?}"
         );
     }
+    // One that says to be of the form without digests has them all the same.
+    let mut changed = backup.clone();
+    let form = find(FORMAT.as_bytes());
+    changed[form..form + FORMAT.len()].copy_from_slice(UNSUMMED.as_bytes());
+    let outcome = place.restore(&changed).await;
+    assert!(
+        matches!(outcome, Err(RestoreError::Damaged(_))),
+        "{outcome:?}"
+    );
     assert_eq!(place.open().revision(), 3);
     assert!(place.restore(&backup).await.is_ok());
 }
