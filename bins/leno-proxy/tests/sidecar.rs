@@ -19,6 +19,7 @@ use leno_testkit::{
 
 use outside::{
     a_strict_container_is_reached_in_clear_at_no_port, callers_from_outside_are_let_in,
+    nothing_beyond_the_container_is_reached_through_it,
     nothing_comes_in_before_the_proxy_knows_who_may,
     strict_holds_at_every_address_and_for_what_is_open,
 };
@@ -566,6 +567,7 @@ suite!(
         a_strict_container_is_reached_in_clear_at_no_port,
         strict_holds_at_every_address_and_for_what_is_open,
         nothing_comes_in_before_the_proxy_knows_who_may,
+        nothing_beyond_the_container_is_reached_through_it,
         a_dial_that_comes_back_to_its_own_proxy_is_ended_at_its_first_turn,
         rules_outlive_a_crash_and_nothing_leaves_until_a_successor_takes_over,
         rules_that_another_program_flushed_are_restored_and_said,

@@ -317,7 +317,7 @@ fn the_kernel_has_the_rules_that_were_meant() {
                 iiftype loopback accept
                 meta mark 0x1ee0 accept
                 tcp dport @ports_in accept
-                meta l4proto tcp redirect to :{inbound_port}
+                meta l4proto tcp fib daddr type local redirect to :{inbound_port}
             }}
             chain refuse {{
                 type filter hook output priority 0; policy accept;

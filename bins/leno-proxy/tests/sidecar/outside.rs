@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
 use leno_net::link;
 use leno_testkit::{need, until, until_ok};
 
-use super::{Fixture, SOON, answered};
+use super::{Fixture, SOON, answered, each_connection, say_who};
 
 pub(super) fn callers_from_outside_are_let_in(fixture: &mut Fixture) {
     need!("curl");
@@ -196,4 +196,87 @@ pub(super) fn nothing_comes_in_before_the_proxy_knows_who_may(fixture: &mut Fixt
     until("it takes plaintext again", SOON, || {
         (status(fixture, fixture.pod.v4.into()) == "200").then_some(())
     });
+}
+
+/// Packets that the kernel of the container dropped because they were for others, of both families.
+fn not_forwarded(fixture: &Fixture) -> [u64; 2] {
+    let tables = || {
+        let net = "/proc/thread-self/net";
+        Ok([
+            fs::read_to_string(format!("{net}/snmp"))?,
+            fs::read_to_string(format!("{net}/snmp6"))?,
+        ])
+    };
+    let [v4, v6] = fixture.pod.within(tables).expect("the kernel's counters");
+    let mut ip = v4.lines().filter(|line| line.starts_with("Ip:"));
+    let (names, values) = ip.next().zip(ip.next()).expect("names and values");
+    let v4 = names.split(' ').zip(values.split(' '));
+    let mut v4 = v4.filter(|(name, _)| *name == "InAddrErrors");
+    let mut v6 = v6.lines().filter_map(|line| line.split_once(' '));
+    let v6 = v6.find(|(name, _)| *name == "Ip6InAddrErrors");
+    [v4.next(), v6].map(|of| {
+        of.and_then(|(_, value)| value.trim().parse().ok())
+            .expect("a number")
+    })
+}
+
+pub(super) fn nothing_beyond_the_container_is_reached_through_it(fixture: &mut Fixture) {
+    const PORT: u16 = 9999;
+    let forward = |fixture: &Fixture, on: &str| {
+        let set = || {
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", on)?;
+            fs::write("/proc/sys/net/ipv4/ip_forward", on)
+        };
+        fixture.pod.within(set).expect("settings of the pod");
+    };
+    // A network behind the container, and a neighbour that takes it for a router.
+    let beyond = fixture.mesh.network.add_outside("beyond");
+    each_connection(&beyond, PORT, say_who);
+    let (v4, v6) = (
+        Ipv4Addr::new(10, 99, 0, 1),
+        Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1),
+    );
+    let pod = &fixture.pod;
+    let ways: [(IpAddr, u8, IpAddr, IpAddr); 2] = [
+        (v4.into(), 32, beyond.v4.into(), pod.v4.into()),
+        (v6.into(), 128, beyond.v6.into(), pod.v6.into()),
+    ];
+    for (far, prefix, next, container) in ways {
+        let address = beyond.within(|| link::add_address("lo", far, prefix));
+        let on = pod.within(|| link::add_route((far, prefix), Some(next), None));
+        let through = || link::add_route((far, prefix), Some(container), None);
+        let through = fixture.outside.within(through);
+        address.and(on).and(through).expect("a way there");
+    }
+    let dropped = not_forwarded(fixture);
+    for (far, ..) in ways {
+        let to = SocketAddr::new(far, PORT);
+        let call = || TcpStream::connect_timeout(&to, Duration::from_secs(1));
+        let error = fixture.outside.within(call).expect_err("a relay");
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{to}: {error}");
+    }
+    let now = not_forwarded(fixture);
+    let both = now[0] > dropped[0] && now[1] > dropped[1];
+    assert!(both, "it came to the container: {dropped:?} {now:?}");
+    // A container that is a router on purpose: its kernel forwards, and the proxy sees none of it.
+    forward(fixture, "1");
+    for (far, ..) in ways {
+        let stream = fixture.outside.connect(SocketAddr::new(far, PORT));
+        let mut seen = String::new();
+        let read = stream.expect("a way there").read_to_string(&mut seen);
+        read.expect("a line");
+        let own = match far.is_ipv4() {
+            true => IpAddr::from(fixture.outside.v4),
+            false => fixture.outside.v6.into(),
+        };
+        assert_eq!(seen.trim(), own.to_string(), "its caller is no proxy");
+    }
+    forward(fixture, "0");
+    for (far, prefix, next, container) in ways {
+        let on = pod.within(|| link::delete_route((far, prefix), Some(next), None));
+        let through = || link::delete_route((far, prefix), Some(container), None);
+        on.and(fixture.outside.within(through))
+            .expect("they were there");
+    }
+    fixture.mesh.network.remove("beyond");
 }

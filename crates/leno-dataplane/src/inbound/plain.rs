@@ -6,7 +6,6 @@ use std::{cell::RefCell, io, net::SocketAddr, rc::Rc, time::Instant};
 
 use bytes::BytesMut;
 use leno_http::{Incoming, ServerError};
-use leno_net::link;
 use leno_telemetry::counters::{Counter, Gauge, Limit};
 use leno_types::{AppProtocol, Priority, Refusal, ports};
 use tokio::net::TcpStream;
@@ -106,14 +105,11 @@ async fn connection(
     }
 }
 
-/// Whether a connection in a captured namespace goes past its workload: on to somewhere else, or to a port of which the
-/// mesh knows nothing, for as long as the workload takes plaintext there.
+/// Whether a connection in a captured namespace goes past its workload, to a port of which the mesh knows nothing, for as
+/// long as the workload takes plaintext there.
 fn passes(conn: &Conn) -> Option<Rc<Admission>> {
     let info = conn.local.info()?;
-    let (ip, port) = (conn.at.ip(), conn.at.port());
-    if !info.own.addresses.contains(&ip) && link::is_elsewhere(ip) {
-        return Some(Admission::past(port, &conn.stop));
-    }
+    let port = conn.at.port();
     if info.port(port).is_some() || super::judge_plaintext(&info, port).is_err() {
         return None;
     }

@@ -229,7 +229,7 @@ fn refused(table: &str, error: io::Error) -> NetError {
         Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT) => {
             NetError::Unsupported {
                 what,
-                advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct (with connection marks and zones where source addresses are preserved) and, for programs on the host's network, nft_socket",
+                advice: "it needs nf_tables with nft_chain_nat, nft_redir, nft_reject_inet, nft_ct (with connection marks and zones where source addresses are preserved), for a whole namespace nft_fib_inet and, for programs on the host's network, nft_socket",
                 source: error,
             }
         }

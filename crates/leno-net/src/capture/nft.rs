@@ -43,6 +43,11 @@ const CT_ZONE: u32 = 17;
 /// `IP_CT_DIR_ORIGINAL`.
 const CT_ORIGINAL: u8 = 0;
 const SOCKET_CGROUPV2: u32 = 3;
+/// `NFT_FIB_RESULT_ADDRTYPE` and `NFTA_FIB_F_DADDR`.
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_DESTINATION: u32 = 2;
+/// `RTN_LOCAL`.
+const TYPE_LOCAL: u32 = 2;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const EQUAL: u32 = 0;
@@ -421,6 +426,16 @@ impl Rule<'_, '_> {
     /// The packet came in by loopback.
     pub(super) fn by_loopback(&mut self) -> &mut Self {
         self.meta(META_IIFTYPE, &ARPHRD_LOOPBACK.to_ne_bytes())
+    }
+
+    /// Its destination is an address of this namespace.
+    pub(super) fn destined_here(&mut self) -> &mut Self {
+        self.expression("fib", |to| {
+            to.u32_be(1, REGISTER);
+            to.u32_be(2, FIB_ADDRESS_TYPE);
+            to.u32_be(3, FIB_DESTINATION);
+        });
+        self.compare(EQUAL, &TYPE_LOCAL.to_ne_bytes())
     }
 
     /// It belongs to a connection, or is an error about one, that was let through before.

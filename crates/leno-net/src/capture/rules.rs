@@ -108,8 +108,11 @@ impl WholeNamespace {
         table.rule(INBOUND, |rule| {
             rule.protocol(TCP).port_in("ports_in").accept()
         });
+        // What somebody routes through here to another address goes where the kernel sends it: the proxy relays nothing.
         table.rule(INBOUND, |rule| {
-            rule.protocol(TCP).redirect(self.inbound_port)
+            rule.protocol(TCP)
+                .destined_here()
+                .redirect(self.inbound_port)
         });
 
         table.base_chain(REFUSE, Hook::FilterOutput);

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 pub use marked::{deliver_marked_here, end_marked_delivery};
-pub use route::{add_local_default, add_route, delete_route, has_route_to, is_elsewhere, is_local};
+pub use route::{add_local_default, add_route, delete_route, has_route_to, is_local};
 
 use crate::netlink::{
     ACK, Attributes, Batch, CREATE, DUMP, EXCLUSIVE, Netlink, ROUTE, attribute, errno, u32_at,

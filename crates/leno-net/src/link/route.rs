@@ -113,12 +113,6 @@ pub fn is_local(ip: IpAddr) -> bool {
     matches!(route_type(ip), Ok(Some(TYPE_LOCAL)))
 }
 
-/// Whether a packet to `ip` would be sent on to somewhere else; not where that cannot be told.
-#[must_use]
-pub fn is_elsewhere(ip: IpAddr) -> bool {
-    matches!(route_type(ip), Ok(Some(TYPE_UNICAST)))
-}
-
 fn route_type(ip: IpAddr) -> io::Result<Option<u8>> {
     let length = if ip.is_ipv4() { 32 } else { 128 };
     let header = route_header(family(ip), length, 0, 0, 0);
