@@ -30,7 +30,7 @@ use crate::{
 const QUEUE: usize = 4_096;
 /// Jobs done before what they made due.
 const BATCH: usize = 512;
-/// Changes taken in before what they made due is done, and whoever else is ready is served.
+/// Changes taken in before the jobs that wait, and what all of them made due.
 const CHANGES: usize = 128;
 /// How often time passes.
 const TICK: Duration = Duration::from_millis(250);
@@ -318,7 +318,9 @@ impl Core {
         for mesh in self.meshes.values_mut() {
             mesh.revision = change.revision();
         }
-        if let Some(mesh) = self.meshes.get_mut(&change.key().mesh) {
+        let mesh = self.meshes.get_mut(&change.key().mesh);
+        // A job may make a mesh while changes of an earlier one of its name are still to be taken in.
+        if let Some(mesh) = mesh.filter(|mesh| change.revision() > mesh.settings.begins) {
             mesh.change(change);
         }
     }
@@ -355,6 +357,18 @@ fn acceptor_of(
 /// What waits to be done.
 pub(crate) struct Jobs(mpsc::Receiver<Job>);
 
+impl Jobs {
+    /// Runs those that wait.
+    fn run(&mut self, core: &mut Core) {
+        for _ in 0..BATCH {
+            match self.0.try_recv() {
+                Ok(job) => job(core),
+                Err(_) => break,
+            }
+        }
+    }
+}
+
 /// Ready at `due`.
 async fn until(due: Option<Instant>) {
     match due {
@@ -387,12 +401,7 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
             change = watch.next() => change.map(|change| core.change(&change)),
             Some(job) = jobs.0.recv() => {
                 job(&mut core);
-                for _ in 0..BATCH {
-                    match jobs.0.try_recv() {
-                        Ok(job) => job(&mut core),
-                        Err(_) => break,
-                    }
-                }
+                jobs.run(&mut core);
                 Ok(())
             }
         };
@@ -410,9 +419,13 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
                 }
             }
         }
+        // A large batch of one mesh, which would be taken in first: jobs, requests and sockets of others come between.
+        let more = matches!(more, Ok(true));
+        if more {
+            jobs.run(&mut core);
+        }
         core.flush();
-        if matches!(more, Ok(true)) {
-            // A large batch of one mesh: requests, sockets and jobs of others come between.
+        if more {
             tokio::task::yield_now().await;
         }
     }
@@ -422,4 +435,69 @@ pub(crate) async fn run(mut core: Core, mut jobs: Jobs, stop: Stop) {
     let rest = core.behind.rest();
     core.behind
         .done(behind::write(&*core.store, rest).await, core.clock.uptime());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    #![allow(
+        clippy::disallowed_methods,
+        reason = "a test owns its tasks by a LocalSet"
+    )]
+
+    use leno_api::SystemEnvironment;
+    use leno_store::{Expect, Key, Options, SqliteStore, Write};
+
+    use super::*;
+    use crate::simulation::{Look, Plane};
+
+    async fn look(plane: &Plane, mesh: &MeshName) -> Look {
+        plane.look(mesh, false).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_job_waits_for_no_more_than_a_piece_of_a_large_batch() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let store = Arc::new(SqliteStore::open(&path, Options::default()).unwrap());
+        let meshes: Vec<MeshName> = vec!["default".parse().unwrap(), "shop".parse().unwrap()];
+        let (plane, running) = Plane::open(
+            &meshes,
+            directory.path(),
+            store.clone(),
+            Arc::new(Machine),
+            Arc::new(SystemEnvironment),
+            Stop::new(),
+        )
+        .await
+        .unwrap();
+        let tasks = tokio::task::LocalSet::new();
+        tasks.spawn_local(running.run());
+        tasks
+            .run_until(async {
+                let before = look(&plane, &meshes[0]).await.revision;
+                let write = |number: usize| {
+                    let name = format!("s{number}");
+                    let key = Key::new(meshes[1].clone(), "services", "default", name);
+                    Write::put(key, b"{}".to_vec(), Expect::Absent)
+                };
+                let writes = (0..8 * CHANGES).map(write).collect();
+                // While this waits, nothing is taken in.
+                let written = std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build();
+                    runtime.unwrap().block_on(store.commit(writes)).unwrap()
+                });
+                let head = written.join().unwrap();
+                let taken_in = look(&plane, &meshes[0]).await.revision - before;
+                assert!(taken_in <= 3 * CHANGES as u64, "{taken_in} changes first");
+                // Nothing of it is lost, and nothing is taken in twice.
+                let mut seen = 0;
+                while seen < head {
+                    seen = look(&plane, &meshes[0]).await.revision;
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(seen, head);
+            })
+            .await;
+    }
 }

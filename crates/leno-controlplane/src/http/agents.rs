@@ -14,9 +14,13 @@ use axum::{
 use http::StatusCode;
 use leno_api::Access;
 use leno_store::{Expect, StoreError};
-use leno_types::{DnsLabel, HostPort};
+use leno_types::{DnsLabel, HostPort, MeshName};
+use tokio::sync::oneshot;
 
-use super::{Answer, Context, Problem, Who, local_only, may, parse, read_csr, shown, success};
+use super::{
+    Answer, Context, Problem, Who, local_only, may, parse, read_csr, shown, success,
+    users::IN_FORCE,
+};
 use crate::{
     documents::{AgentInfo, LocalAgentRequest, LocalAgentResponse},
     grpc::Connection,
@@ -58,7 +62,7 @@ pub(super) async fn list(
     Ok(Json(records.map(info).collect()))
 }
 
-/// Lets an agent's certificate count no more.
+/// Lets an agent's certificate count no more, from the answer on.
 pub(super) async fn revoke(
     State(context): State<Context>,
     Path((mesh, name)): Path<(String, String)>,
@@ -86,7 +90,7 @@ pub(super) async fn revoke(
         match context.store(change, vec![write]).await {
             Err(StoreError::Conflict { .. }) => {}
             written => {
-                written?;
+                context.taken_in(&mesh, written?).await?;
                 tracing::info!(agent = %name, %mesh, "an agent is revoked");
                 return Ok(Json(success()));
             }
@@ -94,6 +98,29 @@ pub(super) async fn revoke(
     }
     let message = format!("{name} is written by others all the time: try again");
     Err(Problem::conflict(message))
+}
+
+impl Context {
+    /// Waits until agents are judged by what was stored at a revision, and proxies are told.
+    async fn taken_in(&self, mesh: &MeshName, revision: u64) -> Answer<()> {
+        let (told, shown) = oneshot::channel();
+        let asked = self.on_mesh(mesh.clone(), move |mesh, _| {
+            mesh.tell_when_shown(revision, told);
+        });
+        let taken_in = async {
+            asked.await?;
+            // Who is not told learns that the control plane ends, or the mesh is gone.
+            let _ending = shown.await;
+            Ok(())
+        };
+        match tokio::time::timeout(IN_FORCE, taken_in).await {
+            Ok(taken_in) => taken_in,
+            Err(_) => {
+                tracing::warn!(%mesh, "a revocation is not in force yet: there is too much to do");
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Makes the control plane's own machine a member, without a token.

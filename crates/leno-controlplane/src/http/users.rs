@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A change of roles is in force within this, once it is stored.
-const IN_FORCE: Duration = Duration::from_secs(5);
+pub(super) const IN_FORCE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -195,8 +195,12 @@ impl Mesh {
         };
         record.revision = Some(entry.revision);
         if let Ok(name) = record.name.parse::<DnsLabel>() {
-            // Where it is may still be on its way to the store, or somebody else's write was faster.
             let known = self.known_agents.get(&name);
+            // It joined again, which was noted before what is older was taken in.
+            if known.is_some_and(|known| known.revision > record.revision) {
+                return;
+            }
+            // Where it is may still be on its way to the store, or somebody else's write was faster.
             let same =
                 |of: &AgentRecord| of.places == record.places && of.stopped == record.stopped;
             if let Some(known) = known.filter(|known| !same(known)) {
