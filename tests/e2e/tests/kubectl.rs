@@ -266,8 +266,9 @@ fn who_would_be_cut_off_is_told_before_and_when_it_is_written(fixture: &mut Fixt
         until("a dry run tells of the caller", SOON, || {
             let mut wire = fixture.friend.connect("storefront", 80);
             wire.send("GET / HTTP/1.1\r\nhost: storefront\r\nconnection: close\r\n\r\n");
-            assert_eq!(wire.message().status(), 200);
-            tells(&run(&["apply", "--dry-run=server", "-f", &deny])).then_some(())
+            // The policy that the other kubectl deleted may still be in force at the proxy.
+            let served = wire.message().status() == 200;
+            (served && tells(&run(&["apply", "--dry-run=server", "-f", &deny]))).then_some(())
         });
         assert!(!tells(&run(&["apply", "-f", &allow])), "friend stays");
         assert!(tells(&run(&["apply", "-f", &other])), "friend loses");
