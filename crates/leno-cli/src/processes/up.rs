@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Args;
-use leno_agent::{Membership, RunUser};
+use leno_agent::{Membership, RunUser, protocol::Trouble};
 use leno_controlplane::Bound;
 use leno_runtime::{Readiness, Scope, Stop, block_on_local, spawn_thread_local};
 use leno_tls::{PrivateKey, TrustBundle, WorkloadCertificate};
@@ -36,6 +36,8 @@ use crate::{
 /// Within this an agent has met the control plane of its own process, or something is wrong.
 const CONNECTED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
+/// How long one answer of its own may take.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// Start a mesh on this machine: a control plane and an agent. Ctrl-C ends both, and so does leno down.
 #[derive(Debug, Args)]
@@ -151,6 +153,7 @@ pub(crate) fn up(args: &UpArgs) -> Outcome {
         run_dir: agent.run_dir.clone(),
         ready: false,
         trouble: String::new(),
+        hint: String::new(),
     };
     let up = Up {
         local: local_address(&control_plane.listen),
@@ -242,10 +245,13 @@ impl Up {
         let is_ready = stop.run_until_stopped(ready.wait_ready()).await.is_some();
         if is_ready {
             let trouble = stop.run_until_stopped(trouble(&run_dir)).await.flatten();
-            say_agent(trouble.as_deref(), &kept, &run_dir);
+            let trouble = trouble.map(|of| (next(&of, &kept, &run_dir), of.what));
+            say_agent(trouble.as_ref(), &run_dir);
+            let (hint, trouble) = trouble.unwrap_or_default();
             tell(Note {
                 ready: true,
-                trouble: trouble.unwrap_or_default(),
+                trouble,
+                hint,
                 ..note
             });
         }
@@ -351,27 +357,39 @@ fn say_control_plane(note: &Note) {
 
 /// What keeps the agent from a control plane that runs in the same process: it may have been a member of another mesh
 /// of that name, or have been revoked.
-async fn trouble(run_dir: &Path) -> Option<String> {
+async fn trouble(run_dir: &Path) -> Option<Trouble> {
     let socket = run_dir.join("agent.sock");
     let begun = Instant::now();
     loop {
-        let trouble = match host_of(&socket).await {
+        let asked = tokio::time::timeout(ANSWERS, host_of(&socket)).await;
+        let trouble = match asked.ok().flatten() {
             Some(host) => Some(host.trouble?),
             None => None,
         };
         let lasts = trouble.as_ref().is_some_and(|trouble| trouble.lasting);
         if lasts || begun.elapsed() > CONNECTED {
-            let what = trouble.map(|trouble| trouble.what);
-            return Some(what.unwrap_or_else(|| "it does not answer".into()));
+            let slow = || Trouble {
+                what: format!("it does not answer after {} s", CONNECTED.as_secs()),
+                hint: String::new(),
+                lasting: false,
+            };
+            return Some(trouble.unwrap_or_else(slow));
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn say_agent(trouble: Option<&str>, kept: &Path, run_dir: &Path) {
-    if let Some(trouble) = trouble {
-        let anew = anew(kept, run_dir);
-        return say!("⚠ the agent runs, but not in the mesh: {trouble}\n  {anew}");
+/// What to do about an agent's trouble: only one that lasts is worth a membership.
+fn next(trouble: &Trouble, kept: &Path, run_dir: &Path) -> String {
+    match trouble.lasting {
+        true => anew(kept, run_dir),
+        false => "it goes on trying: leno status says how it goes".into(),
+    }
+}
+
+fn say_agent(trouble: Option<&(String, String)>, run_dir: &Path) {
+    if let Some((next, trouble)) = trouble {
+        return say!("⚠ the agent runs, but not in the mesh: {trouble}\n  {next}");
     }
     let agent = places::agent_of(run_dir);
     say!(

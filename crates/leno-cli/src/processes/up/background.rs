@@ -55,8 +55,7 @@ pub(crate) async fn detach(data_dir: &Path) -> Outcome {
                     "leno up runs in the background (pid {}), but its agent is not in the mesh: {}",
                     note.pid, note.trouble
                 );
-                return Err(CommandError::failed(what)
-                    .hint(super::anew(&data_dir.join("agent"), &note.run_dir)));
+                return Err(CommandError::failed(what).hint(note.hint));
             }
             say!(
                 "✔ control plane https://{}   ✔ context \"{}\" written   ✔ agent ready\n✔ it runs in the background (pid {}), and logs to {}\nTry: {}leno run -- curl -sS http://NAME/  |  leno token create --service NAME  |  leno down{}",

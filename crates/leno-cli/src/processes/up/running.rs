@@ -36,6 +36,9 @@ pub(crate) struct Note {
     /// What keeps the agent from its control plane all the same; empty for nothing.
     #[serde(default)]
     pub(crate) trouble: String,
+    /// What to do about it.
+    #[serde(default)]
+    pub(crate) hint: String,
 }
 
 /// The lock of a `leno up` that runs.
