@@ -10,7 +10,7 @@ use leno_ir::OwnWorkload;
 use leno_types::{ServiceName, WorkloadUid};
 
 use crate::{
-    Compiler, Input,
+    Compiler, Input, Key,
     known::{Known, ObjectName, Touched},
     view::View,
     workload,
@@ -26,32 +26,40 @@ pub struct Foreseen {
 }
 
 impl Compiler {
-    /// What these workloads would do if the proposed objects stood; not of those that are not there. Inputs that are no
-    /// objects are passed over.
+    /// What those of these workloads that the proposed objects concern would do if they stood, `most` at most, and how
+    /// many more there are. Inputs that are no objects are passed over.
     pub fn foresee(
         &mut self,
         proposed: Vec<Input>,
-        workloads: impl IntoIterator<Item = WorkloadUid>,
-    ) -> Vec<Foreseen> {
+        workloads: &BTreeSet<WorkloadUid>,
+        most: usize,
+    ) -> (Vec<Foreseen>, usize) {
+        let (standing, touched) = self.exchange(proposed);
+        let concerned: Vec<WorkloadUid> = {
+            let dirty = self.output_reads.dirty(&touched.reads);
+            let keys = dirty.into_iter().chain(touched.keys);
+            let uids: BTreeSet<WorkloadUid> = keys
+                .filter_map(|key| match key {
+                    Key::OwnWorkload(uid) => Some(uid),
+                    _ => None,
+                })
+                .collect();
+            uids.intersection(workloads).copied().collect()
+        };
         let own = |known: &Known, uid| workload::own(&View::fresh(known), uid);
-        let now: Vec<OwnWorkload> = workloads
-            .into_iter()
-            .filter_map(|uid| own(&self.known, uid))
-            .collect();
-        let standing = self.exchange(proposed);
-        let foreseen = now.into_iter().filter_map(|now| {
-            let then = own(&self.known, now.uid)?;
+        let looked_at = concerned.iter().take(most);
+        let then: Vec<OwnWorkload> = looked_at.filter_map(|uid| own(&self.known, *uid)).collect();
+        self.exchange(standing);
+        let foreseen = then.into_iter().filter_map(|then| {
+            let now = own(&self.known, then.uid)?;
             Some(Foreseen { now, then })
         });
-        let foreseen = foreseen.collect();
-        self.exchange(standing);
-        foreseen
+        (foreseen.collect(), concerned.len().saturating_sub(most))
     }
 
-    /// Puts objects in their places; gives what was there, the last first.
-    fn exchange(&mut self, objects: Vec<Input>) -> Vec<Input> {
+    /// Puts objects in their places; gives what was there, the last first, and what they touch, of which nobody is told.
+    fn exchange(&mut self, objects: Vec<Input>) -> (Vec<Input>, Touched) {
         let mut standing = Vec::with_capacity(objects.len());
-        // Nobody is told: what they touch is put back before anybody looks.
         let mut untold = Touched::default();
         for object in objects {
             let Input::Object(kind, namespace, name, _) = &object else {
@@ -64,7 +72,7 @@ impl Compiler {
             self.known.set(object, &mut untold);
         }
         standing.reverse();
-        standing
+        (standing, untold)
     }
 
     /// Workloads that serve a name: at most `most` of those registered for it and as many of those that its selector
@@ -162,7 +170,8 @@ mod tests {
         let mut compiler = mesh();
         for step in steps {
             let before = compiler.full();
-            let foreseen = compiler.foresee(vec![step.clone()], [UID]);
+            let (foreseen, more) = compiler.foresee(vec![step.clone()], &BTreeSet::from([UID]), 8);
+            assert_eq!(more, 0);
             assert_eq!(compiler.full(), before, "{step:?}");
             compiler.apply(vec![step.clone()]);
             let told = workload::own(&View::fresh(&compiler.known), UID).unwrap();
@@ -183,11 +192,19 @@ mod tests {
             policy(kind, "mesh", mode("STRICT")),
         ];
         let before = compiler.full();
-        let foreseen = compiler.foresee(twice.to_vec(), [UID]);
+        let uid = BTreeSet::from([UID]);
+        let (foreseen, _) = compiler.foresee(twice.to_vec(), &uid, 8);
         assert_eq!(foreseen[0].then.mtls.mode, MtlsMode::Strict);
         assert_eq!(compiler.full(), before);
         let gone = WorkloadUid::from_bytes([8; 16]);
-        assert!(compiler.foresee(twice.to_vec(), [gone]).is_empty());
+        let gone = BTreeSet::from([gone]);
+        assert_eq!(compiler.foresee(twice.to_vec(), &gone, 8), (Vec::new(), 0));
+        assert_eq!(compiler.foresee(twice.to_vec(), &uid, 0), (Vec::new(), 1));
+        // What is for another is not looked at, however many there are of it.
+        let other =
+            json!({"targetRefs": [{"kind": "Service", "name": "other"}], "action": "Allow"});
+        let other = vec![policy(Kind::AccessPolicy, "other", other)];
+        assert_eq!(compiler.foresee(other, &uid, 8), (Vec::new(), 0));
     }
 
     #[test]

@@ -414,6 +414,13 @@ fn check(seeds: &[(u64, bool)]) -> Result<(), TestCaseError> {
             continue;
         }
         let before = snapshot(&compiler);
+        // To look ahead leaves nothing behind, in no index either: what comes next is compared with a fresh compilation.
+        let workloads = before.keys().filter_map(|key| match key {
+            Key::OwnWorkload(uid) => Some(*uid),
+            _ => None,
+        });
+        let workloads = workloads.collect();
+        drop(compiler.foresee(batch.clone(), &workloads, usize::MAX));
         let changes = compiler.apply(std::mem::take(&mut batch));
         let after = snapshot(&compiler);
         // What it says that changed is what changed, no more and no less.

@@ -19,7 +19,7 @@ use leno_types::{DnsLabel, Identity, ServiceName, WorkloadUid};
 use super::Mesh;
 use crate::telemetry::{OutsideCalls, Served};
 
-/// Workloads that are looked at for one write.
+/// Workloads that are looked at for one write, of those that it concerns and somebody called.
 const MAX_WORKLOADS: usize = 256;
 /// Of the workloads of one service, so many are looked at as callers of a service are concerned: they are told the same.
 const REPLICAS: usize = 4;
@@ -47,10 +47,8 @@ impl Mesh {
             recent.map(|((workload, ..), _)| *workload).collect()
         };
         let called: BTreeSet<WorkloadUid> = callers.keys().copied().chain(outsiders).collect();
-        let unseen = called.len().saturating_sub(MAX_WORKLOADS);
-        let looked_at = called.into_iter().take(MAX_WORKLOADS);
         let proposed: Vec<Input> = proposed.iter().map(input).collect();
-        let foreseen = self.compiler.foresee(proposed, looked_at);
+        let (foreseen, unseen) = self.compiler.foresee(proposed, &called, MAX_WORKLOADS);
         let mut losses = Losses::new();
         for of in &foreseen {
             let called = callers.get(&of.now.uid).map_or(&[][..], Vec::as_slice);
@@ -269,7 +267,7 @@ mod tests {
 
     /// What the ports of web lose by it.
     fn closes(compiler: &mut Compiler, policy: Input) -> Vec<String> {
-        let foreseen = compiler.foresee(vec![policy], [WEB]);
+        let foreseen = compiler.foresee(vec![policy], &BTreeSet::from([WEB]), 8).0;
         foreseen.iter().flat_map(closed).map(|of| of.1).collect()
     }
 
@@ -325,7 +323,7 @@ mod tests {
         };
         let callers = [caller("front"), caller("back"), legacy];
         let mut losses = Losses::new();
-        for of in compiler.foresee(vec![policy], [WEB]) {
+        for of in compiler.foresee(vec![policy], &BTreeSet::from([WEB]), 8).0 {
             denied(&of, &callers, &mut losses);
         }
         let lost = losses.remove("shop/web").unwrap_or_default();
