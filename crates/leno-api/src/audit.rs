@@ -4,7 +4,7 @@
 //! before the answer. Where lines are kept is whoever serves the API's ([`Audit`]).
 //! Invariant: no change of an object is stored without a line.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use leno_types::DnsLabel;
 use serde_json::Value;
@@ -108,7 +108,7 @@ impl AuditLine {
 /// Changes that are about to be stored in one transaction. Dropped without an outcome, they are noted as unsure.
 pub struct Intent {
     audit: Arc<dyn Audit>,
-    lines: VecDeque<AuditLine>,
+    lines: Vec<AuditLine>,
 }
 
 impl Intent {
@@ -117,28 +117,16 @@ impl Intent {
     pub fn new(audit: &Arc<dyn Audit>, lines: Vec<AuditLine>) -> Self {
         Self {
             audit: Arc::clone(audit),
-            lines: lines.into(),
+            lines,
         }
     }
 
-    /// They are stored; the last is of this revision.
+    /// They are stored, the last as this revision: their lines are kept before anything else is done.
     pub fn stored(mut self, last: u64) {
-        self.are_stored(last);
-    }
-
-    /// They are stored, the last of this revision, and still to be noted; whoever is dropped first notes the rest.
-    pub(crate) fn are_stored(&mut self, last: u64) {
         let count = self.lines.len() as u64;
         let first = last.saturating_add(1).saturating_sub(count);
         for (line, revision) in self.lines.iter_mut().zip(first..) {
             line.outcome = AuditOutcome::Done(revision);
-        }
-    }
-
-    /// Notes the next one.
-    pub(crate) fn note_next(&mut self) {
-        if let Some(line) = self.lines.pop_front() {
-            self.audit.account(line);
         }
     }
 
@@ -150,7 +138,7 @@ impl Intent {
 
 impl Drop for Intent {
     fn drop(&mut self) {
-        for line in self.lines.drain(..) {
+        for line in std::mem::take(&mut self.lines) {
             self.audit.account(line);
         }
     }

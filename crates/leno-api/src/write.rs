@@ -418,13 +418,13 @@ pub(crate) async fn store(
         .iter()
         .map(|line| (line.verb.clone(), line.object.clone()))
         .collect();
-    let mut intent = Intent::new(&api.audit, lines);
+    let intent = Intent::new(&api.audit, lines);
     match api.store.commit(writes).await {
         Ok(last) => {
-            intent.are_stored(last);
+            // All in one piece, however many: whoever is killed now leaves no change without a line.
+            intent.stored(last);
             api.counters.changes.fetch_add(count, Ordering::Relaxed);
             for (verb, object) in &told {
-                intent.note_next();
                 log(call, verb, object, last);
                 line.worked(0).await;
             }

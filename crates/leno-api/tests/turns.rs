@@ -9,14 +9,16 @@
 mod common;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
 use common::{JSON, Server, service};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use leno_store::{Expect, Key, Store, Write};
+use leno_api::{Audit, AuditLine, Counters};
+use leno_store::{Expect, Key, Options, Store, Write};
+use leno_types::DnsLabel;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -179,4 +181,38 @@ async fn who_leaves_while_it_waits_gives_its_turn_on() {
     asking.shutdown().await;
     let answer = server.get(ALL).await;
     assert_eq!(answer.body["items"].as_array().unwrap().len(), MANY);
+}
+
+/// After how many turns each line was kept.
+struct Kept(Arc<Counters>, Arc<Mutex<Vec<u64>>>);
+
+impl Audit for Kept {
+    fn ready(&self, _: &DnsLabel, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn note(&self, _: AuditLine) {}
+
+    fn account(&self, _: AuditLine) {
+        let turns = self.0.turns.load(Ordering::Relaxed);
+        self.1.lock().unwrap().push(turns);
+    }
+}
+
+#[tokio::test]
+async fn the_lines_of_a_batch_are_kept_before_anybody_else_has_a_turn() {
+    let kept = Arc::<Mutex<Vec<u64>>>::default();
+    let server = Server::made(Options::default(), |api| {
+        api.audit = Arc::new(Kept(Arc::clone(&api.counters), Arc::clone(&kept)));
+    })
+    .await;
+    let items: Vec<Value> = (0..100).map(|of| service(&format!("b{of}"), 80)).collect();
+    let answer = server
+        .post("/leno/v1/apply", &json!({"items": items}))
+        .await;
+    assert_eq!(answer.code, StatusCode::OK, "{}", answer.body);
+    let mut kept = kept.lock().unwrap().clone();
+    assert_eq!(kept.len(), 100);
+    kept.dedup();
+    assert_eq!(kept.len(), 1, "{kept:?}");
 }

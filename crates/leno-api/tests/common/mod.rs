@@ -174,6 +174,11 @@ impl Server {
     }
 
     pub(crate) async fn with(options: Options, limits: Limits) -> Self {
+        Self::made(options, |api| api.limits = limits).await
+    }
+
+    /// One that differs.
+    pub(crate) async fn made(options: Options, differ: impl FnOnce(&mut Api)) -> Self {
         let directory = TempDir::new().unwrap();
         let store = SqliteStore::open(&directory.path().join("store.db"), options).unwrap();
         let store = Arc::new(store);
@@ -184,7 +189,7 @@ impl Server {
             changes: tokio::sync::watch::Sender::new(0),
         });
         let mut api = Api::new(store.clone(), plane.clone());
-        api.limits = limits;
+        differ(&mut api);
         let counters = Arc::clone(&api.counters);
         let answers = api.answers();
         let router = api
