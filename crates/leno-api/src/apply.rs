@@ -82,7 +82,7 @@ pub(crate) async fn apply(call: &Call<'_>, body: Body) -> Result<Response, ApiEr
         }
         let count = changes.len() as u64;
         let audit = &call.server.api.audit;
-        audit
+        let _begun = audit
             .ready(call.mesh, changes.len())
             .map_err(ApiError::unaudited)?;
         match store(call, &mut line, changes).await {

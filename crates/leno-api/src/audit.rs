@@ -8,21 +8,37 @@ use std::sync::Arc;
 
 use leno_types::DnsLabel;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Caller;
 
+/// Room for the lines of changes that are begun, until their outcome is noted: given back when dropped. None where
+/// nothing is kept.
+pub type Begun = Option<OwnedSemaphorePermit>;
+
+/// Why changes cannot be written down, and what to do: they are then not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unready {
+    /// Lines wait for the disk.
+    #[error("{0}")]
+    Waits(String),
+    /// Too many are begun at once.
+    #[error("{0}")]
+    Busy(String),
+}
+
 /// Where lines are kept.
 pub trait Audit: Send + Sync {
-    /// Whether so many changes of this mesh can be written down.
+    /// Makes room for the lines of so many changes of this mesh.
     ///
     /// # Errors
-    /// Why they cannot, and what to do: they are then not made.
-    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<(), String>;
+    /// Why they cannot be written down.
+    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<Begun, Unready>;
 
     /// Keeps a line of what nobody was asked about before: a refusal, a host that joined.
     fn note(&self, line: AuditLine);
 
-    /// Keeps a line of a change that was made because [`Audit::ready`] had said yes: it is not lost.
+    /// Keeps a line of a change that was made because [`Audit::ready`] had made room for it: it is not lost.
     fn account(&self, line: AuditLine);
 }
 
@@ -31,8 +47,8 @@ pub trait Audit: Send + Sync {
 pub struct Unaudited;
 
 impl Audit for Unaudited {
-    fn ready(&self, _: &DnsLabel, _: usize) -> Result<(), String> {
-        Ok(())
+    fn ready(&self, _: &DnsLabel, _: usize) -> Result<Begun, Unready> {
+        Ok(None)
     }
 
     fn note(&self, _: AuditLine) {}
@@ -108,16 +124,28 @@ impl AuditLine {
 /// Changes that are about to be stored in one transaction. Dropped without an outcome, they are noted as unsure.
 pub struct Intent {
     audit: Arc<dyn Audit>,
+    keep: fn(&dyn Audit, AuditLine),
     lines: Vec<AuditLine>,
 }
 
 impl Intent {
-    /// Of these changes, in the order of their writes.
+    /// Of these changes, in the order of their writes; [`Audit::ready`] made room for them.
     #[must_use]
     pub fn new(audit: &Arc<dyn Audit>, lines: Vec<AuditLine>) -> Self {
         Self {
             audit: Arc::clone(audit),
+            keep: |audit, line| audit.account(line),
             lines,
+        }
+    }
+
+    /// Of a change that is made whether it can be written down or not.
+    #[must_use]
+    pub fn unasked(audit: &Arc<dyn Audit>, line: AuditLine) -> Self {
+        Self {
+            audit: Arc::clone(audit),
+            keep: |audit, line| audit.note(line),
+            lines: vec![line],
         }
     }
 
@@ -139,7 +167,7 @@ impl Intent {
 impl Drop for Intent {
     fn drop(&mut self) {
         for line in std::mem::take(&mut self.lines) {
-            self.audit.account(line);
+            (self.keep)(&*self.audit, line);
         }
     }
 }

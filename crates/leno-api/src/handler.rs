@@ -236,17 +236,16 @@ async fn serve_in(
         room: Mutex::new(None),
         answer: Mutex::new(None),
     };
+    let mut begun = None;
     if matches!(target, InMesh::Objects(_) | InMesh::Apply) {
         if !is_read(&parts.method) {
-            server
-                .api
-                .audit
-                .ready(mesh, 1)
-                .map_err(ApiError::unaudited)?;
+            let audit = &server.api.audit;
+            begun = audit.ready(mesh, 1).map_err(ApiError::unaudited)?;
         }
         server.api.derived.settled(mesh).await;
     }
     let response = serve_target(&call, target, body).await?;
+    drop(begun);
     held(&call, place, response).await
 }
 

@@ -47,7 +47,7 @@ use std::{
 };
 
 pub use answers::{Answers, hold};
-pub use audit::{Audit, AuditLine, AuditObject, AuditOutcome, Intent, Unaudited};
+pub use audit::{Audit, AuditLine, AuditObject, AuditOutcome, Begun, Intent, Unaudited, Unready};
 
 use axum::routing::any;
 use futures_util::future::BoxFuture;

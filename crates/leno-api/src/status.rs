@@ -11,6 +11,8 @@ use leno_config::{Finding, Kind};
 use leno_store::StoreError;
 use serde_json::{Map, Value, json};
 
+use crate::Unready;
+
 /// A refused request.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
@@ -136,12 +138,15 @@ impl ApiError {
     }
 
     /// A change that could not be written down is not made.
-    pub(crate) fn unaudited(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "InsufficientStorage",
-            message,
-        )
+    pub(crate) fn unaudited(error: Unready) -> Self {
+        match error {
+            Unready::Waits(message) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "InsufficientStorage",
+                message,
+            ),
+            Unready::Busy(message) => Self::too_many(message),
+        }
     }
 
     /// What a refusal of a change says in the audit log; other errors are no refusals.

@@ -16,7 +16,7 @@ use std::sync::{
 use common::{JSON, Server, service};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use leno_api::{Audit, AuditLine, Counters};
+use leno_api::{Audit, AuditLine, Begun, Counters, Unready};
 use leno_store::{Expect, Key, Options, Store, Write};
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
@@ -187,8 +187,8 @@ async fn who_leaves_while_it_waits_gives_its_turn_on() {
 struct Kept(Arc<Counters>, Arc<Mutex<Vec<u64>>>);
 
 impl Audit for Kept {
-    fn ready(&self, _: &DnsLabel, _: usize) -> Result<(), String> {
-        Ok(())
+    fn ready(&self, _: &DnsLabel, _: usize) -> Result<Begun, Unready> {
+        Ok(None)
     }
 
     fn note(&self, _: AuditLine) {}

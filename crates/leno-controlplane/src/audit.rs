@@ -3,7 +3,8 @@
 //! Owns `audit/MESH/` in the data directory: `changes.ndjson` and `refused.ndjson` with those set aside, so that
 //! whoever is refused all day pushes no change out. Lines are with the system when a change is acknowledged. What the
 //! disk does not take waits in memory, and is tried again; when so many wait that no more can, changes are refused
-//! until they are written (docs/decisions/2026-11-changes-wait-for-their-audit-line.md).
+//! until they are written (docs/decisions/2026-11-changes-wait-for-their-audit-line.md). A change has room for its line
+//! before it is made, so that no more can come to wait than are begun at once.
 //! Invariant: no secret is in a line, and no line of one mesh in another's log.
 
 mod file;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use leno_api::{Audit, AuditLine, AuditObject, AuditOutcome};
+use leno_api::{Audit, AuditLine, AuditObject, AuditOutcome, Begun, Unready};
 use leno_runtime::Stop;
 use leno_types::{DnsLabel, MeshName};
 use serde_json::{Map, Value, json};
@@ -37,8 +38,12 @@ const FILES: u32 = 4;
 const REFUSED_BYTES: u64 = 1 << 20;
 /// Files of refusals of one mesh.
 const REFUSED_FILES: u32 = 2;
-/// Changes of one mesh whose lines wait for the disk; then changes are refused.
+/// Changes of one mesh whose lines wait for the disk; then changes are refused. So many more may come to wait as were
+/// begun before.
 const MAX_WAITING: usize = 1_024;
+/// Changes of one mesh that are begun and not noted yet, of which a batch has as many as it has objects; others are
+/// told to try again.
+const MAX_BEGUN: usize = 32_768;
 /// Refusals of one mesh that are written down in a second; others are counted.
 const REFUSED_RATE: u32 = 10;
 /// Bytes of an object in a line; of a larger one its size and digest are.
@@ -69,6 +74,8 @@ pub(crate) struct Counters {
     pub(crate) failed: u64,
     /// Changes that were refused because lines wait.
     pub(crate) held: u64,
+    /// Changes that were refused because too many were begun.
+    pub(crate) begun_exceeded: u64,
     /// Lines that were lost because even more waited.
     pub(crate) lost: u64,
     /// Lines that wait.
@@ -102,6 +109,8 @@ struct Log {
     counters: Counters,
     followers: broadcast::Sender<Arc<str>>,
     readers: Arc<Semaphore>,
+    /// Room for changes that are begun.
+    begun: Arc<Semaphore>,
 }
 
 /// The audit log of all meshes.
@@ -135,6 +144,7 @@ impl AuditLog {
                 counters: Counters::default(),
                 followers: broadcast::Sender::new(FOLLOWED),
                 readers: Arc::new(Semaphore::new(MAX_READERS)),
+                begun: Arc::new(Semaphore::new(MAX_BEGUN)),
             });
     }
 
@@ -239,19 +249,29 @@ impl Reading {
 }
 
 impl Audit for AuditLog {
-    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<(), String> {
+    fn ready(&self, mesh: &DnsLabel, changes: usize) -> Result<Begun, Unready> {
         let mut logs = locked(&self.logs);
-        let full = |waiting| waiting > 0 && changes.saturating_add(waiting) > MAX_WAITING;
-        match logs.get_mut(mesh) {
-            Some(log) if full(log.changes.waiting()) => {
-                log.counters.held += 1;
-                Err(format!(
-                    "the audit log cannot be written, and no more than {MAX_WAITING} lines may wait for it: no change is made that nobody could account for; free some space under {}",
-                    self.directory.display()
-                ))
-            }
-            _ => Ok(()),
+        let Some(log) = logs.get_mut(mesh) else {
+            return Ok(None);
+        };
+        let waiting = log.changes.waiting();
+        if waiting > 0 && changes.saturating_add(waiting) > MAX_WAITING {
+            log.counters.held += 1;
+            return Err(Unready::Waits(format!(
+                "the audit log cannot be written, and no more than {MAX_WAITING} lines may wait for it: no change is made that nobody could account for; free some space under {}",
+                self.directory.display()
+            )));
         }
+        let room = u32::try_from(changes)
+            .ok()
+            .and_then(|changes| Arc::clone(&log.begun).try_acquire_many_owned(changes).ok());
+        if room.is_none() {
+            log.counters.begun_exceeded += 1;
+            return Err(Unready::Busy(format!(
+                "more than {MAX_BEGUN} changes of mesh {mesh} are being made at once: try again later"
+            )));
+        }
+        Ok(room)
     }
 
     fn note(&self, line: AuditLine) {
@@ -259,7 +279,7 @@ impl Audit for AuditLog {
     }
 
     fn account(&self, line: AuditLine) {
-        // As many as were begun while all was well: they are bounded by what is asked at once.
+        // There is room for it since it was begun: no more come than MAX_BEGUN once changes are refused.
         self.keep(&line, usize::MAX);
     }
 }
@@ -518,11 +538,12 @@ mod tests {
         let counters = || log.counters(&shop);
         // Many at once are begun while all is well, and all of them are accounted for.
         let many = 3 * MAX_WAITING;
-        assert_eq!(log.ready(&shop, many), Ok(()));
+        assert!(log.ready(&shop, many).is_ok());
         for revision in 0..many as u64 {
             log.account(line("shop", AuditOutcome::Done(revision)));
         }
-        assert!(log.ready(&shop, 1).unwrap_err().contains("audit log"));
+        let refused = log.ready(&shop, 1).unwrap_err();
+        assert!(matches!(refused, Unready::Waits(why) if why.contains("audit log")));
         // Who joins is not asked before, and is not held up.
         log.note(line("shop", AuditOutcome::Unsure));
         let Counters {
@@ -537,7 +558,7 @@ mod tests {
         fs::remove_file(&blocked).unwrap();
         let flush = || locked(&log.logs).get_mut(&shop).unwrap().flush(&shop);
         flush();
-        assert_eq!(log.ready(&shop, many), Ok(()));
+        assert!(log.ready(&shop, many).is_ok());
         assert_eq!(lines(&log, "shop").len(), many);
     }
 
@@ -550,8 +571,27 @@ mod tests {
         let shop: MeshName = "shop".parse().unwrap();
         log.open(&shop);
         log.account(line("shop", AuditOutcome::Done(1)));
-        assert_eq!(log.ready(&shop, MAX_WAITING - 1), Ok(()));
+        assert!(log.ready(&shop, MAX_WAITING - 1).is_ok());
         assert!(log.ready(&shop, MAX_WAITING).is_err());
+    }
+
+    #[test]
+    fn no_more_lines_come_to_wait_than_had_room_when_their_changes_began() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AuditLog::new(directory.path().join("audit"));
+        let (shop, bank) = ("shop".parse().unwrap(), "bank".parse().unwrap());
+        log.open(&shop);
+        log.open(&bank);
+        let batch = log.ready(&shop, MAX_BEGUN - 1).unwrap();
+        let one = log.ready(&shop, 1).unwrap();
+        assert!(matches!(log.ready(&shop, 1), Err(Unready::Busy(_))));
+        assert_eq!(log.counters(&shop).begun_exceeded, 1);
+        assert!(log.ready(&bank, MAX_BEGUN).is_ok(), "each mesh has its own");
+        drop(one);
+        assert!(log.ready(&shop, 2).is_err());
+        assert!(log.ready(&shop, 1).is_ok());
+        drop(batch);
+        assert!(log.ready(&shop, MAX_BEGUN).is_ok());
     }
 
     #[test]

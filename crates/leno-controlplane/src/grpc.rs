@@ -190,7 +190,7 @@ impl AgentService {
             after: serde_json::to_value(&agent.scope).ok(),
             ..AuditLine::new(&who, mesh, "joined", object)
         };
-        Intent::new(&self.audit, vec![line])
+        Intent::unasked(&self.audit, line)
     }
 
     async fn try_redeem(

@@ -413,6 +413,7 @@ fn of_audit(out: &mut Text, mesh: &Mesh, audit: &AuditLog) {
         suppressed,
         failed,
         held,
+        begun_exceeded,
         lost,
         waiting,
         readers_exceeded,
@@ -442,6 +443,11 @@ fn of_audit(out: &mut Text, mesh: &Mesh, audit: &AuditLog) {
             "leno_audit_waiting_exceeded_total",
             "Changes refused because too many lines wait for the disk.",
             held,
+        ),
+        (
+            "leno_audit_begun_exceeded_total",
+            "Changes refused because too many were begun at once.",
+            begun_exceeded,
         ),
         (
             "leno_audit_lost_exceeded_total",

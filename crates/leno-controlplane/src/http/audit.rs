@@ -17,7 +17,9 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode, header};
-use leno_api::{Access, Audit, AuditLine, AuditObject, AuditOutcome, Caller, Intent};
+use leno_api::{
+    Access, Audit, AuditLine, AuditObject, AuditOutcome, Begun, Caller, Intent, Unready,
+};
 use leno_store::{Store, StoreError, Write};
 use leno_types::MeshName;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ pub(super) struct Told(pub(super) String);
 pub(super) struct Change {
     audit: Arc<dyn Audit>,
     line: AuditLine,
+    /// Until the line is noted.
+    begun: Begun,
 }
 
 impl Change {
@@ -97,11 +101,13 @@ pub(super) fn begin(
     mesh: &MeshName,
     (verb, kind, name): (&str, &str, &str),
 ) -> Answer<Change> {
-    let full = |message| {
-        let code = StatusCode::INSUFFICIENT_STORAGE;
-        Problem::new(code, "InsufficientStorage", message)
-    };
-    audit.ready(mesh, 1).map_err(full)?;
+    let begun = audit.ready(mesh, 1).map_err(|unready| match unready {
+        Unready::Waits(message) => {
+            let code = StatusCode::INSUFFICIENT_STORAGE;
+            Problem::new(code, "InsufficientStorage", message)
+        }
+        Unready::Busy(message) => Problem::too_many(message),
+    })?;
     let nobody = || Caller::everywhere("", Access::None);
     let caller = who.as_ref().map_or_else(nobody, |of| of.0.clone());
     let object = AuditObject {
@@ -112,6 +118,7 @@ pub(super) fn begin(
     Ok(Change {
         audit: Arc::clone(audit) as Arc<dyn Audit>,
         line: AuditLine::new(&caller, mesh, verb, object),
+        begun,
     })
 }
 
@@ -121,7 +128,12 @@ pub(super) async fn store(
     change: Change,
     writes: Vec<Write>,
 ) -> Result<u64, StoreError> {
-    let intent = Intent::new(&change.audit, vec![change.line]);
+    let Change {
+        audit,
+        line,
+        begun: _begun,
+    } = change;
+    let intent = Intent::new(&audit, vec![line]);
     match store.commit(writes).await {
         Ok(revision) => {
             intent.stored(revision);
