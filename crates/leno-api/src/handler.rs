@@ -110,7 +110,14 @@ impl Call<'_> {
         match read.await {
             Err(_) => Err(exceeded(ApiError::body_timeout())),
             Ok(Err(error)) if error.code() == StatusCode::PAYLOAD_TOO_LARGE => Err(exceeded(error)),
-            Ok(read) => read,
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(bytes)) => {
+                if bytes.len() > turns::BYTES {
+                    // What is made of it takes long. It has arrived: how long this waits is not its sender's affair.
+                    self.line().turn().await;
+                }
+                Ok(bytes)
+            }
         }
     }
 
@@ -141,10 +148,6 @@ impl Call<'_> {
             bytes.extend_from_slice(&data);
         }
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
-        if bytes.len() > turns::BYTES {
-            // What is made of it takes long.
-            self.line().turn().await;
-        }
         Ok(bytes.freeze())
     }
 }

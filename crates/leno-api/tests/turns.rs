@@ -8,19 +8,23 @@
 
 mod common;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use common::{JSON, Server, service};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
-use leno_api::{Audit, AuditLine, Begun, Counters, Unready};
+use leno_api::{Access, Audit, AuditLine, Begun, Caller, Counters, Limits, Unready};
 use leno_store::{Expect, Key, Options, Store, Write};
 use leno_types::DnsLabel;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tower::ServiceExt;
 
 /// Objects of the mesh that is listed.
 const MANY: usize = 1_024;
@@ -181,6 +185,41 @@ async fn who_leaves_while_it_waits_gives_its_turn_on() {
     asking.shutdown().await;
     let answer = server.get(ALL).await;
     assert_eq!(answer.body["items"].as_array().unwrap().len(), MANY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_turn_is_not_the_time_that_a_body_takes_to_arrive() {
+    let server = Server::start().await;
+    let ask = |method, path, body: String| {
+        let alice = Caller::everywhere("alice", Access::Admin);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("/meshes/default{path}"))
+            .header("content-type", "application/json")
+            .extension(alice)
+            .body(axum::body::Body::from(body))
+            .unwrap();
+        server.router.clone().oneshot(request)
+    };
+    // Whoever is not asked to go on keeps its turn.
+    let mut list = Box::pin(ask(Method::GET, ALL, String::new()));
+    std::future::poll_fn(|context| {
+        assert!(list.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    let items: Vec<Value> = (0..400).map(|of| service(&format!("b{of}"), 80)).collect();
+    let batch = json!({"items": items, "dryRun": true}).to_string();
+    assert!(batch.len() > 64 << 10, "{}", batch.len());
+    let mut asking = JoinSet::new();
+    asking.spawn(ask(Method::POST, "/leno/v1/apply", batch));
+    tokio::time::sleep(2 * Limits::default().body_time).await;
+    let waits = asking.try_join_next().is_none();
+    assert_eq!(list.await.unwrap().status(), StatusCode::OK);
+    let answer = asking.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!((answer.status(), waits), (StatusCode::OK, true));
+    let late = &server.counters.bodies_exceeded;
+    assert_eq!(late.load(Ordering::Relaxed), 0);
 }
 
 /// After how many turns each line was kept.

@@ -132,6 +132,8 @@ pub(crate) struct Server {
     pub(crate) plane: Arc<Plane>,
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) counters: Arc<leno_api::Counters>,
+    /// The same, where a test wants no connection.
+    pub(crate) router: axum::Router,
     connections: Mutex<JoinSet<()>>,
     _serving: JoinSet<std::io::Result<()>>,
     _directory: TempDir,
@@ -198,12 +200,13 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        serving.spawn(axum::serve(listener, router).into_future());
+        serving.spawn(axum::serve(listener, router.clone()).into_future());
         Self {
             address,
             plane,
             store,
             counters,
+            router,
             connections: Mutex::default(),
             _serving: serving,
             _directory: directory,
