@@ -20,7 +20,7 @@ use crate::{
     store_key,
     turns::Line,
     warnings,
-    write::{Change, TRIES, json_only, store},
+    write::{Change, TRIES, json_only, same_uid, store, texts},
 };
 
 /// A document that is right by itself.
@@ -32,6 +32,8 @@ struct Document {
     resource: Resource,
     /// The revision it was read at, where it says so: it replaces that one and no other.
     revision: Option<String>,
+    /// The uid it was read with; empty where it says none.
+    uid: String,
 }
 
 /// The same, with what is to be written.
@@ -191,6 +193,8 @@ fn document(
     if size > limit {
         return Err(vec![Finding::new("", format!("larger than {limit} bytes"))]);
     }
+    texts(&value).map_err(|finding| vec![finding])?;
+    let uid = object::meta_text(&value, "uid").to_owned();
     let revision = Some(object::meta_text(&value, "resourceVersion"));
     let revision = revision.filter(|text| !text.is_empty()).map(str::to_owned);
     let (value, resource) = plan::admitted(kind, value)?;
@@ -203,6 +207,7 @@ fn document(
         value,
         resource,
         revision,
+        uid,
     })
 }
 
@@ -249,6 +254,9 @@ async fn planned<'a>(
             && *read_at != entry.revision.to_string()
         {
             return Err(ApiError::modified(document.kind, &document.key.name));
+        }
+        if let Some(there) = &current {
+            same_uid(document.kind, &document.key.name, &document.uid, there)?;
         }
         let value = document.value.clone();
         let (kind, current) = (document.kind, current.as_ref());

@@ -10,7 +10,7 @@ use leno_config::{Finding, Kind};
 use leno_store::{Entry, Expect, StoreError, Write};
 use serde_json::{Value, json};
 
-pub(crate) use request::{json_only, propagation};
+pub(crate) use request::{json_only, propagation, same_uid, texts};
 
 use request::{
     Current, PatchForm, agree, lenient, name_generated, parse_fields, patch_form, read_object,

@@ -145,11 +145,22 @@ async fn a_body_that_does_not_fit_its_path_is_refused() {
     other["metadata"]["uid"] = json!("11111111-1111-4111-8111-111111111111");
     assert_eq!(server.put(&path, &other).await.code, StatusCode::CONFLICT);
     // A condition that is no text would not be read, and so always hold.
+    let apply = async |item: &Value| {
+        server
+            .post("/leno/v1/apply", &json!({"items": [item]}))
+            .await
+    };
+    assert_eq!(apply(&other).await.code, StatusCode::CONFLICT);
     for field in ["name", "uid", "resourceVersion"] {
         let mut odd = service("cart", 81);
         odd["metadata"][field] = json!(7);
         let answer = server.put(&path, &odd).await;
         assert_eq!(answer.code, StatusCode::BAD_REQUEST, "{field}");
+        let answer = apply(&odd).await;
+        let text = answer.body.to_string();
+        let told = text.contains(&format!("metadata.{field}")) && text.contains("in quotes");
+        assert_eq!(answer.code, StatusCode::UNPROCESSABLE_ENTITY, "{text}");
+        assert!(told, "{text}");
         for odd in [json!({ field: 7 }), json!([field]), json!({"uuid": "x"})] {
             let options = json!({"preconditions": odd}).to_string();
             let answer = server.call(Method::DELETE, &path, &JSON, options).await;

@@ -101,6 +101,20 @@ pub(super) fn patch_form(call: &Call<'_>, kind: Kind) -> Result<PatchForm, ApiEr
     }
 }
 
+/// Holds what names an object, and which state of it, to be text: what is none names nothing, and a precondition that is
+/// not read is one that always holds.
+pub(crate) fn texts(object: &Value) -> Result<(), Finding> {
+    for field in ["name", "namespace", "uid", "resourceVersion"] {
+        let pointer = format!("/metadata/{field}");
+        let said = object.pointer(&pointer).filter(|said| !said.is_null());
+        if said.is_some_and(|said| !said.is_string()) {
+            let field = format!("metadata.{field}");
+            return Err(Finding::new(field, "is a text, in quotes"));
+        }
+    }
+    Ok(())
+}
+
 /// Holds the body to its path: type, namespace and name. What it leaves out is filled in.
 pub(super) fn agree(
     kind: Kind,
@@ -121,16 +135,9 @@ pub(super) fn agree(
             kind.api_version()
         )));
     }
-    // What is no text names nothing, and a precondition that is not read is one that always holds.
-    for field in ["name", "namespace", "uid", "resourceVersion"] {
-        let pointer = format!("/metadata/{field}");
-        let said = object.pointer(&pointer).filter(|said| !said.is_null());
-        if said.is_some_and(|said| !said.is_string()) {
-            return Err(ApiError::bad_request(format!(
-                "metadata.{field} is a text, in quotes"
-            )));
-        }
-    }
+    texts(object).map_err(|finding| {
+        ApiError::bad_request(format!("{} {}", finding.field, finding.reason))
+    })?;
     if let Some(object) = object.as_object_mut() {
         object.insert("apiVersion".into(), kind.api_version().into());
         object.insert("kind".into(), kind.kind().into());
@@ -193,10 +200,12 @@ pub(super) fn same_object(
             }
         }
     }
-    let (given, uid) = (
-        object::meta_text(proposed, "uid"),
-        object::meta_text(old, "uid"),
-    );
+    same_uid(kind, name, object::meta_text(proposed, "uid"), old)
+}
+
+/// Holds the uid a caller names, if any, to the one that is there.
+pub(crate) fn same_uid(kind: Kind, name: &str, given: &str, old: &Value) -> Result<(), ApiError> {
+    let uid = object::meta_text(old, "uid");
     if !given.is_empty() && given != uid {
         let why =
             format!("Precondition failed: UID in precondition: {given}, UID in object meta: {uid}");
