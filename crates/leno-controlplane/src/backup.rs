@@ -34,6 +34,9 @@ const COPY: &str = "backup-copy.db";
 /// An authority's files are keys and certificates: none is larger, in bytes.
 const MAX_AUTHORITY_FILE: u64 = 1 << 20;
 
+/// Files of a backup.
+const MAX_FILES: usize = 4_096;
+
 /// What a backup says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
@@ -54,6 +57,11 @@ pub enum BackupError {
     /// The store could not be copied.
     #[error("the store cannot be copied")]
     Store(#[from] StoreError),
+    /// It would not be read again.
+    #[error(
+        "a backup has at most {MAX_FILES} files, this would have {0}: take away what is no authority's from the directories in {1:?}"
+    )]
+    TooMany(usize, PathBuf),
     /// An authority cannot be read, or nobody takes what is written.
     #[error("{what}")]
     Io {
@@ -99,8 +107,14 @@ fn write_with(
 ) -> Result<(), BackupError> {
     let revision = store.revision();
     store.copy_to(copy)?;
-    let authorities = authorities(&data_dir.join(MESHES))
-        .map_err(io_error("the authorities' files cannot be read"))?;
+    let directory = data_dir.join(MESHES);
+    let authorities =
+        authorities(&directory).map_err(io_error("the authorities' files cannot be read"))?;
+    // Beside them what it says of itself, the store, and the digests.
+    let files = 3 + authorities.iter().map(|of| of.files.len()).sum::<usize>();
+    if files > MAX_FILES {
+        return Err(BackupError::TooMany(files, directory));
+    }
     let manifest = Manifest {
         format: FORMAT.into(),
         leno: env!("CARGO_PKG_VERSION").into(),

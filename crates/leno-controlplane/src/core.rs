@@ -26,7 +26,7 @@ use crate::{
     times::Believed,
 };
 
-/// Jobs that may wait.
+/// Jobs that may wait for the one task that has the state of all meshes; who has another waits until it has a place.
 const QUEUE: usize = 4_096;
 /// Jobs done before what they made due.
 const BATCH: usize = 512;

@@ -24,7 +24,7 @@ use tar::Archive;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MESHES, Manifest, STORE, UNSUMMED,
+    FORMAT, MANIFEST, MAX_AUTHORITY_FILE, MAX_FILES, MESHES, Manifest, STORE, UNSUMMED,
     digests::{DIGESTS, Digests, Through},
 };
 use crate::{
@@ -36,8 +36,6 @@ use crate::{
 
 /// Largest store of a backup, in bytes: the ceiling of a store.
 const MAX_STORE: u64 = 4 << 30;
-/// Files of a backup.
-const MAX_FILES: usize = 4_096;
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -186,6 +186,28 @@ async fn half_a_backup_and_what_is_none_change_nothing() {
     assert_eq!(beside.len(), 1, "nothing stays behind: {beside:?}");
 }
 
+#[tokio::test]
+async fn as_many_files_as_are_read_again_are_written() {
+    let place = Place::new();
+    let store = place.open();
+    store.commit(vec![agent("a", false)]).await.unwrap();
+    let authority = place.data.join("meshes/default");
+    // Beside the root and its key, and three that are no authority's.
+    for number in 0..MAX_FILES - 5 {
+        fs::write(authority.join(format!("of-{number}")), "").unwrap();
+    }
+    let backup = place.backup(&store);
+    fs::write(authority.join("one-more"), "").unwrap();
+    let created = "2026-11-21T12:00:00Z".to_owned();
+    let outcome = write(&store, &place.data, created, Vec::new());
+    assert!(
+        matches!(outcome, Err(BackupError::TooMany(files, _)) if files == MAX_FILES + 1),
+        "{outcome:?}"
+    );
+    let written = tar::Archive::new(&*backup).entries().unwrap().count();
+    assert_eq!(written, MAX_FILES);
+}
+
 /// A backup that is read, and what happens meanwhile.
 struct While<F>(std::io::Cursor<Vec<u8>>, F);
 
