@@ -107,6 +107,13 @@ impl Line {
         drop(waiting);
     }
 
+    /// Goes behind the others of its caller: what it does from now on is as new as theirs.
+    pub(crate) fn anew(&mut self) {
+        let mut state = self.turns.state();
+        state.tickets += 1;
+        self.ticket = state.tickets;
+    }
+
     /// Notes that one more object is done, of so many bytes; waits for another turn when that was enough for one.
     pub(crate) async fn worked(&mut self, bytes: usize) {
         self.objects += 1;
@@ -189,4 +196,32 @@ fn following<'m, K: Ord, V>(map: &'m BTreeMap<K, V>, last: Option<&K>) -> Option
         map.range(range).next()
     });
     after.or_else(|| map.iter().next()).map(|(key, _)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_on_for_long_goes_behind_what_waits_already() {
+        let (turns, mesh) = (Turns::new(Arc::default()), "shop".parse().unwrap());
+        let mut now = turns.line(&mesh, "ada");
+        let mut old = turns.line(&mesh, "ada");
+        let mut new = turns.line(&mesh, "ada");
+        old.anew();
+        let mut now = Box::pin(now.turn());
+        assert!(now.as_mut().now_or_never().is_none(), "it is its turn");
+        let mut old = Box::pin(old.turn());
+        let mut new = Box::pin(new.turn());
+        assert!(old.as_mut().now_or_never().is_none());
+        assert!(new.as_mut().now_or_never().is_none());
+        now.await;
+        new.await;
+        assert_eq!(turns.counters.turns.load(Ordering::Relaxed), 2);
+        old.await;
+    }
 }

@@ -202,10 +202,16 @@ impl Watching {
                     return Ok(last);
                 }
             };
-            self.line.worked(0).await;
-            if let Some(change) = step.change
-                && let Some(event) = self.changed(&change)?
-            {
+            let Some(change) = step.change else {
+                // Of another mesh or kind: passed over, which is short, but there may be many.
+                tokio::task::consume_budget().await;
+                continue;
+            };
+            // A watch lasts: were it as old as its beginning, its caller's lists would wait as long as things change.
+            self.line.anew();
+            let body = change.new.as_ref().or(change.old.as_ref());
+            self.line.worked(body.map_or(0, object::Body::size)).await;
+            if let Some(event) = self.changed(&change)? {
                 return Ok(Some(event));
             }
         }

@@ -16,7 +16,7 @@ use std::{
     task::Poll,
 };
 
-use common::{JSON, Server, service};
+use common::{JSON, SERVICES, Server, service};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use leno_api::{Access, Audit, AuditLine, Begun, Caller, Counters, Limits, Unready};
@@ -220,6 +220,33 @@ async fn waiting_for_a_turn_is_not_the_time_that_a_body_takes_to_arrive() {
     assert_eq!((answer.status(), waits), (StatusCode::OK, true));
     let late = &server.counters.bodies_exceeded;
     assert_eq!(late.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_watch_takes_no_turns_for_what_changes_elsewhere() {
+    let server = Server::start().await;
+    let mut watches = Vec::new();
+    for _ in 0..4 {
+        let path = format!("{SERVICES}?watch=1&resourceVersion=1");
+        watches.push(server.watch(&path).await);
+    }
+    let before = server.counters.turns.load(Ordering::Relaxed);
+    let write = |number: usize| {
+        let name = format!("s{number}");
+        let key = Key::new("other".parse().unwrap(), "services", "shop", name);
+        Write::put(key, b"{}".to_vec(), Expect::Absent)
+    };
+    server
+        .store
+        .commit((0..512).map(write).collect())
+        .await
+        .unwrap();
+    server.post(SERVICES, &service("cart", 80)).await;
+    for watch in &mut watches {
+        assert_eq!(watch.short().await, "ADDED cart");
+    }
+    let turns = server.counters.turns.load(Ordering::Relaxed) - before;
+    assert!(turns < 8, "{turns} turns for 4 events");
 }
 
 /// After how many turns each line was kept.
