@@ -62,6 +62,7 @@ impl Refusals {
         struct Group<'a> {
             last: &'a RefusalRecord,
             caller: String,
+            program: Option<String>,
             to: String,
             count: u64,
         }
@@ -69,10 +70,12 @@ impl Refusals {
         // What the other side refused is told by that side.
         for refusal in self.kept.all().rev().filter(|refusal| !refusal.by_peer) {
             let caller = account_of(refusal).unwrap_or_else(|| caller_of(refusal, &named));
+            let program = program_of(refusal, &named);
             let to = to_of(refusal, &named);
             let known = groups.iter().position(|group| {
                 let last = group.last;
                 group.caller == caller
+                    && group.program == program
                     && group.to == to
                     && last.reason == refusal.reason
                     && last.outbound == refusal.outbound
@@ -83,6 +86,7 @@ impl Refusals {
                 None if groups.len() < most.min(MAX_KINDS) => groups.push(Group {
                     last: refusal,
                     caller,
+                    program,
                     to,
                     count: 1,
                 }),
@@ -92,6 +96,7 @@ impl Refusals {
         let document = |group: &Group<'_>| {
             json!({
                 "caller": group.caller,
+                "program": group.program,
                 "to": group.to,
                 "reason": group.last.reason.code(),
                 "text": group.last.reason.text(),
@@ -105,6 +110,13 @@ impl Refusals {
         };
         groups.iter().map(document).collect()
     }
+}
+
+/// The program of this host that called: several may have one account.
+fn program_of(refusal: &RefusalRecord, named: impl Fn(WorkloadUid) -> String) -> Option<String> {
+    let uid = refusal.workload.filter(|_| refusal.outbound)?;
+    // Who has ended has no name any more.
+    Some(named(uid)).filter(|name| *name != uid.to_string())
 }
 
 /// Who called: a workload of this host, or whom the caller proved to be, or where it came from.
@@ -335,6 +347,30 @@ mod tests {
         assert_eq!(kinds[0]["count"], 2);
         assert_eq!(kinds[0]["id"], "0000000000000003");
         assert_eq!(kinds[0]["caller"], "shop/web");
+        assert_eq!(kinds[0]["program"], Value::Null);
         assert_eq!(refusals.kinds(1, |uid| uid.to_string()).len(), 1);
+    }
+
+    #[test]
+    fn two_programs_of_one_account_are_two_lines_where_their_host_knows_them() {
+        let mut refusals = Refusals::default();
+        let by = |id: u64, program: u8| {
+            let mut refusal = refusal(id, Refusal::Denied);
+            refusal.outbound = true;
+            refusal.workload = Some(WorkloadUid::from_bytes([program; 16]));
+            refusal
+        };
+        refusals.take(vec![by(1, 1), by(2, 2), by(3, 1)]);
+        let name = |uid: WorkloadUid| match uid == WorkloadUid::from_bytes([1; 16]) {
+            true => "front-1".to_owned(),
+            false => "batch-1".to_owned(),
+        };
+        let kinds = refusals.kinds(10, name);
+        let told: Vec<_> = kinds
+            .iter()
+            .map(|of| (&of["program"], &of["count"]))
+            .collect();
+        let (front, batch) = (json!("front-1"), json!("batch-1"));
+        assert_eq!(told, [(&front, &json!(2)), (&batch, &json!(1))]);
     }
 }

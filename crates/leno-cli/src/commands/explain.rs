@@ -9,7 +9,7 @@ mod since;
 
 use clap::Args;
 use leno_runtime::block_on_local;
-use leno_types::Refusal;
+use leno_types::{Refusal, deployed_name};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -143,7 +143,7 @@ async fn list(client: &Client, shape: Shape) -> Outcome {
             let count = refusal.pointer("/count").and_then(Value::as_u64);
             vec![
                 ago(text(refusal, "/at"), now),
-                of("/caller"),
+                from(refusal),
                 of("/to"),
                 of("/reason"),
                 count.unwrap_or(0).to_string(),
@@ -177,6 +177,16 @@ async fn list(client: &Client, shape: Shape) -> Outcome {
     }
     silent(&answer);
     Ok(0)
+}
+
+/// Whom policies call the caller; and its program, where that is called otherwise and its host says it.
+fn from(refusal: &Value) -> String {
+    let (caller, program) = (text(refusal, "/caller"), text(refusal, "/program"));
+    let account = caller.rsplit('/').next().unwrap_or(caller);
+    match program.is_empty() || [account, caller].contains(&deployed_name(program)) {
+        true => caller.to_owned(),
+        false => format!("{caller} ({program})"),
+    }
 }
 
 /// The rule; and what it met, where it is not the rule that refuses.

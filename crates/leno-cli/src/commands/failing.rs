@@ -111,8 +111,8 @@ async fn last(client: &Client, list: &Value, of: &Failing) -> Option<Last> {
     })
 }
 
-/// How surely a refusal is one of these calls; 0 where it may as well be another's. A caller is a workload to its own
-/// proxy, and an identity to the other, whose account may be called otherwise: then whom it called must do. Where an
+/// How surely a refusal is one of these calls; 0 where it may as well be another's. A caller is a program to its own
+/// proxy, and to the other an account, which may be called otherwise: then whom it called must do. Where an
 /// address was called that is no service's, who called it must.
 fn likeness(refusal: &Value, of: &Failing) -> u8 {
     let reason = text(refusal, "/reason");
@@ -121,7 +121,8 @@ fn likeness(refusal: &Value, of: &Failing) -> u8 {
     }
     let caller = text(refusal, "/caller");
     let account = caller.rsplit('/').next().unwrap_or(caller);
-    let calls = deployed_name(caller) == of.source || account == of.source;
+    let program = deployed_name(text(refusal, "/program"));
+    let calls = program == of.source || account == of.source;
     let called = text(refusal, "/to");
     let is_address = called.parse::<SocketAddr>().is_ok();
     let called = called.rsplit('/').next().unwrap_or(called);
@@ -217,21 +218,21 @@ mod tests {
     #[test]
     fn a_refusal_is_the_edges_by_reason_and_by_whom_it_called() {
         let found = of(&[edge(200, &[("UF", 200)])]);
-        let like = |caller: &str, reason: &str, to: &str| {
-            let refusal = serde_json::json!({"caller": caller, "reason": reason, "to": to});
+        let like = |caller: &str, program: Option<&str>, reason: &str, to: &str| {
+            let refusal = serde_json::json!({
+                "caller": caller, "program": program, "reason": reason, "to": to,
+            });
             likeness(&refusal, &found[0])
         };
-        assert_eq!(like("front-1a2b", "UF", "shop/cart:80"), 2);
-        assert_eq!(like("default/front", "UF", "shop/cart:80"), 2);
-        assert_eq!(like("shop/web", "UF", "shop/cart:80"), 1);
-        assert_eq!(like("front-1a2b", "UF", "10.0.0.9:80"), 1);
-        assert_eq!(
-            like("front-1a2b", "UF", "shop/stock:80"),
-            0,
-            "another edge's"
-        );
-        assert_eq!(like("front-1a2b", "UH", "shop/cart:80"), 0);
-        assert_eq!(like("other", "UF", "10.0.0.9:80"), 0);
+        let front = Some("front-1a2b");
+        assert_eq!(like("default/default", front, "UF", "shop/cart:80"), 2);
+        assert_eq!(like("default/front", None, "UF", "shop/cart:80"), 2);
+        assert_eq!(like("shop/web", None, "UF", "shop/cart:80"), 1);
+        assert_eq!(like("default/default", front, "UF", "10.0.0.9:80"), 1);
+        let other = like("default/default", front, "UF", "shop/stock:80");
+        assert_eq!(other, 0, "another edge's");
+        assert_eq!(like("default/default", front, "UH", "shop/cart:80"), 0);
+        assert_eq!(like("default/other", None, "UF", "10.0.0.9:80"), 0);
     }
 
     #[test]
