@@ -30,6 +30,8 @@ struct Document {
     key: Key,
     value: Value,
     resource: Resource,
+    /// Its bytes.
+    size: usize,
     /// The revision it was read at, where it says so: it replaces that one and no other.
     revision: Option<String>,
     /// The uid it was read with; empty where it says none.
@@ -52,6 +54,7 @@ impl Ready<'_> {
             namespace: &key.namespace,
             name: &key.name,
             planned: Some(&self.planned),
+            size: self.document.size,
         }
     }
 }
@@ -206,6 +209,7 @@ fn document(
         key,
         value,
         resource,
+        size,
         revision,
         uid,
     })
@@ -244,7 +248,7 @@ async fn planned<'a>(
     let mut invalid = Vec::new();
     let api = &call.server.api;
     for document in documents {
-        line.worked(0).await;
+        line.worked(document.size).await;
         let old = api
             .store
             .get(&document.key)

@@ -76,7 +76,7 @@ pub(crate) async fn cut_off(
     }
     let mut proposed: Vec<Proposed> = Vec::new();
     for written in writes {
-        line.worked(0).await;
+        line.worked(written.size).await;
         proposed.extend(written.proposed());
     }
     if !proposed.iter().any(|of| decides(of.kind)) {
@@ -94,6 +94,8 @@ pub(crate) struct Written<'a> {
     pub(crate) name: &'a str,
     /// `None`: it is deleted.
     pub(crate) planned: Option<&'a Planned>,
+    /// Its bytes, of one of many.
+    pub(crate) size: usize,
 }
 
 impl Written<'_> {

@@ -314,6 +314,7 @@ impl<'a> Target<'a> {
             namespace: self.namespace,
             name: self.name,
             planned,
+            size: 0,
         };
         let Call { server, mesh, .. } = *self.call;
         plan::cut_off(&server.api, mesh, &mut self.call.line(), vec![written]).await

@@ -246,6 +246,28 @@ async fn a_watch_takes_no_turns_for_what_changes_elsewhere() {
     assert!(turns < 8, "{turns} turns for 4 events");
 }
 
+#[tokio::test]
+async fn a_large_object_of_a_batch_has_a_turn_for_each_thing_done_with_it() {
+    let server = Server::start().await;
+    let large = |number: usize| {
+        let mut object = service(&format!("s{number}"), 80);
+        object["metadata"]["annotations"] = json!({"note": "x".repeat(80_000)});
+        object
+    };
+    let items: Vec<Value> = (0..8).map(large).collect();
+    let batch = json!({"items": items, "dryRun": true}).to_string();
+    let answer = server
+        .call(Method::POST, "/leno/v1/apply", &JSON, batch)
+        .await;
+    assert_eq!(answer.code, StatusCode::OK, "{}", answer.body);
+    let turns = server.counters.turns.load(Ordering::Relaxed);
+    assert!(
+        turns >= 16,
+        "{turns} turns to admit and to plan {}",
+        items.len()
+    );
+}
+
 /// After how many turns each line was kept.
 struct Kept(Arc<Counters>, Arc<Mutex<Vec<u64>>>);
 
