@@ -76,7 +76,7 @@ pub(crate) struct Local {
     admissions: RefCell<Vec<Weak<Admission>>>,
     /// Its listeners and connections drain.
     pub(crate) stop: Stop,
-    /// Its streams end.
+    /// Its own calls end.
     pub(crate) ending: Ending,
 }
 
@@ -220,6 +220,17 @@ impl Local {
     /// Remembers what was admitted.
     pub(crate) fn admit(&self, admission: &Rc<Admission>) {
         self.admissions.borrow_mut().push(Rc::downgrade(admission));
+        if self.ending.cancel.is_cancelled() {
+            admission.ending.throw();
+        }
+    }
+
+    /// Ends its own calls and what was admitted: it has left, and nobody looks at newer policies for it.
+    pub(crate) fn end_streams(&self) {
+        self.ending.throw();
+        for admission in self.admissions.borrow().iter().filter_map(Weak::upgrade) {
+            admission.ending.throw();
+        }
     }
 
     /// Forgets admissions that nobody uses any more.

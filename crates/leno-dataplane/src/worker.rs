@@ -211,6 +211,9 @@ impl Worker {
                 }
             }
             Update::Unlisten(role) => {
+                if role == ListenRole::Inbound {
+                    self.early.clear();
+                }
                 for stop in self.listeners.remove(&role).unwrap_or_default() {
                     stop.trigger();
                 }
@@ -253,7 +256,7 @@ impl Worker {
         let stop = self.shared.background.stop().clone();
         let end = async move {
             stop.run_until_stopped(sleep(grace)).await;
-            local.ending.throw();
+            local.end_streams();
             local.pool.retire_all();
         };
         if self.shared.background.spawn("workload-end", end).is_err() {

@@ -127,7 +127,7 @@ where
     let id = fastrand::u64(..);
     let refusal = (end == End::Cancelled).then_some(Refusal::StreamEnded);
     if let Some(reason) = refusal {
-        let why = "a newer policy ended the stream";
+        let why = verified.admission.why_ended();
         conn.note(id, &Denial::new(reason, why), Some(&verified.to));
     }
     let id = refusal.map(|_| id);

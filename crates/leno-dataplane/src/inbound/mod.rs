@@ -2,7 +2,9 @@
 //!
 //! accept -> who calls, whom (SNI) -> where to, verified -> may it -> program. The workload is the one whose
 //! certificate was shown; a destination that is not its own is forged (decision 4).
-//! Invariant: nothing reaches a program before its policy was asked about this very caller and port.
+//! Invariant: nothing reaches a program before its policy was asked about this very caller and port. In a captured
+//! namespace it is asked about ports of which the mesh knows nothing, too, but only whether plaintext is let in: who may
+//! call is said of ports that the workload serves.
 
 mod bytes;
 mod plain;
@@ -43,7 +45,8 @@ use crate::{
 
 pub(crate) use plain::{Arrival, serve as serve_plain};
 
-/// A caller's admission to one port of a workload. All its streams end when a newer policy denies it.
+/// A caller's admission to one port of a workload. All its streams end when a newer policy denies it, or some time after
+/// the workload left.
 pub(crate) struct Admission {
     caller: Option<Identity>,
     port: u16,
@@ -94,6 +97,14 @@ impl Admission {
             served: false,
             in_clear: Some(connection.clone()),
         })
+    }
+
+    /// Why its streams were ended.
+    fn why_ended(&self) -> &'static str {
+        match self.revoked.get() {
+            true => "a newer policy ended it",
+            false => "the workload left the mesh, and the grace of what was open is over",
+        }
     }
 
     /// Looks at newer policies; says whether the admission goes on.

@@ -128,7 +128,7 @@ async fn pass(conn: &Conn, mut stream: TcpStream, admission: &Admission) -> io::
     match splice(&mut stream, &mut other, &carried, idle, ending).await {
         End::Closed => {}
         End::Cancelled => {
-            let why = "a newer policy ended the connection";
+            let why = admission.why_ended();
             raw::refused(conn, None, &Denial::new(Refusal::StreamEnded, why));
             reset(&stream);
         }
@@ -271,7 +271,7 @@ async fn said<T>(conn: &Conn, verified: &Verified, word: impl Future<Output = T>
 /// Ends a connection before a word of it went on.
 fn unsaid(conn: &Conn, stream: &TcpStream, verified: &Verified) {
     if verified.admission.revoked.get() {
-        let why = "a newer policy ended the connection";
+        let why = verified.admission.why_ended();
         raw::refused(
             conn,
             Some(verified),

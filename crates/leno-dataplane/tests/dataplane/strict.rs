@@ -212,3 +212,31 @@ fn a_port_has_a_mode_of_its_own_and_the_refusal_names_the_policy() {
             .await;
     });
 }
+
+#[test]
+fn bytes_in_clear_end_when_the_grace_of_a_workload_that_left_is_over() {
+    run(async {
+        let world = World::new();
+        let two = Host::start_with(&world, |config| {
+            config.drain_grace = Duration::from_millis(50);
+        });
+        let (port, _) = echo(two.ip);
+        let tcp = Some(AppProtocol::Tcp);
+        let mut cart = two.workload("cart", &[(80, port, tcp)]).await;
+        let at = two.publish(&mut cart);
+        let mut talks = TcpStream::connect(at).await.unwrap();
+        talks.write_all(b"\0one").await.unwrap();
+        talks.read_exact(&mut [0; 4]).await.unwrap();
+        two.send(Update::WorkloadGone(cart.own.uid));
+        // An end or a reset.
+        let rest = talks.read(&mut [0; 4]).await.unwrap_or(0);
+        assert_eq!(rest, 0);
+        let told = |seen: &Seen| {
+            let refusals = seen.refusals.borrow();
+            refusals
+                .iter()
+                .any(|of| of.reason == Refusal::StreamEnded && of.detail.contains("left the mesh"))
+        };
+        two.seen.until("it is told", told).await;
+    });
+}
