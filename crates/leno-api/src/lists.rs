@@ -130,10 +130,11 @@ impl Making<'_> {
     }
 
     fn end(mut self, metadata: &Value) -> Result<Response, ApiError> {
+        let items = self.written.items.len();
         let text = self.written.end(metadata);
         let answers = &self.call.server.answers;
         // The head, and what was read and not told is room to spare.
-        let more = answers.more_room(&mut self.room, text.len() - self.written.items.len());
+        let more = answers.more_room(&mut self.room, text.len() - items);
         more.map_err(|full| answers.refused(full))?;
         self.call.answered(self.room);
         Ok(json_text_response(StatusCode::OK, text))
@@ -180,8 +181,8 @@ impl Writer {
         text.len() + 1
     }
 
-    /// All of it.
-    fn end(&self, metadata: &Value) -> String {
+    /// All of it, in the place of the items: a second copy would have no room.
+    fn end(self, metadata: &Value) -> String {
         let (head, field) = match self.form {
             Form::Json => {
                 let (kind, version) = (object::list_kind(self.kind), self.kind.api_version());
@@ -198,6 +199,9 @@ impl Writer {
         };
         let head = head.to_string();
         let head = head.strip_suffix('}').unwrap_or(&head);
-        format!("{head},\"{field}\":[{}]}}", self.items)
+        let mut text = self.items;
+        text.insert_str(0, &format!("{head},\"{field}\":["));
+        text.push_str("]}");
+        text
     }
 }
