@@ -5,43 +5,32 @@
 
 pub mod codec;
 
-/// Incremental aggregated discovery (xDS).
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::allow_attributes_without_reason,
-    unreachable_pub,
-    reason = "generated code; the documentation stands in proto/"
-)]
-pub mod discovery {
-    include!("generated/envoy.service.discovery.v3.rs");
-}
+pub use generated::{agent, discovery, mesh};
 
-/// What a proxy acts on.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::allow_attributes_without_reason,
-    unreachable_pub,
-    reason = "generated code; the documentation stands in proto/"
-)]
-pub mod mesh {
-    include!("generated/leno.mesh.v1.rs");
-}
+mod generated {
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        reason = "generated code; the documentation stands in proto/"
+    )]
 
-/// What an agent says to its control plane.
-#[allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
-    clippy::allow_attributes_without_reason,
-    unreachable_pub,
-    reason = "generated code; the documentation stands in proto/"
-)]
-pub mod agent {
-    include!("generated/leno.agent.v1.rs");
+    /// Incremental aggregated discovery (xDS).
+    pub mod discovery {
+        include!("generated/envoy.service.discovery.v3.rs");
+    }
+
+    /// What a proxy acts on.
+    pub mod mesh {
+        include!("generated/leno.mesh.v1.rs");
+    }
+
+    /// What an agent says to its control plane.
+    pub mod agent {
+        include!("generated/leno.agent.v1.rs");
+    }
 }
 
 /// The type URLs of the resources in [`mesh`].
