@@ -1,6 +1,6 @@
 //! Who read what: the reverse index that finds what a change makes dirty.
 //!
-//! Of every workload a dozen reads is kept, both ways, so both sides are numbers, and few of them take no more room
+//! Of every workload some reads are kept, both ways, so both sides are numbers, and few of them take no more room
 //! than they need. Invariant: a read is kept exactly as long as somebody read it, a node as long as it read something.
 
 use std::{collections::BTreeSet, hash::Hash};
@@ -10,31 +10,38 @@ use crate::{
     view::Read,
 };
 
-/// As many readers are kept in a row; more in a tree.
-const FEW: usize = 8;
+/// As many readers are kept beside each other; more in a tree.
+const FEW: usize = 3;
 
-/// Who read something.
+/// Who read something. Nearly all that is read of a mesh is a workload, which its own proxy, its service and its host
+/// are told of.
 #[derive(Debug)]
 enum Readers {
-    Few(Vec<Number>),
-    Many(BTreeSet<Number>),
+    Few([Option<Number>; FEW]),
+    #[expect(
+        clippy::box_collection,
+        reason = "so that the many with few readers are small"
+    )]
+    Many(Box<BTreeSet<Number>>),
 }
 
 impl Default for Readers {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::Few([None; FEW])
     }
 }
 
 impl Readers {
     fn insert(&mut self, node: Number) {
         match self {
-            Self::Few(nodes) if nodes.contains(&node) => {}
-            Self::Few(nodes) if nodes.len() < FEW => {
-                nodes.reserve_exact(1);
-                nodes.push(node);
-            }
-            Self::Few(nodes) => *self = Self::Many(nodes.drain(..).chain([node]).collect()),
+            Self::Few(nodes) if nodes.contains(&Some(node)) => {}
+            Self::Few(nodes) => match nodes.iter_mut().find(|of| of.is_none()) {
+                Some(free) => *free = Some(node),
+                None => {
+                    let all = nodes.iter().flatten().copied().chain([node]);
+                    *self = Self::Many(Box::new(all.collect()));
+                }
+            },
             Self::Many(nodes) => {
                 nodes.insert(node);
             }
@@ -43,7 +50,10 @@ impl Readers {
 
     fn remove(&mut self, node: Number) {
         match self {
-            Self::Few(nodes) => nodes.retain(|of| *of != node),
+            Self::Few(nodes) => {
+                let of = nodes.iter_mut().filter(|of| **of == Some(node));
+                of.for_each(|of| *of = None);
+            }
             Self::Many(nodes) => {
                 nodes.remove(&node);
             }
@@ -52,15 +62,15 @@ impl Readers {
 
     fn is_empty(&self) -> bool {
         match self {
-            Self::Few(nodes) => nodes.is_empty(),
+            Self::Few(nodes) => nodes.iter().all(Option::is_none),
             Self::Many(nodes) => nodes.is_empty(),
         }
     }
 
-    fn each(&self, mut take: impl FnMut(Number)) {
+    fn each(&self, take: impl FnMut(Number)) {
         match self {
-            Self::Few(nodes) => nodes.iter().copied().for_each(&mut take),
-            Self::Many(nodes) => nodes.iter().copied().for_each(&mut take),
+            Self::Few(nodes) => nodes.iter().flatten().copied().for_each(take),
+            Self::Many(nodes) => nodes.iter().copied().for_each(take),
         }
     }
 }

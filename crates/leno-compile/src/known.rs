@@ -211,7 +211,7 @@ impl Known {
         if self.is_taken(&name) != was_taken {
             touched.reads.insert(Read::Registered(name.clone()));
             let versions = members(&self.versions, &name).copied();
-            touched.reads.extend(versions.map(Read::Memberships));
+            touched.reads.extend(versions.map(Read::Workload));
         }
         touched.reads.insert(Read::Remembered(name.clone()));
         touched.services.insert(name);
@@ -244,13 +244,13 @@ impl Known {
             touched.reads.insert(Read::Selected(name.clone()));
             for selector in was.into_iter().chain(is) {
                 let selected = self.selected(&name.namespace, selector);
-                let selected = selected.map(|member| Read::Memberships(member.record.uid));
+                let selected = selected.map(|member| Read::Workload(member.record.uid));
                 touched.reads.extend(selected);
             }
             let registered = members(&self.registered, &name).chain(members(&self.versions, &name));
             touched
                 .reads
-                .extend(registered.copied().map(Read::Memberships));
+                .extend(registered.copied().map(Read::Workload));
         }
         touched.reads.insert(Read::Applied(name.clone()));
         touched.services.insert(name);
@@ -326,10 +326,12 @@ impl Known {
         for target in before.into_iter().chain(after).flat_map(|of| &of.targets) {
             if let AuthenticationTarget::Labels(namespace, labels) = target {
                 let selected = self.selected(namespace, labels);
-                let selected = selected.map(|member| Read::Labelled(member.record.uid));
+                let selected = selected.map(|member| Read::Workload(member.record.uid));
                 touched.reads.extend(selected);
             } else {
-                touched.reads.insert(Read::Authentication(target.clone()));
+                touched
+                    .reads
+                    .insert(Read::Authentication(target.clone().into()));
             }
         }
     }
@@ -381,7 +383,7 @@ impl Known {
             }
             let same_shape = matches!((was, is), (Some(was), Some(is)) if was.same_shape(is));
             for member in before.iter().chain(&after).filter(|_| !same_shape) {
-                self.touch_shape(uid, member, touched);
+                self.touch_shape(member, touched);
             }
             if !(same_place && same_shape) {
                 self.index(uid, was, is, touched);
@@ -442,13 +444,12 @@ impl Known {
         let flipped = own.iter().zip(taken_before.iter().zip(taken(self)));
         for (name, _) in flipped.filter(|(_, (was, is))| *was != is) {
             let versions = members(&self.versions, name).copied();
-            touched.reads.extend(versions.map(Read::Memberships));
+            touched.reads.extend(versions.map(Read::Workload));
         }
     }
 
     /// A workload of this shape came or went.
-    fn touch_shape(&self, uid: WorkloadUid, member: &Member, touched: &mut Touched) {
-        touched.reads.insert(Read::Memberships(uid));
+    fn touch_shape(&self, member: &Member, touched: &mut Touched) {
         for service in member.record.registered_for() {
             touched.reads.insert(Read::Registered(service.clone()));
             touched.services.insert(service);

@@ -2,13 +2,18 @@
 //!
 //! Invariant: as long as a thing is kept, its number is its own.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::{
+    hash::{BuildHasher, Hash, RandomState},
+    num::NonZeroU32,
+};
 
 use hashbrown::HashTable;
 use slab::Slab;
 
-/// The number of a thing.
-pub(crate) type Number = u32;
+/// The number of a thing, from 1.
+pub(crate) type Number = NonZeroU32;
+/// Room is made for a share of what there is at a time: doubling would leave up to half of a mesh's unused.
+const SHARE: usize = 8;
 
 /// Things, what is known of each, and their numbers.
 #[derive(Debug)]
@@ -46,7 +51,11 @@ impl<T: Hash + Eq, V: Default> Numbered<T, V> {
             return number;
         }
         let hash = self.hasher.hash_one(&thing);
-        let number = Number::try_from(self.all.insert((thing, V::default())));
+        if self.all.len() == self.all.capacity() {
+            self.all.reserve_exact(self.all.len() / SHARE + SHARE);
+        }
+        let place = self.all.insert((thing, V::default()));
+        let number = u32::try_from(place + 1).ok().and_then(Number::new);
         let number = number.expect("fewer things than fit into memory");
         let Self {
             all,
@@ -54,7 +63,7 @@ impl<T: Hash + Eq, V: Default> Numbered<T, V> {
             hasher,
         } = self;
         let rehash = |number: &Number| {
-            let thing = all.get(*number as usize).map(|(thing, _)| thing);
+            let thing = all.get(at(*number)).map(|(thing, _)| thing);
             thing.map_or(0, |thing| hasher.hash_one(thing))
         };
         numbers.insert_unique(hash, number, rehash);
@@ -63,17 +72,17 @@ impl<T: Hash + Eq, V: Default> Numbered<T, V> {
 
     /// The thing of a number.
     pub(crate) fn thing(&self, number: Number) -> Option<&T> {
-        self.all.get(number as usize).map(|(thing, _)| thing)
+        self.all.get(at(number)).map(|(thing, _)| thing)
     }
 
     /// What is known of a thing.
     pub(crate) fn get(&self, number: Number) -> Option<&V> {
-        self.all.get(number as usize).map(|(_, known)| known)
+        self.all.get(at(number)).map(|(_, known)| known)
     }
 
     /// The same, to be changed.
     pub(crate) fn get_mut(&mut self, number: Number) -> Option<&mut V> {
-        self.all.get_mut(number as usize).map(|(_, known)| known)
+        self.all.get_mut(at(number)).map(|(_, known)| known)
     }
 
     /// Keeps a thing no longer; its number may be another's from now on.
@@ -82,6 +91,11 @@ impl<T: Hash + Eq, V: Default> Numbered<T, V> {
         if let Ok(entry) = self.numbers.find_entry(hash, |of| *of == number) {
             entry.remove();
         }
-        self.all.try_remove(number as usize).map(|(_, known)| known)
+        self.all.try_remove(at(number)).map(|(_, known)| known)
     }
+}
+
+/// Where a number's thing is.
+fn at(number: Number) -> usize {
+    number.get() as usize - 1
 }

@@ -36,9 +36,9 @@ pub(crate) enum Read {
     Remembered(ServiceName),
     /// The range of workloads that an applied service selects.
     Selected(ServiceName),
-    /// The range of services that a workload belongs to.
-    Memberships(WorkloadUid),
-    /// All of a workload.
+    /// All of a workload: what it is, the range of services that it belongs to, and the oldest policy about mutual TLS
+    /// that chooses it by its labels, with what it says. Whoever asks one of these asks the others as well, and there is
+    /// one such question for each workload of a mesh.
     Workload(WorkloadUid),
     /// The range of workloads at an address.
     At(IpAddr),
@@ -48,10 +48,9 @@ pub(crate) enum Read {
     Routes(ServiceName),
     /// The range of policies with a target, with what they say.
     Policies(AccessTarget),
-    /// The oldest policy about mutual TLS with a target, with what it says.
-    Authentication(AuthenticationTarget),
-    /// The oldest such policy that chooses a workload by its labels, with what it says.
-    Labelled(WorkloadUid),
+    /// The oldest policy about mutual TLS with a target, with what it says. On the heap, as there are few: a question
+    /// takes the room of the largest.
+    Authentication(Box<AuthenticationTarget>),
     /// The mesh.
     Mesh,
     /// The name of the mesh alone.
@@ -146,9 +145,9 @@ impl<'a> View<'a> {
         selected.map(|member| &*member.record).collect()
     }
 
-    /// See [`Read::Memberships`].
+    /// The services that a workload belongs to; see [`Read::Workload`].
     pub(crate) fn memberships(&self, record: &WorkloadRecord) -> BTreeSet<ServiceName> {
-        self.record(Read::Memberships(record.uid));
+        self.record(Read::Workload(record.uid));
         let selecting = self
             .known
             .workload(record.uid)
@@ -209,17 +208,17 @@ impl<'a> View<'a> {
         &self,
         target: &AuthenticationTarget,
     ) -> Option<&'a AuthenticationPolicy> {
-        self.record(Read::Authentication(target.clone()));
+        self.record(Read::Authentication(target.clone().into()));
         let (_, oldest) = self.known.authentications_of().of(target).next()?;
         self.known.authentication(oldest)
     }
 
-    /// See [`Read::Labelled`].
+    /// The oldest policy about mutual TLS that chooses a workload by its labels; see [`Read::Workload`].
     pub(crate) fn authentication_by_labels(
         &self,
         record: &WorkloadRecord,
     ) -> Option<&'a AuthenticationPolicy> {
-        self.record(Read::Labelled(record.uid));
+        self.record(Read::Workload(record.uid));
         let member = self.known.workload(record.uid)?;
         let policies = self.known.authentications_of().by_labels(&record.namespace);
         let mut policies = policies.filter_map(|(_, name)| self.known.authentication(name));
