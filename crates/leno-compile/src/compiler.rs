@@ -24,6 +24,10 @@ use crate::{
     workload,
 };
 
+/// A status says what a name that leads nowhere may have been meant to be where a namespace has at most as many services:
+/// each is compared with each such name whenever a service comes or goes, as thousands do after a restart.
+const MAX_COMPARED: usize = 256;
+
 /// How often each kind of thing was compiled, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compilations {
@@ -417,7 +421,12 @@ impl Services for Compiler {
 
     fn names(&self, namespace: &DnsLabel) -> Vec<DnsLabel> {
         let services = of_namespace(&self.services, namespace);
-        services.map(|service| service.name.name.clone()).collect()
+        let names = services.take(MAX_COMPARED + 1);
+        let names: Vec<_> = names.map(|service| service.name.name.clone()).collect();
+        match names.len() {
+            ..=MAX_COMPARED => names,
+            _ => Vec::new(),
+        }
     }
 
     fn program_ports(&self, name: &ServiceName) -> BTreeSet<u16> {

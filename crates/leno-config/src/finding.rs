@@ -86,13 +86,16 @@ pub fn nearest(word: &str, valid: &[&str]) -> Option<String> {
         return None;
     }
     let lower = word.to_ascii_lowercase();
-    let scored = valid.iter().map(|candidate| {
+    let near = valid.iter().filter_map(|candidate| {
+        let allowed = (candidate.len().max(word.len()) / 3).max(1);
+        // Most of many names are told apart by their length alone.
+        if candidate.len().abs_diff(word.len()) > allowed {
+            return None;
+        }
         let distance = distance(&lower, &candidate.to_ascii_lowercase());
-        (distance, *candidate)
+        (distance <= allowed).then_some((distance, *candidate))
     });
-    let (distance, best) = scored.min()?;
-    let allowed = (best.len().max(word.len()) / 3).max(1);
-    (distance <= allowed).then(|| best.to_owned())
+    near.min().map(|(_, best)| best.to_owned())
 }
 
 /// Levenshtein's distance, one row at a time.
