@@ -138,3 +138,23 @@ fn a_change_costs_as_much_in_a_large_mesh_as_in_a_small_one() {
     assert_eq!(small, costs(200));
     assert_eq!(small, costs(1_000));
 }
+
+#[test]
+fn a_name_that_leads_nowhere_is_compared_with_the_services_of_a_small_namespace_alone() {
+    let said = |services: u32| {
+        let mut compiler = Compiler::new("default.leno".parse().unwrap());
+        let there = (0..services).map(|number| service(number, &json!({"app": "x"})));
+        compiler.apply(there.chain([route(1_000, 1)]).collect());
+        let route = httproute_split(&name(1_000), None, &[]);
+        let of_route = label(route["metadata"]["name"].as_str().unwrap());
+        let conditions = compiler.conditions(Kind::HttpRoute, &label("shop"), &of_route);
+        let messages = conditions.into_iter().map(|condition| condition.message);
+        messages.collect::<Vec<String>>().join("; ")
+    };
+    let small = said(256);
+    assert!(small.contains("there is no service shop/s1000"), "{small}");
+    assert!(small.contains("did you mean"), "{small}");
+    let large = said(257);
+    assert!(large.contains("there is no service shop/s1000"), "{large}");
+    assert!(!large.contains("did you mean"), "{large}");
+}
