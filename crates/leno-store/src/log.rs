@@ -59,13 +59,35 @@ pub(crate) struct Log {
     pub(crate) compacted: AtomicU64,
 }
 
+impl Changes {
+    fn push(&mut self, mut logged: Logged) {
+        if let Some(previous) = &mut logged.previous
+            && let Some(same) = self.put_at(previous.revision)
+            && same == previous
+        {
+            // Both were read or written for themselves: what is in the log already is not held twice.
+            *previous = same.clone();
+        }
+        self.bytes += logged.bytes();
+        self.list.push_back(logged);
+    }
+
+    /// What a revision wrote, as long as it is in the log.
+    fn put_at(&self, revision: u64) -> Option<&Entry> {
+        let place = revision.checked_sub(self.oldest)?.checked_sub(1)?;
+        match &self.list.get(usize::try_from(place).ok()?)?.change {
+            Change::Put(entry) => Some(entry),
+            Change::Delete { .. } => None,
+        }
+    }
+}
+
 impl Log {
     /// A log that ends at `head` and holds `list`, whose revisions are contiguous.
     pub(crate) fn new(head: u64, list: VecDeque<Logged>, max: (usize, usize)) -> Self {
         let changes = Changes {
-            bytes: list.iter().map(Logged::bytes).sum(),
             oldest: head - list.len() as u64,
-            list,
+            ..Changes::default()
         };
         let log = Self {
             changes: RwLock::new(changes),
@@ -77,7 +99,7 @@ impl Log {
             lagged: AtomicU64::new(0),
             compacted: AtomicU64::new(0),
         };
-        log.append(Vec::new());
+        log.append(list);
         log
     }
 
@@ -97,11 +119,10 @@ impl Log {
     }
 
     /// Publishes what was committed.
-    pub(crate) fn append(&self, list: Vec<Logged>) {
+    pub(crate) fn append(&self, list: impl IntoIterator<Item = Logged>) {
         let head = {
             let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
-            changes.bytes += list.iter().map(Logged::bytes).sum::<usize>();
-            changes.list.extend(list);
+            list.into_iter().for_each(|logged| changes.push(logged));
             while changes.list.len() > self.max_changes || changes.bytes > self.max_bytes {
                 let Some(first) = changes.list.pop_front() else {
                     break;

@@ -254,6 +254,29 @@ async fn a_watch_tells_each_change_once_in_order_and_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn what_was_there_before_a_change_is_held_once_while_the_log_has_it() {
+    let temporary = Temporary::new(Options::default());
+    let held_once = |store: &SqliteStore, from| {
+        let mut watch = store.watch(from).unwrap();
+        let changes = drain(&mut watch);
+        let [(Change::Put(first), None), (_, Some(before))] = &changes[..] else {
+            panic!("{changes:?}");
+        };
+        assert_eq!(first, before);
+        std::sync::Arc::ptr_eq(&first.value, &before.value)
+    };
+    let store = temporary.open();
+    let from = store.revision();
+    for value in ["1", "2"] {
+        let write = put("cart", value, Expect::Any);
+        store.commit(vec![write]).await.unwrap();
+    }
+    assert!(held_once(&store, from));
+    drop(store);
+    assert!(held_once(&temporary.open(), from), "read from the file");
+}
+
+#[tokio::test]
 async fn a_waiting_watch_wakes_for_a_change() {
     let temporary = Temporary::new(Options::default());
     let store = temporary.open();
