@@ -5,16 +5,19 @@
 //! Invariant: a version is the digest of a resource's bytes, so what a proxy has already is never sent again.
 
 mod catalog;
+mod few;
 mod hub;
 mod subscriber;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use leno_wire::type_url;
 
 pub use catalog::{Catalog, Resource};
 pub use hub::{Hub, Programmed, StreamId};
 pub use subscriber::{Held, Hold, ProtocolError, State, Subscriber, Tally, View};
+pub use version::Version;
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

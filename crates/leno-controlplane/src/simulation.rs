@@ -32,7 +32,7 @@ use crate::{
     authority::Authority,
     core::{self, Clock, Core, Jobs},
     derived::DerivedMeshes,
-    distribution::{Catalog, State, Type},
+    distribution::{Catalog, State, Type, Version},
     grpc::{AgentService, Caller},
     http::{self, Meshes},
     mesh::{Mesh, addresses_of, resource_of},
@@ -316,8 +316,11 @@ fn streams(mesh: &Mesh) -> BTreeMap<DnsLabel, Sent> {
         let mut all = BTreeMap::new();
         for kind in Type::ALL {
             for (name, held, _) in subscriber.held(kind) {
-                let acked = held.state == State::Acked;
-                let versions = (held.version.to_string(), held.running.to_string(), acked);
+                let acked = held.state() == State::Acked;
+                let text = |version: Option<Version>| {
+                    version.map_or_else(String::new, |version| version.to_string())
+                };
+                let versions = (text(held.version()), text(held.running()), acked);
                 all.insert((kind, name.to_string()), versions);
             }
         }

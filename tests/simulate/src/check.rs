@@ -76,7 +76,7 @@ fn expected(
 pub(crate) fn at_rest(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
     for ((kind, name), version) in &look.served {
         let fresh = look.fresh.get(*kind, name);
-        if fresh.map(|of| &*of.version) != Some(version.as_str()) {
+        if fresh.map(|of| of.version.to_string()).as_ref() != Some(version) {
             let kind = kind.name();
             sim.wrong(format!(
                 "{kind} {name} is served, and is another when compiled afresh"

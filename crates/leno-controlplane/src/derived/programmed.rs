@@ -32,7 +32,7 @@ pub(super) fn programmed(
     for key in keys {
         let (of, canonical) = resource_of(&key);
         let resource = mesh.catalog.get(of, &canonical);
-        let version = resource.map(|resource| resource.version.as_ref());
+        let version = resource.map(|resource| resource.version);
         let names = mesh.asked_names(&key);
         if let Key::OwnWorkload(uid) = &key
             && let Some((name, agent, _)) = mesh.registry.workload(uid)

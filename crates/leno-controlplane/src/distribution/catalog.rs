@@ -6,10 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use aws_lc_rs::digest;
 use leno_ir::ResourceName;
 
-use super::Type;
+use super::{Type, Version};
 
 /// A resource as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub struct Resource {
     /// Its canonical name.
     pub name: Arc<str>,
     /// The digest of its bytes.
-    pub version: Arc<str>,
+    pub version: Version,
     /// The message.
     pub body: Arc<[u8]>,
     /// Whether it says that nobody answers, which is not believed at once after a restart.
@@ -26,13 +25,9 @@ pub struct Resource {
 
 impl Resource {
     fn new(name: Arc<str>, body: Arc<[u8]>) -> Self {
-        let digest = digest::digest(&digest::SHA256, &body);
-        // 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one name.
-        let bytes = digest.as_ref().iter().take(12);
-        let version: String = bytes.map(|byte| format!("{byte:02x}")).collect();
         Self {
             name,
-            version: version.into(),
+            version: Version::of(&body),
             body,
             nobody: false,
         }

@@ -10,7 +10,7 @@ use leno_ir::Feature;
 use leno_types::DnsLabel;
 use leno_wire::discovery::DeltaDiscoveryRequest;
 
-use super::{Held, ProtocolError, State, Subscriber, Tally, Type, View};
+use super::{Held, ProtocolError, State, Subscriber, Tally, Type, Version, View, few::Few};
 
 /// One stream.
 pub type StreamId = u64;
@@ -33,7 +33,7 @@ pub struct Programmed {
 pub struct Hub {
     streams: BTreeMap<StreamId, (DnsLabel, Subscriber)>,
     by_agent: BTreeMap<DnsLabel, StreamId>,
-    interest: BTreeMap<(Type, Arc<str>), BTreeSet<StreamId>>,
+    interest: BTreeMap<(Type, Arc<str>), Few<StreamId, ()>>,
     /// Streams that were sent something that they have not answered yet.
     behind: BTreeSet<StreamId>,
     /// Of the streams that ended.
@@ -98,7 +98,7 @@ impl Hub {
             self.lose_interest(stream, key);
         }
         for key in interest.added {
-            self.interest.entry(key).or_default().insert(stream);
+            self.interest.entry(key).or_default().insert(stream, ());
         }
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Hub {
             let Some(streams) = self.interest.get(&(kind, Arc::clone(name))) else {
                 continue;
             };
-            for stream in streams {
+            for stream in streams.keys() {
                 if let Some((_, subscriber)) = self.streams.get_mut(stream) {
                     subscriber.touch(kind, name);
                     touched.insert(*stream);
@@ -202,7 +202,7 @@ impl Hub {
         &self,
         kind: Type,
         names: &[Arc<str>],
-        version: Option<&str>,
+        version: Option<Version>,
         owner: Option<&DnsLabel>,
         programmed: &mut Programmed,
     ) {
@@ -212,7 +212,7 @@ impl Hub {
                 .interest
                 .get(&(kind, Arc::clone(name)))
                 .into_iter()
-                .flatten();
+                .flat_map(Few::keys);
             for stream in asking.chain(owner) {
                 if let Some((agent, subscriber)) = self.streams.get(stream) {
                     programmed.note(agent, subscriber.held_as(kind, name), version);
@@ -223,17 +223,17 @@ impl Hub {
 }
 
 impl Programmed {
-    fn note(&mut self, agent: &DnsLabel, held: Option<&Held>, version: Option<&str>) {
+    fn note(&mut self, agent: &DnsLabel, held: Option<&Held>, version: Option<Version>) {
         self.proxies.insert(agent.clone());
         let newest = match (held, version) {
-            (Some(held), Some(version)) => Some(held).filter(|held| &*held.version == version),
+            (Some(held), Some(version)) => Some(held).filter(|held| held.is(version)),
             (None, None) => return,
             _ => None,
         };
-        match newest.map(|held| &held.state) {
+        match newest.map(Held::state) {
             Some(State::Acked) => {}
             Some(State::Nacked(reason)) => {
-                self.refused.insert(agent.clone(), reason.clone());
+                self.refused.insert(agent.clone(), reason.to_owned());
             }
             Some(State::Pending) | None => {
                 self.behind.insert(agent.clone());

@@ -4,23 +4,21 @@
 //! version that the other side does not have; at most [`WINDOW`] answers of a type are unacknowledged.
 
 mod answers;
+mod held;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use leno_wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-use super::{Resource, Type};
+use super::{Resource, Type, Version, few::Few};
 use answers::{Batch, refusals};
+pub use held::{Held, State};
 
 /// Unacknowledged answers of one type.
 pub(super) const WINDOW: usize = 8;
 /// Names of one type that one stream may ask for.
 pub(super) const MAX_NAMES: usize = 16_384;
-/// Bytes of one such name or of a version: more than any that exists.
+/// Bytes of one such name: more than any that exists.
 pub(super) const MAX_NAME: usize = 512;
 /// Bytes of the resources of one answer, about.
 const ANSWER_BYTES: usize = 512 << 10;
@@ -70,36 +68,12 @@ pub enum ProtocolError {
     Wildcard(&'static str),
 }
 
-/// How far a resource is at a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Sent, no answer yet.
-    Pending,
-    /// It runs.
-    Acked,
-    /// Refused; the version before it runs on.
-    Nacked(String),
-}
-
-/// A resource at a proxy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// The version sent last.
-    pub version: Arc<str>,
-    /// What the proxy says of it.
-    pub state: State,
-    /// The version that runs; empty when none does.
-    pub running: Arc<str>,
-    /// Came with the stream's beginning: the proxy has it from before.
-    resumed: bool,
-}
-
 #[derive(Debug)]
 struct Answer {
     nonce: String,
     /// The revision of the store that it was made from.
     revision: u64,
-    sent: Vec<(Arc<str>, Arc<str>)>,
+    sent: Vec<(Arc<str>, Version)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,16 +90,17 @@ struct TypeState {
     started: bool,
     /// A first answer is due even if it is empty: the other side then knows that it is up to date.
     greet: bool,
-    asked: BTreeMap<Arc<str>, Asked>,
-    /// Canonical name to the names that mean it; no set is empty.
-    meanings: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    dirty: BTreeSet<Arc<str>>,
+    asked: Few<Arc<str>, Asked>,
+    /// Canonical name with each other name that means it. Most names mean themselves.
+    aliases: Few<(Arc<str>, Arc<str>), ()>,
+    dirty: Few<Arc<str>, ()>,
     /// Brought along, and perhaps meant by no name that is asked for.
     orphans: bool,
     /// For wildcard types: look at all again.
     dirty_all: bool,
-    held: BTreeMap<Arc<str>, Held>,
-    inflight: VecDeque<Answer>,
+    held: Few<Arc<str>, Held>,
+    /// At most [`WINDOW`], the oldest first.
+    inflight: Vec<Answer>,
 }
 
 /// One delta ADS stream.
@@ -133,7 +108,7 @@ struct TypeState {
 pub struct Subscriber {
     opened: Duration,
     sequence: u64,
-    types: BTreeMap<Type, TypeState>,
+    types: Few<Type, TypeState>,
     /// The newest revision of which an answer was acknowledged whole.
     acked: Option<u64>,
     /// What is counted of it.
@@ -179,7 +154,7 @@ impl Subscriber {
         Self {
             opened: now,
             sequence: 0,
-            types: BTreeMap::new(),
+            types: Few::default(),
             acked: None,
             tally: Tally::default(),
         }
@@ -199,7 +174,7 @@ impl Subscriber {
             .ok_or_else(|| ProtocolError::Type(request.type_url.chars().take(128).collect()))?;
         let mut interest = Interest::default();
         self.acknowledge(kind, request);
-        let state = self.types.entry(kind).or_default();
+        let state = self.types.get_or_default(kind);
         let first = !std::mem::replace(&mut state.started, true);
         if first {
             state.resume(kind, request);
@@ -223,7 +198,7 @@ impl Subscriber {
                 self.tally.over_limit = self.tally.over_limit.saturating_add(1);
                 continue;
             }
-            let name: Arc<str> = name.as_str().into();
+            let name = state.known_name(name);
             let resumed = first && !request.initial_resource_versions.is_empty();
             let canonical = resumed
                 .then(|| state.meant_before(kind, &name, view))
@@ -235,15 +210,15 @@ impl Subscriber {
             let before = before.flatten();
             // Asked for again: what it meant is told again.
             let canonical = canonical.or_else(|| before.clone());
-            state.set_meaning(&name, before, canonical.clone());
             let asked = Asked {
                 // What the proxy has already is compared, not sent for the asking.
                 due: (!resumed || canonical.is_none()).then_some(now),
-                canonical,
+                canonical: canonical.clone(),
                 resumed,
             };
             state.asked.insert(Arc::clone(&name), asked);
-            state.dirty.insert(name);
+            state.set_meaning(&name, before, canonical);
+            state.dirty.insert(name, ());
         }
         Ok(interest)
     }
@@ -255,7 +230,7 @@ impl Subscriber {
                 state.dirty_all |= state.started;
             } else if let Some((name, _)) = state.asked.get_key_value(name) {
                 let name = Arc::clone(name);
-                state.dirty.insert(name);
+                state.dirty.insert(name, ());
             }
         }
     }
@@ -300,8 +275,7 @@ impl Subscriber {
         let state = self.types.get(&kind);
         state.into_iter().flat_map(move |state| {
             // What a proxy brought along and asks for no more is not told of.
-            let meant =
-                move |name: &Arc<str>| kind.is_wildcard() || state.meanings.contains_key(name);
+            let meant = move |name: &Arc<str>| kind.is_wildcard() || state.is_meant(name);
             let held = state.held.iter().filter(move |(name, _)| meant(name));
             held.map(move |(name, held)| (name, held, state.aliases(name).collect()))
         })
@@ -339,7 +313,7 @@ impl Subscriber {
         self.types.values().all(|state| {
             state.dirty.is_empty()
                 && !state.dirty_all
-                && state.held.values().all(|held| held.state == State::Acked)
+                && state.held.values().all(|held| held.state() == State::Acked)
         })
     }
 
@@ -353,7 +327,7 @@ impl Subscriber {
     #[must_use]
     pub fn due(&self) -> usize {
         let of = |state: &TypeState| {
-            let pending = |held: &&Held| held.state == State::Pending;
+            let pending = |held: &&Held| held.state() == State::Pending;
             let sent = state.held.values().filter(pending).count();
             sent + state.dirty.len() + usize::from(state.dirty_all)
         };
@@ -385,7 +359,10 @@ impl Subscriber {
         let taken = self.types.get_mut(&kind).and_then(|state| {
             let mut all = state.inflight.iter();
             let at = all.position(|answer| answer.nonce == request.response_nonce)?;
-            let answer = state.inflight.remove(at)?;
+            let answer = state.inflight.remove(at);
+            if state.inflight.is_empty() {
+                state.inflight = Vec::new();
+            }
             Some((state, answer))
         });
         let Some((state, answer)) = taken else {
@@ -400,20 +377,14 @@ impl Subscriber {
             refusals(&status.message, &answer.sent)
         });
         for (name, version) in answer.sent {
-            let Some(held) = state
-                .held
-                .get_mut(&name)
-                .filter(|held| held.version == version)
-            else {
+            let held = state.held.get_mut(&name);
+            let Some(held) = held.filter(|held| held.is(version)) else {
                 continue;
             };
             match refused.remove(&name) {
-                None => {
-                    held.state = State::Acked;
-                    held.running = version;
-                }
+                None => held.acknowledge(),
                 Some(reason) => {
-                    held.state = State::Nacked(reason);
+                    held.refuse(reason.into());
                     self.tally.nacks = self.tally.nacks.saturating_add(1);
                 }
             }

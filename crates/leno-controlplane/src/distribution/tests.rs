@@ -323,18 +323,12 @@ fn a_nack_concerns_the_resources_it_names() {
     };
     subscriber.request(&nack, &catalog, Duration::ZERO).unwrap();
     let state = |name: &str| {
-        subscriber
-            .held_as(Type::Endpoints, name)
-            .unwrap()
-            .state
-            .clone()
+        let held = subscriber.held_as(Type::Endpoints, name);
+        held.unwrap().state()
     };
     assert_eq!(state("svc/a/b"), State::Acked);
-    assert_eq!(
-        state("svc/a/bc"),
-        State::Nacked("ports: 70000 is no port".into())
-    );
-    assert_eq!(state("svc/a/c"), State::Nacked("no content".into()));
+    assert_eq!(state("svc/a/bc"), State::Nacked("ports: 70000 is no port"));
+    assert_eq!(state("svc/a/c"), State::Nacked("no content"));
     assert_eq!(subscriber.tally.nacks, 2);
     // A message that names none refuses all that it answers, and is shown as one line.
     put(
@@ -355,8 +349,8 @@ fn a_nack_concerns_the_resources_it_names() {
     };
     subscriber.request(&nack, &catalog, Duration::ZERO).unwrap();
     let held = subscriber.held_as(Type::Endpoints, "svc/a/b").unwrap();
-    assert_eq!(held.state, State::Nacked("too?big".into()));
-    assert_ne!(held.running, held.version);
+    assert_eq!(held.state(), State::Nacked("too?big"));
+    assert!(held.running().is_some() && held.running() != held.version());
 }
 
 #[test]
@@ -381,8 +375,8 @@ fn nobody_gets_everything_and_the_names_of_one_stream_are_bounded() {
 }
 
 #[test]
-fn names_and_versions_longer_than_any_that_exists_are_not_kept() {
-    let (catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
+fn names_longer_than_any_that_exists_are_not_kept_nor_versions_that_nobody_gave() {
+    let (mut catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
     let (long, short) = (format!("svc/a/{}", "x".repeat(507)), "svc/a/b".to_owned());
     let mut request = ask(Type::Endpoints, &[&long, &short]);
     let versions = [(long, "1".into()), (short, "v".repeat(100_000))];
@@ -392,11 +386,21 @@ fn names_and_versions_longer_than_any_that_exists_are_not_kept() {
         .unwrap();
     assert_eq!(subscriber.tally.over_limit, 1);
     assert_eq!(subscriber.asked().count(), 1);
-    let held: Vec<usize> = subscriber
+    let held: Vec<(&str, Option<Version>)> = subscriber
         .held(Type::Endpoints)
-        .map(|(name, held, _)| name.len() + held.version.len())
+        .map(|(name, held, _)| (&**name, held.version()))
         .collect();
-    assert_eq!(held, ["svc/a/b".len() + 512]);
+    assert_eq!(held, [("svc/a/b", None)]);
+    // It is another than any that there is.
+    put(
+        &mut catalog,
+        &mut subscriber,
+        Type::Endpoints,
+        "svc/a/b",
+        Some("one"),
+    );
+    let answer = subscriber.next(&catalog, hold(0, None)).unwrap();
+    assert_eq!(answer.resources.len(), 1);
 }
 
 #[test]

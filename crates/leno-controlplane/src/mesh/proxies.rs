@@ -13,7 +13,7 @@ use leno_types::{DnsLabel, WorkloadUid};
 
 use super::Mesh;
 use crate::{
-    distribution::{State, Subscriber, Type},
+    distribution::{Held, State, Subscriber, Type},
     documents::{Certificate, Missing, Nack, Proxy, ProxyWorkload},
     registry::{Agent, Gone, Workload},
     skew::Skew,
@@ -180,20 +180,26 @@ fn held(subscriber: &Subscriber) -> (BTreeMap<String, usize>, Vec<Nack>) {
     for kind in Type::ALL {
         let mut acked = 0;
         for (resource, held, _) in subscriber.held(kind) {
-            match &held.state {
+            match held.state() {
                 State::Acked => acked += 1,
                 State::Pending => {}
                 State::Nacked(reason) => nacks.push(Nack {
                     type_name: kind.name().into(),
                     resource: resource.to_string(),
-                    version: held.version.to_string(),
-                    reason: reason.clone(),
+                    version: version_text(held),
+                    reason: reason.to_owned(),
                 }),
             }
         }
         resources.insert(kind.name().to_owned(), acked);
     }
     (resources, nacks)
+}
+
+/// The version sent last, for people; one that no control plane gives is not repeated.
+pub(super) fn version_text(held: &Held) -> String {
+    held.version()
+        .map_or_else(String::new, |version| version.to_string())
 }
 
 fn skew(version: &str) -> String {

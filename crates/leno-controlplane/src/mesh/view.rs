@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Mesh,
-    proxies::{self, health},
+    proxies::{self, health, version_text},
     versions::MAX_VERSIONS,
 };
 use crate::{
@@ -36,7 +36,7 @@ impl Mesh {
         let mut list = Vec::new();
         for kind in kinds {
             for (name, held, aliases) in subscriber.held(*kind) {
-                let state = match &held.state {
+                let state = match held.state() {
                     State::Pending => "pending",
                     State::Acked => "acked",
                     State::Nacked(_) => "nacked",
@@ -45,7 +45,7 @@ impl Mesh {
                     type_name: kind.name().into(),
                     name: name.to_string(),
                     aliases: aliases.into_iter().map(ToString::to_string).collect(),
-                    version: held.version.to_string(),
+                    version: version_text(held),
                     state: state.into(),
                     content: self.content(*kind, name),
                 });
@@ -151,7 +151,7 @@ impl Mesh {
             in_sync += usize::from(proxies::in_sync(subscriber));
             for kind in Type::ALL {
                 for (resource, held, _) in subscriber.held(kind) {
-                    if let State::Nacked(reason) = &held.state {
+                    if let State::Nacked(reason) = held.state() {
                         nacks += 1;
                         findings.push(format!(
                             "{name} refuses {} {resource}: {reason}",

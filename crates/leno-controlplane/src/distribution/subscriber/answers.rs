@@ -11,16 +11,16 @@ use leno_wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryRe
 
 use super::{
     ABSENCE_HELD, ANSWER_BYTES, ANSWER_RESOURCES, Answer, Asked, EMPTY_HELD, Held, Hold, MAX_NAME,
-    MAX_NAMES, OWN_HELD, State, TypeState, View,
+    MAX_NAMES, OWN_HELD, TypeState, View,
 };
 use crate::{
-    distribution::{Resource, Type},
+    distribution::{Resource, Type, Version},
     told::one_line,
 };
 
 /// What a NACK says of the resources of its answer: it writes `NAME: REASON` for each it refuses, and has applied the
 /// others. A message that names none of them refuses them all.
-pub(super) fn refusals(message: &str, sent: &[(Arc<str>, Arc<str>)]) -> BTreeMap<Arc<str>, String> {
+pub(super) fn refusals(message: &str, sent: &[(Arc<str>, Version)]) -> BTreeMap<Arc<str>, String> {
     let begins = |name: &str| {
         let marker = format!("{name}: ");
         let mut found = message.match_indices(&marker).map(|(at, _)| at);
@@ -89,16 +89,17 @@ impl TypeState {
         let brought = request.initial_resource_versions.iter();
         let possible = brought.filter(|(name, _)| name.len() <= MAX_NAME);
         for (name, version) in possible.take(MAX_NAMES) {
-            let version: String = version.chars().take(MAX_NAME).collect();
-            let version: Arc<str> = version.as_str().into();
-            let held = Held {
-                running: Arc::clone(&version),
-                version,
-                state: State::Acked,
-                resumed: true,
-            };
+            let held = Held::brought(Version::read(version));
             self.held.insert(name.as_str().into(), held);
         }
+    }
+
+    /// A name, kept once where it is known already.
+    pub(super) fn known_name(&self, name: &str) -> Arc<str> {
+        let asked = self.asked.get_key_value(name).map(|(name, _)| name);
+        let held = || self.held.get_key_value(name).map(|(name, _)| name);
+        let known = asked.or_else(held).cloned();
+        known.unwrap_or_else(|| name.into())
     }
 
     /// What a name that a proxy brings along meant to it, as far as that can be told.
@@ -108,7 +109,7 @@ impl TypeState {
         name: &Arc<str>,
         view: &impl View,
     ) -> Option<Arc<str>> {
-        if self.held.contains_key(name) {
+        if let Some((name, _)) = self.held.get_key_value(name) {
             return Some(Arc::clone(name));
         }
         if let Some(resource) = view.resolve(kind, name) {
@@ -143,7 +144,7 @@ impl TypeState {
         let mut later = false;
         for resource in &all {
             let held = self.held.get(&resource.name);
-            if held.is_some_and(|held| held.version == resource.version) {
+            if held.is_some_and(|held| held.is(resource.version)) {
                 continue;
             }
             if batch.is_full() {
@@ -153,7 +154,7 @@ impl TypeState {
             batch.add(Arc::clone(resource));
         }
         let there: BTreeSet<&Arc<str>> = all.iter().map(|resource| &resource.name).collect();
-        for (name, held) in &self.held {
+        for (name, held) in self.held.iter() {
             if there.contains(name) {
                 continue;
             }
@@ -173,28 +174,25 @@ impl TypeState {
         hold: Hold,
         batch: &mut Batch,
     ) {
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty: Vec<Arc<str>> = self.dirty.keys().cloned().collect();
         for name in dirty {
             if batch.is_full() {
-                self.dirty.insert(name);
-                continue;
+                break;
             }
-            let Some(asked) = self.asked.get(&name).cloned() else {
-                continue;
+            let settled = match self.asked.get(&name).cloned() {
+                None => true,
+                Some(asked) => match view.resolve(kind, &name) {
+                    Some(resource) => self.answer(kind, &name, &asked, resource, hold, batch),
+                    None => self.answer_absent(&name, &asked, hold, batch),
+                },
             };
-            let settled = match view.resolve(kind, &name) {
-                Some(resource) => self.answer(kind, &name, &asked, resource, hold, batch),
-                None => self.answer_absent(&name, &asked, hold, batch),
-            };
-            if !settled {
-                self.dirty.insert(name);
+            if settled {
+                self.dirty.remove(&name);
             }
         }
         if self.orphans && self.dirty.is_empty() && !hold.in_grace() {
             self.orphans = false;
-            let orphan = |(name, held): &(&Arc<str>, &Held)| {
-                held.resumed && !self.meanings.contains_key(*name)
-            };
+            let orphan = |(name, held): &(&Arc<str>, &Held)| held.resumed && !self.is_meant(name);
             let orphans = self
                 .held
                 .iter()
@@ -215,7 +213,7 @@ impl TypeState {
         batch: &mut Batch,
     ) -> bool {
         let held = self.held.get(&resource.name);
-        let same = held.is_some_and(|held| held.version == resource.version);
+        let same = held.is_some_and(|held| held.is(resource.version));
         // What lists endpoints is incomplete while agents are still coming back.
         let lists = kind == Type::Endpoints || resource.name.starts_with("host/");
         if !same && held.is_some_and(|held| held.resumed) && lists && hold.in_grace() {
@@ -284,29 +282,37 @@ impl TypeState {
         if old == new {
             return;
         }
-        if let Some(old) = old
-            && let Some(names) = self.meanings.get_mut(&old)
-        {
-            names.remove(name);
-            if names.is_empty() {
-                self.meanings.remove(&old);
-                self.held.remove(&old);
+        if let Some(old) = old {
+            let alias = (old, Arc::clone(name));
+            self.aliases.remove(&alias);
+            if !self.is_meant(&alias.0) {
+                self.held.remove(&alias.0);
             }
         }
-        if let Some(new) = new {
-            self.meanings
-                .entry(new)
-                .or_default()
-                .insert(Arc::clone(name));
+        if let Some(new) = new
+            && new != *name
+        {
+            self.aliases.insert((new, Arc::clone(name)), ());
         }
     }
 
+    /// Whether a name that is asked for means this.
+    pub(super) fn is_meant(&self, canonical: &Arc<str>) -> bool {
+        let asked = self.asked.get(canonical);
+        let itself = asked.is_some_and(|asked| asked.canonical.as_ref() == Some(canonical));
+        itself || self.aliases(canonical).next().is_some()
+    }
+
+    /// The other names by which something is asked for.
     pub(super) fn aliases<'a>(
         &'a self,
         canonical: &'a Arc<str>,
     ) -> impl Iterator<Item = &'a Arc<str>> {
-        let names = self.meanings.get(canonical).into_iter().flatten();
-        names.filter(move |name| *name != canonical)
+        let from = (Arc::clone(canonical), Arc::default());
+        let names = self.aliases.iter_from(&from).map(|(pair, ())| pair);
+        names
+            .take_while(move |(of, _)| of == canonical)
+            .map(|(_, name)| name)
     }
 
     pub(super) fn send(
@@ -319,7 +325,7 @@ impl TypeState {
         let mut sent = Vec::with_capacity(batch.resources.len());
         let mut resources = Vec::with_capacity(batch.resources.len());
         for (name, resource) in batch.resources {
-            sent.push((Arc::clone(&name), Arc::clone(&resource.version)));
+            sent.push((Arc::clone(&name), resource.version));
             resources.push(wire::Resource {
                 name: name.to_string(),
                 version: resource.version.to_string(),
@@ -329,19 +335,13 @@ impl TypeState {
                     value: resource.body.to_vec(),
                 }),
             });
-            let running = self.held.get(&name).map(|held| Arc::clone(&held.running));
-            let held = Held {
-                version: Arc::clone(&resource.version),
-                state: State::Pending,
-                running: running.unwrap_or_default(),
-                resumed: false,
-            };
+            let held = Held::sent(resource.version, self.held.get(&name));
             self.held.insert(name, held);
         }
         for name in &batch.removed {
             self.held.remove(name);
         }
-        self.inflight.push_back(Answer {
+        self.inflight.push(Answer {
             nonce: nonce.clone(),
             revision,
             sent,
