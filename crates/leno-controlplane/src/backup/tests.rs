@@ -289,6 +289,43 @@ async fn a_bit_that_a_disk_changed_is_found() {
     assert!(place.restore(&backup).await.is_ok());
 }
 
+/// What was written before there were digests.
+fn of_form_1(backup: &[u8]) -> Vec<u8> {
+    let mut old = Builder::new(Vec::new());
+    let mut archive = tar::Archive::new(backup);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        if name == MANIFEST {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.contains(FORMAT));
+            bytes = text.replace(FORMAT, UNSUMMED).into_bytes();
+        }
+        if name != DIGESTS {
+            let mut header = header(bytes.len() as u64);
+            old.append_data(&mut header, &name, &*bytes).unwrap();
+        }
+    }
+    old.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_of_before_there_were_digests_is_restored() {
+    let place = Place::new();
+    let store = place.open();
+    let object = put("services", "cart", serde_json::json!({"is": "old"}));
+    store.commit(vec![object]).await.unwrap();
+    let backup = of_form_1(&place.backup(&store));
+    let changed = put("services", "cart", serde_json::json!({"is": "new"}));
+    store.commit(vec![changed]).await.unwrap();
+    drop(store);
+    place.restore(&backup).await.unwrap();
+    let there = place.open().get(&key("services", "cart")).unwrap();
+    assert_eq!(&*there.unwrap().value, b"{\"is\":\"old\"}");
+}
+
 #[tokio::test]
 async fn a_restore_that_cannot_keep_what_is_there_changes_nothing() {
     let place = Place::new();
