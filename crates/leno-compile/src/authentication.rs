@@ -172,7 +172,7 @@ fn overruled(known: &Known, policy: &AuthenticationPolicy) -> Overruled {
             let other = decides.map(aged).filter(|other| *other != me);
             if let Some((_, other)) = other {
                 lost += 1;
-                found.by.insert((other, record.name.clone()));
+                found.by.insert((other, record.name.to_string()));
             }
         }
         found.elsewhere |= all == 0 || lost < all;
@@ -192,7 +192,7 @@ fn members<'a>(known: &'a Known, target: &AuthenticationTarget) -> Vec<&'a Workl
         }
         AuthenticationTarget::Labels(namespace, labels) => known
             .selected(namespace, labels)
-            .map(|member| &*member.record)
+            .map(|member| &member.record)
             .collect(),
         AuthenticationTarget::Namespace(_) | AuthenticationTarget::Mesh => Vec::new(),
     }

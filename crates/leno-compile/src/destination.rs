@@ -64,7 +64,7 @@ pub(crate) fn of_hostname(
 /// Its ports, whichever services they belong to.
 fn own_ports(record: &WorkloadRecord) -> Vec<EndpointPort> {
     let mut ports: Vec<EndpointPort> = Vec::new();
-    for port in &record.ports {
+    for port in &*record.ports {
         let own = EndpointPort {
             service_port: 0,
             workload_port: port.workload_port,

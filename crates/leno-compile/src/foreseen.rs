@@ -96,41 +96,46 @@ impl Compiler {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use leno_config::{Kind, admit};
     use leno_ir::MtlsMode;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{RegisteredPort, WorkloadRecord};
+    use crate::{Place, Program, RegisteredPort, WorkloadRecord};
 
     const UID: WorkloadUid = WorkloadUid::from_bytes([7; 16]);
 
     fn mesh() -> Compiler {
-        let record = WorkloadRecord {
+        let program = Program {
             uid: UID,
+            agent: "a".parse().unwrap(),
             namespace: "shop".parse().unwrap(),
             name: "web-1".into(),
             service_account: "web".parse().unwrap(),
-            service: Some("shop/web".parse().unwrap()),
-            version: String::new(),
-            versioned: true,
-            labels: BTreeMap::new(),
-            addresses: vec!["10.0.0.1".parse().unwrap()],
-            hbone_port: 15008,
-            agent: "a".parse().unwrap(),
-            ports: vec![RegisteredPort {
-                service_port: 80,
+            service: Some("web".parse().unwrap()),
+            version: None,
+            ports: Box::new([RegisteredPort {
+                service_port: Some(80),
                 workload_port: 8080,
                 protocol: None,
                 published: Some(8080),
-            }],
+            }]),
+        };
+        let place = Place {
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            hbone_port: 15008,
+        };
+        let record = WorkloadRecord {
+            program: Arc::new(program),
+            place: Arc::new(place),
+            versioned: true,
             health: leno_ir::Health::Healthy,
             ready: true,
         };
         let mut compiler = Compiler::new("d.leno".parse().unwrap());
-        compiler.apply(vec![Input::Workload(UID, Some(Arc::new(record)))]);
+        compiler.apply(vec![Input::Workload(UID, Some(record))]);
         compiler
     }
 

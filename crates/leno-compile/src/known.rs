@@ -32,7 +32,7 @@ pub(crate) type ObjectName = ServiceName;
 /// A workload.
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) record: Arc<WorkloadRecord>,
+    pub(crate) record: WorkloadRecord,
 }
 
 impl Member {
@@ -360,26 +360,27 @@ impl Known {
     fn set_workload(
         &mut self,
         uid: WorkloadUid,
-        record: Option<Arc<WorkloadRecord>>,
+        record: Option<WorkloadRecord>,
         touched: &mut Touched,
     ) {
         let before = self.workloads.remove(&uid);
         let after = record.map(|record| Member { record });
         let (was, is) = (
-            before.as_ref().map(|member| &*member.record),
-            after.as_ref().map(|member| &*member.record),
+            before.as_ref().map(|member| &member.record),
+            after.as_ref().map(|member| &member.record),
         );
         if was != is {
             touched.reads.insert(Read::Workload(uid));
             touched.keys.insert(Key::OwnWorkload(uid));
-            let same_place = was.map(|was| &was.addresses) == is.map(|is| &is.addresses);
+            let same_place =
+                was.map(|was| &was.place.addresses) == is.map(|is| &is.place.addresses);
             for record in was.into_iter().chain(is).filter(|_| !same_place) {
                 touched
                     .reads
-                    .extend(record.addresses.iter().copied().map(Read::At));
+                    .extend(record.place.addresses.iter().copied().map(Read::At));
                 touched
                     .keys
-                    .extend(record.addresses.iter().copied().map(Key::Host));
+                    .extend(record.place.addresses.iter().copied().map(Key::Host));
             }
             let same_shape = matches!((was, is), (Some(was), Some(is)) if was.same_shape(is));
             for member in before.iter().chain(&after).filter(|_| !same_shape) {
@@ -405,7 +406,7 @@ impl Known {
         let own = was
             .into_iter()
             .chain(is)
-            .filter_map(|record| record.service.clone());
+            .filter_map(|record| record.service_name());
         let own: BTreeSet<ServiceName> = own.collect();
         let taken = |known: &Self| {
             own.iter()
@@ -414,30 +415,30 @@ impl Known {
         };
         let taken_before = taken(self);
         if let Some(was) = was {
-            for (name, value) in &was.all_labels() {
-                self.labelled.remove(&was.namespace, (name, value), &uid);
+            for label in was.labels() {
+                self.labelled.remove(&was.namespace, label, &uid);
             }
-            if let Some(service) = &was.service {
-                remove(&mut self.registered, service, &uid);
+            if let Some(service) = was.service_name() {
+                remove(&mut self.registered, &service, &uid);
             }
-            if let Some(service) = was.version_service() {
+            if let Some(service) = was.made_service() {
                 remove(&mut self.versions, &service, &uid);
             }
-            for address in &was.addresses {
+            for address in &was.place.addresses {
                 remove(&mut self.at, address, &uid);
             }
         }
         if let Some(is) = is {
-            for (name, value) in &is.all_labels() {
-                self.labelled.insert(&is.namespace, (name, value), uid);
+            for label in is.labels() {
+                self.labelled.insert(&is.namespace, label, uid);
             }
-            if let Some(service) = &is.service {
-                insert(&mut self.registered, service.clone(), uid);
+            if let Some(service) = is.service_name() {
+                insert(&mut self.registered, service, uid);
             }
-            if let Some(service) = is.version_service() {
+            if let Some(service) = is.made_service() {
                 insert(&mut self.versions, service, uid);
             }
-            for address in &is.addresses {
+            for address in &is.place.addresses {
                 insert(&mut self.at, *address, uid);
             }
         }

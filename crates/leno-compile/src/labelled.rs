@@ -78,8 +78,7 @@ impl Known {
     /// The applied services that select a workload.
     pub(crate) fn selecting<'a>(&'a self, member: &Member) -> impl Iterator<Item = &'a Service> {
         let mut found = BTreeSet::new();
-        for (name, value) in &member.record.all_labels() {
-            let label = (name.as_str(), value.as_str());
+        for label in member.record.labels() {
             let services = self.selecting.of(&member.record.namespace, label);
             let services = services.into_iter().flatten();
             found.extend(services.filter(|name| {

@@ -32,7 +32,7 @@ pub use authentication::PortMode;
 pub use compiler::{Compilations, Compiler};
 pub use foreseen::Foreseen;
 pub use hostnames::{GeneratorNames, GivenNames, MAX_GENERATORS, labels_of, unnamed};
-pub use input::{Input, RegisteredPort, Remembered, WorkloadRecord, version_service};
+pub use input::{Input, Place, Program, RegisteredPort, Remembered, WorkloadRecord};
 pub use kept::Kept;
 pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};
 pub use references::{Dangling, Labels, Question, Services, dangling};

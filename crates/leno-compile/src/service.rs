@@ -2,7 +2,7 @@
 
 use leno_config::{Service, TargetPort};
 use leno_ir::{Endpoint, EndpointPort, Endpoints, Health, ServicePort};
-use leno_types::{Identity, ServiceName};
+use leno_types::ServiceName;
 
 use crate::{EffectiveService, Origin, RegisteredPort, WorkloadRecord, view::View};
 
@@ -41,17 +41,18 @@ pub(crate) fn effective(view: &View<'_>, name: &ServiceName) -> Option<Effective
     }
     // Where two registrations disagree about a port, the one with the lower id is believed.
     let mut ports: Vec<ServicePort> = Vec::new();
-    for port in registered.iter().flat_map(|record| &record.ports) {
-        if ports.iter().all(|known| known.port != port.service_port) {
+    for port in registered.iter().flat_map(|record| &*record.ports) {
+        let number = port.of_service();
+        if ports.iter().all(|known| known.port != number) {
             ports.push(ServicePort {
-                port: port.service_port,
+                port: number,
                 protocol: port.protocol,
                 name: port.name(),
             });
         }
     }
     ports.sort_by_key(|port| port.port);
-    let own = (registered.iter()).any(|record| record.service.as_ref() == Some(name));
+    let own = (registered.iter()).any(|record| record.service_name().as_ref() == Some(name));
     let origin = if own {
         Origin::Registered
     } else {
@@ -88,7 +89,7 @@ pub(crate) fn ports_of(record: &WorkloadRecord, applied: Option<&Service>) -> Ve
     let Some(applied) = applied else {
         let all = record.ports.iter();
         return all
-            .map(|registered| endpoint_port(registered, registered.service_port))
+            .map(|registered| endpoint_port(registered, registered.of_service()))
             .collect();
     };
     let of_service = applied.ports.iter().filter_map(|port| {
@@ -136,11 +137,11 @@ pub(crate) fn endpoint(
     record: &WorkloadRecord,
     ports: Vec<EndpointPort>,
 ) -> Option<Endpoint> {
-    if record.addresses.is_empty() {
+    if record.place.addresses.is_empty() {
         return None;
     }
     let service = match &record.service {
-        Some(service) => service.name.to_string(),
+        Some(service) => service.to_string(),
         None => {
             let memberships = view.memberships(record);
             memberships
@@ -156,13 +157,13 @@ pub(crate) fn endpoint(
     };
     Some(Endpoint {
         uid: record.uid,
-        name: record.name.clone(),
+        name: record.name.to_string(),
         namespace: record.namespace.to_string(),
-        identity: Identity::workload(view.domain(), &record.namespace, &record.service_account),
-        version: record.version.clone(),
+        identity: record.identity(view.domain()),
+        version: record.version_text().to_owned(),
         service,
-        addresses: record.addresses.clone(),
-        hbone_port: record.hbone_port,
+        addresses: record.place.addresses.clone(),
+        hbone_port: record.place.hbone_port,
         ports,
         health,
     })

@@ -127,7 +127,7 @@ impl<'a> View<'a> {
     /// See [`Read::Registered`].
     pub(crate) fn registered(&self, name: &ServiceName) -> Vec<&'a WorkloadRecord> {
         self.record(Read::Registered(name.clone()));
-        let records = self.known.registered(name).map(|member| &*member.record);
+        let records = self.known.registered(name).map(|member| &member.record);
         records.collect()
     }
 
@@ -142,7 +142,7 @@ impl<'a> View<'a> {
         self.record(Read::Selected(service.name()));
         let namespace = &service.meta.namespace;
         let selected = self.known.selected(namespace, &service.selector);
-        selected.map(|member| &*member.record).collect()
+        selected.map(|member| &member.record).collect()
     }
 
     /// The services that a workload belongs to; see [`Read::Workload`].
@@ -154,10 +154,10 @@ impl<'a> View<'a> {
             .into_iter()
             .flat_map(|member| self.known.selecting(member))
             .map(Service::name);
-        let of_version = record.version_service();
+        let of_version = record.made_service();
         let of_version = of_version.filter(|name| !self.known.is_taken(name));
         // An applied service with a selector wins over what was registered.
-        let registered = record.service.clone().into_iter().chain(of_version);
+        let registered = record.service_name().into_iter().chain(of_version);
         let registered = registered.filter(|name| {
             let applied = self.known.service(name);
             applied.is_none_or(|service| service.selector.is_empty())
@@ -168,7 +168,7 @@ impl<'a> View<'a> {
     /// See [`Read::Workload`].
     pub(crate) fn workload(&self, uid: WorkloadUid) -> Option<&'a WorkloadRecord> {
         self.record(Read::Workload(uid));
-        self.known.workload(uid).map(|member| &*member.record)
+        self.known.workload(uid).map(|member| &member.record)
     }
 
     /// See [`Read::At`].

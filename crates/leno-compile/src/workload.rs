@@ -16,8 +16,7 @@ pub(crate) fn own(view: &View<'_>, uid: WorkloadUid) -> Option<OwnWorkload> {
     let record = view.workload(uid)?;
     let memberships = view.memberships(record);
     let service = record
-        .service
-        .clone()
+        .service_name()
         .or_else(|| memberships.first().cloned());
     let mut ports = ports(view, record, &memberships);
     let mtls = authentication::mtls(view, record, &memberships, &mut ports);
@@ -30,11 +29,11 @@ pub(crate) fn own(view: &View<'_>, uid: WorkloadUid) -> Option<OwnWorkload> {
     Some(OwnWorkload {
         uid,
         namespace: record.namespace.clone(),
-        name: record.name.clone(),
-        identity: Identity::workload(view.domain(), &record.namespace, &record.service_account),
-        version: record.version.clone(),
+        name: record.name.to_string(),
+        identity: record.identity(view.domain()),
+        version: record.version_text().to_owned(),
         service,
-        addresses: record.addresses.clone(),
+        addresses: record.place.addresses.clone(),
         mtls,
         ports,
         access: access(view, record, memberships),
@@ -48,7 +47,7 @@ fn ports(
     memberships: &BTreeSet<ServiceName>,
 ) -> Vec<WorkloadPort> {
     let mut ports: Vec<WorkloadPort> = Vec::new();
-    for port in &record.ports {
+    for port in &*record.ports {
         let same = |known: &WorkloadPort| {
             known.port == port.workload_port && known.published == port.published
         };

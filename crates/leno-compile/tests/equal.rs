@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use leno_compile::{
-    Compiler, Input, Key, Origin, Output, RegisteredPort, Remembered, WorkloadRecord,
+    Compiler, Input, Key, Origin, Output, Place, Program, RegisteredPort, Remembered,
+    WorkloadRecord,
 };
 use leno_config::{Kind, admit};
 use leno_ir::{Health, Mesh, MtlsMode, Prefix, ResourceName, ServicePort};
@@ -79,7 +80,7 @@ fn service(dice: &mut Dice, namespace: &str, name: &str) -> Value {
         0 => json!({}),
         1 => json!({"app": dice.one(&["a", "b"])}),
         2 => json!({"app": "a", "version": dice.one(&["v1", "v2"])}),
-        _ => json!({"tier": dice.one(&["front", "back"])}),
+        _ => json!({"version": dice.one(&["v1", "v2"])}),
     };
     let protocol = |dice: &mut Dice| dice.one(&["http", "tcp", "grpc"]);
     let ports = match dice.below(3) {
@@ -164,7 +165,7 @@ fn authentication(dice: &mut Dice, namespace: &str, name: &str) -> Value {
         0 => json!({"targetRefs": [{"kind": "Mesh"}]}),
         1 => json!({"targetRefs": [{"kind": "Namespace"}]}),
         2 => json!({"targetRefs": [{"kind": "Mesh"}, {"kind": "Service", "name": "a"}]}),
-        3 => json!({"selector": {"matchLabels": {"tier": dice.one(&["front", "back"])}}}),
+        3 => json!({"selector": {"matchLabels": {"version": dice.one(&["v1", "v2"])}}}),
         _ => json!({"targetRefs": [{"kind": "Service", "name": dice.one(SERVICES)}]}),
     };
     let targets = spec["targetRefs"].to_string();
@@ -183,28 +184,31 @@ fn authentication(dice: &mut Dice, namespace: &str, name: &str) -> Value {
 fn workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
     let base = any_workload(&mut Dice(u64::from(uid.as_bytes()[0])), uid);
     let other = any_workload(dice, uid);
+    let program = |program| WorkloadRecord {
+        program: Arc::new(program),
+        ..base.clone()
+    };
     match dice.below(12) {
         0 => WorkloadRecord {
-            labels: other.labels,
-            ..base
-        },
-        1 => WorkloadRecord {
-            service_account: other.service_account,
-            ..base
-        },
-        2 => WorkloadRecord {
-            ports: other.ports,
-            ..base
-        },
-        3 => WorkloadRecord {
-            addresses: other.addresses,
-            ..base
-        },
-        4 => WorkloadRecord {
-            version: other.version,
             versioned: other.versioned,
             ..base
         },
+        1 => program(Program {
+            service_account: other.service_account.clone(),
+            ..(*base.program).clone()
+        }),
+        2 => program(Program {
+            ports: other.ports.clone(),
+            ..(*base.program).clone()
+        }),
+        3 => WorkloadRecord {
+            place: other.place,
+            ..base
+        },
+        4 => program(Program {
+            version: other.version.clone(),
+            ..(*base.program).clone()
+        }),
         5 => WorkloadRecord {
             health: other.health,
             ready: other.ready,
@@ -219,34 +223,32 @@ fn any_workload(dice: &mut Dice, uid: WorkloadUid) -> WorkloadRecord {
     let namespace = dice.one(NAMESPACES);
     let service = dice.one(&["", "a", "a", "b"]);
     let port = |dice: &mut Dice| RegisteredPort {
-        service_port: dice.one(&[80, 81]),
+        service_port: dice.one(&[Some(80), Some(81)]),
         workload_port: dice.one(&[8080, 80]),
         protocol: dice
             .one(&[None, Some("http"), Some("tcp")])
             .map(|text| text.parse().unwrap()),
         published: dice.one(&[None, Some(9000)]),
     };
-    WorkloadRecord {
+    let program = Program {
         uid,
-        namespace: namespace.parse().unwrap(),
-        name: format!("w-{}", uid.as_bytes()[15]),
-        service_account: dice.one(&["a", "b"]).parse().unwrap(),
-        service: (!service.is_empty()).then(|| format!("{namespace}/{service}").parse().unwrap()),
-        version: dice.one(VERSIONS).into(),
-        versioned: dice.below(4) != 0,
-        labels: dice
-            .several(1, &["front", "back"])
-            .into_iter()
-            .map(|tier| ("tier".to_owned(), tier.to_owned()))
-            .collect(),
-        addresses: dice
-            .several(2, ADDRESSES)
-            .into_iter()
-            .map(|text| text.parse().unwrap())
-            .collect(),
-        hbone_port: 15008,
         agent: "host".parse().unwrap(),
+        namespace: namespace.parse().unwrap(),
+        name: format!("w-{}", uid.as_bytes()[15]).into(),
+        service_account: dice.one(&["a", "b"]).parse().unwrap(),
+        service: (!service.is_empty()).then(|| service.parse().unwrap()),
+        version: dice.one(VERSIONS).parse().ok(),
         ports: (0..dice.below(3)).map(|_| port(dice)).collect(),
+    };
+    let addresses = dice.several(2, ADDRESSES).into_iter();
+    let place = Place {
+        addresses: addresses.map(|text| text.parse().unwrap()).collect(),
+        hbone_port: 15008,
+    };
+    WorkloadRecord {
+        program: Arc::new(program),
+        place: Arc::new(place),
+        versioned: dice.below(4) != 0,
         health: dice.one(&[Health::Healthy, Health::Unhealthy, Health::Unknown]),
         ready: dice.below(16) != 0,
     }
@@ -337,7 +339,7 @@ fn edit(seed: u64) -> Input {
         6 => Input::Mesh(Arc::new(mesh(dice))),
         _ => {
             let uid = WorkloadUid::from_bytes([u8::try_from(dice.below(6)).unwrap(); 16]);
-            let record = (!gone).then(|| Arc::new(workload(dice, uid)));
+            let record = (!gone).then(|| workload(dice, uid));
             Input::Workload(uid, record)
         }
     }

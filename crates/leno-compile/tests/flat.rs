@@ -1,9 +1,11 @@
 //! A change costs what it concerns, however large the mesh is: counted, not timed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use leno_compile::{Compilations, Compiler, Input, Key, RegisteredPort, WorkloadRecord};
+use leno_compile::{
+    Compilations, Compiler, Input, Key, Place, Program, RegisteredPort, WorkloadRecord,
+};
 use leno_config::{Kind, SplitBackend, admit, httproute_split};
 use leno_ir::Health;
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
@@ -22,28 +24,33 @@ fn workload(number: u32, of: u32, health: Health) -> Input {
     let mut uid = [0; 16];
     uid[12..].copy_from_slice(&number.to_be_bytes());
     let uid = WorkloadUid::from_bytes(uid);
-    let record = WorkloadRecord {
+    let program = Program {
         uid,
-        namespace: label("shop"),
-        name: format!("w{number}"),
-        service_account: label("default"),
-        service: Some(name(of)),
-        version: String::new(),
-        versioned: true,
-        labels: BTreeMap::new(),
-        addresses: vec![[10, high, middle, low].into()],
-        hbone_port: 15008,
         agent: label("host"),
-        ports: vec![RegisteredPort {
-            service_port: 80,
+        namespace: label("shop"),
+        name: format!("w{number}").into(),
+        service_account: label("default"),
+        service: Some(name(of).name),
+        version: None,
+        ports: Box::new([RegisteredPort {
+            service_port: Some(80),
             workload_port: 8080,
             protocol: None,
             published: None,
-        }],
+        }]),
+    };
+    let place = Place {
+        addresses: vec![[10, high, middle, low].into()],
+        hbone_port: 15008,
+    };
+    let record = WorkloadRecord {
+        program: Arc::new(program),
+        place: Arc::new(place),
+        versioned: true,
         health,
         ready: true,
     };
-    Input::Workload(uid, Some(Arc::new(record)))
+    Input::Workload(uid, Some(record))
 }
 
 fn object(kind: Kind, value: Value) -> Input {

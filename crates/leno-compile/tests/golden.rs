@@ -1,5 +1,5 @@
 //! What documents and registrations compile to: each `testdata/*.yaml` beside its `.golden`. Registrations are lines
-//! `#! workload UID ns=.. name=.. sa=.. service=.. version=.. ip=.. port=80:8080/http health=.. label=k=v`, addresses
+//! `#! workload UID ns=.. name=.. sa=.. service=.. version=.. ip=.. port=80:8080/http health=..`, addresses
 //! `#! vips NS/NAME ADDRESS ..`; `#! remembered NS/NAME SINCE`, `#! mesh NAME`, `#! reserved HOSTNAME ..`. `UPDATE_GOLDEN=1 cargo test -p leno-compile` rewrites them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(
@@ -10,14 +10,15 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     fmt::Write,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use leno_compile::{Compiler, Input, Output, RegisteredPort, Remembered, WorkloadRecord};
+use leno_compile::{
+    Compiler, Input, Output, Place, Program, RegisteredPort, Remembered, WorkloadRecord,
+};
 use leno_config::{admit, parse_documents};
 use leno_ir::{
     AccessRule, Destination, Endpoint, Health, Mtls, OwnWorkload, PathMatch, Principal, Provenance,
@@ -31,7 +32,7 @@ fn port(text: &str) -> RegisteredPort {
         .map_or((text, None), |(ports, protocol)| (ports, Some(protocol)));
     let mut numbers = ports.split(':').map(|number| number.parse().unwrap());
     RegisteredPort {
-        service_port: numbers.next().unwrap(),
+        service_port: numbers.next(),
         workload_port: numbers.next().unwrap(),
         protocol: protocol.map(|protocol| protocol.parse().unwrap()),
         published: numbers.next(),
@@ -43,49 +44,51 @@ fn workload(words: &[&str]) -> Input {
         panic!("a workload has an id");
     };
     let uid = WorkloadUid::from_bytes([uid.parse().unwrap(); 16]);
-    let mut record = WorkloadRecord {
+    let mut program = Program {
         uid,
+        agent: "host".parse().unwrap(),
         namespace: "shop".parse().unwrap(),
-        name: String::new(),
+        name: Box::default(),
         service_account: "default".parse().unwrap(),
         service: None,
-        version: String::new(),
-        versioned: true,
-        labels: BTreeMap::new(),
-        addresses: Vec::new(),
-        hbone_port: 15008,
-        agent: "host".parse().unwrap(),
-        ports: Vec::new(),
-        health: Health::Healthy,
-        ready: true,
+        version: None,
+        ports: Box::default(),
     };
+    let (mut addresses, mut ports) = (Vec::new(), Vec::new());
+    let (mut health, mut ready) = (Health::Healthy, true);
     for (key, value) in fields.iter().map(|field| field.split_once('=').unwrap()) {
         match key {
-            "ns" => record.namespace = value.parse().unwrap(),
-            "name" => record.name = value.into(),
-            "sa" => record.service_account = value.parse().unwrap(),
-            "service" => {
-                record.service = Some(format!("{}/{value}", record.namespace).parse().unwrap())
-            }
-            "version" => record.version = value.into(),
-            "ip" => record.addresses.push(value.parse().unwrap()),
-            "port" => record.ports.push(port(value)),
+            "ns" => program.namespace = value.parse().unwrap(),
+            "name" => program.name = value.into(),
+            "sa" => program.service_account = value.parse().unwrap(),
+            "service" => program.service = Some(value.parse().unwrap()),
+            "version" => program.version = Some(value.parse().unwrap()),
+            "ip" => addresses.push(value.parse().unwrap()),
+            "port" => ports.push(port(value)),
             "health" => {
-                record.health = if value == "unknown" {
+                health = if value == "unknown" {
                     Health::Unknown
                 } else {
                     Health::Unhealthy
                 }
             }
-            "ready" => record.ready = value == "yes",
-            "label" => {
-                let (key, value) = value.split_once('=').unwrap();
-                record.labels.insert(key.into(), value.into());
-            }
+            "ready" => ready = value == "yes",
             other => panic!("no field {other}"),
         }
     }
-    Input::Workload(uid, Some(Arc::new(record)))
+    program.ports = ports.into();
+    let place = Place {
+        addresses,
+        hbone_port: 15008,
+    };
+    let record = WorkloadRecord {
+        program: Arc::new(program),
+        place: Arc::new(place),
+        versioned: true,
+        health,
+        ready,
+    };
+    Input::Workload(uid, Some(record))
 }
 
 fn inputs(file: &str, text: &str) -> Vec<Input> {

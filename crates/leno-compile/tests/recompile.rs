@@ -5,7 +5,9 @@ mod common;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use leno_compile::{Compilations, Compiler, Input, Key, Output, RegisteredPort, WorkloadRecord};
+use leno_compile::{
+    Compilations, Compiler, Input, Key, Output, Place, Program, RegisteredPort, WorkloadRecord,
+};
 use leno_config::{AccessAction, Kind, SplitBackend, access_policy, admit, httproute_split};
 use leno_ir::Health;
 use leno_types::{DnsLabel, ServiceName, WorkloadUid};
@@ -25,31 +27,36 @@ fn workload(number: u16, of: u16) -> WorkloadRecord {
     let mut uid = [0; 16];
     uid[14] = high;
     uid[15] = low;
-    WorkloadRecord {
+    let program = Program {
         uid: WorkloadUid::from_bytes(uid),
-        namespace: label("shop"),
-        name: format!("w{number}"),
-        service_account: label("default"),
-        service: Some(service(of)),
-        version: String::new(),
-        versioned: true,
-        labels: BTreeMap::new(),
-        addresses: vec![[10, 0, high, low].into()],
-        hbone_port: 15008,
         agent: label("host"),
-        ports: vec![RegisteredPort {
-            service_port: 80,
+        namespace: label("shop"),
+        name: format!("w{number}").into(),
+        service_account: label("default"),
+        service: Some(service(of).name),
+        version: None,
+        ports: Box::new([RegisteredPort {
+            service_port: Some(80),
             workload_port: 8080,
             protocol: None,
             published: None,
-        }],
+        }]),
+    };
+    let place = Place {
+        addresses: vec![[10, 0, high, low].into()],
+        hbone_port: 15008,
+    };
+    WorkloadRecord {
+        program: Arc::new(program),
+        place: Arc::new(place),
+        versioned: true,
         health: Health::Healthy,
         ready: true,
     }
 }
 
 fn input(record: WorkloadRecord) -> Input {
-    Input::Workload(record.uid, Some(Arc::new(record)))
+    Input::Workload(record.uid, Some(record))
 }
 
 fn object(kind: Kind, value: Value) -> Input {
@@ -120,7 +127,10 @@ fn a_change_of_health_recompiles_no_route() {
     );
     assert_eq!(
         changed,
-        [Key::Host(sick.addresses[0]), Key::Endpoints(service(5))]
+        [
+            Key::Host(sick.place.addresses[0]),
+            Key::Endpoints(service(5))
+        ]
     );
 }
 
@@ -240,58 +250,33 @@ fn a_policy_protects_a_workload_that_the_applied_service_of_its_name_misses() {
 #[test]
 fn each_field_of_a_workload_alone_reaches_whoever_depends_on_it() {
     let base = workload(1, 1);
+    let program = |change: fn(&mut Program)| {
+        let mut record = base.clone();
+        change(Arc::make_mut(&mut record.program));
+        record
+    };
+    let place = |change: fn(&mut Place)| {
+        let mut record = base.clone();
+        change(Arc::make_mut(&mut record.place));
+        record
+    };
     let variants = [
-        WorkloadRecord {
-            labels: BTreeMap::from([("tier".into(), "front".into())]),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            service_account: label("other"),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            service: Some(service(2)),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            service: None,
-            ..base.clone()
-        },
-        WorkloadRecord {
-            version: "v2".into(),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            namespace: label("web"),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            ports: Vec::new(),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            addresses: vec!["10.9.9.9".parse().unwrap()],
-            ..base.clone()
-        },
-        WorkloadRecord {
-            addresses: Vec::new(),
-            ..base.clone()
-        },
-        WorkloadRecord {
-            hbone_port: 25008,
-            ..base.clone()
-        },
+        program(|of| of.service_account = label("other")),
+        program(|of| of.service = Some(service(2).name)),
+        program(|of| of.service = None),
+        program(|of| of.version = Some(label("v2"))),
+        program(|of| of.namespace = label("web")),
+        program(|of| of.ports = Box::default()),
+        program(|of| of.name = "renamed".into()),
+        place(|of| of.addresses = vec!["10.9.9.9".parse().unwrap()]),
+        place(|of| of.addresses = Vec::new()),
+        place(|of| of.hbone_port = 25008),
         WorkloadRecord {
             ready: false,
             ..base.clone()
         },
-        WorkloadRecord {
-            name: "renamed".into(),
-            ..base.clone()
-        },
     ];
     let selectors = [
-        ("tier", "front"),
         ("leno.dev/service-account", "other"),
         ("version", "v2"),
         ("app", "s2"),
@@ -328,14 +313,9 @@ fn a_version_gets_no_part_in_a_service_that_others_are_registered_for() {
             _ => Vec::new(),
         }
     };
-    let version = WorkloadRecord {
-        version: "api".into(),
-        ..workload(1, 1)
-    };
-    let own = WorkloadRecord {
-        service: Some(ServiceName::new(label("shop"), label("s1-api"))),
-        ..workload(2, 2)
-    };
+    let (mut version, mut own) = (workload(1, 1), workload(2, 2));
+    Arc::make_mut(&mut version.program).version = Some(label("api"));
+    Arc::make_mut(&mut own.program).service = Some(label("s1-api"));
     let (uid, gone) = (own.uid, Input::Workload(own.uid, None));
     for own_first in [true, false] {
         let mut compiler = Compiler::new("default.leno".parse().unwrap());

@@ -21,10 +21,10 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use leno_api::{Derived, Proposed};
-use leno_compile::{EffectiveService, GivenNames, Kept, Key, Origin};
+use leno_compile::{EffectiveService, GivenNames, Kept, Key, Origin, Place};
 use leno_config::{Finding, Kind, Resource};
 use leno_store::{Expect, Write};
-use leno_types::{DnsLabel, MeshName, ServiceName, WorkloadUid};
+use leno_types::{DnsLabel, MeshName, ServiceName, TrustDomain, WorkloadUid};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
@@ -74,19 +74,10 @@ struct ShownService {
     since: Arc<str>,
 }
 
-/// A workload as it is shown.
-#[derive(Debug)]
-struct ShownWorkload {
-    workload: Arc<Workload>,
-    agent: DnsLabel,
-    since: Arc<str>,
-}
-
 /// Of an agent, what its workloads show.
 #[derive(Debug)]
 struct ShownAgent {
-    addresses: Vec<IpAddr>,
-    hbone_port: u16,
+    place: Arc<Place>,
     connected: bool,
     unknown: bool,
 }
@@ -98,7 +89,7 @@ struct Published {
     services: BTreeMap<ServiceName, ShownService>,
     /// What services are called besides.
     names: Arc<GivenNames>,
-    workloads: BTreeMap<WorkloadUid, ShownWorkload>,
+    workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     agents: BTreeMap<DnsLabel, ShownAgent>,
     statuses: Statuses,
 }
@@ -127,18 +118,15 @@ impl Published {
     }
 
     /// Gives back whose it is.
-    fn show_workload(&mut self, uid: WorkloadUid, mesh: &Mesh, now: &Arc<str>) -> Option<DnsLabel> {
-        let Some((agent, _, workload)) = mesh.registry.workload(&uid) else {
-            return Some(self.workloads.remove(&uid)?.agent);
+    fn show_workload(&mut self, uid: WorkloadUid, mesh: &Mesh) -> Option<DnsLabel> {
+        let shown = match mesh.registry.workload(&uid) {
+            Some((.., workload)) => {
+                self.workloads.insert(uid, Arc::clone(workload));
+                Arc::clone(workload)
+            }
+            None => self.workloads.remove(&uid)?,
         };
-        let before = self.workloads.get(&uid);
-        let shown = ShownWorkload {
-            workload: Arc::clone(workload),
-            agent: agent.clone(),
-            since: Arc::clone(before.map_or(now, |before| &before.since)),
-        };
-        self.workloads.insert(uid, shown);
-        Some(agent.clone())
+        Some(shown.agent.clone())
     }
 
     fn show_agent(&mut self, name: DnsLabel, mesh: &Mesh) {
@@ -147,8 +135,7 @@ impl Published {
             return;
         };
         let shown = ShownAgent {
-            addresses: agent.addresses.clone(),
-            hbone_port: agent.hbone_port,
+            place: Arc::clone(&agent.place),
             connected: agent.session.is_some(),
             unknown: agent.is_unknown(),
         };
@@ -156,12 +143,13 @@ impl Published {
     }
 
     /// The objects of a kind that nobody wrote.
-    fn derived(&self, kind: Kind) -> Vec<Value> {
+    fn derived(&self, kind: Kind, domain: &TrustDomain) -> Vec<Value> {
         match kind {
             Kind::Workload => {
-                let shown = self.workloads.values();
-                let shown =
-                    shown.filter_map(|of| Some(workload_value(of, self.agents.get(&of.agent)?)));
+                let shown = self.workloads.values().filter_map(|of| {
+                    let agent = self.agents.get(&of.agent)?;
+                    Some(workload_value(of, agent, domain))
+                });
                 shown.collect()
             }
             Kind::EndpointSlice => {
@@ -223,6 +211,7 @@ impl Published {
 #[derive(Debug)]
 pub(crate) struct Shared {
     name: MeshName,
+    domain: TrustDomain,
     vips: Mutex<Vips>,
     published: RwLock<Published>,
     /// Services that nobody wrote, and whether somebody serves them: as of now, not of the last publication.
@@ -232,9 +221,10 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Nothing published yet.
-    pub(crate) fn new(name: MeshName) -> Self {
+    pub(crate) fn new(name: MeshName, domain: TrustDomain) -> Self {
         Self {
             name,
+            domain,
             vips: Mutex::default(),
             published: RwLock::default(),
             derived: Mutex::default(),
@@ -266,7 +256,7 @@ impl Shared {
         }
         let mut agents = stale.agents;
         for uid in stale.workloads {
-            agents.extend(published.show_workload(uid, mesh, &now));
+            agents.extend(published.show_workload(uid, mesh));
         }
         for name in agents {
             published.show_agent(name, mesh);
@@ -336,7 +326,7 @@ impl Derived for DerivedMeshes {
         let Some(shared) = self.shared(mesh) else {
             return Vec::new();
         };
-        let mut objects = shared.read().derived(kind);
+        let mut objects = shared.read().derived(kind, &shared.domain);
         if let Some(namespace) = namespace {
             objects.retain(|object| {
                 object

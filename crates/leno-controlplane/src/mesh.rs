@@ -35,7 +35,7 @@ use leno_ir::Prefix;
 use leno_runtime::Stop;
 use leno_store::Write;
 use leno_tls::WorkloadCertificate;
-use leno_types::{DnsLabel, HostPort, MeshName, TrustDomain, WorkloadUid};
+use leno_types::{DnsLabel, HostPort, MeshName, TrustDomain};
 use leno_wire::{
     agent::{ControlMessage, ProxyState},
     discovery::DeltaDiscoveryResponse,
@@ -48,7 +48,7 @@ pub(crate) use asking::Asked;
 pub(crate) use distribute::{ADS_QUEUE, addresses_of, resource_of};
 pub(crate) use remembered::remembered_key;
 
-use names::WorkloadNames;
+use names::Former;
 use pace::{Pace, Readers};
 use promised::Promised;
 use remembered::RememberedServices;
@@ -174,9 +174,7 @@ pub(crate) struct Mesh {
     readers: Readers,
     /// When the auditor last looked.
     audited: Duration,
-    own: BTreeMap<WorkloadUid, DnsLabel>,
-    own_by_agent: BTreeMap<DnsLabel, BTreeSet<WorkloadUid>>,
-    names: WorkloadNames,
+    former: Former,
     addressed: BTreeMap<leno_types::ServiceName, Vec<IpAddr>>,
     remembered: RememberedServices,
     promised: Promised,
@@ -203,9 +201,9 @@ impl Mesh {
         let domain = authority.domain().clone();
         let mint = UidMint::new(settings.name.clone(), authority.uid_key());
         Self {
-            registry: Registry::new(domain.clone(), mint, now),
-            compiler: Compiler::new(domain),
-            shared: Arc::new(Shared::new(settings.name.clone())),
+            registry: Registry::new(mint, now),
+            compiler: Compiler::new(domain.clone()),
+            shared: Arc::new(Shared::new(settings.name.clone(), domain)),
             people: Arc::default(),
             settings,
             authority,
@@ -238,9 +236,7 @@ impl Mesh {
             publishing: Pace::default(),
             readers: Readers::default(),
             audited: now,
-            own: BTreeMap::new(),
-            own_by_agent: BTreeMap::new(),
-            names: WorkloadNames::default(),
+            former: Former::default(),
             addressed: BTreeMap::new(),
             remembered: RememberedServices::default(),
             promised: Promised::default(),

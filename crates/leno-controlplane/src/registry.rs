@@ -16,17 +16,19 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
+    ops::Deref,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use leno_types::{DnsLabel, Identity, TrustDomain, WorkloadUid};
+use leno_compile::{Place, Program, RegisteredPort};
+use leno_types::{DnsLabel, WorkloadUid};
 use leno_wire::agent as wire;
 
 use crate::{told::one_line, uids::UidMint};
 pub use opening::Opening;
+pub use registration::Refused;
 use registration::Registration;
-pub use registration::{Port, Refused};
 pub use scope::{AgentScope, OutOfScope};
 
 /// How often a session is asked for a sign of life.
@@ -64,8 +66,8 @@ pub struct Effects {
     pub ping: Vec<(SessionId, u64)>,
     /// Sessions to end, each with the reason.
     pub end: Vec<(SessionId, &'static str)>,
-    /// Workloads that came, changed or went.
-    pub changed: BTreeSet<WorkloadUid>,
+    /// Workloads that came, changed or went, each as it was before, or is if it came.
+    pub changed: BTreeMap<WorkloadUid, Arc<Program>>,
     /// Whether members or their addresses changed.
     pub members: bool,
 }
@@ -90,30 +92,26 @@ pub struct Counters {
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Its id.
-    pub uid: WorkloadUid,
-    /// Its name, unique in the mesh.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: DnsLabel,
-    /// Its service account.
-    pub account: DnsLabel,
-    /// Who it is.
-    pub identity: Identity,
-    /// Its service; `None` when it only calls.
-    pub service: Option<DnsLabel>,
-    /// Its version.
-    pub version: Option<DnsLabel>,
-    /// What it serves.
-    pub ports: Vec<Port>,
+    /// What it is.
+    pub program: Arc<Program>,
+    /// Since when it is here, seconds since 1970.
+    pub since: u64,
     /// Whether its checks pass.
     pub healthy: bool,
     /// Whether they ever did: before that nobody is told of it as an endpoint.
     pub ready: bool,
     /// What its check says.
-    pub detail: String,
+    pub detail: Box<str>,
     /// Until when its agent has to name it again; `None` once it did.
     name_by: Option<Duration>,
+}
+
+impl Deref for Workload {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,9 +134,7 @@ pub struct Agent {
     /// Its stream, if it is connected.
     pub session: Option<SessionId>,
     /// Where others reach it.
-    pub addresses: Vec<IpAddr>,
-    /// The port of its proxy.
-    pub hbone_port: u16,
+    pub place: Arc<Place>,
     /// Its version of Leno.
     pub version: String,
     /// What it understands.
@@ -166,6 +162,12 @@ impl Agent {
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         matches!(self.lease, Lease::Unknown { .. })
+    }
+
+    /// Its programs, by id.
+    fn programs(&self) -> impl Iterator<Item = (WorkloadUid, Arc<Program>)> {
+        let workloads = self.workloads.iter();
+        workloads.map(|(uid, workload)| (*uid, Arc::clone(&workload.program)))
     }
 
     /// What it may truly be reached at: what it claims as far as proven, or where its stream comes from.
@@ -208,11 +210,10 @@ pub struct Gone {
 /// Who is in a mesh.
 #[derive(Debug)]
 pub struct Registry {
-    domain: TrustDomain,
     mint: UidMint,
     agents: BTreeMap<DnsLabel, Agent>,
     sessions: BTreeMap<SessionId, DnsLabel>,
-    hosts: BTreeMap<WorkloadUid, DnsLabel>,
+    programs: BTreeMap<WorkloadUid, Arc<Program>>,
     /// At most [`MAX_AGENTS`]; of one for which there is no room less is told.
     gone: BTreeMap<DnsLabel, Gone>,
     /// When, and how many workloads went with each lease that ended lately.
@@ -224,13 +225,12 @@ pub struct Registry {
 impl Registry {
     /// Nobody yet, at `now`.
     #[must_use]
-    pub fn new(domain: TrustDomain, mint: UidMint, now: Duration) -> Self {
+    pub fn new(mint: UidMint, now: Duration) -> Self {
         Self {
-            domain,
             mint,
             agents: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            programs: BTreeMap::new(),
             gone: BTreeMap::new(),
             lately: VecDeque::new(),
             last_tick: now,
@@ -269,23 +269,30 @@ impl Registry {
     /// A workload and its agent.
     #[must_use]
     pub fn workload(&self, uid: &WorkloadUid) -> Option<(&DnsLabel, &Agent, &Arc<Workload>)> {
-        let (name, agent) = self.agents.get_key_value(self.hosts.get(uid)?)?;
+        let program = self.programs.get(uid)?;
+        let (name, agent) = self.agents.get_key_value(&program.agent)?;
         Some((name, agent, agent.workloads.get(uid)?))
+    }
+
+    /// The programs of all workloads.
+    #[must_use]
+    pub fn programs(&self) -> &BTreeMap<WorkloadUid, Arc<Program>> {
+        &self.programs
     }
 
     /// How many workloads there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.hosts.len()
+        self.programs.len()
     }
 
     /// Whether there is no workload.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
+        self.programs.is_empty()
     }
 
-    /// Takes a workload in.
+    /// Takes a workload in, at `now`, seconds since 1970.
     ///
     /// # Errors
     /// Why not.
@@ -294,16 +301,13 @@ impl Registry {
         session: SessionId,
         message: &wire::Register,
         random: [u8; 8],
+        now: u64,
         fx: &mut Effects,
-    ) -> Result<&Workload, Refused> {
-        match self.try_register(session, message, random) {
-            Ok((name, uid)) => {
-                fx.changed.insert(uid);
-                let agent = self.agents.get(&name);
-                agent
-                    .and_then(|agent| agent.workloads.get(&uid))
-                    .map(|workload| &**workload)
-                    .ok_or_else(|| Refused::Limit("the session is over".into()))
+    ) -> Result<Arc<Program>, Refused> {
+        match self.try_register(session, message, random, now) {
+            Ok((program, was)) => {
+                fx.changed.insert(program.uid, was);
+                Ok(program)
             }
             Err(refused) => {
                 self.counters.refused = self.counters.refused.saturating_add(1);
@@ -317,19 +321,20 @@ impl Registry {
         session: SessionId,
         message: &wire::Register,
         random: [u8; 8],
-    ) -> Result<(DnsLabel, WorkloadUid), Refused> {
+        now: u64,
+    ) -> Result<(Arc<Program>, Arc<Program>), Refused> {
         let name = self.sessions.get(&session).cloned();
         let name = name.ok_or_else(|| Refused::Limit("the session is over".into()))?;
         let agent = self.agents.get_mut(&name);
         let agent = agent.ok_or_else(|| Refused::Limit("the session is over".into()))?;
-        let wish = Registration::parse(message, &agent.scope, &self.domain)?;
+        let wish = Registration::parse(message, &agent.scope)?;
         let uid = match wish.uid.filter(|uid| self.mint.is_of(*uid, &name)) {
             Some(uid) => uid,
             None => {
                 let mut random = u64::from_be_bytes(random);
                 loop {
                     let uid = self.mint.mint(&name, random.to_be_bytes());
-                    if !self.hosts.contains_key(&uid) {
+                    if !self.programs.contains_key(&uid) {
                         break uid;
                     }
                     random = random.wrapping_add(1);
@@ -356,25 +361,29 @@ impl Registry {
                 "one agent hosts at most {MAX_WORKLOADS} workloads"
             )));
         }
+        let known = agent.workloads.get(&uid);
         // Who was ready once stays an endpoint while its checks fail: a successor or a reconnect changes nothing in that.
-        let was_ready = agent.workloads.get(&uid).is_some_and(|known| known.ready);
+        let was_ready = known.is_some_and(|known| known.ready);
+        let since = known.map_or(now, |known| known.since);
+        let was = known.map(|known| Arc::clone(&known.program));
+        let ready = wish.ready;
+        let program = wish.program(uid, name);
+        let program = match &was {
+            Some(same) if **same == program => Arc::clone(same),
+            _ => Arc::new(program),
+        };
         let workload = Workload {
-            uid,
-            name: wish.unique_name(uid),
-            namespace: wish.namespace,
-            account: wish.account,
-            identity: wish.identity,
-            service: wish.service,
-            version: wish.version,
-            healthy: wish.ready,
-            ready: wish.ready || was_ready,
-            detail: String::new(),
-            ports: wish.ports,
+            program: Arc::clone(&program),
+            since,
+            healthy: ready,
+            ready: ready || was_ready,
+            detail: Box::default(),
             name_by: None,
         };
         agent.workloads.insert(uid, Arc::new(workload));
-        self.hosts.insert(uid, name.clone());
-        Ok((name, uid))
+        self.programs.insert(uid, Arc::clone(&program));
+        let was = was.unwrap_or_else(|| Arc::clone(&program));
+        Ok((program, was))
     }
 
     /// Takes a workload out.
@@ -382,9 +391,9 @@ impl Registry {
         let Some(agent) = self.by_session(session) else {
             return;
         };
-        if agent.workloads.remove(&uid).is_some() {
-            self.hosts.remove(&uid);
-            fx.changed.insert(uid);
+        if let Some(workload) = agent.workloads.remove(&uid) {
+            self.programs.remove(&uid);
+            fx.changed.insert(uid, Arc::clone(&workload.program));
         }
     }
 
@@ -401,11 +410,11 @@ impl Registry {
         if let Some(workload) = agent.and_then(|agent| agent.workloads.get_mut(&uid)) {
             let workload = Arc::make_mut(workload);
             if workload.healthy != healthy {
-                fx.changed.insert(uid);
+                fx.changed.insert(uid, Arc::clone(&workload.program));
             }
             workload.healthy = healthy;
             workload.ready |= healthy;
-            workload.detail = one_line(detail, 256);
+            workload.detail = one_line(detail, 256).into();
         }
     }
 
@@ -452,15 +461,15 @@ impl Registry {
             self.sessions.remove(&session);
         }
         for uid in agent.workloads.keys() {
-            self.hosts.remove(uid);
-            fx.changed.insert(*uid);
+            self.programs.remove(uid);
         }
+        fx.changed.extend(agent.programs());
         fx.members = true;
         if self.gone.len() < MAX_AGENTS {
             let gone = Gone {
                 heard: agent.heard,
                 version: agent.version,
-                addresses: agent.addresses,
+                addresses: agent.place.addresses.clone(),
             };
             self.gone.insert(name.clone(), gone);
         }
@@ -472,6 +481,6 @@ impl Registry {
 }
 
 /// Two programs cannot be published on one port of their host. Where they listen is in a network namespace of each.
-fn needs_the_same(one: &Port, other: &Port) -> bool {
+fn needs_the_same(one: &RegisteredPort, other: &RegisteredPort) -> bool {
     one.published.is_some() && one.published == other.published
 }

@@ -298,7 +298,7 @@ fn look(mesh: &Mesh, fresh: Catalog) -> Look {
 fn agents(mesh: &Mesh) -> BTreeMap<DnsLabel, Leased> {
     let agents = mesh.registry.agents().map(|(name, agent)| {
         let workloads = agent.workloads.values().map(|workload| {
-            let what = (workload.name.clone(), workload.service.clone());
+            let what = (workload.name.to_string(), workload.service.clone());
             (workload.uid, what)
         });
         let leased = Leased {

@@ -33,6 +33,16 @@ impl WorkloadUid {
         let [first, second, ..] = self.0;
         format!("-{first:02x}{second:02x}")
     }
+
+    /// The first and the last id of those with which a workload of this name ends ([`WorkloadUid::name_end`]); `None`
+    /// where it ends with none.
+    #[must_use]
+    pub fn range_of_name(workload: &str) -> Option<(Self, Self)> {
+        let end = workload.get(workload.len().checked_sub(5)?..)?;
+        let digits = end.strip_prefix('-')?;
+        let of = |fill: &str| format!("{digits}{}", fill.repeat(28)).parse().ok();
+        Some((of("0")?, of("f")?))
+    }
 }
 
 /// What a workload of this name is an instance of: its name without [`WorkloadUid::name_end`].
@@ -81,6 +91,8 @@ impl fmt::Debug for WorkloadUid {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
 
     #[test]
@@ -89,9 +101,16 @@ mod tests {
         for deployed in ["cart", "cart-v2", "db-2024"] {
             let name = format!("{deployed}{}", uid.name_end());
             assert_eq!(deployed_name(&name), deployed, "{name}");
+            let (first, last) = WorkloadUid::range_of_name(&name).unwrap();
+            assert!((first..=last).contains(&uid), "{name}");
+            assert_eq!(
+                (first.name_end(), last.name_end()),
+                (uid.name_end(), uid.name_end())
+            );
         }
         for other in ["cart", "cart-v2", "cart-A5A5", "cart-a5a5a", ""] {
             assert_eq!(deployed_name(other), other);
+            assert_eq!(WorkloadUid::range_of_name(other), None);
         }
     }
 

@@ -32,13 +32,12 @@ fn messages<M: Message + Default>(mut data: &[u8]) -> impl Iterator<Item = M> {
 
 /// An agent's session: what it is taken in for never exceeds what it said.
 pub(crate) fn session(data: &[u8]) -> bool {
-    let (Ok(mesh), Ok(domain), Ok(agent)) = ("fuzz".parse(), "fuzz.leno".parse(), "host-a".parse())
-    else {
+    let (Ok(mesh), Ok(agent)) = ("fuzz".parse(), "host-a".parse()) else {
         return false;
     };
     let mint = UidMint::new(mesh, &[7; 32]);
     let mut world = World {
-        registry: Registry::new(domain, mint, Duration::ZERO),
+        registry: Registry::new(mint, Duration::ZERO),
         telemetry: Telemetry::default(),
         agent,
         now: Duration::from_secs(20),
@@ -80,7 +79,7 @@ impl World {
             Some(agent_message::Message::Hello(hello)) => self.open(newest, &hello, &mut fx),
             Some(agent_message::Message::Register(asked)) => {
                 let random = newest.to_be_bytes();
-                let answer = self.registry.register(session, &asked, random, &mut fx);
+                let answer = self.registry.register(session, &asked, random, 0, &mut fx);
                 if let Err(refused) = answer {
                     assert!(!refused.code().is_empty() && !refused.to_string().is_empty());
                 }

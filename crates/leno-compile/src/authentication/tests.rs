@@ -7,14 +7,13 @@ use leno_types::WorkloadUid;
 use serde_json::json;
 
 use super::*;
-use crate::{Input, RegisteredPort};
+use crate::{Input, Place, Program, RegisteredPort};
 
 /// A workload as policies about plaintext see it.
 struct Scanned<'a> {
-    namespace: &'a DnsLabel,
     /// Those it belongs to, and those it is registered for.
     services: &'a BTreeSet<ServiceName>,
-    labels: &'a BTreeMap<String, String>,
+    program: &'a Program,
 }
 
 impl Scanned<'_> {
@@ -27,13 +26,14 @@ impl Scanned<'_> {
         let own = oldest(&|target| match target {
             AuthenticationTarget::Service(name) => self.services.contains(name),
             AuthenticationTarget::Labels(namespace, labels) => {
-                let has = |(name, value)| self.labels.get(name) == Some(value);
-                namespace == self.namespace && labels.iter().all(has)
+                let has =
+                    |(name, value): (&String, &String)| self.program.label(name) == Some(value);
+                *namespace == self.program.namespace && labels.iter().all(has)
             }
             AuthenticationTarget::Namespace(_) | AuthenticationTarget::Mesh => false,
         });
         let of_port = own.and_then(|of| of.ports.get(&port).copied());
-        let namespace = AuthenticationTarget::Namespace(self.namespace.clone());
+        let namespace = AuthenticationTarget::Namespace(self.program.namespace.clone());
         let wider = [namespace, AuthenticationTarget::Mesh];
         let wider = wider
             .iter()
@@ -45,24 +45,29 @@ impl Scanned<'_> {
 
 fn workload() -> WorkloadRecord {
     let port = |workload_port| RegisteredPort {
-        service_port: workload_port,
+        service_port: Some(workload_port),
         workload_port,
         protocol: None,
         published: Some(workload_port),
     };
-    WorkloadRecord {
+    let program = Program {
         uid: WorkloadUid::from_bytes([7; 16]),
+        agent: "a".parse().unwrap(),
         namespace: "shop".parse().unwrap(),
         name: "web-1".into(),
         service_account: "web".parse().unwrap(),
-        service: Some("shop/web".parse().unwrap()),
-        version: "v2".into(),
-        versioned: true,
-        labels: BTreeMap::new(),
+        service: Some("web".parse().unwrap()),
+        version: Some("v2".parse().unwrap()),
+        ports: Box::new([port(8080), port(8081)]),
+    };
+    let place = Place {
         addresses: vec!["10.0.0.1".parse().unwrap()],
         hbone_port: 15008,
-        agent: "a".parse().unwrap(),
-        ports: vec![port(8080), port(8081)],
+    };
+    WorkloadRecord {
+        program: Arc::new(program),
+        place: Arc::new(place),
+        versioned: true,
         health: leno_ir::Health::Healthy,
         ready: true,
     }
@@ -102,14 +107,13 @@ fn the_index_says_what_a_scan_says() {
             Input::Object(of.kind(), namespace, name, Some(Arc::clone(of)))
         };
         let mut inputs: Vec<Input> = policies.iter().map(object).collect();
-        inputs.push(Input::Workload(record.uid, Some(Arc::new(record.clone()))));
+        inputs.push(Input::Workload(record.uid, Some(record.clone())));
         compiler.apply(inputs);
         let mut services = View::fresh(&compiler.known).memberships(&record);
         services.extend(record.registered_for());
         let of = Scanned {
-            namespace: &record.namespace,
             services: &services,
-            labels: &record.all_labels(),
+            program: &record,
         };
         let all = policies.iter();
         let all = all.filter_map(|of| of.as_authentication_policy());

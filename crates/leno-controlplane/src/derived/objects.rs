@@ -8,16 +8,20 @@ use std::{
 use leno_compile::{EffectiveService, Output};
 use leno_config::Kind;
 use leno_ir::{Endpoint, Health};
-use leno_types::{DnsLabel, ServiceName};
+use leno_types::{DnsLabel, ServiceName, TrustDomain};
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, ShownAgent, ShownWorkload};
+use super::{CONTROLLER, ShownAgent};
+use crate::{registry::Workload, times::rfc3339};
 
 /// Ports and endpoints of a slice.
 type Slice = (Vec<Value>, Vec<Value>);
 
-pub(super) fn workload_value(shown: &ShownWorkload, agent: &ShownAgent) -> Value {
-    let workload = &shown.workload;
+pub(super) fn workload_value(
+    workload: &Workload,
+    agent: &ShownAgent,
+    domain: &TrustDomain,
+) -> Value {
     let health = match (agent.unknown, workload.healthy) {
         (true, _) => "unknown",
         (false, true) => "healthy",
@@ -35,18 +39,7 @@ pub(super) fn workload_value(shown: &ShownWorkload, agent: &ShownAgent) -> Value
             })
         })
         .collect();
-    let mut labels = serde_json::Map::new();
-    if let Some(service) = &workload.service {
-        labels.insert("app".into(), json!(service.as_str()));
-        labels.insert("leno.dev/service".into(), json!(service.as_str()));
-    }
-    if let Some(version) = &workload.version {
-        labels.insert("version".into(), json!(version.as_str()));
-    }
-    labels.insert(
-        "leno.dev/service-account".into(),
-        json!(workload.account.as_str()),
-    );
+    let labels: BTreeMap<&str, &str> = workload.labels().collect();
     json!({
         "apiVersion": Kind::Workload.api_version(),
         "kind": "Workload",
@@ -54,20 +47,20 @@ pub(super) fn workload_value(shown: &ShownWorkload, agent: &ShownAgent) -> Value
             "name": workload.name,
             "namespace": workload.namespace.as_str(),
             "uid": workload.uid.to_string(),
-            "creationTimestamp": &*shown.since,
+            "creationTimestamp": rfc3339(workload.since),
             "labels": labels,
         },
         "spec": {
-            "serviceAccount": workload.account.as_str(),
+            "serviceAccount": workload.service_account.as_str(),
             "service": workload.service.as_ref().map(DnsLabel::as_str),
             "version": workload.version.as_ref().map(DnsLabel::as_str),
-            "host": shown.agent.as_str(),
-            "addresses": agent.addresses,
-            "hbonePort": agent.hbone_port,
+            "host": workload.agent.as_str(),
+            "addresses": agent.place.addresses,
+            "hbonePort": agent.place.hbone_port,
             "ports": ports,
         },
         "status": {
-            "identity": workload.identity.as_str(),
+            "identity": workload.identity(domain).as_str(),
             "health": health,
             "connected": agent.connected,
             "detail": workload.detail,

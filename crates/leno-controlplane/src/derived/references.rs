@@ -93,15 +93,15 @@ impl Services for With<'_> {
         };
         let each = endpoints.endpoints.iter();
         let workloads = each.filter_map(|of| self.published.workloads.get(&of.uid));
-        let ports = workloads.flat_map(|shown| &shown.workload.ports);
+        let ports = workloads.flat_map(|workload| &*workload.ports);
         ports.map(|port| port.workload_port).collect()
     }
 
     fn labelled_ports(&self, namespace: &DnsLabel, labels: &Labels) -> Option<BTreeSet<u16>> {
-        let workloads = self.published.workloads.values().map(|of| &*of.workload);
+        let workloads = self.published.workloads.values().map(|of| &**of);
         let selected = workloads.filter(|workload| {
             let has =
-                |(name, value): (&String, &String)| label(workload, name) == Some(value.as_str());
+                |(name, value): (&String, &String)| workload.label(name) == Some(value.as_str());
             workload.namespace == *namespace && labels.iter().all(has)
         });
         let ports = |workload: &Workload| -> BTreeSet<u16> {
@@ -110,15 +110,4 @@ impl Services for With<'_> {
         };
         selected.map(ports).reduce(|all, more| &all | &more)
     }
-}
-
-/// A label of a workload, as it is shown.
-fn label<'w>(workload: &'w Workload, name: &str) -> Option<&'w str> {
-    let label = match name {
-        "app" | "leno.dev/service" => workload.service.as_ref()?,
-        "version" => workload.version.as_ref()?,
-        "leno.dev/service-account" => &workload.account,
-        _ => return None,
-    };
-    Some(label.as_str())
 }

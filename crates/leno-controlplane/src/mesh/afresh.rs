@@ -38,10 +38,10 @@ impl Mesh {
         }
         for (name, agent) in self.registry.agents() {
             for workload in agent.workloads.values() {
-                let mut record = record_of(name, agent, workload);
+                let mut record = record_of(agent, workload);
                 record.versioned = self.promised_to_others(agent, workload).is_none()
                     && self.version_over_limit(name, agent, workload).is_none();
-                inputs.push(Input::Workload(workload.uid, Some(Arc::new(record))));
+                inputs.push(Input::Workload(workload.uid, Some(record)));
             }
         }
         for (name, what) in self.remembered.all() {

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Mesh, Outgoing, Said};
+use super::{Mesh, Outgoing, Said, names::WorkloadNames};
 use crate::{
     authority::random,
     core::Clock,
@@ -234,7 +234,7 @@ impl Mesh {
     ) -> Result<(IssuedChain, WorkloadUid), SignError> {
         let hosted = uid.parse::<WorkloadUid>().ok().and_then(|uid| {
             let (host, _, workload) = self.registry.workload(&uid)?;
-            (host == agent).then(|| (uid, workload.identity.clone()))
+            (host == agent).then(|| (uid, workload.identity(self.domain())))
         });
         let Some((uid, identity)) = hosted else {
             self.counters.csr_refused = self.counters.csr_refused.saturating_add(1);
@@ -315,7 +315,8 @@ impl Mesh {
             // The first was taken in by opening; a second changes nothing. A PONG was heard.
             None | Some(Message::Hello(_) | Message::Pong(_)) => {}
             Some(Message::Register(register)) => {
-                registered = self.register(session, &register, random, &mut fx);
+                let now = unix(clock.wall());
+                registered = self.register(session, &register, random, now, &mut fx);
             }
             Some(Message::Deregister(message)) => {
                 if let Ok(uid) = message.uid.parse() {
@@ -353,17 +354,18 @@ impl Mesh {
         session: SessionId,
         register: &wire::Register,
         random: [u8; 8],
+        now: u64,
         fx: &mut Effects,
     ) -> Option<WorkloadUid> {
         let mut uid = None;
-        let answer = match self.registry.register(session, register, random, fx) {
-            Ok(workload) => {
-                uid = Some(workload.uid);
+        let answer = match self.registry.register(session, register, random, now, fx) {
+            Ok(program) => {
+                uid = Some(program.uid);
                 control_message::Message::Registered(wire::Registered {
                     request: register.request,
-                    uid: workload.uid.to_string(),
-                    identity: workload.identity.to_string(),
-                    name: workload.name.clone(),
+                    uid: program.uid.to_string(),
+                    identity: program.identity(self.domain()).to_string(),
+                    name: program.name.to_string(),
                 })
             }
             Err(refused) => control_message::Message::Refused(wire::Refused {
@@ -380,16 +382,21 @@ impl Mesh {
         let Some(outgoing) = self.sessions.get(&session) else {
             return;
         };
+        let names = WorkloadNames {
+            registry: &self.registry,
+            former: &self.former,
+            domain: self.authority.domain(),
+        };
         let told = report.edges.len();
         let mut edges = report.edges;
-        edges.retain(|edge| self.names.may_report(&outgoing.agent, edge));
+        edges.retain(|edge| names.may_report(&outgoing.agent, edge));
         let foreign = told.saturating_sub(edges.len());
         if foreign > 0 {
             self.counters.foreign_edges =
                 self.counters.foreign_edges.saturating_add(foreign as u64);
             tracing::debug!(agent = %outgoing.agent, foreign, "an agent reports traffic of workloads that it does not host");
         }
-        self.telemetry.record(&edges, &self.names, now);
+        self.telemetry.record(&edges, &names, now);
         let its = |uid: &WorkloadUid| {
             let hosted = self.registry.workload(uid);
             hosted.is_some_and(|(agent, ..)| *agent == outgoing.agent)
@@ -471,7 +478,8 @@ impl Mesh {
         uid: WorkloadUid,
     ) -> Option<(Vec<IpAddr>, Identity, u16)> {
         let (_, host, workload) = self.registry.workload(&uid)?;
-        let (identity, port) = (workload.identity.clone(), host.hbone_port);
+        let identity = workload.identity(self.domain());
+        let port = host.place.hbone_port;
         let mut open = self.registry.unproven(agent);
         open.retain(|address| self.challenged.insert((agent.clone(), *address)));
         (!open.is_empty()).then_some((open, identity, port))

@@ -216,7 +216,7 @@ impl Mesh {
                 let version = workload.version.as_ref();
                 let versioned = service.zip(version).map(|(of, v)| format!("{of}-{v}"));
                 namespace.is_none_or(|of| workload.namespace.as_str() == of)
-                    && (workload.name == name
+                    && (*workload.name == *name
                         || service == Some(name)
                         || versioned.as_deref() == Some(name))
             });

@@ -1,7 +1,7 @@
 //! From the compiler's inputs to the streams that asked.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -20,6 +20,7 @@ use tonic::Status;
 use super::{Mesh, Outgoing, Said};
 use crate::{
     distribution::{ProtocolError, Resource as Sent, StreamId, Type, View},
+    registry::Workload,
     times::unix,
     told::one_line,
 };
@@ -38,7 +39,7 @@ pub(super) const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 /// What one agent may see.
 struct AgentView<'a> {
     catalog: &'a crate::distribution::Catalog,
-    own: Option<&'a BTreeSet<WorkloadUid>>,
+    own: Option<&'a BTreeMap<WorkloadUid, Arc<Workload>>>,
 }
 
 impl View for AgentView<'_> {
@@ -52,7 +53,7 @@ impl View for AgentView<'_> {
             Type::OwnWorkload => self
                 .own
                 .into_iter()
-                .flatten()
+                .flat_map(BTreeMap::keys)
                 .filter_map(|uid| self.catalog.get(kind, &uid.to_string()).cloned())
                 .collect(),
             Type::Endpoints | Type::Destination => Vec::new(),
@@ -135,8 +136,8 @@ impl Mesh {
         }
         let touched = match key {
             Key::Mesh => self.hub.changed_wildcard(kind, None),
-            Key::OwnWorkload(uid) => match self.own.get(uid) {
-                Some(agent) => self.hub.changed_wildcard(kind, Some(&agent.clone())),
+            Key::OwnWorkload(uid) => match self.registry.workload(uid) {
+                Some((agent, ..)) => self.hub.changed_wildcard(kind, Some(agent)),
                 None => BTreeSet::new(),
             },
             Key::Destination(_) | Key::Host(_) | Key::Hostname(_) | Key::Endpoints(_) => {
@@ -186,7 +187,7 @@ impl Mesh {
         };
         let view = AgentView {
             catalog: &self.catalog,
-            own: self.own_by_agent.get(&agent),
+            own: self.registry.agent(&agent).map(|of| &of.workloads),
         };
         if let Some(detail) = &request.error_detail {
             let reason = one_line(&detail.message, MAX_REASON);
@@ -255,7 +256,7 @@ impl Mesh {
             };
             let view = AgentView {
                 catalog: &self.catalog,
-                own: self.own_by_agent.get(&outgoing.agent),
+                own: (self.registry.agent(&outgoing.agent)).map(|of| &of.workloads),
             };
             let Some((_, subscriber)) = self.hub.stream(id) else {
                 continue;

@@ -218,9 +218,9 @@ fn sentences(losses: &Losses, unseen: usize) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::{net::IpAddr, sync::Arc};
+    use std::sync::Arc;
 
-    use leno_compile::{Compiler, RegisteredPort, WorkloadRecord};
+    use leno_compile::{Compiler, Place, Program, RegisteredPort, WorkloadRecord};
     use leno_config::{Kind, admit};
     use serde_json::{Value, json};
 
@@ -231,29 +231,34 @@ mod tests {
     /// A mesh in which shop/web listens on 8080 and 8081.
     fn mesh() -> Compiler {
         let port = |workload_port| RegisteredPort {
-            service_port: workload_port,
+            service_port: Some(workload_port),
             workload_port,
             protocol: None,
             published: Some(workload_port),
         };
-        let record = WorkloadRecord {
+        let program = Program {
             uid: WEB,
+            agent: "a".parse().unwrap(),
             namespace: "shop".parse().unwrap(),
             name: "web-1".into(),
             service_account: "web".parse().unwrap(),
-            service: Some("shop/web".parse().unwrap()),
-            version: "v2".into(),
-            versioned: true,
-            labels: BTreeMap::new(),
-            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            service: Some("web".parse().unwrap()),
+            version: Some("v2".parse().unwrap()),
+            ports: Box::new([port(8080), port(8081)]),
+        };
+        let place = Place {
+            addresses: vec!["10.0.0.1".parse().unwrap()],
             hbone_port: 15008,
-            agent: "a".parse().unwrap(),
-            ports: vec![port(8080), port(8081)],
+        };
+        let record = WorkloadRecord {
+            program: Arc::new(program),
+            place: Arc::new(place),
+            versioned: true,
             health: leno_ir::Health::Healthy,
             ready: true,
         };
         let mut compiler = Compiler::new("d.leno".parse().unwrap());
-        compiler.apply(vec![Input::Workload(WEB, Some(Arc::new(record)))]);
+        compiler.apply(vec![Input::Workload(WEB, Some(record))]);
         compiler
     }
 

@@ -23,7 +23,7 @@ impl Mesh {
         for (name, record) in &mut self.known_agents {
             let news = match self.registry.agent(name) {
                 _ if record.revoked => record.places.note(&[], now),
-                Some(agent) => record.places.note(&agent.addresses, now),
+                Some(agent) => record.places.note(&agent.place.addresses, now),
                 None => false,
             };
             if news {
@@ -113,7 +113,7 @@ impl Mesh {
         let members = self
             .registry
             .agents()
-            .flat_map(|(_, agent)| agent.addresses.iter().copied());
+            .flat_map(|(_, agent)| agent.place.addresses.iter().copied());
         let resting = away.iter().flat_map(|record| record.places.claimed(now));
         let (mut listed, mut over) = (BTreeSet::new(), BTreeSet::new());
         for address in members.chain(resting) {

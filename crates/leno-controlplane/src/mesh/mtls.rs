@@ -38,7 +38,7 @@ impl Mesh {
                         .iter()
                         .map(|name| name.name.to_string())
                         .collect(),
-                    workload: workload.name.clone(),
+                    workload: workload.name.to_string(),
                     host: host.to_string(),
                     port: port.port,
                     published: port.published,
@@ -65,7 +65,7 @@ impl Mesh {
         let agents = self.registry.agents();
         agents
             .flat_map(|(name, agent)| {
-                let addresses = agent.addresses.iter();
+                let addresses = agent.place.addresses.iter();
                 addresses.map(move |address| (*address, name.to_string()))
             })
             .collect()

@@ -10,7 +10,8 @@ use std::{
     sync::Arc,
 };
 
-use leno_types::{DnsLabel, ServiceName, WorkloadUid};
+use leno_compile::Program;
+use leno_types::{DnsLabel, ServiceName};
 
 use super::Mesh;
 use crate::{
@@ -84,13 +85,14 @@ impl Mesh {
         }
         let versions = self.registry.agents().flat_map(|(_, agent)| {
             let concerned = |workload: &&Arc<Workload>| {
-                version_service(workload).is_some_and(|name| changed.contains(&name))
+                let makes = workload.version_service();
+                makes.is_some_and(|name| changed.contains(&name))
             };
             agent.workloads.values().filter(concerned)
         });
-        let concerned: Vec<WorkloadUid> = versions.map(|workload| workload.uid).collect();
-        for uid in concerned {
-            self.workload_changed(uid);
+        let concerned: Vec<Arc<Program>> = versions.map(|of| Arc::clone(&of.program)).collect();
+        for program in concerned {
+            self.workload_changed(program);
         }
     }
 
@@ -100,17 +102,14 @@ impl Mesh {
         agent: &Agent,
         workload: &Workload,
     ) -> Option<ServiceName> {
-        let name = version_service(workload).filter(|name| self.promised.has(name))?;
+        let name = workload
+            .version_service()
+            .filter(|name| self.promised.has(name))?;
         let own = agent.scope.any
             || (agent.scope.namespace == name.namespace
                 && agent.scope.services.contains(&name.name));
         (!own).then_some(name)
     }
-}
-
-pub(super) fn version_service(workload: &Workload) -> Option<ServiceName> {
-    let (service, version) = (workload.service.as_ref()?, workload.version.as_ref()?);
-    leno_compile::version_service(&workload.namespace, service, version.as_str())
 }
 
 #[cfg(test)]

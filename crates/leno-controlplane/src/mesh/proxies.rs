@@ -8,8 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use leno_compile::RegisteredPort;
 use leno_ir::Feature;
-use leno_types::{DnsLabel, WorkloadUid};
+use leno_types::{DnsLabel, TrustDomain, WorkloadUid};
 
 use super::Mesh;
 use crate::{
@@ -82,12 +83,12 @@ impl Mesh {
         Proxy {
             host: name.to_string(),
             state: word.into(),
-            addresses: agent.addresses.clone(),
+            addresses: agent.place.addresses.clone(),
             unproven: self.registry.unproven(name),
             workloads: agent
                 .workloads
                 .values()
-                .map(|workload| shown(agent, workload))
+                .map(|workload| shown(agent, workload, self.domain()))
                 .collect(),
             skew: skew(&agent.version),
             version: agent.version.clone(),
@@ -149,7 +150,7 @@ impl Mesh {
                 missing
                     .entry(feature)
                     .or_default()
-                    .push(workload.name.clone());
+                    .push(workload.name.to_string());
             }
         }
         let missing = missing.into_iter();
@@ -221,8 +222,8 @@ pub(super) fn health(agent: &Agent, workload: &Workload) -> &'static str {
     }
 }
 
-fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
-    let port = |port: &crate::registry::Port| {
+fn shown(agent: &Agent, workload: &Workload, domain: &TrustDomain) -> ProxyWorkload {
+    let port = |port: &RegisteredPort| {
         let service = port
             .service_port
             .map_or_else(String::new, |number| format!("{number}:"));
@@ -233,15 +234,11 @@ fn shown(agent: &Agent, workload: &Workload) -> ProxyWorkload {
     };
     ProxyWorkload {
         uid: workload.uid.to_string(),
-        name: workload.name.clone(),
+        name: workload.name.to_string(),
         namespace: workload.namespace.to_string(),
         service: workload.service.as_ref().map(ToString::to_string),
-        version: workload
-            .version
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        identity: workload.identity.to_string(),
+        version: workload.version_text().to_owned(),
+        identity: workload.identity(domain).to_string(),
         health: health(agent, workload).into(),
         ports: workload.ports.iter().map(port).collect(),
     }

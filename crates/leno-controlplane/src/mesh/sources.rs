@@ -3,16 +3,15 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use leno_api::store_resource;
-use leno_compile::{Input, RegisteredPort, WorkloadRecord};
+use leno_compile::{Input, Program, WorkloadRecord};
 use leno_config::{Kind, Resource};
 use leno_ir::{Health, Prefix};
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
-use leno_types::{DnsLabel, ServiceName, WorkloadUid, deployed_name};
+use leno_types::{DnsLabel, ServiceName};
 
 use super::{
     Mesh, ObjectKey,
     grace::{Grace, RESTART_GRACE},
-    promised::version_service,
     remembered::SERVICES,
 };
 use crate::{
@@ -244,58 +243,34 @@ impl Mesh {
         for (session, reason) in fx.end {
             self.end_session(session, reason);
         }
-        for uid in fx.changed {
-            self.workload_changed(uid);
+        for was in fx.changed.into_values() {
+            self.workload_changed(was);
         }
         self.mesh_due |= fx.members;
     }
 
-    pub(super) fn workload_changed(&mut self, uid: WorkloadUid) {
+    /// A workload came, went or is different; `was` is its program before that.
+    pub(super) fn workload_changed(&mut self, was: Arc<Program>) {
+        let uid = was.uid;
         self.publish_due = true;
         self.stale.workloads.insert(uid);
         let Some((agent_name, agent, workload)) = self.registry.workload(&uid) else {
-            if let Some(agent) = self.own.remove(&uid)
-                && let Some(own) = self.own_by_agent.get_mut(&agent)
-            {
-                own.remove(&uid);
-                if own.is_empty() {
-                    self.own_by_agent.remove(&agent);
-                }
-                let touched = self
-                    .hub
-                    .changed_wildcard(crate::distribution::Type::OwnWorkload, Some(&agent));
-                self.ready.extend(touched);
-            }
+            let own = crate::distribution::Type::OwnWorkload;
+            let touched = self.hub.changed_wildcard(own, Some(&was.agent));
+            self.ready.extend(touched);
             self.pending.push(Input::Workload(uid, None));
-            self.forget_names();
+            self.former.insert(was, self.registry.len());
             return;
         };
-        let mut record = record_of(agent_name, agent, workload);
+        let mut record = record_of(agent, workload);
         record.versioned = self.promised_to_others(agent, workload).is_none()
             && self.versions.take(agent_name, agent, workload);
         // One that is counted and comes to nothing is given back.
-        self.revisited.extend(version_service(workload));
-        let shown = display_name(workload);
-        let agent_name = agent_name.clone();
-        self.names
-            .insert(&workload.name, shown, &agent_name, &workload.identity);
-        self.own_by_agent
-            .entry(agent_name.clone())
-            .or_default()
-            .insert(uid);
-        self.own.insert(uid, agent_name);
-        self.pending
-            .push(Input::Workload(uid, Some(Arc::new(record))));
-    }
-
-    /// Names of workloads that are gone are kept for late reports, up to a ceiling.
-    fn forget_names(&mut self) {
-        let there = self
-            .registry
-            .agents()
-            .flat_map(|(_, agent)| agent.workloads.values())
-            .map(|workload| workload.name.as_str());
-        self.names.forget(self.registry.len(), there);
+        self.revisited.extend(workload.version_service());
+        if !Arc::ptr_eq(&was, &workload.program) {
+            self.former.insert(was, self.registry.len());
+        }
+        self.pending.push(Input::Workload(uid, Some(record)));
     }
 }
 
@@ -319,11 +294,7 @@ pub(super) fn read_object(kind: Kind, entry: &Entry) -> Result<Resource, String>
     Ok(admitted.resource)
 }
 
-pub(super) fn record_of(
-    agent_name: &DnsLabel,
-    agent: &Agent,
-    workload: &Workload,
-) -> WorkloadRecord {
+pub(super) fn record_of(agent: &Agent, workload: &Workload) -> WorkloadRecord {
     let health = if agent.is_unknown() {
         Health::Unknown
     } else if workload.healthy {
@@ -331,43 +302,11 @@ pub(super) fn record_of(
     } else {
         Health::Unhealthy
     };
-    let port = |port: &crate::registry::Port| RegisteredPort {
-        service_port: port.service_port.unwrap_or(port.workload_port),
-        workload_port: port.workload_port,
-        protocol: port.protocol,
-        published: port.published,
-    };
-    let service = workload.service.clone();
     WorkloadRecord {
-        uid: workload.uid,
-        namespace: workload.namespace.clone(),
-        name: workload.name.clone(),
-        service_account: workload.account.clone(),
-        service: service.map(|name| ServiceName::new(workload.namespace.clone(), name)),
-        version: workload
-            .version
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        program: Arc::clone(&workload.program),
+        place: Arc::clone(&agent.place),
         versioned: true,
-        labels: std::collections::BTreeMap::new(),
-        addresses: agent.addresses.clone(),
-        hbone_port: agent.hbone_port,
-        agent: agent_name.clone(),
-        ports: workload.ports.iter().map(port).collect(),
         health,
         ready: workload.ready,
-    }
-}
-
-/// What people call a workload: its service or its program, with its version.
-fn display_name(workload: &Workload) -> String {
-    let base = match &workload.service {
-        Some(service) => service.as_str(),
-        None => deployed_name(&workload.name),
-    };
-    match &workload.version {
-        Some(version) => format!("{base}-{version}"),
-        None => base.to_owned(),
     }
 }

@@ -102,7 +102,8 @@ impl Mesh {
 
     /// The proxy of an agent comes, goes or understands something else.
     pub(super) fn proxy_stale(&mut self, agent: &DnsLabel) {
-        let own = self.own_by_agent.get(agent).into_iter().flatten();
+        let own = self.registry.agent(agent).into_iter();
+        let own = own.flat_map(|agent| agent.workloads.keys());
         let own: Vec<Key> = own.copied().map(Key::OwnWorkload).collect();
         for key in own {
             self.answer_stale(&key);

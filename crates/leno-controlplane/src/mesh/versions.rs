@@ -4,11 +4,14 @@
 //! Invariant: an agent is counted for at most [`MAX_VERSIONS`] names of one service, each for as long as there is such a
 //! service, served or remembered. The control plane's own machine, which may host anything, is not counted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use leno_types::{DnsLabel, ServiceName};
 
-use super::{Mesh, promised::version_service};
+use super::Mesh;
 use crate::registry::{Agent, Workload};
 
 /// Most versions of a service that one agent makes names for, with those that are remembered.
@@ -23,7 +26,7 @@ pub(super) struct Versions {
 impl Versions {
     /// Whether a workload's version may have a name of its own, which is counted for its agent.
     pub(super) fn take(&mut self, name: &DnsLabel, agent: &Agent, of: &Workload) -> bool {
-        match (&of.service, version_service(of)) {
+        match (&of.service, of.version_service()) {
             (Some(service), Some(version)) if !agent.scope.any => {
                 self.count(name, service, &version)
             }
@@ -77,7 +80,7 @@ impl Mesh {
         agent: &Agent,
         of: &Workload,
     ) -> Option<ServiceName> {
-        let version = version_service(of).filter(|_| !agent.scope.any)?;
+        let version = of.version_service().filter(|_| !agent.scope.any)?;
         let known = self.versions.has(name, of.service.as_ref()?, &version);
         (!known).then_some(version)
     }
@@ -88,9 +91,9 @@ impl Mesh {
             return;
         }
         for agent in self.versions.end(gone) {
-            let own = self.own_by_agent.get(&agent).cloned();
-            for uid in own.into_iter().flatten() {
-                self.workload_changed(uid);
+            let workloads = self.registry.agent(&agent).map(|of| of.workloads.clone());
+            for workload in workloads.into_iter().flat_map(BTreeMap::into_values) {
+                self.workload_changed(Arc::clone(&workload.program));
             }
         }
     }

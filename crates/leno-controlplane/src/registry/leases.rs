@@ -1,6 +1,6 @@
 //! What the passing of time does to leases.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use leno_types::DnsLabel;
 
@@ -42,12 +42,12 @@ impl Registry {
             if agent.session.is_none() || agent.confirm_by.is_none_or(|by| now < by) {
                 continue;
             }
-            let hosts = &mut self.hosts;
+            let programs = &mut self.programs;
             agent.workloads.retain(|uid, workload| {
                 let stays = workload.name_by.is_none_or(|by| now < by);
                 if !stays {
-                    hosts.remove(uid);
-                    fx.changed.insert(*uid);
+                    programs.remove(uid);
+                    fx.changed.insert(*uid, Arc::clone(&workload.program));
                 }
                 stays
             });
@@ -90,7 +90,7 @@ impl Registry {
                     until: now.saturating_add(UNKNOWN_KEPT),
                 };
                 self.counters.kept_unknown = self.counters.kept_unknown.saturating_add(1);
-                fx.changed.extend(agent.workloads.keys());
+                fx.changed.extend(agent.programs());
             } else {
                 self.counters.expired = self.counters.expired.saturating_add(1);
                 self.lately.push_back((now, count));
@@ -114,7 +114,7 @@ impl Registry {
         }
         let gone: usize = self.lately.iter().map(|(_, count)| count).sum();
         let vanishing = workloads + gone;
-        let all = self.hosts.len() + gone;
+        let all = self.programs.len() + gone;
         agents + self.lately.len() >= 2 && vanishing * 10 > all * 3
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use leno_compile::Place;
 use leno_types::DnsLabel;
 use leno_wire::agent as wire;
 
@@ -101,13 +102,13 @@ impl Registry {
             // Since it was named last, not since this connection: one that flaps would keep for ever what has ended.
             let by = workload.name_by.unwrap_or(now.saturating_add(CONFIRM));
             workload.name_by = Some(by.max(now.saturating_add(CONFIRM_LEAST)));
-            fx.changed.insert(workload.uid);
+            fx.changed
+                .insert(workload.uid, Arc::clone(&workload.program));
         }
         let mut agent = Agent {
             scope,
             session: Some(session),
-            addresses: Vec::new(),
-            hbone_port,
+            place: Arc::default(),
             version: one_line(&hello.version, 64),
             features: short_texts(&hello.features),
             since: wall,
@@ -122,8 +123,12 @@ impl Registry {
             sequence: 0,
             lease: Lease::Live,
         };
-        agent.addresses = agent.effective();
-        let unproven = agent.claimed.len().saturating_sub(agent.addresses.len());
+        let addresses = agent.effective();
+        let unproven = agent.claimed.len().saturating_sub(addresses.len());
+        agent.place = Arc::new(Place {
+            addresses,
+            hbone_port,
+        });
         self.counters.unproven = self.counters.unproven.saturating_add(unproven as u64);
         self.end_former(&agent, fx);
         self.sessions.insert(session, name.clone());
@@ -143,8 +148,9 @@ impl Registry {
                 && !matches!(other.lease, Lease::HandedOver { .. })
                 && other.scope == comes.scope
                 && other.host == comes.host
-                && other.hbone_port == comes.hbone_port
-                && (other.addresses.iter()).any(|address| comes.addresses.contains(address))
+                && other.place.hbone_port == comes.place.hbone_port
+                && (other.place.addresses.iter())
+                    .any(|address| comes.place.addresses.contains(address))
         };
         let former: Vec<DnsLabel> = self
             .agents
@@ -167,9 +173,12 @@ impl Registry {
             return;
         }
         let addresses = agent.effective();
-        if addresses != agent.addresses {
-            agent.addresses = addresses;
-            fx.changed.extend(agent.workloads.keys());
+        if addresses != agent.place.addresses {
+            agent.place = Arc::new(Place {
+                addresses,
+                hbone_port: agent.place.hbone_port,
+            });
+            fx.changed.extend(agent.programs());
             fx.members = true;
         }
     }

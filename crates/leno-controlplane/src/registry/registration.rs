@@ -1,24 +1,10 @@
 //! One registration, parsed: what a program may be called, where it listens.
 
-use leno_types::{
-    AppProtocol, DnsLabel, Identity, MAX_WORKLOAD_PORTS, TrustDomain, WorkloadUid, ports,
-};
+use leno_compile::{Program, RegisteredPort};
+use leno_types::{DnsLabel, MAX_WORKLOAD_PORTS, WorkloadUid, ports};
 use leno_wire::agent as wire;
 
 use super::{AgentScope, scope::OutOfScope};
-
-/// A port of a workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// The service's port; `None` when it belongs to none.
-    pub service_port: Option<u16>,
-    /// Where the program listens.
-    pub workload_port: u16,
-    /// What it speaks; `None` is detected.
-    pub protocol: Option<AppProtocol>,
-    /// The host's port for callers from outside the mesh.
-    pub published: Option<u16>,
-}
 
 /// Why a registration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,20 +48,16 @@ pub(super) struct Registration {
     pub(super) namespace: DnsLabel,
     pub(super) service: Option<DnsLabel>,
     pub(super) account: DnsLabel,
-    pub(super) identity: Identity,
     pub(super) version: Option<DnsLabel>,
-    pub(super) ports: Vec<Port>,
+    pub(super) ports: Vec<RegisteredPort>,
     /// The name asked for, without an id; may be empty.
     pub(super) name: String,
     pub(super) ready: bool,
 }
 
 impl Registration {
-    pub(super) fn parse(
-        message: &wire::Register,
-        scope: &AgentScope,
-        domain: &TrustDomain,
-    ) -> Result<Self, Refused> {
+    pub(super) fn parse(message: &wire::Register, scope: &AgentScope) -> Result<Self, Refused> {
+        let label = |field, text| label(field, text, scope);
         let namespace =
             label("namespace", &message.namespace)?.unwrap_or_else(|| scope.namespace.clone());
         let service = label("service", &message.service)?;
@@ -92,7 +74,7 @@ impl Registration {
                 "a workload has at most {MAX_WORKLOAD_PORTS} ports, this has {count}"
             )));
         }
-        let mut ports: Vec<Port> = Vec::new();
+        let mut ports: Vec<RegisteredPort> = Vec::new();
         for message in &message.ports {
             let port = parse_port(message)?;
             if ports.iter().any(|known| collide(known, &port)) {
@@ -106,7 +88,6 @@ impl Registration {
         Ok(Self {
             // An id that is none is as good as none: the program gets a new one.
             uid: message.uid.parse().ok(),
-            identity: Identity::workload(domain, &namespace, &account),
             namespace,
             service,
             account,
@@ -117,8 +98,22 @@ impl Registration {
         })
     }
 
+    /// What is registered, under an id.
+    pub(super) fn program(self, uid: WorkloadUid, agent: DnsLabel) -> Program {
+        Program {
+            uid,
+            agent,
+            name: self.unique_name(uid).into(),
+            namespace: self.namespace,
+            service_account: self.account,
+            service: self.service,
+            version: self.version,
+            ports: self.ports.into(),
+        }
+    }
+
     /// Its name in the mesh: the one asked for or the service's, and the end of its id.
-    pub(super) fn unique_name(&self, uid: WorkloadUid) -> String {
+    fn unique_name(&self, uid: WorkloadUid) -> String {
         let suffix = uid.name_end();
         let legal = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
         let asked: String = self
@@ -141,15 +136,19 @@ impl Registration {
     }
 }
 
-fn collide(one: &Port, other: &Port) -> bool {
+fn collide(one: &RegisteredPort, other: &RegisteredPort) -> bool {
     (one.workload_port == other.workload_port && one.service_port == other.service_port)
         || (one.published.is_some() && one.published == other.published)
         || (one.service_port.is_some() && one.service_port == other.service_port)
 }
 
-fn label(field: &'static str, text: &str) -> Result<Option<DnsLabel>, Refused> {
+/// What the agent's scope names is taken from there: it is kept once for all its workloads.
+fn label(field: &'static str, text: &str, scope: &AgentScope) -> Result<Option<DnsLabel>, Refused> {
     if text.is_empty() {
         return Ok(None);
+    }
+    if let Some(known) = scope.labels().find(|known| known.as_str() == text) {
+        return Ok(Some(known.clone()));
     }
     text.parse().map(Some).map_err(|error| Refused::Invalid {
         field,
@@ -157,7 +156,7 @@ fn label(field: &'static str, text: &str) -> Result<Option<DnsLabel>, Refused> {
     })
 }
 
-fn parse_port(message: &wire::Port) -> Result<Port, Refused> {
+fn parse_port(message: &wire::Port) -> Result<RegisteredPort, Refused> {
     let invalid = |field, reason| Refused::Invalid { field, reason };
     let number = |field, number: u32| {
         u16::try_from(number).map_err(|_| invalid(field, format!("{number} is no port")))
@@ -186,7 +185,7 @@ fn parse_port(message: &wire::Port) -> Result<Port, Refused> {
         ),
     };
     let service_port = number("ports.service_port", message.service_port)?;
-    Ok(Port {
+    Ok(RegisteredPort {
         service_port: Some(service_port).filter(|port| *port != 0),
         workload_port,
         protocol,

@@ -79,6 +79,12 @@ impl AgentScope {
         Ok(account.clone())
     }
 
+    /// Every name in it.
+    pub(super) fn labels(&self) -> impl Iterator<Item = &DnsLabel> {
+        let of_all = [&self.namespace].into_iter().chain(&self.account);
+        of_all.chain(&self.services)
+    }
+
     /// Whether its hosts may have this address.
     #[must_use]
     pub fn allows_address(&self, address: IpAddr) -> bool {

@@ -25,9 +25,8 @@ fn scope(services: &[&str]) -> AgentScope {
 impl World {
     fn new() -> Self {
         let mint = UidMint::new(label("default"), &[1; 32]);
-        let domain = "default.leno".parse().unwrap();
         Self {
-            registry: Registry::new(domain, mint, Duration::ZERO),
+            registry: Registry::new(mint, Duration::ZERO),
             now: Duration::ZERO,
             sessions: 0,
         }
@@ -67,7 +66,12 @@ impl World {
         self.sessions
     }
 
-    fn register(&mut self, session: SessionId, port: u32, uid: &str) -> Result<Workload, Refused> {
+    fn register(
+        &mut self,
+        session: SessionId,
+        port: u32,
+        uid: &str,
+    ) -> Result<Arc<Program>, Refused> {
         let message = wire::Register {
             uid: uid.into(),
             service: "cart".into(),
@@ -81,8 +85,7 @@ impl World {
         };
         let random = (session * 100_000 + u64::from(port)).to_be_bytes();
         self.registry
-            .register(session, &message, random, &mut Effects::default())
-            .cloned()
+            .register(session, &message, random, 0, &mut Effects::default())
     }
 
     /// Lets time pass in steps of a quarter second; the sessions of `alive` answer.
@@ -133,7 +136,7 @@ fn a_lease_lasts_as_long_as_pings_are_answered_and_six_seconds_longer() {
             .collect::<Vec<_>>(),
         [a]
     );
-    assert!(fx.changed.contains(&uid) && world.registry.workload(&uid).is_none());
+    assert!(fx.changed.contains_key(&uid) && world.registry.workload(&uid).is_none());
     assert_eq!(world.registry.counters().expired, 1);
 }
 
@@ -156,7 +159,7 @@ fn a_goodbye_ends_a_lease_at_once_and_a_handover_keeps_it() {
         uid
     );
     world.registry.goodbye(successor, false, world.now, &mut fx);
-    assert!(world.registry.is_empty() && fx.changed.contains(&uid));
+    assert!(world.registry.is_empty() && fx.changed.contains_key(&uid));
 }
 
 #[test]
@@ -293,7 +296,7 @@ fn a_registration_outside_the_scope_is_refused_by_name() {
     };
     let refused = world
         .registry
-        .register(a, &message, [0; 8], &mut Effects::default());
+        .register(a, &message, [0; 8], 0, &mut Effects::default());
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), "scope");
     assert!(refused.to_string().contains("payments") && refused.to_string().contains("cart"));
@@ -319,12 +322,12 @@ fn two_programs_of_one_host_cannot_be_published_on_one_port() {
     assert!(
         world
             .registry
-            .register(a, &published, [1; 8], &mut fx)
+            .register(a, &published, [1; 8], 0, &mut fx)
             .is_ok()
     );
     let refused = world
         .registry
-        .register(a, &published, [2; 8], &mut fx)
+        .register(a, &published, [2; 8], 0, &mut fx)
         .unwrap_err();
     assert_eq!(
         (refused.code(), refused.to_string().contains("8000")),
@@ -339,7 +342,7 @@ fn two_programs_of_one_host_cannot_be_published_on_one_port() {
     };
     let refused = world
         .registry
-        .register(a, &reserved, [0; 8], &mut Effects::default());
+        .register(a, &reserved, [0; 8], 0, &mut Effects::default());
     assert_eq!(refused.unwrap_err().code(), "invalid");
 }
 
@@ -348,7 +351,15 @@ fn an_address_counts_once_it_is_proven() {
     let mut world = World::new();
     let a = world.open("a", "10.0.0.1", &["10.0.0.1", "fd00::1"]);
     let uid = world.register(a, 8080, "").unwrap().uid;
-    let addresses = |world: &World| world.registry.agent(&label("a")).unwrap().addresses.clone();
+    let addresses = |world: &World| {
+        world
+            .registry
+            .agent(&label("a"))
+            .unwrap()
+            .place
+            .addresses
+            .clone()
+    };
     let v4: IpAddr = "10.0.0.1".parse().unwrap();
     let v6: IpAddr = "fd00::1".parse().unwrap();
     assert_eq!(addresses(&world), [v4]);
@@ -356,7 +367,7 @@ fn an_address_counts_once_it_is_proven() {
     let mut fx = Effects::default();
     world.registry.prove(&label("a"), v6, &mut fx);
     assert_eq!(addresses(&world), [v4, v6]);
-    assert!(fx.changed.contains(&uid) && fx.members);
+    assert!(fx.changed.contains_key(&uid) && fx.members);
     world
         .registry
         .prove(&label("a"), "10.0.0.9".parse().unwrap(), &mut fx);
@@ -471,7 +482,7 @@ mod properties {
             let mut sessions: Vec<SessionId> = Vec::new();
             let pick = |list: &[SessionId], at: usize| list.get(at % list.len().max(1)).copied().unwrap_or(0);
             for step in steps {
-                let before: BTreeSet<WorkloadUid> = world.registry.hosts.keys().copied().collect();
+                let before: BTreeSet<WorkloadUid> = world.registry.programs.keys().copied().collect();
                 let mut fx = Effects::default();
                 match step {
                     Step::Open(agent) => {
@@ -482,7 +493,7 @@ mod properties {
                         let message = wire::Register { service: "cart".into(), name: format!("p{port}"), ..wire::Register::default() };
                         let random = u64::from(port).to_be_bytes();
                         let session = pick(&sessions, session);
-                        world.registry.register(session, &message, random, &mut fx).ok();
+                        world.registry.register(session, &message, random, 0, &mut fx).ok();
                     }
                     Step::Deregister(session, at) => {
                         let uid = before.iter().nth(at % before.len().max(1)).copied();
@@ -500,9 +511,9 @@ mod properties {
                         fx = world.pass(f64::from(seconds), &alive);
                     }
                 }
-                let after: BTreeSet<WorkloadUid> = world.registry.hosts.keys().copied().collect();
+                let after: BTreeSet<WorkloadUid> = world.registry.programs.keys().copied().collect();
                 for uid in before.symmetric_difference(&after) {
-                    prop_assert!(fx.changed.contains(uid), "{uid} came or went untold");
+                    prop_assert!(fx.changed.contains_key(uid), "{uid} came or went untold");
                 }
                 let of_agents: Vec<WorkloadUid> = world.registry.agents.values().flat_map(|agent| agent.workloads.keys().copied()).collect();
                 prop_assert_eq!(of_agents.len(), after.len());
