@@ -77,7 +77,7 @@ pub struct AgentRecord {
     /// Its name.
     pub name: String,
     /// What it may host.
-    pub scope: Scope,
+    pub scope: AgentScope,
     /// The token that made it; empty for the control plane's own machine.
     pub token: String,
     /// Seconds since 1970.
@@ -113,7 +113,7 @@ impl AgentRecord {
     pub fn new(name: &DnsLabel, scope: &AgentScope, token: String, now: u64) -> Self {
         Self {
             name: name.to_string(),
-            scope: scope.to_document(),
+            scope: scope.clone(),
             token,
             created: now,
             renewed: now,

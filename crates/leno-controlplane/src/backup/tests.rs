@@ -396,7 +396,7 @@ async fn who_joined_again_and_which_mesh_was_removed_is_not_forgotten() {
     let record: AgentRecord = serde_json::from_slice(&entry.value).unwrap();
     assert_eq!(record.created, 9, "a copy from before counts no more");
     assert_eq!(record.token, "narrow");
-    assert_eq!(record.scope.services, ["narrow"]);
+    assert_eq!(*record.scope.services, ["narrow".parse().unwrap()]);
 }
 
 #[tokio::test]

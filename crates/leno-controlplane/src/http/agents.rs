@@ -56,7 +56,7 @@ pub(super) async fn list(
             joined: rfc3339(record.created),
             name: record.name,
             token: record.token,
-            scope: record.scope,
+            scope: record.scope.to_document(),
         }
     };
     Ok(Json(records.map(info).collect()))

@@ -259,7 +259,7 @@ impl Mesh {
         if record.is_some_and(|record| record.outdates(unix(issued))) {
             return Err(SignError::Outdated(agent.clone()));
         }
-        let scope = record.and_then(|record| AgentScope::from_document(&record.scope).ok());
+        let scope = record.map(|record| record.scope.clone());
         scope.ok_or_else(|| SignError::UnknownAgent(agent.clone()))
     }
 

@@ -78,7 +78,7 @@ impl Mesh {
         let agent_networks = self
             .known_agents
             .values()
-            .filter_map(|record| record.scope.cidr.as_deref()?.parse::<Prefix>().ok());
+            .filter_map(|record| record.scope.cidr);
         let mut prefixes: Vec<Prefix> = self
             .settings
             .prefixes

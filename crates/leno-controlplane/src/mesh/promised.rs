@@ -14,42 +14,32 @@ use leno_compile::Program;
 use leno_types::{DnsLabel, ServiceName};
 
 use super::Mesh;
-use crate::{
-    documents::Scope,
-    registry::{Agent, AgentScope, Workload},
-};
+use crate::registry::{Agent, AgentScope, Workload};
 
 /// Names and how many hold a promise of each.
 #[derive(Debug, Default)]
 pub(super) struct Promised {
-    by_holder: BTreeMap<String, BTreeSet<ServiceName>>,
+    by_holder: BTreeMap<String, AgentScope>,
     holders: BTreeMap<ServiceName, usize>,
 }
 
 impl Promised {
     /// What a token or an agent may serve now; `None`: it is gone. Tells which names came or went.
-    fn set(&mut self, holder: String, scope: Option<&Scope>) -> BTreeSet<ServiceName> {
-        let scope = scope.and_then(|scope| AgentScope::from_document(scope).ok());
-        let new: BTreeSet<ServiceName> = scope
-            .into_iter()
-            .flat_map(|scope| {
-                let of = move |name| ServiceName::new(scope.namespace.clone(), name);
-                scope.services.into_iter().map(of)
-            })
-            .collect();
+    fn set(&mut self, holder: String, scope: Option<&AgentScope>) -> BTreeSet<ServiceName> {
+        let scope = scope.filter(|scope| !scope.services.is_empty());
         let mut changed = BTreeSet::new();
-        for name in &new {
+        for name in scope.into_iter().flat_map(AgentScope::service_names) {
             let holders = self.holders.entry(name.clone()).or_default();
             *holders += 1;
             if *holders == 1 {
-                changed.insert(name.clone());
+                changed.insert(name);
             }
         }
-        let old = match new.is_empty() {
-            true => self.by_holder.remove(&holder),
-            false => self.by_holder.insert(holder, new),
+        let old = match scope {
+            None => self.by_holder.remove(&holder),
+            Some(scope) => self.by_holder.insert(holder, scope.clone()),
         };
-        for name in old.into_iter().flatten() {
+        for name in old.iter().flat_map(AgentScope::service_names) {
             let left = self.holders.get(&name).map_or(0, |count| count - 1);
             if left > 0 {
                 self.holders.insert(name, left);
@@ -61,6 +51,22 @@ impl Promised {
         changed
     }
 
+    /// The same scope, with the names that others were promised as well: of what many agents may serve each name is kept
+    /// once.
+    pub(super) fn shared(&self, mut scope: AgentScope) -> AgentScope {
+        let known = |name| {
+            self.holders
+                .get_key_value(&name)
+                .map_or(name, |known| known.0.clone())
+        };
+        let names: Vec<ServiceName> = scope.service_names().map(known).collect();
+        if let Some(first) = names.first() {
+            scope.namespace = first.namespace.clone();
+        }
+        scope.services = names.into_iter().map(|of| of.name).collect();
+        scope
+    }
+
     /// Whether somebody's scope lists it.
     fn has(&self, name: &ServiceName) -> bool {
         self.holders.contains_key(name)
@@ -69,16 +75,16 @@ impl Promised {
 
 impl Mesh {
     /// An agent's scope, or its end.
-    pub(super) fn promise_agent(&mut self, agent: &DnsLabel, scope: Option<&Scope>) {
+    pub(super) fn promise_agent(&mut self, agent: &DnsLabel, scope: Option<&AgentScope>) {
         self.promise(format!("agent/{agent}"), scope);
     }
 
     /// A token's scope, or its end.
-    pub(super) fn promise_token(&mut self, id: &str, scope: Option<&Scope>) {
+    pub(super) fn promise_token(&mut self, id: &str, scope: Option<&AgentScope>) {
         self.promise(format!("token/{id}"), scope);
     }
 
-    fn promise(&mut self, holder: String, scope: Option<&Scope>) {
+    fn promise(&mut self, holder: String, scope: Option<&AgentScope>) {
         let changed = self.promised.set(holder, scope);
         if changed.is_empty() {
             return;
@@ -118,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    fn scope(services: &[&str]) -> Scope {
+    fn scope(services: &[&str]) -> AgentScope {
         AgentScope {
             any: false,
             namespace: "shop".parse().unwrap(),
@@ -126,7 +132,6 @@ mod tests {
             services: services.iter().map(|name| name.parse().unwrap()).collect(),
             cidr: None,
         }
-        .to_document()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use leno_api::store_resource;
 use leno_compile::{Input, Program, WorkloadRecord};
 use leno_config::{Kind, Resource};
-use leno_ir::{Health, Prefix};
+use leno_ir::Health;
 use leno_store::{Change, Entry, Key as StoreKey, Store, StoreError};
 use leno_types::{DnsLabel, ServiceName};
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     people::USERS,
     records::Record,
-    registry::{Agent, Effects, Workload},
+    registry::{Agent, AgentScope, Effects, Workload},
     tokens::{AGENTS, AgentRecord, TOKENS, TokenRecord},
     vips::VipRecord,
 };
@@ -208,8 +208,8 @@ impl Mesh {
                 self.noted.insert(name.clone());
             }
             let revoked = record.revoked;
-            let scope = record.scope.clone();
-            self.promise_agent(&name, (!revoked).then_some(&scope));
+            record.scope = self.promised.shared(record.scope);
+            self.promise_agent(&name, Some(&record.scope).filter(|_| !revoked));
             self.known_agents.insert(name.clone(), record);
             self.mesh_due = true;
             if revoked {
@@ -223,13 +223,9 @@ impl Mesh {
             tracing::error!(key = %entry.key, "a stored token cannot be read");
             return;
         };
-        self.promise_token(&record.id, Some(&record.scope));
-        let network = record
-            .scope
-            .cidr
-            .as_deref()
-            .and_then(|text| text.parse::<Prefix>().ok());
-        if let Some(network) = network {
+        let scope = AgentScope::from_document(&record.scope).ok();
+        self.promise_token(&record.id, scope.as_ref());
+        if let Some(network) = scope.and_then(|scope| scope.cidr) {
             self.token_networks.insert(record.id, network);
             self.mesh_due = true;
         }

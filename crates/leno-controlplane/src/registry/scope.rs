@@ -1,14 +1,16 @@
 //! What an agent may host: given with its join token, never by what it says of itself (CP5).
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use leno_ir::Prefix;
-use leno_types::DnsLabel;
+use leno_types::{DnsLabel, ServiceName};
+use serde::{Deserialize, Serialize};
 
 use crate::documents::Scope;
 
-/// What an agent may host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an agent may host. Its clones share what it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Scope", into = "Scope")]
 pub struct AgentScope {
     /// Anything, at any address: the agent of the control plane's own machine, which only its owner can make.
     pub any: bool,
@@ -17,7 +19,7 @@ pub struct AgentScope {
     /// The service account of whatever it hosts; otherwise the service's name.
     pub account: Option<DnsLabel>,
     /// The services; none: programs that only call.
-    pub services: Vec<DnsLabel>,
+    pub services: Arc<[DnsLabel]>,
     /// The network its addresses must be in.
     pub cidr: Option<Prefix>,
 }
@@ -40,7 +42,7 @@ impl AgentScope {
             any: true,
             namespace,
             account: None,
-            services: Vec::new(),
+            services: Arc::default(),
             cidr: None,
         }
     }
@@ -79,10 +81,16 @@ impl AgentScope {
         Ok(account.clone())
     }
 
+    /// The services, by their full names.
+    pub fn service_names(&self) -> impl Iterator<Item = ServiceName> {
+        let named = self.services.iter();
+        named.map(|name| ServiceName::new(self.namespace.clone(), name.clone()))
+    }
+
     /// Every name in it.
     pub(super) fn labels(&self) -> impl Iterator<Item = &DnsLabel> {
         let of_all = [&self.namespace].into_iter().chain(&self.account);
-        of_all.chain(&self.services)
+        of_all.chain(&*self.services)
     }
 
     /// Whether its hosts may have this address.
@@ -145,13 +153,27 @@ impl AgentScope {
     }
 }
 
+impl TryFrom<Scope> for AgentScope {
+    type Error = String;
+
+    fn try_from(scope: Scope) -> Result<Self, String> {
+        Self::from_document(&scope)
+    }
+}
+
+impl From<AgentScope> for Scope {
+    fn from(scope: AgentScope) -> Self {
+        scope.to_document()
+    }
+}
+
 impl fmt::Display for AgentScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.any {
             return f.write_str("anything");
         }
         write!(f, "namespace {}", self.namespace)?;
-        match self.services.as_slice() {
+        match &*self.services {
             [] => f.write_str(", programs that only call")?,
             [one] => write!(f, ", service {one}")?,
             many => {
@@ -184,7 +206,7 @@ mod tests {
             any: false,
             namespace: label("shop"),
             account: None,
-            services: vec![label("cart")],
+            services: [label("cart")].into(),
             cidr: None,
         }
     }
