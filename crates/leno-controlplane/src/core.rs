@@ -48,17 +48,20 @@ pub(crate) struct Handle(mpsc::Sender<Job>);
 
 impl Handle {
     /// Runs `job` on the state, and brings back what it returns.
-    pub(crate) async fn call<R: Send + 'static>(
+    // Not an `async fn`: whoever calls would have room for the whole job for as long as it lives, a stream for days.
+    pub(crate) fn call<R: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Core) -> R + Send + 'static,
-    ) -> Result<R, Ending> {
+    ) -> impl Future<Output = Result<R, Ending>> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |core| {
             // Who asked may have gone meanwhile.
             drop(reply.send(job(core)));
         });
-        self.0.send(job).await.map_err(|_| Ending)?;
-        answer.await.map_err(|_| Ending)
+        async move {
+            self.0.send(job).await.map_err(|_| Ending)?;
+            answer.await.map_err(|_| Ending)
+        }
     }
 }
 

@@ -4,16 +4,12 @@
 //! Refuses every call without a client certificate but Redeem. Invariant: an agent is who its certificate says, and
 //! of the mesh whose trust domain that is.
 
-use std::{
-    net::IpAddr,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod streams;
+
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use axum::middleware::Next;
 use leno_api::{Access, Audit, AuditLine, AuditObject, Intent};
-use leno_runtime::Stop;
 use leno_store::StoreError;
 use leno_tls::{
     Peer,
@@ -23,35 +19,33 @@ use leno_types::{DnsLabel, Identity, MeshName};
 use leno_wire::{
     agent::{
         AgentMessage, CertificateResponse, ControlMessage, RedeemRequest, RedeemResponse,
-        RenewRequest, SignWorkloadRequest, agent_message, agent_server::Agent,
+        RenewRequest, SignWorkloadRequest, agent_server::Agent,
     },
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse,
         aggregated_discovery_service_server::AggregatedDiscoveryService,
     },
 };
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     challenge,
-    core::{Core, Ending, Handle},
-    mesh::{ADS_QUEUE, Joining, Redeemed, SESSION_QUEUE, SignError},
-    registry::{Opening, Refused},
+    core::{Ending, Handle},
+    mesh::{Joining, Redeemed, SignError},
     tokens::AgentRecord,
 };
+use streams::Silence;
+pub(crate) use streams::written;
 
 /// Tries for a name or a token that another redemption takes at the same moment.
 const ATTEMPTS: u32 = 8;
-/// How long the first message of a stream may take.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Who is at the other end of a connection; the listener gives one to every request.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// Who it proved to be.
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<Arc<Peer>>,
     /// Where it comes from; `None`: the admin socket.
     pub(crate) source: Option<IpAddr>,
     /// Told when the connection ends, for reasons of the certificate.
@@ -69,8 +63,6 @@ pub(crate) struct AgentService {
     /// together, each would otherwise spend its tries on the others.
     pub(crate) redeeming_again: Arc<Semaphore>,
 }
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// An agent that has proven who it is.
 #[derive(Clone, Debug)]
@@ -157,9 +149,7 @@ impl AgentService {
             let clock = core.clock.clone();
             core.mesh_of(&identity).map(|mesh| job(mesh, clock))
         });
-        outcome
-            .await?
-            .ok_or_else(|| Status::permission_denied("this control plane does not serve that mesh"))
+        outcome.await?.ok_or_else(no_mesh)
     }
 
     /// The mesh that a token is said to be for; hosts of before there were several do not say.
@@ -266,73 +256,6 @@ impl AgentService {
     }
 }
 
-/// What is said on a stream, in one direction.
-pub(crate) trait Messages<T>:
-    Stream<Item = Result<T, Status>> + Send + Unpin + 'static
-{
-}
-
-impl<T, S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static> Messages<T> for S {}
-
-impl AgentService {
-    /// A session, of whichever transport: what is to be said on it.
-    pub(crate) async fn open_session(
-        &self,
-        caller: Caller,
-        mut inbound: impl Messages<AgentMessage>,
-    ) -> Result<impl Messages<ControlMessage>, Status> {
-        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.next()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("no Hello came"))?;
-        let Some(AgentMessage {
-            message: Some(agent_message::Message::Hello(hello)),
-        }) = first.transpose()?
-        else {
-            return Err(Status::invalid_argument("a session begins with a Hello"));
-        };
-        let (sender, receiver) = mpsc::channel(SESSION_QUEUE);
-        let opened = self.handle.call(move |core| {
-            let session = core.next_id();
-            let (clock, stop) = (core.clock.clone(), core.scope.stop().child());
-            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            let scope = mesh.scope_of(&caller.agent, caller.issued)?;
-            let opening = Opening {
-                session,
-                agent: &caller.agent,
-                scope,
-                source: caller.source,
-                hello: &hello,
-                wall: clock.wall(),
-            };
-            mesh.open_session(opening, sender, stop.clone(), clock.uptime())
-                .map_err(refused)?;
-            let name = mesh.name().clone();
-            read_session(core, name, session, inbound, stop)
-        });
-        opened.await??;
-        Ok(ReceiverStream::new(receiver).map(|said| *said))
-    }
-
-    /// A discovery stream, of whichever transport: what is to be sent on it.
-    pub(crate) async fn open_discovery(
-        &self,
-        caller: Caller,
-        inbound: impl Messages<DeltaDiscoveryRequest>,
-    ) -> Result<impl Messages<DeltaDiscoveryResponse>, Status> {
-        let (sender, receiver) = mpsc::channel(ADS_QUEUE);
-        let opened = self.handle.call(move |core| {
-            let stream = core.next_id();
-            let (clock, stop) = (core.clock.clone(), core.scope.stop().child());
-            let mesh = core.mesh_of(&caller.identity).ok_or_else(no_mesh)?;
-            mesh.scope_of(&caller.agent, caller.issued)?;
-            mesh.open_ads(stream, &caller.agent, sender, stop.clone(), clock.uptime());
-            let name = mesh.name().clone();
-            read_ads(core, name, stream, inbound, stop)
-        });
-        opened.await??;
-        Ok(ReceiverStream::new(receiver).map(|said| *said))
-    }
-}
-
 #[tonic::async_trait]
 impl Agent for AgentService {
     async fn redeem(
@@ -349,7 +272,10 @@ impl Agent for AgentService {
         request.token_id = request.token_id.chars().take(64).collect();
         read_csr(&request.csr)?;
         let mesh = self.mesh_named(&request.mesh)?;
-        let outcome = match self.try_redeem(&mesh, &request, source, was.as_ref()).await {
+        let outcome = match self
+            .try_redeem(&mesh, &request, source, was.as_deref())
+            .await
+        {
             Ok(answer) => {
                 tracing::info!(mesh = answer.mesh, agent = answer.agent, %source, token = request.token_id, "a host joined");
                 Ok(Response::new(answer))
@@ -412,13 +338,11 @@ impl Agent for AgentService {
             }))
         });
         let signed = signed.await?;
-        let signed = signed.ok_or_else(|| {
-            Status::permission_denied("this control plane does not serve that mesh")
-        })?;
+        let signed = signed.ok_or_else(no_mesh)?;
         Ok(Response::new(signed?))
     }
 
-    type SessionStream = Answers<ControlMessage>;
+    type SessionStream = Silence<ControlMessage>;
 
     async fn session(
         &self,
@@ -426,127 +350,24 @@ impl Agent for AgentService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = caller(request.extensions())?;
         let said = self.open_session(caller, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(said)))
+        Ok(streams::answer(said))
     }
-}
-
-fn no_mesh() -> Status {
-    Status::permission_denied("this control plane does not serve that mesh")
-}
-
-fn refused(refused: Refused) -> Status {
-    match refused {
-        Refused::Limit(_) => Status::resource_exhausted(refused.to_string()),
-        Refused::Scope(_) => Status::permission_denied(refused.to_string()),
-        Refused::Conflict(_) => Status::already_exists(refused.to_string()),
-        Refused::Invalid { .. } => Status::invalid_argument(refused.to_string()),
-    }
-}
-
-/// Starts the task that reads what an agent says on its session.
-fn read_session(
-    core: &Core,
-    name: MeshName,
-    session: u64,
-    mut inbound: impl Messages<AgentMessage>,
-    stop: Stop,
-) -> Result<(), Status> {
-    let handle = core.handle.clone();
-    let started = core.scope.spawn("session", async move {
-        while let Some(Some(Ok(message))) = stop.run_until_stopped(inbound.next()).await {
-            let name = name.clone();
-            let heard = handle.call(move |core| {
-                let (clock, random) = (core.clock.clone(), core.clock.world.random());
-                let (handle, scope) = (core.handle.clone(), core.scope.clone());
-                if let Some(mesh) = core.meshes.get_mut(&name)
-                    && let Some((agent, uid)) = mesh.hear(session, message, &clock, random)
-                {
-                    // Also of one that has kept its certificate: after a restart nothing else would prove it.
-                    challenge::begin(mesh, &agent, uid, &handle, &scope);
-                }
-            });
-            if heard.await.is_err() {
-                return;
-            }
-        }
-        let closed = handle.call(move |core| {
-            if let Some(mesh) = core.meshes.get_mut(&name) {
-                mesh.close_session(session);
-            }
-        });
-        if closed.await.is_err() {
-            tracing::debug!(session, "a session outlived the state");
-        }
-    });
-    started.map_err(|error| Status::resource_exhausted(error.to_string()))
 }
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for AgentService {
-    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Silence<DeltaDiscoveryResponse>;
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let caller = caller(request.extensions())?;
-        let sent = self.open_discovery(caller, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(sent)))
+        let said = self.open_discovery(caller, request.into_inner()).await?;
+        Ok(streams::answer(said))
     }
 }
 
-/// Starts the task that reads what a proxy asks for.
-fn read_ads(
-    core: &Core,
-    name: MeshName,
-    stream: u64,
-    mut inbound: impl Messages<DeltaDiscoveryRequest>,
-    stop: Stop,
-) -> Result<(), Status> {
-    let handle = core.handle.clone();
-    let started = core.scope.spawn("discovery", async move {
-        let mut wrong = None;
-        while let Some(Some(request)) = stop.run_until_stopped(inbound.next()).await {
-            let request = match request {
-                Ok(request) => request,
-                Err(status) => {
-                    wrong = unreadable(&status);
-                    break;
-                }
-            };
-            let name = name.clone();
-            let taken = handle.call(move |core| {
-                let now = core.clock.uptime();
-                if let Some(mesh) = core.meshes.get_mut(&name) {
-                    mesh.ads_request(stream, &request, now);
-                }
-            });
-            if taken.await.is_err() {
-                return;
-            }
-        }
-        let closed = handle.call(move |core| {
-            if let Some(mesh) = core.meshes.get_mut(&name) {
-                mesh.close_ads(stream, wrong.as_ref());
-            }
-        });
-        if closed.await.is_err() {
-            tracing::debug!(stream, "a discovery stream outlived the state");
-        }
-    });
-    started.map_err(|error| Status::resource_exhausted(error.to_string()))
-}
-
-/// What a proxy is told that sent what cannot be read; nothing where its connection ended.
-fn unreadable(status: &Status) -> Option<Status> {
-    match status.code() {
-        // So tonic says that a message is no such message.
-        Code::Internal => Some(Status::invalid_argument(
-            "a message on the discovery stream is no DeltaDiscoveryRequest",
-        )),
-        Code::OutOfRange | Code::ResourceExhausted => Some(Status::out_of_range(
-            "a message on the discovery stream is larger than 4 MiB",
-        )),
-        _ => None,
-    }
+fn no_mesh() -> Status {
+    Status::permission_denied("this control plane does not serve that mesh")
 }

@@ -8,24 +8,27 @@ mod linger;
 mod patient;
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
+    pin::Pin,
+    rc::Rc,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use axum::{Router, body::Body};
 use futures_util::FutureExt;
-use http::Request;
+use http::{Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leno_api::{Access, Caller};
-use leno_runtime::{Guests, Scope, Stop};
+use leno_runtime::{Guest, Guests, Scope, Stop};
 use leno_tls::{Alpn, Peer, control::ControlAcceptor};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -71,7 +74,6 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What every connection is served with.
-#[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) router: Router,
     pub(crate) scope: Scope,
@@ -154,7 +156,7 @@ pub(crate) fn bind_admin(path: &Path) -> Result<UnixListener, StartError> {
 }
 
 /// Accepts TLS connections until `stop`.
-pub(crate) async fn serve_tls(listener: TcpListener, serving: Serving, stop: Stop) {
+pub(crate) async fn serve_tls(listener: TcpListener, serving: Rc<Serving>, stop: Stop) {
     while let Some(accepted) = stop.run_until_stopped(listener.accept()).await {
         let (socket, from) = match accepted {
             Ok(accepted) => accepted,
@@ -164,45 +166,59 @@ pub(crate) async fn serve_tls(listener: TcpListener, serving: Serving, stop: Sto
                 continue;
             }
         };
-        let (serving, source) = (serving.clone(), from.ip().to_canonical());
-        let scope = serving.scope.clone();
-        let work = serve_one(socket, source, serving, stop.clone());
-        if let Err(error) = scope.spawn("connection", work) {
+        let source = from.ip().to_canonical();
+        let work = serve_one(socket, source, Rc::clone(&serving), stop.clone());
+        if let Err(error) = serving.scope.spawn("connection", work) {
             tracing::warn!(%source, %error, "a connection was refused");
         }
     }
 }
 
-async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: Stop) {
+/// Who has come, and is served.
+struct Visit {
+    served: Pin<Box<dyn Future<Output = ()>>>,
+    who: Known,
+    /// For how long they may stay.
+    left: Duration,
+    /// Told when they have to leave before.
+    leave: Stop,
+    /// The place of somebody without a certificate.
+    _place: Option<Guest>,
+}
+
+async fn shake(socket: TcpStream, source: IpAddr, serving: &Serving, stop: &Stop) -> Option<Visit> {
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%source, %error, "the connection ended at once");
-        return;
+        return None;
     }
     // Both of one moment: who is let in as somebody of a mesh is so of no later one with the same trust domain.
     let (acceptor, meshes) = (serving.acceptor.borrow().clone(), serving.meshes.now());
-    let stranger = serving.strangers.enter(&stop);
+    let stranger = serving.strangers.enter(stop);
     let shaking = Box::pin(acceptor.accept(socket));
-    let accepted = match stranger.leave().run_until_stopped(shaking).await {
-        Some(Ok(accepted)) => accepted,
-        Some(Err(error)) => {
+    let accepted = match stranger.leave().run_until_stopped(shaking).await? {
+        Ok(accepted) => accepted,
+        Err(error) => {
             let reason = leno_tls::verify_failure_reason(&error);
             tracing::info!(%source, reason, %error, "a TLS handshake failed");
-            return;
+            return None;
         }
-        None => return,
     };
-    let peer = accepted.peer;
+    let peer = accepted.peer.map(Arc::new);
     let tenant = peer.as_ref().and_then(|peer| meshes.of(&peer.identity));
+    let (left, leave) = match &peer {
+        None => (STRANGER_TIME, stranger.leave().clone()),
+        // Who was let in by a certificate leaves with it, and who was let in by a mesh with that.
+        Some(peer) => {
+            let left = peer.not_after.duration_since(std::time::SystemTime::now());
+            let leave = tenant.map(|tenant| tenant.stop.clone());
+            (left.unwrap_or_default(), leave.unwrap_or_default())
+        }
+    };
     let who = match &peer {
-        Some(peer) => Known::Peer(peer.clone(), tenant.cloned()),
+        Some(peer) => Known::Peer(Arc::clone(peer), tenant.cloned()),
         None => Known::Nobody,
     };
-    // Who was let in by a certificate leaves with it.
-    let left = peer.as_ref().map_or(STRANGER_TIME, |peer| {
-        let left = peer.not_after.duration_since(std::time::SystemTime::now());
-        left.unwrap_or_default()
-    });
-    let stranger = Some(stranger).filter(|_| peer.is_none());
+    let place = Some(stranger).filter(|_| peer.is_none());
     let connection = Connection {
         peer,
         source: Some(source),
@@ -213,36 +229,30 @@ async fn serve_one(socket: TcpStream, source: IpAddr, serving: Serving, stop: St
     } else {
         Protocol::Http1
     };
-    // On the heap at once: each async block around it would hold it twice, and a connection lasts for days.
-    let served = Box::pin(serve_http(
-        accepted.stream,
-        protocol,
-        connection,
-        who.clone(),
-        &serving,
-        &stop,
-    ));
-    // Streams that somebody opened end with the role that let them.
-    let served = async {
-        tokio::select! {
-            () = served => {}
-            () = who.has_changed() => {}
-        }
+    let stream = accepted.stream;
+    Some(Visit {
+        served: serve_http(stream, protocol, connection, who.clone(), serving, stop),
+        who,
+        left,
+        leave,
+        _place: place,
+    })
+}
+
+async fn serve_one(socket: TcpStream, source: IpAddr, serving: Rc<Serving>, stop: Stop) {
+    // On the heap, and gone: a handshake takes many times what a connection has of it for days.
+    let Some(visit) = Box::pin(shake(socket, source, &serving, &stop)).await else {
+        return;
     };
-    let timed = tokio::time::timeout(left, served);
-    let outcome = match (&stranger, tenant) {
-        (Some(stranger), _) => stranger.leave().run_until_stopped(timed).await,
-        // Who was let in by a mesh leaves with it.
-        (None, Some(tenant)) => tenant.stop.run_until_stopped(timed).await,
-        (None, None) => Some(timed.await),
-    };
-    match outcome {
-        Some(Ok(())) => {}
-        Some(Err(_)) => {
+    tokio::select! {
+        () = visit.served => {}
+        // Streams that somebody opened end with the role that let them.
+        () = visit.who.has_changed() => {}
+        () = tokio::time::sleep(visit.left) => {
             tracing::info!(%source, "a connection lasted longer than its client's certificate, or than one without may");
         }
-        None => {
-            tracing::debug!(%source, "a connection made room for another, or its mesh was removed")
+        () = visit.leave.cancelled() => {
+            tracing::debug!(%source, "a connection made room for another, or its mesh was removed");
         }
     }
 }
@@ -253,7 +263,7 @@ enum Known {
     /// Somebody who has shown no certificate.
     Nobody,
     /// Whoever has shown this one, of this mesh.
-    Peer(Peer, Option<Arc<Tenant>>),
+    Peer(Arc<Peer>, Option<Arc<Tenant>>),
     /// Who owns this machine.
     Owner(u32),
 }
@@ -287,12 +297,21 @@ impl Known {
 
     /// Ready once a person's role is another than now.
     async fn has_changed(&self) {
-        if let Self::Peer(peer, Some(tenant)) = self {
-            let (mut changes, now) = (tenant.people.changes(), Self::role(peer, tenant));
-            while changes.changed().await.is_ok() {
-                if Self::role(peer, tenant) != now {
-                    return;
-                }
+        if let Self::Peer(peer, Some(tenant)) = self
+            && peer.identity.user_name().is_some()
+        {
+            // Agents have no role: their connections have no room for this.
+            Box::pin(Self::role_has_changed(peer, tenant)).await;
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    async fn role_has_changed(peer: &Peer, tenant: &Tenant) {
+        let (mut changes, now) = (tenant.people.changes(), Self::role(peer, tenant));
+        while changes.changed().await.is_ok() {
+            if Self::role(peer, tenant) != now {
+                return;
             }
         }
         std::future::pending().await
@@ -303,7 +322,7 @@ impl Known {
 pub(crate) async fn serve_admin(
     listener: UnixListener,
     path: std::path::PathBuf,
-    serving: Serving,
+    serving: Rc<Serving>,
     stop: Stop,
 ) {
     let owner = std::fs::metadata(&path).map(|meta| meta.uid()).unwrap_or(0);
@@ -316,9 +335,8 @@ pub(crate) async fn serve_admin(
                 continue;
             }
         };
-        let scope = serving.scope.clone();
-        let work = serve_local(socket, owner, serving.clone(), stop.clone());
-        if let Err(error) = scope.spawn("admin-connection", work) {
+        let work = serve_local(socket, owner, Rc::clone(&serving), stop.clone());
+        if let Err(error) = serving.scope.spawn("admin-connection", work) {
             tracing::warn!(%error, "a connection to the admin socket was refused");
         }
     }
@@ -327,7 +345,7 @@ pub(crate) async fn serve_admin(
     }
 }
 
-async fn serve_local(socket: UnixStream, owner: u32, serving: Serving, stop: Stop) {
+async fn serve_local(socket: UnixStream, owner: u32, serving: Rc<Serving>, stop: Stop) {
     let uid = match leno_net::fdpass::peer(&socket) {
         Ok(peer) => peer.uid,
         Err(error) => {
@@ -411,14 +429,16 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     }
 }
 
-async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
+// Not an `async fn`, nor is the answer to a request a future that hyper has in its own: a stream has room for it as long
+// as it lives, and needs it until the head of the answer is there.
+fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: IO,
     protocol: Protocol,
     connection: Connection,
     who: Known,
     serving: &Serving,
     stop: &Stop,
-) {
+) -> Pin<Box<dyn Future<Output = ()>>> {
     let io = TokioIo::new(Patient::new(stream, Arc::clone(&serving.stalled)));
     let router = serving.router.clone();
     let known = !matches!(who, Known::Nobody);
@@ -431,21 +451,11 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
                 None => caller,
             });
         }
-        let mut router = router.clone();
-        async move {
-            let (head, body) = request.into_parts();
-            let (lent, mut returned) = Lent::new(body);
-            let request = Request::from_parts(head, Body::new(lent));
-            ServiceExt::<Request<Body>>::ready(&mut router).await?;
-            let response = router.call(request).await?;
-            Ok::<_, std::convert::Infallible>(match returned.try_recv() {
-                Ok(rest) => linger::answer(response, rest).await,
-                Err(_) => response,
-            })
-        }
+        Box::pin(answer(router.clone(), request))
     });
+    let stop = stop.clone();
     // Ends what is open in order: streams of agents were ended by the task that owns the state.
-    let outcome = match protocol {
+    match protocol {
         Protocol::Http1 => {
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -453,13 +463,16 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
                 .max_buf_size(BUFFER)
                 .serve_connection(io, service);
             let mut served = Box::pin(served);
-            tokio::select! {
-                outcome = served.as_mut() => outcome,
-                () = stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
-            }
+            Box::pin(async move {
+                let outcome = tokio::select! {
+                    outcome = served.as_mut() => outcome,
+                    () = stop.cancelled() => {
+                        served.as_mut().graceful_shutdown();
+                        served.await
+                    }
+                };
+                ended(outcome);
+            })
         }
         Protocol::Http2 => {
             let served = http2::Builder::new(LocalExecutor(serving.scope.clone()))
@@ -471,16 +484,37 @@ async fn serve_http<IO: AsyncRead + AsyncWrite + Unpin + 'static>(
                 .keep_alive_timeout(KEEPALIVE)
                 .serve_connection(io, service);
             let mut served = Box::pin(served);
-            tokio::select! {
-                outcome = served.as_mut() => outcome,
-                () = stop.cancelled() => {
-                    served.as_mut().graceful_shutdown();
-                    served.await
-                }
-            }
+            Box::pin(async move {
+                let outcome = tokio::select! {
+                    outcome = served.as_mut() => outcome,
+                    () = stop.cancelled() => {
+                        served.as_mut().graceful_shutdown();
+                        served.await
+                    }
+                };
+                ended(outcome);
+            })
         }
-    };
+    }
+}
+
+fn ended(outcome: hyper::Result<()>) {
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+async fn answer(
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let (lent, mut returned) = Lent::new(body);
+    let request = Request::from_parts(head, Body::new(lent));
+    ServiceExt::<Request<Body>>::ready(&mut router).await?;
+    let response = router.call(request).await?;
+    Ok(match returned.try_recv() {
+        Ok(rest) => linger::answer(response, rest).await,
+        Err(_) => response,
+    })
 }

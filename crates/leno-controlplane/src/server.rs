@@ -9,6 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -236,21 +237,21 @@ impl Bound {
             meshes: Meshes::new(&core, store_dyn, Arc::clone(&audit), founder),
         };
         let meters = metrics::router(meters);
-        let serving = Serving {
+        let serving = Rc::new(Serving {
             router: routes(&core, context, api),
             scope: scope.clone(),
             acceptor: core.acceptor(),
             meshes: directory,
             strangers,
             stalled,
-        };
+        });
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("audit-log", audit.keep_writing(stop.clone()));
         tasks.spawn_critical("state", core::run(core, jobs, stop.clone()));
         for listener in listeners {
             tasks.spawn_critical(
                 "tls-port",
-                listener::serve_tls(listener, serving.clone(), stop.clone()),
+                listener::serve_tls(listener, Rc::clone(&serving), stop.clone()),
             );
         }
         tasks.spawn_critical(
@@ -296,6 +297,7 @@ fn routes(core: &Core, context: Context, api: Api) -> Router {
             "/envoy.service.discovery.v3.AggregatedDiscoveryService/{*call}",
             AggregatedDiscoveryServiceServer::new(service),
         )
+        .route_layer(axum::middleware::map_response(grpc::written))
         .route_layer(axum::middleware::from_fn(grpc::authenticate))
         .route_service("/leno.agent.v1.Agent/Redeem", redeem)
         .merge(http::router(context).layer(held))

@@ -98,15 +98,13 @@ impl Scope {
             });
         }
         // On the heap at once: an async block would hold what it captured twice, and again for each layer around it.
-        let work = Box::pin(work);
+        let mut work = Box::pin(work);
         let open = Open::enter(Rc::clone(&self.0), name);
         #[expect(
             clippy::disallowed_methods,
             reason = "this is where tasks get their owner"
         )]
         spawn_local(async move {
-            let open = open;
-            let mut work = work;
             let mut aborting = pin!(open.scope.aborting.notified());
             let mut registered = false;
             let caught = poll_fn(|context| {

@@ -16,8 +16,8 @@ impl Stop {
     }
 
     /// Ends once [`trigger`](Self::trigger) was called, at once if it already was.
-    pub async fn cancelled(&self) {
-        self.0.cancelled().await;
+    pub fn cancelled(&self) -> impl Future<Output = ()> {
+        self.0.cancelled()
     }
 
     /// Whether the end was asked for.
@@ -38,8 +38,9 @@ impl Stop {
     }
 
     /// Runs `work` until it ends (`Some`) or the end is asked for (`None`, and `work` is dropped where it stood).
-    pub async fn run_until_stopped<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.0.run_until_cancelled(work).await
+    // Not an `async fn`: that would hold the work once more.
+    pub fn run_until_stopped<F: Future>(&self, work: F) -> impl Future<Output = Option<F::Output>> {
+        self.0.run_until_cancelled(work)
     }
 }
 

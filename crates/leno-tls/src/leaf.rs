@@ -4,7 +4,6 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -27,8 +26,6 @@ pub struct Peer {
     pub not_after: SystemTime,
     /// The certificate's serial number, lower-case hex.
     pub serial: String,
-    /// The certificate, DER.
-    pub leaf_der: Arc<[u8]>,
 }
 
 impl Peer {
@@ -44,7 +41,6 @@ impl Peer {
                 .unwrap_or(leaf.not_before),
             not_after: leaf.not_after,
             serial: leaf.serial,
-            leaf_der: der.as_ref().into(),
         })
     }
 }
