@@ -59,6 +59,8 @@ pub struct Compiler {
     pub(crate) output_reads: Graph<Key>,
     /// Services by virtual address; of several that claim one, the first by name has it.
     vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
+    /// Virtual addresses by which something else may be found since it was last asked which.
+    changed_vips: BTreeSet<IpAddr>,
     /// Keys whose outputs carry rules of an object.
     carriers: BTreeMap<(Kind, ObjectName), BTreeSet<Key>>,
     compilations: Compilations,
@@ -81,6 +83,7 @@ impl Compiler {
             outputs: BTreeMap::new(),
             output_reads: Graph::new(),
             vips: BTreeMap::new(),
+            changed_vips: BTreeSet::new(),
             carriers: BTreeMap::new(),
             compilations: Compilations::default(),
             unaudited: Vec::new(),
@@ -186,6 +189,7 @@ impl Compiler {
             if let Key::Destination(name) = key {
                 for vip in before.vips() {
                     remove(&mut self.vips, vip, name);
+                    self.changed_vips.insert(*vip);
                 }
             }
         }
@@ -201,6 +205,7 @@ impl Compiler {
         if let Key::Destination(name) = key {
             for vip in after.vips() {
                 self.vips.entry(*vip).or_default().insert(name.clone());
+                self.changed_vips.insert(*vip);
             }
         }
         self.outputs.insert(key.clone(), after);
@@ -229,10 +234,15 @@ impl Compiler {
         entry.map_or(&[], Entry::needs)
     }
 
+    /// Every key there is, with its output as it is kept.
+    pub fn all_kept(&self) -> impl Iterator<Item = (&Key, &Kept)> {
+        self.outputs.iter().map(|(key, entry)| (key, &entry.kept))
+    }
+
     /// Every key there is, with its output.
     pub fn outputs(&self) -> impl Iterator<Item = (&Key, Output)> {
-        let all = self.outputs.iter();
-        all.filter_map(|(key, entry)| Some((key, entry.kept.output()?)))
+        let all = self.all_kept();
+        all.filter_map(|(key, kept)| Some((key, kept.output()?)))
     }
 
     /// Compiles everything afresh, with nothing kept from before: what tests compare with.
@@ -361,6 +371,11 @@ impl Compiler {
     /// Services that came, went or became different since this was last asked.
     pub fn take_changed_services(&mut self) -> BTreeSet<ServiceName> {
         std::mem::take(&mut self.changed_services)
+    }
+
+    /// Virtual addresses that were or are those of services that came out different since this was last asked.
+    pub fn take_changed_addresses(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.changed_vips)
     }
 
     /// Objects whose rules were or are carried by what came out different since this was last asked.

@@ -9,12 +9,13 @@ use leno_ir::{Destination, Endpoints, Mesh, OwnWorkload};
 use leno_wire::mesh as wire;
 use prost::Message;
 
-use crate::Output;
+use crate::{Output, Version};
 
 /// An encoded output. Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     what: What,
+    version: Version,
     body: Arc<[u8]>,
 }
 
@@ -22,6 +23,8 @@ pub struct Kept {
 enum What {
     Destination,
     Endpoints,
+    /// The endpoints of a service that has none.
+    Nobody,
     OwnWorkload,
     Mesh,
 }
@@ -31,6 +34,18 @@ impl Kept {
     #[must_use]
     pub fn body(&self) -> &Arc<[u8]> {
         &self.body
+    }
+
+    /// Which form of it this is.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether it says that nobody serves a service.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        self.what == What::Nobody
     }
 
     /// The output again. `None` is for what no wire carries, which no proxy would take either; none is made.
@@ -43,7 +58,7 @@ impl Kept {
                 let destination = Destination::from_wire(&message).ok()?;
                 Some(Output::Destination(destination))
             }
-            What::Endpoints => {
+            What::Endpoints | What::Nobody => {
                 let message = wire::Endpoints::decode(body).ok()?;
                 Some(Output::Endpoints(Endpoints::from_wire(&message).ok()?))
             }
@@ -63,12 +78,19 @@ impl From<&Output> for Kept {
     fn from(output: &Output) -> Self {
         let (what, body) = match output {
             Output::Destination(of) => (What::Destination, of.to_wire().encode_to_vec()),
-            Output::Endpoints(of) => (What::Endpoints, of.to_wire().encode_to_vec()),
+            Output::Endpoints(of) => {
+                let what = match of.endpoints.is_empty() {
+                    true => What::Nobody,
+                    false => What::Endpoints,
+                };
+                (what, of.to_wire().encode_to_vec())
+            }
             Output::OwnWorkload(of) => (What::OwnWorkload, of.to_wire().encode_to_vec()),
             Output::Mesh(of) => (What::Mesh, of.to_wire().encode_to_vec()),
         };
         Self {
             what,
+            version: Version::of(&body),
             body: body.into(),
         }
     }

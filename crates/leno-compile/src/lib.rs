@@ -24,6 +24,7 @@ mod output;
 mod references;
 mod route;
 mod service;
+mod version;
 mod view;
 mod workload;
 
@@ -36,4 +37,5 @@ pub use input::{Input, Place, Program, RegisteredPort, Remembered, WorkloadRecor
 pub use kept::Kept;
 pub use output::{Condition, EffectiveService, Generated, Key, Origin, Output};
 pub use references::{Dangling, Labels, Question, Services, dangling};
+pub use version::Version;
 pub use workload::access_rules;

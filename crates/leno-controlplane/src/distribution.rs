@@ -1,7 +1,7 @@
 //! Who gets which resource when: delta ADS without its transport (CP8).
 //!
-//! Owns the newest form of every resource of one mesh ([`Catalog`]) and what each stream asked for, was sent and
-//! acknowledged ([`Subscriber`]). Never reads a clock or a socket. Refuses wildcards where only names are allowed.
+//! Owns by which names resources are asked for ([`Catalog`]; the compiler keeps their newest form), and what each stream
+//! asked for, was sent and acknowledged ([`Subscriber`]). Never reads a clock or a socket. Refuses wildcards where only names are allowed.
 //! Invariant: a version is the digest of a resource's bytes, so what a proxy has already is never sent again.
 
 mod catalog;
@@ -10,14 +10,14 @@ mod hub;
 mod subscriber;
 #[cfg(test)]
 mod tests;
-mod version;
 
+use leno_compile::Version;
 use leno_wire::type_url;
 
 pub use catalog::{Catalog, Resource};
+pub(crate) use catalog::{alias_of, name_of, type_of};
 pub use hub::{Hub, Programmed, StreamId};
 pub use subscriber::{Held, Hold, ProtocolError, State, Subscriber, Tally, View};
-pub use version::Version;
 
 /// The types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

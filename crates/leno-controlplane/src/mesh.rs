@@ -1,6 +1,6 @@
 //! One mesh: what is stored, who is in it, what follows, and who is told.
 //!
-//! Owns the way from an event to the streams it concerns: event → input → compiler → catalog → hub → stream.
+//! Owns the way from an event to the streams it concerns: event → input → compiler → hub → stream.
 //! Never waits. Invariant: every mesh has its own everything; nothing of one is reachable from another (CP2).
 
 mod addresses;
@@ -45,7 +45,7 @@ use tonic::Status;
 
 pub(crate) use agents::{Joining, Redeemed, SESSION_QUEUE, SignError};
 pub(crate) use asking::Asked;
-pub(crate) use distribute::{ADS_QUEUE, addresses_of, resource_of};
+pub(crate) use distribute::ADS_QUEUE;
 pub(crate) use remembered::remembered_key;
 
 use names::Former;
@@ -60,7 +60,7 @@ use crate::{
     authority::{Authority, RenewError, server_names},
     core::Clock,
     derived::{Shared, Stale},
-    distribution::{Catalog, Hold, Hub, StreamId},
+    distribution::{Hold, Hub, StreamId},
     metrics::Latencies,
     people::People,
     registry::{Effects, Registry, SessionId},
@@ -135,7 +135,6 @@ pub(crate) struct Mesh {
     pub(crate) renewed: bool,
     pub(crate) registry: Registry,
     pub(crate) compiler: Compiler,
-    pub(crate) catalog: Catalog,
     pub(crate) hub: Hub,
     pub(crate) telemetry: Telemetry,
     pub(crate) shared: Arc<Shared>,
@@ -209,7 +208,6 @@ impl Mesh {
             authority,
             certificate,
             renewed: false,
-            catalog: Catalog::default(),
             hub: Hub::default(),
             telemetry: Telemetry::default(),
             counters: Counters::default(),

@@ -547,7 +547,7 @@ fn gauges_of(out: &mut Text, mesh: &Mesh, wall: SystemTime) {
             "leno_controlplane_resources",
             "Resources by type.",
             &labels,
-            mesh.catalog.count(kind) as f64,
+            mesh.catalog().count(kind) as f64,
         );
     }
     out.histogram(

@@ -14,7 +14,7 @@ use std::{
 
 use axum::Router;
 use leno_api::{Api, Environment};
-use leno_compile::{Compiler, Kept};
+use leno_compile::{Compiler, Version};
 use leno_runtime::{Scope, Stop};
 use leno_store::{Expect, Store, Write};
 use leno_types::{DnsLabel, Identity, MeshName, TrustDomain, WorkloadUid};
@@ -32,10 +32,10 @@ use crate::{
     authority::Authority,
     core::{self, Clock, Core, Jobs},
     derived::DerivedMeshes,
-    distribution::{Catalog, State, Type, Version},
+    distribution::{State, Type},
     grpc::{AgentService, Caller},
     http::{self, Meshes},
-    mesh::{Mesh, addresses_of, resource_of},
+    mesh::Mesh,
     records::Record,
     registry::AgentScope,
     tenants::{Founder, Plan},
@@ -196,7 +196,7 @@ impl Plane {
             let now = unix(core.clock.wall());
             let mesh = core.meshes.get(&mesh)?;
             let fresh = afresh.then(|| compiled_afresh(mesh, &*core.store, now));
-            Some(look(mesh, fresh.unwrap_or_default()))
+            Some(look(mesh, fresh))
         };
         self.service.handle.call(look).await.ok().flatten()
     }
@@ -240,7 +240,7 @@ pub struct Look {
     /// What is distributed: type and name to version.
     pub served: BTreeMap<(Type, String), String>,
     /// What a fresh, full compilation of what the store and the registry hold gives; where it was asked for.
-    pub fresh: Catalog,
+    pub fresh: Option<Compiler>,
     /// What was sent on each discovery stream.
     pub streams: BTreeMap<DnsLabel, Sent>,
     /// Resources found to differ from a fresh compilation.
@@ -263,20 +263,14 @@ pub struct Leased {
     pub workloads: BTreeMap<WorkloadUid, (String, Option<DnsLabel>)>,
 }
 
-fn compiled_afresh(mesh: &Mesh, store: &dyn Store, now: u64) -> Catalog {
+fn compiled_afresh(mesh: &Mesh, store: &dyn Store, now: u64) -> Compiler {
     let mut compiler = Compiler::new(mesh.domain().clone());
     compiler.apply(mesh.afresh(store, now));
-    let mut fresh = Catalog::default();
-    for (key, output) in compiler.outputs() {
-        let (kind, name) = resource_of(key);
-        let body = Arc::clone(Kept::from(&output).body());
-        fresh.set(kind, &name, Some(body), addresses_of(&output));
-    }
-    fresh
+    compiler
 }
 
-fn look(mesh: &Mesh, fresh: Catalog) -> Look {
-    let served = mesh.catalog.all();
+fn look(mesh: &Mesh, fresh: Option<Compiler>) -> Look {
+    let served = mesh.catalog().all();
     let served = served.map(|(kind, resource)| {
         (
             (kind, resource.name.to_string()),

@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -134,11 +133,11 @@ impl Names for Nobody {
 }
 
 impl View for Nobody {
-    fn resolve(&self, _: Type, _: &str) -> Option<Arc<Resource>> {
+    fn resolve(&self, _: Type, _: &str) -> Option<Resource> {
         None
     }
 
-    fn all(&self, _: Type) -> Vec<Arc<Resource>> {
+    fn all(&self, _: Type) -> Vec<Resource> {
         Vec::new()
     }
 }

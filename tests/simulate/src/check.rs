@@ -49,13 +49,14 @@ pub(crate) fn at_any_moment(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
 fn expected(
     host: &Host,
     look: &Look,
-    fresh: &Catalog,
+    fresh: Catalog<'_>,
 ) -> BTreeMap<(String, String), (String, Vec<u8>)> {
     let mut resources = Vec::new();
-    resources.extend(fresh.get(Type::Mesh, "mesh").map(|of| (Type::Mesh, of)));
+    let of = fresh.resolve(Type::Mesh, "mesh");
+    resources.extend(of.map(|of| (Type::Mesh, of)));
     let own = look.agents.get(&host.who.agent);
     for uid in own.into_iter().flat_map(|agent| agent.workloads.keys()) {
-        let of = fresh.get(Type::OwnWorkload, &uid.to_string());
+        let of = fresh.resolve(Type::OwnWorkload, &uid.to_string());
         resources.extend(of.map(|of| (Type::OwnWorkload, of)));
     }
     for (wanted, name) in host.wants() {
@@ -74,8 +75,12 @@ fn expected(
 
 /// Of one mesh that has come to rest.
 pub(crate) fn at_rest(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
+    let Some(fresh) = &look.fresh else {
+        return sim.wrong("nothing was compiled afresh");
+    };
+    let fresh = Catalog::new(fresh);
     for ((kind, name), version) in &look.served {
-        let fresh = look.fresh.get(*kind, name);
+        let fresh = fresh.resolve(*kind, name);
         if fresh.map(|of| of.version.to_string()).as_ref() != Some(version) {
             let kind = kind.name();
             sim.wrong(format!(
@@ -83,7 +88,7 @@ pub(crate) fn at_rest(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
             ));
         }
     }
-    for (kind, resource) in look.fresh.all() {
+    for (kind, resource) in fresh.all() {
         let key = (kind, resource.name.to_string());
         if !look.served.contains_key(&key) {
             sim.wrong(format!("{} {} is not served", kind.name(), key.1));
@@ -92,7 +97,7 @@ pub(crate) fn at_rest(sim: &Sim, look: &Look, hosts: &[&Rc<Host>]) {
     for host in hosts {
         members(sim, look, host);
         if host.powered.get() {
-            holds(sim, look, host);
+            holds(sim, look, fresh, host);
         }
     }
 }
@@ -124,8 +129,8 @@ fn members(sim: &Sim, look: &Look, host: &Host) {
 }
 
 /// What a host holds is what a fresh, full compilation says.
-fn holds(sim: &Sim, look: &Look, host: &Host) {
-    let (held, mut expected) = (host.held(), expected(host, look, &look.fresh));
+fn holds(sim: &Sim, look: &Look, fresh: Catalog<'_>, host: &Host) {
+    let (held, mut expected) = (host.held(), expected(host, look, fresh));
     sim.count("compared", expected.len() as u64);
     let name = host.name();
     for (key, resource) in held {

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use leno_compile::{Condition, Key};
+use leno_compile::{Condition, Kept, Key};
 use leno_config::Kind;
 use leno_ir::Feature;
 use leno_types::{DnsLabel, ServiceName};
 
 use super::hostnames;
 use crate::{
-    distribution::Programmed,
-    mesh::{Mesh, resource_of},
+    distribution::{Programmed, type_of},
+    mesh::Mesh,
 };
 
 /// Proxies that a message names.
@@ -30,9 +30,8 @@ pub(super) fn programmed(
         keys.extend(hostnames::asked(mesh, &generator).map(Key::Hostname));
     }
     for key in keys {
-        let (of, canonical) = resource_of(&key);
-        let resource = mesh.catalog.get(of, &canonical);
-        let version = resource.map(|resource| resource.version);
+        let of = type_of(&key);
+        let version = mesh.compiler.kept(&key).map(Kept::version);
         let names = mesh.asked_names(&key);
         if let Key::OwnWorkload(uid) = &key
             && let Some((name, agent, _)) = mesh.registry.workload(uid)

@@ -35,9 +35,9 @@ const OWN_HELD: Duration = Duration::from_secs(15);
 /// What one proxy may see.
 pub trait View {
     /// A resource by any name it may be asked for.
-    fn resolve(&self, kind: Type, asked: &str) -> Option<Arc<Resource>>;
+    fn resolve(&self, kind: Type, asked: &str) -> Option<Resource>;
     /// All of a type that is sent without asking by name.
-    fn all(&self, kind: Type) -> Vec<Arc<Resource>>;
+    fn all(&self, kind: Type) -> Vec<Resource>;
 }
 
 /// The time, and how far the control plane is from knowing all.

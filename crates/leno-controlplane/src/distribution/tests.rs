@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -11,12 +12,64 @@ use proptest::prelude::*;
 
 use super::*;
 
-impl View for Catalog {
-    fn resolve(&self, kind: Type, asked: &str) -> Option<Arc<Resource>> {
-        Catalog::resolve(self, kind, asked).cloned()
+/// What there is to be sent.
+#[derive(Default)]
+struct Shelf {
+    resources: BTreeMap<(Type, String), Resource>,
+    /// Virtual addresses, each with the service's name.
+    addresses: BTreeMap<IpAddr, String>,
+}
+
+impl Shelf {
+    /// Puts a resource there or takes it away; gives the names by which somebody may have asked for what changed.
+    fn set(
+        &mut self,
+        kind: Type,
+        name: &str,
+        body: Option<Arc<[u8]>>,
+        addresses: &[IpAddr],
+    ) -> Vec<Arc<str>> {
+        let mut asked: Vec<Arc<str>> = vec![name.into()];
+        asked.extend(addresses.iter().copied().map(alias_of));
+        let theirs = self.addresses.extract_if(.., |_, of| of == name);
+        asked.extend(theirs.map(|(address, _)| alias_of(address)));
+        let now = addresses.iter().map(|address| (*address, name.to_owned()));
+        self.addresses.extend(now);
+        if let Some(address) = name.strip_prefix("host/") {
+            asked.push(format!("ip/{address}").into());
+        }
+        let key = (kind, name.to_owned());
+        match body {
+            Some(body) => {
+                let resource = Resource {
+                    name: name.into(),
+                    version: Version::of(&body),
+                    body,
+                    nobody: false,
+                };
+                self.resources.insert(key, resource);
+            }
+            None => drop(self.resources.remove(&key)),
+        }
+        asked
     }
 
-    fn all(&self, kind: Type) -> Vec<Arc<Resource>> {
+    fn get(&self, kind: Type, name: &str) -> Option<&Resource> {
+        self.resources.get(&(kind, name.to_owned()))
+    }
+}
+
+impl View for Shelf {
+    fn resolve(&self, kind: Type, asked: &str) -> Option<Resource> {
+        let Some(address) = asked.strip_prefix("ip/") else {
+            return self.get(kind, asked).cloned();
+        };
+        let service = self.addresses.get(&address.parse().ok()?).cloned();
+        let name = service.unwrap_or_else(|| format!("host/{address}"));
+        self.get(kind, &name).cloned()
+    }
+
+    fn all(&self, kind: Type) -> Vec<Resource> {
         let own = ["w1", "w2", "w3"];
         own.iter()
             .filter_map(|name| self.get(kind, name).cloned())
@@ -74,18 +127,12 @@ fn hold(seconds: u64, grace: Option<u64>) -> Hold {
     }
 }
 
-fn put(
-    catalog: &mut Catalog,
-    subscriber: &mut Subscriber,
-    kind: Type,
-    name: &str,
-    body: Option<&str>,
-) {
+fn put(shelf: &mut Shelf, subscriber: &mut Subscriber, kind: Type, name: &str, body: Option<&str>) {
     let addresses = match (kind, body) {
         (Type::Destination, Some(_)) if name == "svc/a/b" => vec!["240.240.0.7".parse().unwrap()],
         _ => Vec::new(),
     };
-    for asked in catalog.set(
+    for asked in shelf.set(
         kind,
         name,
         body.map(|body| body.as_bytes().into()),
@@ -98,14 +145,14 @@ fn put(
 /// Lets both sides talk until nothing is due.
 fn settle(
     subscriber: &mut Subscriber,
-    catalog: &Catalog,
+    shelf: &Shelf,
     proxy: &mut Proxy,
     at: Hold,
 ) -> Vec<DeltaDiscoveryResponse> {
     let mut all = Vec::new();
-    while let Some(answer) = subscriber.next(catalog, at) {
+    while let Some(answer) = subscriber.next(shelf, at) {
         let ack = proxy.take(&answer);
-        subscriber.request(&ack, catalog, at.now).unwrap();
+        subscriber.request(&ack, shelf, at.now).unwrap();
         all.push(answer);
         assert!(all.len() < 10_000, "it never settles");
     }
@@ -114,13 +161,13 @@ fn settle(
 
 #[test]
 fn presence_absence_and_aliases_are_answers() {
-    let (mut catalog, mut subscriber, mut proxy) = (
-        Catalog::default(),
+    let (mut shelf, mut subscriber, mut proxy) = (
+        Shelf::default(),
         Subscriber::new(Duration::ZERO),
         Proxy::default(),
     );
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Destination,
         "svc/a/b",
@@ -131,9 +178,9 @@ fn presence_absence_and_aliases_are_answers() {
         &["svc/a/b", "ip/240.240.0.7", "ip/10.0.0.1", "nonsense"],
     );
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(0, None));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(0, None));
     let [answer] = answers.as_slice() else {
         panic!("{answers:?}")
     };
@@ -143,13 +190,13 @@ fn presence_absence_and_aliases_are_answers() {
     assert!(subscriber.is_in_sync());
     // A host comes to an address that was absent.
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Destination,
         "host/10.0.0.1",
         Some("host"),
     );
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(1, None));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(1, None));
     assert_eq!(
         (
             &*answers[0].resources[0].name,
@@ -159,32 +206,32 @@ fn presence_absence_and_aliases_are_answers() {
     );
     // The service goes: by every name it was asked for.
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Destination,
         "svc/a/b",
         None,
     );
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(1, None));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(1, None));
     assert_eq!(answers[0].removed_resources, ["ip/240.240.0.7", "svc/a/b"]);
-    assert!(settle(&mut subscriber, &catalog, &mut proxy, hold(2, None)).is_empty());
+    assert!(settle(&mut subscriber, &shelf, &mut proxy, hold(2, None)).is_empty());
 }
 
 #[test]
 fn what_a_proxy_brings_along_is_not_sent_again_and_what_is_missing_is_held_back_in_grace() {
-    let (mut catalog, mut subscriber, mut proxy) = (
-        Catalog::default(),
+    let (mut shelf, mut subscriber, mut proxy) = (
+        Shelf::default(),
         Subscriber::new(Duration::ZERO),
         Proxy::default(),
     );
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Endpoints,
         "svc/a/b",
         Some("two replicas"),
     );
-    let version = catalog
+    let version = shelf
         .get(Type::Endpoints, "svc/a/b")
         .unwrap()
         .version
@@ -195,27 +242,27 @@ fn what_a_proxy_brings_along_is_not_sent_again_and_what_is_missing_is_held_back_
         ("svc/a/gone".to_owned(), "old".to_owned()),
     ]);
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
-    assert!(settle(&mut subscriber, &catalog, &mut proxy, hold(0, Some(30))).is_empty());
+    assert!(settle(&mut subscriber, &shelf, &mut proxy, hold(0, Some(30))).is_empty());
     // One replica is not back yet.
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Endpoints,
         "svc/a/b",
         Some("one replica"),
     );
-    assert!(settle(&mut subscriber, &catalog, &mut proxy, hold(5, Some(30))).is_empty());
+    assert!(settle(&mut subscriber, &shelf, &mut proxy, hold(5, Some(30))).is_empty());
     assert!(subscriber.wake_at(hold(5, Some(30))).is_some());
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Endpoints,
         "svc/a/b",
         Some("two replicas"),
     );
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(31, Some(30)));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(31, Some(30)));
     let [answer] = answers.as_slice() else {
         panic!("{answers:?}")
     };
@@ -226,81 +273,81 @@ fn what_a_proxy_brings_along_is_not_sent_again_and_what_is_missing_is_held_back_
 
 #[test]
 fn the_mesh_is_not_held_back_in_grace_for_it_says_who_must_not_be_called_in_clear() {
-    let (mut catalog, mut subscriber, mut proxy) = (
-        Catalog::default(),
+    let (mut shelf, mut subscriber, mut proxy) = (
+        Shelf::default(),
         Subscriber::new(Duration::ZERO),
         Proxy::default(),
     );
     let mut request = ask(Type::Mesh, &["*"]);
     request.initial_resource_versions = BTreeMap::from([("w1".to_owned(), "old".to_owned())]);
-    put(&mut catalog, &mut subscriber, Type::Mesh, "w1", Some("a"));
+    put(&mut shelf, &mut subscriber, Type::Mesh, "w1", Some("a"));
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(0, Some(30)));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(0, Some(30)));
     assert_eq!(answers[0].resources.len(), 1);
-    put(&mut catalog, &mut subscriber, Type::Mesh, "w1", Some("b"));
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(1, Some(30)));
+    put(&mut shelf, &mut subscriber, Type::Mesh, "w1", Some("b"));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(1, Some(30)));
     assert_eq!(answers[0].resources.len(), 1);
 }
 
 #[test]
 fn an_unknown_name_is_absent_within_a_second_even_in_grace() {
-    let (catalog, mut subscriber, mut proxy) = (
-        Catalog::default(),
+    let (shelf, mut subscriber, mut proxy) = (
+        Shelf::default(),
         Subscriber::new(Duration::ZERO),
         Proxy::default(),
     );
     subscriber
         .request(
             &ask(Type::Destination, &["svc/a/b"]),
-            &catalog,
+            &shelf,
             Duration::from_secs(5),
         )
         .unwrap();
-    assert!(settle(&mut subscriber, &catalog, &mut proxy, hold(5, Some(30))).is_empty());
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(6, Some(30)));
+    assert!(settle(&mut subscriber, &shelf, &mut proxy, hold(5, Some(30))).is_empty());
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(6, Some(30)));
     assert_eq!(answers[0].removed_resources, ["svc/a/b"]);
 }
 
 #[test]
 fn own_workloads_come_unasked_and_are_not_taken_from_a_proxy_that_just_returned() {
-    let (mut catalog, mut subscriber, mut proxy) = (
-        Catalog::default(),
+    let (mut shelf, mut subscriber, mut proxy) = (
+        Shelf::default(),
         Subscriber::new(Duration::ZERO),
         Proxy::default(),
     );
     let mut request = ask(Type::OwnWorkload, &["*"]);
     request.initial_resource_versions = BTreeMap::from([("w1".to_owned(), "old".to_owned())]);
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(0, None));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(0, None));
     assert!(
         answers.len() == 1
             && answers[0].resources.is_empty()
             && answers[0].removed_resources.is_empty()
     );
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::OwnWorkload,
         "w1",
         Some("one"),
     );
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(3, None));
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(3, None));
     assert_eq!(answers[0].resources[0].name, "w1");
-    put(&mut catalog, &mut subscriber, Type::OwnWorkload, "w1", None);
-    let answers = settle(&mut subscriber, &catalog, &mut proxy, hold(4, None));
+    put(&mut shelf, &mut subscriber, Type::OwnWorkload, "w1", None);
+    let answers = settle(&mut subscriber, &shelf, &mut proxy, hold(4, None));
     assert_eq!(answers[0].removed_resources, ["w1"]);
 }
 
 #[test]
 fn a_nack_concerns_the_resources_it_names() {
-    let (mut catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
+    let (mut shelf, mut subscriber) = (Shelf::default(), Subscriber::new(Duration::ZERO));
     for name in ["svc/a/b", "svc/a/bc", "svc/a/c"] {
         put(
-            &mut catalog,
+            &mut shelf,
             &mut subscriber,
             Type::Endpoints,
             name,
@@ -309,9 +356,9 @@ fn a_nack_concerns_the_resources_it_names() {
     }
     let request = ask(Type::Endpoints, &["svc/a/b", "svc/a/bc", "svc/a/c"]);
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
-    let answer = subscriber.next(&catalog, hold(0, None)).unwrap();
+    let answer = subscriber.next(&shelf, hold(0, None)).unwrap();
     let message = "svc/a/bc: ports: 70000 is no port; svc/a/c: no content";
     let nack = DeltaDiscoveryRequest {
         error_detail: Some(Status {
@@ -321,7 +368,7 @@ fn a_nack_concerns_the_resources_it_names() {
         }),
         ..ack(&answer)
     };
-    subscriber.request(&nack, &catalog, Duration::ZERO).unwrap();
+    subscriber.request(&nack, &shelf, Duration::ZERO).unwrap();
     let state = |name: &str| {
         let held = subscriber.held_as(Type::Endpoints, name);
         held.unwrap().state()
@@ -332,13 +379,13 @@ fn a_nack_concerns_the_resources_it_names() {
     assert_eq!(subscriber.tally.nacks, 2);
     // A message that names none refuses all that it answers, and is shown as one line.
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Endpoints,
         "svc/a/b",
         Some("two"),
     );
-    let answer = subscriber.next(&catalog, hold(0, None)).unwrap();
+    let answer = subscriber.next(&shelf, hold(0, None)).unwrap();
     let nack = DeltaDiscoveryRequest {
         error_detail: Some(Status {
             code: 3,
@@ -347,7 +394,7 @@ fn a_nack_concerns_the_resources_it_names() {
         }),
         ..ack(&answer)
     };
-    subscriber.request(&nack, &catalog, Duration::ZERO).unwrap();
+    subscriber.request(&nack, &shelf, Duration::ZERO).unwrap();
     let held = subscriber.held_as(Type::Endpoints, "svc/a/b").unwrap();
     assert_eq!(held.state(), State::Nacked("too?big"));
     assert!(held.running().is_some() && held.running() != held.version());
@@ -355,34 +402,34 @@ fn a_nack_concerns_the_resources_it_names() {
 
 #[test]
 fn nobody_gets_everything_and_the_names_of_one_stream_are_bounded() {
-    let (catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
-    let everything = subscriber.request(&ask(Type::Destination, &["*"]), &catalog, Duration::ZERO);
+    let (shelf, mut subscriber) = (Shelf::default(), Subscriber::new(Duration::ZERO));
+    let everything = subscriber.request(&ask(Type::Destination, &["*"]), &shelf, Duration::ZERO);
     assert_eq!(everything, Err(ProtocolError::Wildcard("Destination")));
     let unknown = DeltaDiscoveryRequest {
         type_url: "x".into(),
         ..DeltaDiscoveryRequest::default()
     };
     assert!(matches!(
-        subscriber.request(&unknown, &catalog, Duration::ZERO),
+        subscriber.request(&unknown, &shelf, Duration::ZERO),
         Err(ProtocolError::Type(_))
     ));
     let names: Vec<String> = (0..20_000).map(|n| format!("svc/a/s{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     subscriber
-        .request(&ask(Type::Endpoints, &names), &catalog, Duration::ZERO)
+        .request(&ask(Type::Endpoints, &names), &shelf, Duration::ZERO)
         .unwrap();
     assert_eq!(subscriber.tally.over_limit, 20_000 - 16_384);
 }
 
 #[test]
 fn names_longer_than_any_that_exists_are_not_kept_nor_versions_that_nobody_gave() {
-    let (mut catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
+    let (mut shelf, mut subscriber) = (Shelf::default(), Subscriber::new(Duration::ZERO));
     let (long, short) = (format!("svc/a/{}", "x".repeat(507)), "svc/a/b".to_owned());
     let mut request = ask(Type::Endpoints, &[&long, &short]);
     let versions = [(long, "1".into()), (short, "v".repeat(100_000))];
     request.initial_resource_versions.extend(versions);
     subscriber
-        .request(&request, &catalog, Duration::ZERO)
+        .request(&request, &shelf, Duration::ZERO)
         .unwrap();
     assert_eq!(subscriber.tally.over_limit, 1);
     assert_eq!(subscriber.asked().count(), 1);
@@ -393,67 +440,58 @@ fn names_longer_than_any_that_exists_are_not_kept_nor_versions_that_nobody_gave(
     assert_eq!(held, [("svc/a/b", None)]);
     // It is another than any that there is.
     put(
-        &mut catalog,
+        &mut shelf,
         &mut subscriber,
         Type::Endpoints,
         "svc/a/b",
         Some("one"),
     );
-    let answer = subscriber.next(&catalog, hold(0, None)).unwrap();
+    let answer = subscriber.next(&shelf, hold(0, None)).unwrap();
     assert_eq!(answer.resources.len(), 1);
 }
 
 #[test]
 fn a_window_bounds_what_is_on_its_way() {
-    let (mut catalog, mut subscriber) = (Catalog::default(), Subscriber::new(Duration::ZERO));
+    let (mut shelf, mut subscriber) = (Shelf::default(), Subscriber::new(Duration::ZERO));
     subscriber
-        .request(
-            &ask(Type::Endpoints, &["svc/a/b"]),
-            &catalog,
-            Duration::ZERO,
-        )
+        .request(&ask(Type::Endpoints, &["svc/a/b"]), &shelf, Duration::ZERO)
         .unwrap();
     let mut sent = 0;
     for change in 0..100 {
         put(
-            &mut catalog,
+            &mut shelf,
             &mut subscriber,
             Type::Endpoints,
             "svc/a/b",
             Some(&change.to_string()),
         );
-        sent += usize::from(subscriber.next(&catalog, hold(0, None)).is_some());
+        sent += usize::from(subscriber.next(&shelf, hold(0, None)).is_some());
     }
     assert_eq!(sent, 8);
 }
 
 #[test]
 fn a_change_touches_the_streams_that_asked_and_no_other() {
-    let (mut hub, mut catalog) = (Hub::default(), Catalog::default());
+    let (mut hub, mut shelf) = (Hub::default(), Shelf::default());
     let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
     hub.open(1, &a, Duration::ZERO);
     hub.open(2, &b, Duration::ZERO);
     hub.request(
         1,
         &ask(Type::Endpoints, &["svc/a/b"]),
-        &catalog,
+        &shelf,
         Duration::ZERO,
     )
     .unwrap();
     hub.request(
         2,
         &ask(Type::Endpoints, &["svc/a/c"]),
-        &catalog,
+        &shelf,
         Duration::ZERO,
     )
     .unwrap();
-    let names = catalog.set(Type::Endpoints, "svc/a/b", Some([1].into()), &[]);
+    let names = shelf.set(Type::Endpoints, "svc/a/b", Some([1].into()), &[]);
     assert_eq!(hub.changed(Type::Endpoints, &names), BTreeSet::from([1]));
-    assert!(
-        catalog
-            .set(Type::Endpoints, "svc/a/b", Some([1].into()), &[])
-            .is_empty()
-    );
     assert_eq!(hub.open(3, &a, Duration::ZERO), Some(1));
     assert!(hub.changed(Type::Endpoints, &names).is_empty());
 }
@@ -492,18 +530,18 @@ proptest! {
     /// asked for mean, in the newest version; and then nothing is due.
     #[test]
     fn both_sides_agree_in_the_end(steps in prop::collection::vec(step(), 1..80)) {
-        let mut catalog = Catalog::default();
+        let mut shelf = Shelf::default();
         let mut subscriber = Subscriber::new(Duration::ZERO);
         let mut proxy = Proxy::default();
         for step in steps {
             match step {
                 Step::Put(name, body) => {
                     let body = body.map(|body| body.to_string());
-                    put(&mut catalog, &mut subscriber, Type::Destination, NAMES[name], body.as_deref());
+                    put(&mut shelf, &mut subscriber, Type::Destination, NAMES[name], body.as_deref());
                 }
                 Step::Ask(name) => {
                     proxy.asked.insert(ASKED[name].into());
-                    subscriber.request(&ask(Type::Destination, &[ASKED[name]]), &catalog, Duration::ZERO).unwrap();
+                    subscriber.request(&ask(Type::Destination, &[ASKED[name]]), &shelf, Duration::ZERO).unwrap();
                 }
                 Step::Leave(name) => {
                     proxy.asked.remove(ASKED[name]);
@@ -512,32 +550,32 @@ proptest! {
                         resource_names_unsubscribe: vec![ASKED[name].into()],
                         ..DeltaDiscoveryRequest::default()
                     };
-                    subscriber.request(&request, &catalog, Duration::ZERO).unwrap();
-                    settle(&mut subscriber, &catalog, &mut proxy, hold(9, None));
-                    let meant: BTreeSet<String> = proxy.asked.iter().filter_map(|asked| catalog.resolve(Type::Destination, asked)).map(|of| of.name.to_string()).collect();
+                    subscriber.request(&request, &shelf, Duration::ZERO).unwrap();
+                    settle(&mut subscriber, &shelf, &mut proxy, hold(9, None));
+                    let meant: BTreeSet<String> = proxy.asked.iter().filter_map(|asked| shelf.resolve(Type::Destination, asked)).map(|of| of.name.to_string()).collect();
                     proxy.held.retain(|name, _| meant.contains(name));
                 }
                 Step::Talk => {
-                    settle(&mut subscriber, &catalog, &mut proxy, hold(9, None));
+                    settle(&mut subscriber, &shelf, &mut proxy, hold(9, None));
                 }
                 Step::Reconnect => {
                     subscriber = Subscriber::new(Duration::ZERO);
                     let names: Vec<&str> = proxy.asked.iter().map(String::as_str).collect();
                     let mut request = ask(Type::Destination, &names);
                     request.initial_resource_versions = proxy.held.clone();
-                    subscriber.request(&request, &catalog, Duration::ZERO).unwrap();
+                    subscriber.request(&request, &shelf, Duration::ZERO).unwrap();
                 }
             }
         }
-        settle(&mut subscriber, &catalog, &mut proxy, hold(9, None));
+        settle(&mut subscriber, &shelf, &mut proxy, hold(9, None));
         let meant: BTreeMap<String, String> = proxy
             .asked
             .iter()
-            .filter_map(|asked| catalog.resolve(Type::Destination, asked))
+            .filter_map(|asked| shelf.resolve(Type::Destination, asked))
             .map(|resource| (resource.name.to_string(), resource.version.to_string()))
             .collect();
         prop_assert_eq!(&proxy.held, &meant);
-        prop_assert!(subscriber.next(&catalog, hold(9, None)).is_none());
+        prop_assert!(subscriber.next(&shelf, hold(9, None)).is_none());
         prop_assert!(subscriber.is_in_sync());
     }
 }

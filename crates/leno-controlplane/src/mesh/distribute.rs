@@ -2,14 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use leno_compile::{Input, Key, Output};
 use leno_config::Kind;
-use leno_ir::{Destination, ResourceName};
 use leno_runtime::Stop;
 use leno_store::Write;
 use leno_types::{DnsLabel, WorkloadUid};
@@ -19,7 +17,9 @@ use tonic::Status;
 
 use super::{Mesh, Outgoing, Said};
 use crate::{
-    distribution::{ProtocolError, Resource as Sent, StreamId, Type, View},
+    distribution::{
+        Catalog, ProtocolError, Resource as Sent, StreamId, Type, View, alias_of, name_of, type_of,
+    },
     registry::Workload,
     times::unix,
     told::one_line,
@@ -38,31 +38,27 @@ pub(super) const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// What one agent may see.
 struct AgentView<'a> {
-    catalog: &'a crate::distribution::Catalog,
+    catalog: Catalog<'a>,
     own: Option<&'a BTreeMap<WorkloadUid, Arc<Workload>>>,
 }
 
 impl View for AgentView<'_> {
-    fn resolve(&self, kind: Type, asked: &str) -> Option<Arc<Sent>> {
-        self.catalog.resolve(kind, asked).cloned()
+    fn resolve(&self, kind: Type, asked: &str) -> Option<Sent> {
+        self.catalog.resolve(kind, asked)
     }
 
-    fn all(&self, kind: Type) -> Vec<Arc<Sent>> {
+    fn all(&self, kind: Type) -> Vec<Sent> {
         match kind {
-            Type::Mesh => self.catalog.get(kind, MESH).cloned().into_iter().collect(),
-            Type::OwnWorkload => self
-                .own
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .filter_map(|uid| self.catalog.get(kind, &uid.to_string()).cloned())
-                .collect(),
+            Type::Mesh => self.catalog.get(&Key::Mesh).into_iter().collect(),
+            Type::OwnWorkload => {
+                let own = self.own.into_iter().flat_map(BTreeMap::keys);
+                let own = own.map(|uid| Key::OwnWorkload(*uid));
+                own.filter_map(|key| self.catalog.get(&key)).collect()
+            }
             Type::Endpoints | Type::Destination => Vec::new(),
         }
     }
 }
-
-/// The name of the one resource of type Mesh.
-const MESH: &str = "mesh";
 
 impl Mesh {
     /// Compiles what changed, and notes whom it concerns.
@@ -100,8 +96,9 @@ impl Mesh {
         self.counters.outputs = self.counters.outputs.saturating_add(outputs.len() as u64);
         self.publish_due = true;
         for (key, output) in outputs {
-            self.set_output(&key, output.as_deref());
+            self.output_changed(&key, output.as_deref());
         }
+        self.addresses_changed();
     }
 
     /// Looks at a few keys whether they are what compiling afresh gives; mends and tells what is not (CP11).
@@ -115,25 +112,17 @@ impl Mesh {
         for (key, output) in audit.mended {
             self.counters.divergences = self.counters.divergences.saturating_add(1);
             tracing::error!(mesh = %self.name(), ?key, "what was compiled step by step differs from a fresh compilation, which replaces it; this is a fault of Leno, please report it");
-            self.set_output(&key, output.as_deref());
+            self.output_changed(&key, output.as_deref());
             self.services_due = true;
             self.publish_due = true;
         }
+        self.addresses_changed();
     }
 
-    fn set_output(&mut self, key: &Key, output: Option<&Output>) {
+    /// Tells whom it concerns that something else is compiled for a key.
+    fn output_changed(&mut self, key: &Key, output: Option<&Output>) {
         self.output_stale(key, output);
-        let (kind, name) = resource_of(key);
-        let body = self.compiler.kept(key).map(|kept| Arc::clone(kept.body()));
-        let addresses = output.map(addresses_of).unwrap_or_default();
-        let nobody = matches!(output, Some(Output::Endpoints(of)) if of.endpoints.is_empty());
-        let asked = match body {
-            Some(body) if nobody => self.catalog.set_nobody(&name, body),
-            body => self.catalog.set(kind, &name, body, addresses),
-        };
-        if asked.is_empty() {
-            return;
-        }
+        let kind = type_of(key);
         let touched = match key {
             Key::Mesh => self.hub.changed_wildcard(kind, None),
             Key::OwnWorkload(uid) => match self.registry.workload(uid) {
@@ -141,9 +130,17 @@ impl Mesh {
                 None => BTreeSet::new(),
             },
             Key::Destination(_) | Key::Host(_) | Key::Hostname(_) | Key::Endpoints(_) => {
-                self.hub.changed(kind, &asked)
+                self.hub.changed(kind, &told_names(key))
             }
         };
+        self.ready.extend(touched);
+    }
+
+    /// Tells those who asked by an address that something else may be found at it.
+    fn addresses_changed(&mut self) {
+        let addresses = self.compiler.take_changed_addresses().into_iter();
+        let names: Vec<Arc<str>> = addresses.map(alias_of).collect();
+        let touched = self.hub.changed(Type::Destination, &names);
         self.ready.extend(touched);
     }
 
@@ -186,7 +183,7 @@ impl Mesh {
             return;
         };
         let view = AgentView {
-            catalog: &self.catalog,
+            catalog: Catalog::new(&self.compiler),
             own: self.registry.agent(&agent).map(|of| &of.workloads),
         };
         if let Some(detail) = &request.error_detail {
@@ -255,7 +252,7 @@ impl Mesh {
                 continue;
             };
             let view = AgentView {
-                catalog: &self.catalog,
+                catalog: Catalog::new(&self.compiler),
                 own: (self.registry.agent(&outgoing.agent)).map(|of| &of.workloads),
             };
             let Some((_, subscriber)) = self.hub.stream(id) else {
@@ -315,23 +312,29 @@ impl Mesh {
         }
     }
 
+    /// What proxies are sent.
+    pub(crate) fn catalog(&self) -> Catalog<'_> {
+        Catalog::new(&self.compiler)
+    }
+
     /// The names by which a key's resource may be asked for.
     pub(crate) fn asked_names(&self, key: &Key) -> Vec<Arc<str>> {
-        let (_, name) = resource_of(key);
-        let mut names: Vec<Arc<str>> = vec![name.into()];
-        names.extend(
-            self.compiler
-                .aliases(key)
-                .iter()
-                .map(|name| Arc::from(name.to_string())),
-        );
-        if let Key::Host(address) = key {
-            names.push(ResourceName::Address(*address).to_string().into());
-        }
+        let mut names = told_names(key);
+        let aliases = self.compiler.aliases(key).into_iter();
+        names.extend(aliases.map(|name| Arc::from(name.to_string())));
         names.sort();
         names.dedup();
         names
     }
+}
+
+/// The names by which somebody may have asked for what a key means, but for a service's addresses.
+fn told_names(key: &Key) -> Vec<Arc<str>> {
+    let mut names = vec![name_of(key)];
+    if let Key::Host(address) = key {
+        names.push(alias_of(*address));
+    }
+    names
 }
 
 /// What an answer is about.
@@ -340,33 +343,4 @@ fn names_of(response: &DeltaDiscoveryResponse) -> impl Iterator<Item = (Type, St
     let names = response.resources.iter().map(|resource| &resource.name);
     let names = names.chain(&response.removed_resources);
     names.filter_map(move |name| Some((kind?, name.clone())))
-}
-
-/// The virtual addresses that an output is known by.
-pub(crate) fn addresses_of(output: &Output) -> &[IpAddr] {
-    match output {
-        Output::Destination(Destination::Service(service)) => &service.vips,
-        _ => &[],
-    }
-}
-
-/// The type and canonical name under which a key's output is sent.
-pub(crate) fn resource_of(key: &Key) -> (Type, String) {
-    match key {
-        Key::Mesh => (Type::Mesh, MESH.into()),
-        Key::OwnWorkload(uid) => (Type::OwnWorkload, uid.to_string()),
-        Key::Destination(name) => (
-            Type::Destination,
-            ResourceName::Service(name.clone()).to_string(),
-        ),
-        Key::Host(address) => (Type::Destination, ResourceName::Host(*address).to_string()),
-        Key::Hostname(name) => (
-            Type::Destination,
-            ResourceName::Hostname(name.clone()).to_string(),
-        ),
-        Key::Endpoints(name) => (
-            Type::Endpoints,
-            ResourceName::Service(name.clone()).to_string(),
-        ),
-    }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use leno_compile::{Key, Output, Question};
 use leno_config::Kind;
-use leno_ir::ResourceName;
 use leno_types::{DnsLabel, ServiceName};
 
 use super::{Mesh, ObjectKey};
@@ -21,16 +20,7 @@ fn object(kind: Kind, name: &ServiceName) -> ObjectKey {
 impl Mesh {
     /// The key of what proxies ask for by a name.
     pub(super) fn key_of(&self, kind: Type, name: &str) -> Option<Key> {
-        match (kind, name.parse()) {
-            (Type::Mesh, _) => Some(Key::Mesh),
-            (Type::OwnWorkload, _) => name.parse().ok().map(Key::OwnWorkload),
-            (Type::Endpoints, Ok(ResourceName::Service(of))) => Some(Key::Endpoints(of)),
-            (Type::Destination, Ok(ResourceName::Service(of))) => Some(Key::Destination(of)),
-            (Type::Destination, Ok(ResourceName::Host(of))) => Some(Key::Host(of)),
-            (Type::Destination, Ok(ResourceName::Hostname(of))) => Some(Key::Hostname(of)),
-            (Type::Destination, Ok(of @ ResourceName::Address(_))) => self.compiler.resolve(&of),
-            _ => None,
-        }
+        self.catalog().key(kind, name)
     }
 
     /// An object was written or deleted.

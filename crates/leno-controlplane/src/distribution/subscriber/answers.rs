@@ -60,7 +60,7 @@ pub(super) fn refusals(message: &str, sent: &[(Arc<str>, Version)]) -> BTreeMap<
 
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    resources: BTreeMap<Arc<str>, Arc<Resource>>,
+    resources: BTreeMap<Arc<str>, Resource>,
     removed: BTreeSet<Arc<str>>,
     bytes: usize,
 }
@@ -74,7 +74,7 @@ impl Batch {
         self.bytes >= ANSWER_BYTES || self.resources.len() + self.removed.len() >= ANSWER_RESOURCES
     }
 
-    fn add(&mut self, resource: Arc<Resource>) {
+    fn add(&mut self, resource: Resource) {
         self.bytes = self.bytes.saturating_add(resource.body.len());
         self.resources.insert(Arc::clone(&resource.name), resource);
     }
@@ -113,10 +113,8 @@ impl TypeState {
             return Some(Arc::clone(name));
         }
         if let Some(resource) = view.resolve(kind, name) {
-            return self
-                .held
-                .contains_key(&resource.name)
-                .then(|| Arc::clone(&resource.name));
+            let held = self.held.get_key_value(&resource.name);
+            return held.map(|(name, _)| Arc::clone(name));
         }
         let Ok(ResourceName::Address(address)) = name.parse() else {
             return None;
@@ -151,7 +149,7 @@ impl TypeState {
                 later = true;
                 continue;
             }
-            batch.add(Arc::clone(resource));
+            batch.add(resource.clone());
         }
         let there: BTreeSet<&Arc<str>> = all.iter().map(|resource| &resource.name).collect();
         for (name, held) in self.held.iter() {
@@ -208,10 +206,11 @@ impl TypeState {
         kind: Type,
         name: &Arc<str>,
         asked: &Asked,
-        resource: Arc<Resource>,
+        mut resource: Resource,
         hold: Hold,
         batch: &mut Batch,
     ) -> bool {
+        resource.name = self.known_name(&resource.name);
         let held = self.held.get(&resource.name);
         let same = held.is_some_and(|held| held.is(resource.version));
         // What lists endpoints is incomplete while agents are still coming back.
@@ -227,7 +226,7 @@ impl TypeState {
         // A proxy that came back has the resource and the name it asked by.
         let has = same && asked.resumed && held.is_some_and(|held| held.resumed);
         if !same || (asked.due.is_some() && !has) {
-            batch.add(Arc::clone(&resource));
+            batch.add(resource.clone());
         }
         if let Some(entry) = self.asked.get_mut(name) {
             entry.due = None;

@@ -1,13 +1,13 @@
-//! What tells one form of a resource from another: the digest of its bytes.
+//! What tells one form of an output from another: the digest of its bytes.
 
 use std::fmt;
 
 use aws_lc_rs::digest;
 
-/// 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one name.
+/// 96 bits: nobody chooses the bytes to make two equal, and it is only compared within one key.
 const BYTES: usize = 12;
 
-/// The version of a resource.
+/// The version of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version([u8; BYTES]);
 
@@ -23,7 +23,7 @@ impl Version {
         Self(bytes)
     }
 
-    /// As it was written for a peer; `None`: no control plane writes one so, whatever else it is.
+    /// As it is written; `None`: none is written so, whatever else it is.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let mut bytes = [0; BYTES];
