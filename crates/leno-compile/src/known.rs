@@ -22,7 +22,7 @@ use crate::{
     authentication::Authentications,
     hostnames::Born,
     index::{insert, members, of_namespace, remove, replace},
-    labelled::{Labelled, anchor},
+    labelled::{Labelled, anchor, found_by},
     view::Read,
 };
 
@@ -75,14 +75,14 @@ pub(crate) struct Known {
     routes_of: BTreeMap<ServiceName, BTreeSet<ObjectName>>,
     policies_of: BTreeMap<AccessTarget, BTreeSet<ObjectName>>,
     authentications_of: Authentications,
-    /// Workloads by the labels that selectors see.
+    /// Workloads by the labels that selectors see, but for those that name their service.
     pub(crate) labelled: Labelled<WorkloadUid>,
     /// Applied services by one label of their selectors.
     pub(crate) selecting: Labelled<ServiceName>,
     /// How many workloads and services were looked at for a selector.
     pub(crate) looked_at: Cell<u64>,
     /// Workloads by the service they are registered for.
-    registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
+    pub(crate) registered: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     /// Workloads by the service of their version.
     versions: BTreeMap<ServiceName, BTreeSet<WorkloadUid>>,
     at: BTreeMap<IpAddr, BTreeSet<WorkloadUid>>,
@@ -415,7 +415,7 @@ impl Known {
         };
         let taken_before = taken(self);
         if let Some(was) = was {
-            for label in was.labels() {
+            for label in found_by(was) {
                 self.labelled.remove(&was.namespace, label, &uid);
             }
             if let Some(service) = was.service_name() {
@@ -429,7 +429,7 @@ impl Known {
             }
         }
         if let Some(is) = is {
-            for label in is.labels() {
+            for label in found_by(is) {
                 self.labelled.insert(&is.namespace, label, uid);
             }
             if let Some(service) = is.service_name() {

@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use leno_config::Service;
-use leno_types::DnsLabel;
+use leno_types::{DnsLabel, ServiceName, WorkloadUid};
 
-use crate::known::{Known, Member};
+use crate::{
+    WorkloadRecord,
+    known::{Known, Member},
+};
 
 /// Values by namespace, name of a label, and its value.
 #[derive(Debug)]
@@ -54,24 +57,22 @@ impl<V: Clone + Ord> Labelled<V> {
     pub(crate) fn of(&self, namespace: &DnsLabel, label: (&str, &str)) -> Option<&BTreeSet<V>> {
         self.0.get(namespace)?.get(label.0)?.get(label.1)
     }
-
-    /// Everything that may have all of these labels: what has the rarest of them. Nothing for none.
-    pub(crate) fn rarest(
-        &self,
-        namespace: &DnsLabel,
-        labels: &BTreeMap<String, String>,
-    ) -> impl Iterator<Item = &V> {
-        let each = labels.iter();
-        let each = each.map(|(name, value)| self.of(namespace, (name, value)));
-        let rarest = each.min_by_key(|of| of.map_or(0, BTreeSet::len));
-        rarest.flatten().into_iter().flatten()
-    }
 }
 
 /// The label under which a selector is found: any one of its own will do.
 pub(crate) fn anchor(selector: &BTreeMap<String, String>) -> Option<(&str, &str)> {
     let (name, value) = selector.first_key_value()?;
     Some((name, value))
+}
+
+/// Whether a label says which service a workload is registered for: who has it is found by that.
+fn is_of_service(name: &str) -> bool {
+    matches!(name, "app" | "leno.dev/service")
+}
+
+/// The labels of a workload by which it is found here.
+pub(crate) fn found_by(record: &WorkloadRecord) -> impl Iterator<Item = (&'static str, &str)> {
+    record.labels().filter(|(name, _)| !is_of_service(name))
 }
 
 impl Known {
@@ -96,12 +97,25 @@ impl Known {
         namespace: &DnsLabel,
         selector: &BTreeMap<String, String>,
     ) -> impl Iterator<Item = &Member> {
-        let may = self.labelled.rarest(namespace, selector);
+        // What has the rarest of these labels may have all of them.
+        let each = selector.iter();
+        let each = each.map(|(name, value)| self.having(namespace, (name, value)));
+        let rarest = each.min_by_key(|of| of.map_or(0, BTreeSet::len));
+        let may = rarest.flatten().into_iter().flatten();
         let may = may.filter_map(|uid| self.workload(*uid));
         may.filter(|member| {
             self.look();
             member.is_selected(selector)
         })
+    }
+
+    /// The workloads that have a label.
+    fn having(&self, namespace: &DnsLabel, label: (&str, &str)) -> Option<&BTreeSet<WorkloadUid>> {
+        if !is_of_service(label.0) {
+            return self.labelled.of(namespace, label);
+        }
+        let service = ServiceName::new(namespace.clone(), label.1.parse().ok()?);
+        self.registered.get(&service)
     }
 
     fn look(&self) {

@@ -14,7 +14,7 @@ mod scope;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     ops::Deref,
     sync::Arc,
@@ -147,7 +147,7 @@ pub struct Agent {
     host: String,
     source: IpAddr,
     claimed: Vec<IpAddr>,
-    proven: BTreeSet<IpAddr>,
+    proven: Vec<IpAddr>,
     /// When it was heard last.
     pub heard: Duration,
     pinged: Duration,
@@ -172,7 +172,7 @@ impl Agent {
 
     /// What it may truly be reached at: what it claims as far as proven, or where its stream comes from.
     fn effective(&self) -> Vec<IpAddr> {
-        let known = |address: &&IpAddr| self.scope.any || self.proven.contains(*address);
+        let known = |address: &&IpAddr| self.scope.any || self.proven.contains(address);
         let claimed: Vec<IpAddr> = self
             .claimed
             .iter()
@@ -211,7 +211,8 @@ pub struct Gone {
 #[derive(Debug)]
 pub struct Registry {
     mint: UidMint,
-    agents: BTreeMap<DnsLabel, Agent>,
+    /// On the heap: of a map that is filled in order half is empty.
+    agents: BTreeMap<DnsLabel, Box<Agent>>,
     sessions: BTreeMap<SessionId, DnsLabel>,
     programs: BTreeMap<WorkloadUid, Arc<Program>>,
     /// At most [`MAX_AGENTS`]; of one for which there is no room less is told.
@@ -246,13 +247,13 @@ impl Registry {
 
     /// All agents that hold a lease, by name.
     pub fn agents(&self) -> impl Iterator<Item = (&DnsLabel, &Agent)> {
-        self.agents.iter()
+        self.agents.iter().map(|(name, agent)| (name, &**agent))
     }
 
     /// An agent that holds a lease.
     #[must_use]
     pub fn agent(&self, name: &DnsLabel) -> Option<&Agent> {
-        self.agents.get(name)
+        self.agents.get(name).map(|agent| &**agent)
     }
 
     /// An agent whose lease ended since the start.
@@ -476,7 +477,8 @@ impl Registry {
     }
 
     fn by_session(&mut self, session: SessionId) -> Option<&mut Agent> {
-        self.agents.get_mut(self.sessions.get(&session)?)
+        let agent = self.agents.get_mut(self.sessions.get(&session)?)?;
+        Some(agent)
     }
 }
 

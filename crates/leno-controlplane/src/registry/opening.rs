@@ -3,7 +3,7 @@
 //! Refuses who comes from where its token does not allow. Invariant: an address is used only when it is proven.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -87,14 +87,11 @@ impl Registry {
             fx.end
                 .push((old, "a newer session of this agent took over"));
         }
-        let mut proven = BTreeSet::from([source]);
+        let mut proven = vec![source];
         let mut workloads = BTreeMap::new();
         if let Some(previous) = previous {
-            proven.extend(
-                previous
-                    .proven
-                    .intersection(&claimed.iter().copied().collect()),
-            );
+            let still = |address: &IpAddr| claimed.contains(address) && *address != source;
+            proven.extend(previous.proven.iter().copied().filter(still));
             workloads = previous.workloads;
         }
         for workload in workloads.values_mut() {
@@ -132,7 +129,7 @@ impl Registry {
         self.counters.unproven = self.counters.unproven.saturating_add(unproven as u64);
         self.end_former(&agent, fx);
         self.sessions.insert(session, name.clone());
-        self.agents.insert(name.clone(), agent);
+        self.agents.insert(name.clone(), Box::new(agent));
         self.gone.remove(name);
         fx.members = true;
         Ok(())
@@ -169,9 +166,10 @@ impl Registry {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        if agent.proven.len() >= MAX_ADDRESSES || !agent.proven.insert(address) {
+        if agent.proven.len() >= MAX_ADDRESSES || agent.proven.contains(&address) {
             return;
         }
+        agent.proven.push(address);
         let addresses = agent.effective();
         if addresses != agent.place.addresses {
             agent.place = Arc::new(Place {
@@ -190,7 +188,7 @@ impl Registry {
             return Vec::new();
         };
         let open = |address: &&IpAddr| {
-            !agent.proven.contains(*address) && agent.scope.allows_address(**address)
+            !agent.proven.contains(address) && agent.scope.allows_address(**address)
         };
         agent.claimed.iter().filter(open).copied().collect()
     }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 struct World {
@@ -526,7 +528,7 @@ mod properties {
             }
             // In the end nobody answers, and nobody stays but who is kept as unknown.
             world.pass(60.0, &[]);
-            prop_assert!(world.registry.agents.values().all(Agent::is_unknown));
+            prop_assert!(world.registry.agents().all(|(_, agent)| agent.is_unknown()));
             world.pass(3_700.0, &[]);
             prop_assert!(world.registry.is_empty() && world.registry.agents.is_empty());
         }
