@@ -24,7 +24,7 @@ impl Compiler {
     pub fn audit(&mut self, most: usize) -> Audit {
         if self.unaudited.is_empty() {
             let mut keys = self.known.possible_keys();
-            keys.extend(self.outputs.keys().cloned());
+            keys.extend(self.outputs.keys());
             keys.extend(self.hostnames.names().cloned().map(Key::Hostname));
             keys.extend(self.hostnames.services().cloned().map(Key::Destination));
             // Taken from the end.

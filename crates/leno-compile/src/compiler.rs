@@ -18,6 +18,7 @@ use crate::{
     hostnames::{self, Hostnames},
     index::{of_namespace, remove},
     known::{Known, ObjectName, Touched},
+    outputs::Outputs,
     references::{Asking, Labels, Question, of_authentication as dangling_of_authentication},
     service,
     view::{Read, ServiceMap, View},
@@ -55,10 +56,10 @@ pub struct Compiler {
     pub(crate) service_reads: Graph<ServiceName>,
     pub(crate) hostnames: Hostnames,
     pub(crate) hostname_reads: Graph<ServiceName>,
-    pub(crate) outputs: BTreeMap<Key, Entry>,
+    pub(crate) outputs: Outputs,
     pub(crate) output_reads: Graph<Key>,
-    /// Services by virtual address; of several that claim one, the first by name has it.
-    vips: BTreeMap<IpAddr, BTreeSet<ServiceName>>,
+    /// Services by virtual address, by name: of several that claim one, the first has it.
+    vips: BTreeMap<IpAddr, Vec<ServiceName>>,
     /// Virtual addresses by which something else may be found since it was last asked which.
     changed_vips: BTreeSet<IpAddr>,
     /// Keys whose outputs carry rules of an object.
@@ -80,7 +81,7 @@ impl Compiler {
             service_reads: Graph::new(),
             hostnames: Hostnames::default(),
             hostname_reads: Graph::new(),
-            outputs: BTreeMap::new(),
+            outputs: Outputs::default(),
             output_reads: Graph::new(),
             vips: BTreeMap::new(),
             changed_vips: BTreeSet::new(),
@@ -188,7 +189,7 @@ impl Compiler {
             }
             if let Key::Destination(name) = key {
                 for vip in before.vips() {
-                    remove(&mut self.vips, vip, name);
+                    self.release(vip, name);
                     self.changed_vips.insert(*vip);
                 }
             }
@@ -204,11 +205,29 @@ impl Compiler {
         }
         if let Key::Destination(name) = key {
             for vip in after.vips() {
-                self.vips.entry(*vip).or_default().insert(name.clone());
+                self.claim(*vip, name);
                 self.changed_vips.insert(*vip);
             }
         }
         self.outputs.insert(key.clone(), after);
+    }
+
+    /// A service says that a virtual address is its own. Nearly always it is the only one.
+    fn claim(&mut self, vip: IpAddr, name: &ServiceName) {
+        let services = self.vips.entry(vip).or_default();
+        if let Err(at) = services.binary_search(name) {
+            services.reserve_exact(1);
+            services.insert(at, name.clone());
+        }
+    }
+
+    fn release(&mut self, vip: &IpAddr, name: &ServiceName) {
+        if let Some(services) = self.vips.get_mut(vip) {
+            services.retain(|service| service != name);
+            if services.is_empty() {
+                self.vips.remove(vip);
+            }
+        }
     }
 
     /// What a key means now.
@@ -235,12 +254,12 @@ impl Compiler {
     }
 
     /// Every key there is, with its output as it is kept.
-    pub fn all_kept(&self) -> impl Iterator<Item = (&Key, &Kept)> {
+    pub fn all_kept(&self) -> impl Iterator<Item = (Key, &Kept)> {
         self.outputs.iter().map(|(key, entry)| (key, &entry.kept))
     }
 
     /// Every key there is, with its output.
-    pub fn outputs(&self) -> impl Iterator<Item = (&Key, Output)> {
+    pub fn outputs(&self) -> impl Iterator<Item = (Key, Output)> {
         let all = self.all_kept();
         all.filter_map(|(key, kept)| Some((key, kept.output()?)))
     }
@@ -285,7 +304,7 @@ impl Compiler {
             ResourceName::Host(address) => Key::Host(*address),
             ResourceName::Hostname(name) => Key::Hostname(name.clone()),
             ResourceName::Address(address) => {
-                match self.vips.get(address).and_then(BTreeSet::first) {
+                match self.vips.get(address).and_then(|of| of.first()) {
                     Some(name) => Key::Destination(name.clone()),
                     None => Key::Host(*address),
                 }
@@ -299,7 +318,7 @@ impl Compiler {
     pub fn aliases(&self, key: &Key) -> Vec<ResourceName> {
         let addresses: Vec<IpAddr> = match (key, self.outputs.get(key)) {
             (Key::Destination(name), Some(entry)) => {
-                let first = |vip: &IpAddr| self.vips.get(vip).and_then(BTreeSet::first);
+                let first = |vip: &IpAddr| self.vips.get(vip).and_then(|of| of.first());
                 let own = entry.vips().iter().copied();
                 own.filter(|vip| first(vip) == Some(name)).collect()
             }

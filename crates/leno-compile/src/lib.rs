@@ -21,6 +21,7 @@ mod known;
 mod labelled;
 mod numbered;
 mod output;
+mod outputs;
 mod references;
 mod route;
 mod service;

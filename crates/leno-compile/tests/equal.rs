@@ -357,7 +357,7 @@ fn bytes(output: &Output) -> Vec<u8> {
 fn snapshot(compiler: &Compiler) -> BTreeMap<Key, Vec<u8>> {
     compiler
         .outputs()
-        .map(|(key, output)| (key.clone(), bytes(&output)))
+        .map(|(key, output)| (key, bytes(&output)))
         .collect()
 }
 
@@ -380,7 +380,7 @@ fn lookups(compiler: &Compiler) -> Vec<String> {
         all.push(format!("{name} {:?}", compiler.resolve(&name)));
     }
     for (key, _) in compiler.outputs() {
-        all.push(format!("{key:?} {:?}", compiler.aliases(key)));
+        all.push(format!("{key:?} {:?}", compiler.aliases(&key)));
     }
     for namespace in NAMESPACES {
         for kind in [

@@ -342,7 +342,7 @@ fn render(path: &Path) -> String {
         .unwrap();
     }
     for (key, output) in compiler.outputs() {
-        writeln!(out, "{key:?} {:?}", compiler.aliases(key)).unwrap();
+        writeln!(out, "{key:?} {:?}", compiler.aliases(&key)).unwrap();
         match &output {
             Output::Destination(Destination::Service(of)) => service(&mut out, of),
             Output::Destination(Destination::Host(of)) => {

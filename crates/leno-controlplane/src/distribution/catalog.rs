@@ -82,7 +82,7 @@ impl<'a> Catalog<'a> {
     /// Every resource.
     pub fn all(self) -> impl Iterator<Item = (Type, Resource)> + 'a {
         let all = self.0.all_kept();
-        all.map(|(key, kept)| (type_of(key), Resource::new(key, kept)))
+        all.map(|(key, kept)| (type_of(&key), Resource::new(&key, kept)))
     }
 
     /// How many resources of a type there are.
