@@ -124,7 +124,7 @@ impl Scope {
             // Before `open`: an empty scope has freed what its tasks held.
             drop(work);
             if let Err(payload) = caught {
-                panics::report(name, panics::message(&*payload));
+                panics::report(open.name, panics::message(&*payload));
             }
         });
         Ok(())

@@ -9,9 +9,9 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// Bytes that each direction of a stream holds from its beginning: a message takes what it needs. tonic's default of
+/// Bytes that each direction of a stream holds from its beginning; a larger message takes more. tonic's default of
 /// 8 KiB was a fifth of what a control plane keeps for an agent: its two streams are open for days, and quiet.
-const BUFFER: usize = 0;
+const BUFFER: usize = 512;
 /// Encoded bytes after which an answer of many messages lets others have their turn: tonic's default.
 const YIELD: usize = 32 << 10;
 

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -35,6 +35,8 @@ use crate::{
 
 /// How long the first message of a stream may take.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Bytes after which what is said goes out in another piece.
+const PIECE: usize = 32 << 10;
 
 /// What is said on a stream, in one direction.
 pub(crate) trait Messages<T>:
@@ -208,7 +210,7 @@ struct Aside(Arc<Mutex<Option<Body>>>);
 /// The answer to who has opened a stream. tonic's own body keeps, for as long as the stream lives, room for the largest
 /// message that it ever wrote.
 pub(super) fn answer<T: Message + 'static>(said: impl Messages<T>) -> Response<Silence<T>> {
-    let body = Body::new(Answer { said, over: false });
+    let body = Body::new(Answer::new(said));
     let mut response = Response::new(tokio_stream::empty());
     let aside = Aside(Arc::new(Mutex::new(Some(body))));
     response.extensions_mut().insert(aside);
@@ -228,11 +230,23 @@ pub(crate) async fn written(mut response: axum::response::Response) -> axum::res
     }
 }
 
-/// What is said on a stream, as gRPC writes it: each message is one piece of memory, exactly as large, and whoever sends
-/// it frees it. Ends with trailers that say why.
+/// What is said on a stream, as gRPC writes it: what is there at once is one piece of memory, exactly as large, and
+/// whoever sends it frees it. Ends with trailers that say why.
 struct Answer<S> {
     said: S,
+    /// Why it has ended, to be told after what was said before.
+    end: Option<Status>,
     over: bool,
+}
+
+impl<S> Answer<S> {
+    fn new(said: S) -> Self {
+        Self {
+            said,
+            end: None,
+            over: false,
+        }
+    }
 }
 
 impl<T: Message, S: Stream<Item = Result<T, Status>> + Unpin> HttpBody for Answer<S> {
@@ -243,18 +257,29 @@ impl<T: Message, S: Stream<Item = Result<T, Status>> + Unpin> HttpBody for Answe
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.over {
+        let mut written = Vec::new();
+        while self.end.is_none() && written.len() < PIECE {
+            let said = match Pin::new(&mut self.said).poll_next(context) {
+                Poll::Ready(said) => said,
+                Poll::Pending if written.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            };
+            match said.map(|said| said.and_then(|message| write(&message, &mut written))) {
+                Some(Ok(())) => {}
+                Some(Err(status)) => self.end = Some(status),
+                None => self.end = Some(Status::ok("")),
+            }
+        }
+        if !written.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(written.into()))));
+        }
+        if std::mem::replace(&mut self.over, true) {
             return Poll::Ready(None);
         }
-        let said = ready!(Pin::new(&mut self.said).poll_next(context));
-        let end = match said.map(|said| said.and_then(|message| framed(&message))) {
-            Some(Ok(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
-            Some(Err(status)) => status,
-            None => Status::ok(""),
-        };
-        self.over = true;
         let mut trailers = HeaderMap::new();
-        end.add_header(&mut trailers)?;
+        if let Some(end) = &self.end {
+            end.add_header(&mut trailers)?;
+        }
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
@@ -264,16 +289,15 @@ impl<T: Message, S: Stream<Item = Result<T, Status>> + Unpin> HttpBody for Answe
 }
 
 /// A message behind its prefix: that it is not compressed, and its length.
-fn framed<T: Message>(message: &T) -> Result<Bytes, Status> {
+fn write<T: Message>(message: &T, to: &mut Vec<u8>) -> Result<(), Status> {
     let length = message.encoded_len();
-    let written = u32::try_from(length)
+    let prefix = u32::try_from(length)
         .map_err(|_| Status::resource_exhausted(format!("a message of {length} bytes")))?;
-    let mut frame = Vec::with_capacity(5 + length);
-    frame.put_u8(0);
-    frame.put_u32(written);
-    let encoded = message.encode(&mut frame);
-    encoded.map_err(|error| Status::internal(error.to_string()))?;
-    Ok(frame.into())
+    to.reserve_exact(5 + length);
+    to.put_u8(0);
+    to.put_u32(prefix);
+    let encoded = message.encode(to);
+    encoded.map_err(|error| Status::internal(error.to_string()))
 }
 
 #[cfg(test)]
@@ -299,7 +323,7 @@ mod tests {
 
     fn answered(said: Vec<Result<DeltaDiscoveryResponse, Status>>) -> Body {
         let said = tokio_stream::iter(said);
-        Body::new(Answer { said, over: false })
+        Body::new(Answer::new(said))
     }
 
     #[tokio::test]
@@ -324,13 +348,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_keeps_nothing_of_a_message_that_went_out() {
-        let mut body = answered(vec![Ok(of(100_000)), Ok(of(10))]);
+    async fn a_stream_keeps_nothing_of_what_went_out() {
+        let mut body = answered(vec![Ok(of(100_000)), Ok(of(10)), Ok(of(1_000))]);
         let large = body.frame().await.unwrap().unwrap().into_data().unwrap();
         // Whoever sends it has the whole of it alone, so that it is free once it was sent.
         assert!(large.len() > 100_000 && large.is_unique());
         let small = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let small = small.try_into_mut().unwrap();
-        assert_eq!(small.capacity(), small.len());
+        assert!(small.len() > 1_010 && small.capacity() == small.len());
+        assert!(body.frame().await.unwrap().unwrap().is_trailers());
+        assert!(body.frame().await.is_none());
     }
 }
