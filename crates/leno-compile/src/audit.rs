@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use leno_types::ServiceName;
+use leno_types::{ServiceName, WorkloadUid};
 
 use crate::{Compiler, Kept, Key, Output, compiler::compile, service, view::View};
 
@@ -19,20 +19,30 @@ pub struct Audit {
     pub mended: Vec<(Key, Option<Arc<Output>>)>,
 }
 
+/// How far a round is.
+#[derive(Debug)]
+pub(crate) enum Round {
+    /// Workloads come first. They are nearly all there is, and found by the last that was looked at.
+    Workloads(Option<WorkloadUid>),
+    /// Then everything else, taken from the end.
+    Others(Vec<Key>),
+}
+
+impl Default for Round {
+    fn default() -> Self {
+        Self::Workloads(None)
+    }
+}
+
 impl Compiler {
     /// Compiles the next `most` keys afresh, and mends what is different. A round begins again after the last.
     pub fn audit(&mut self, most: usize) -> Audit {
-        if self.unaudited.is_empty() {
-            let mut keys = self.known.possible_keys();
-            keys.extend(self.outputs.keys());
-            keys.extend(self.hostnames.names().cloned().map(Key::Hostname));
-            keys.extend(self.hostnames.services().cloned().map(Key::Destination));
-            // Taken from the end.
-            self.unaudited = keys.into_iter().rev().collect();
+        if matches!(&self.unaudited, Round::Others(keys) if keys.is_empty()) {
+            self.unaudited = Round::default();
         }
         let mut audit = Audit::default();
         for _ in 0..most {
-            let Some(key) = self.unaudited.pop() else {
+            let Some(key) = self.next_unaudited() else {
                 break;
             };
             audit.compared += 1;
@@ -53,6 +63,34 @@ impl Compiler {
             self.mend_hostnames(&key, &mut audit);
         }
         audit
+    }
+
+    fn next_unaudited(&mut self) -> Option<Key> {
+        if let Round::Workloads(last) = self.unaudited {
+            let possible = self.known.workload_after(last);
+            let kept = self.outputs.workload_after(last);
+            if let Some(next) = possible.into_iter().chain(kept).min() {
+                self.unaudited = Round::Workloads(Some(next));
+                return Some(Key::OwnWorkload(next));
+            }
+            self.unaudited = Round::Others(self.others());
+        }
+        match &mut self.unaudited {
+            Round::Workloads(_) => None,
+            Round::Others(keys) => keys.pop(),
+        }
+    }
+
+    /// Every key that has an output or could have one, but those of workloads; the first is last.
+    fn others(&self) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.known.possible_keys().collect();
+        keys.extend(self.outputs.other_keys().cloned());
+        keys.extend(self.hostnames.names().cloned().map(Key::Hostname));
+        keys.extend(self.hostnames.services().cloned().map(Key::Destination));
+        keys.sort_unstable_by(|one, other| other.cmp(one));
+        keys.dedup();
+        keys.shrink_to_fit();
+        keys
     }
 
     /// What a service is called besides is looked at with it, as who has a name follows from all of them.
@@ -201,11 +239,18 @@ mod tests {
     #[test]
     fn what_should_be_gone_goes() {
         let mut compiler = compiler();
-        let gone = Key::Endpoints(name("shop/gone"));
         let stale = compiler.get(&Key::Endpoints(name("shop/a")));
-        replace(&mut compiler, &gone, stale);
+        let gone = [
+            Key::OwnWorkload(WorkloadUid::from_bytes([7; 16])),
+            Key::Endpoints(name("shop/gone")),
+        ];
+        for key in &gone {
+            replace(&mut compiler, key, stale.clone());
+        }
         let audit = compiler.audit(100);
-        assert_eq!(keys(&audit), [&gone]);
-        assert_eq!(compiler.get(&gone), None);
+        assert_eq!(keys(&audit), gone.each_ref());
+        for key in &gone {
+            assert_eq!(compiler.get(key), None);
+        }
     }
 }

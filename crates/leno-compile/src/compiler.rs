@@ -12,7 +12,9 @@ use leno_types::{DnsLabel, HostName, ServiceName, TrustDomain, WorkloadUid};
 
 use crate::{
     Condition, EffectiveService, GeneratorNames, GivenNames, Input, Kept, Key, MAX_GENERATORS,
-    Output, Services, authentication, conditions, destination,
+    Output, Services,
+    audit::Round,
+    authentication, conditions, destination,
     entry::Entry,
     graph::Graph,
     hostnames::{self, Hostnames},
@@ -66,7 +68,7 @@ pub struct Compiler {
     carriers: BTreeMap<(Kind, ObjectName), BTreeSet<Key>>,
     compilations: Compilations,
     /// What the auditor has not looked at in its round.
-    pub(crate) unaudited: Vec<Key>,
+    pub(crate) unaudited: Round,
 }
 
 impl Compiler {
@@ -87,7 +89,7 @@ impl Compiler {
             changed_vips: BTreeSet::new(),
             carriers: BTreeMap::new(),
             compilations: Compilations::default(),
-            unaudited: Vec::new(),
+            unaudited: Round::default(),
         }
     }
 

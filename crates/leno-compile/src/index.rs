@@ -1,6 +1,9 @@
 //! Indexes: sets of values by key, and objects by namespace and name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use leno_types::DnsLabel;
 
@@ -27,6 +30,13 @@ pub(crate) fn members<'k, K: Ord, V>(
     key: &K,
 ) -> impl Iterator<Item = &'k V> {
     index.get(key).into_iter().flatten()
+}
+
+/// The key after this one; the first for none.
+pub(crate) fn after<K: Copy + Ord, V>(map: &BTreeMap<K, V>, key: Option<K>) -> Option<K> {
+    let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut rest = map.range((from, Bound::Unbounded));
+    rest.next().map(|(key, _)| *key)
 }
 
 /// The objects of a namespace, by name.

@@ -21,7 +21,7 @@ use crate::{
     Input, Key, Remembered, WorkloadRecord,
     authentication::Authentications,
     hostnames::Born,
-    index::{insert, members, of_namespace, remove, replace},
+    index::{after, insert, members, of_namespace, remove, replace},
     labelled::{Labelled, anchor, found_by},
     view::Read,
 };
@@ -574,17 +574,20 @@ impl Known {
         self.vips.get(service).map_or(&[], Vec::as_slice)
     }
 
-    /// Every key that could have an output.
-    pub(crate) fn possible_keys(&self) -> BTreeSet<Key> {
+    /// Every key that could have an output, but those of workloads; some more than once.
+    pub(crate) fn possible_keys(&self) -> impl Iterator<Item = Key> {
         let names = self.services.keys().chain(self.registered.keys());
         let names = names.chain(self.versions.keys());
         let names = names.chain(self.remembered.keys());
         let of_name =
             |name: &ServiceName| [Key::Destination(name.clone()), Key::Endpoints(name.clone())];
         let hosts = self.at.keys().copied().map(Key::Host);
-        let own = self.workloads.keys().copied().map(Key::OwnWorkload);
-        let all = names.flat_map(of_name).chain(hosts).chain(own);
-        all.chain([Key::Mesh]).collect()
+        names.flat_map(of_name).chain(hosts).chain([Key::Mesh])
+    }
+
+    /// The workload after this one, in the order of ids.
+    pub(crate) fn workload_after(&self, uid: Option<WorkloadUid>) -> Option<WorkloadUid> {
+        after(&self.workloads, uid)
     }
 
     /// The mesh.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use leno_types::WorkloadUid;
 
-use crate::{Key, entry::Entry};
+use crate::{Key, entry::Entry, index::after};
 
 /// Kept outputs by key.
 #[derive(Debug, Default)]
@@ -54,8 +54,14 @@ impl Outputs {
         before.map(other).chain(workloads).chain(after.map(other))
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
-        self.iter().map(|(key, _)| key)
+    /// The keys, but those of workloads.
+    pub(crate) fn other_keys(&self) -> impl Iterator<Item = &Key> {
+        self.others.keys()
+    }
+
+    /// The workload after this one that has an output.
+    pub(crate) fn workload_after(&self, uid: Option<WorkloadUid>) -> Option<WorkloadUid> {
+        after(&self.workloads, uid)
     }
 }
 
@@ -90,12 +96,13 @@ mod tests {
             outputs.insert(key.clone(), Entry::new(&output, kept));
         }
         keys.sort_unstable();
-        assert_eq!(outputs.keys().collect::<Vec<_>>(), keys);
+        let listed: Vec<Key> = outputs.iter().map(|(key, _)| key).collect();
+        assert_eq!(listed, keys);
         for key in &keys {
             assert!(outputs.contains_key(key) && outputs.remove(key).is_some());
             assert!(!outputs.contains_key(key));
         }
-        assert_eq!(outputs.keys().next(), None);
+        assert!(outputs.iter().next().is_none());
     }
 
     #[test]
