@@ -48,7 +48,7 @@ pub struct Program {
     pub agent: DnsLabel,
     /// Its namespace.
     pub namespace: DnsLabel,
-    /// Its name, unique in the mesh while it lives.
+    /// Its name. It ends as its id begins, so that two of one name are rare, and told apart by their ids.
     pub name: Box<str>,
     /// Its service account.
     pub service_account: DnsLabel,

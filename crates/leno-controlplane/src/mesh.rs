@@ -19,6 +19,8 @@ mod proxies;
 mod remembered;
 mod sources;
 mod stale;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod view;
 

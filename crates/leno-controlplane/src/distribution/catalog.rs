@@ -59,9 +59,12 @@ impl<'a> Catalog<'a> {
     #[must_use]
     pub fn resolve(self, kind: Type, asked: &str) -> Option<Resource> {
         let resource = self.get(&self.key(kind, asked)?)?;
-        // An address means what is found at it, under that one's name.
-        let is_alias = kind == Type::Destination && asked.starts_with("ip/");
-        (is_alias || *resource.name == *asked).then_some(resource)
+        let canonical = match asked.parse() {
+            // An address means what is found at it, under that one's name.
+            Ok(ResourceName::Address(address)) => alias_of(address),
+            _ => Arc::clone(&resource.name),
+        };
+        (*canonical == *asked).then_some(resource)
     }
 
     /// The key of what a name means.
@@ -161,13 +164,12 @@ mod tests {
         for asked in ["svc/shop/cart", "ip/240.240.0.7", "ip/2001:2::ab"] {
             assert_eq!(found(Type::Destination, asked), service, "{asked}");
         }
-        // An address may be written in any way.
-        assert_eq!(found(Type::Destination, "ip/2001:2:0::AB"), service);
         assert_eq!(found(Type::Endpoints, "svc/shop/cart"), service);
         let others = [
             "svc/SHOP/cart",
             "svc/shop/cart/",
             "ip/240.240.0.8",
+            "ip/2001:2:0::AB",
             "host/240.240.0.7",
             "name/cart.shop",
             "shop/cart",

@@ -15,6 +15,7 @@ use super::{
     remembered::SERVICES,
 };
 use crate::{
+    distribution::Type,
     people::USERS,
     records::Record,
     registry::{Agent, AgentScope, Effects, Workload},
@@ -250,10 +251,12 @@ impl Mesh {
         let uid = was.uid;
         self.publish_due = true;
         self.stale.workloads.insert(uid);
+        // Also of one that is there: it may have been taken from its proxy and come back before anything was compiled, so
+        // that what is compiled of it is not different.
+        let own = Type::OwnWorkload;
+        let touched = self.hub.changed_wildcard(own, Some(&was.agent));
+        self.ready.extend(touched);
         let Some((agent_name, agent, workload)) = self.registry.workload(&uid) else {
-            let own = crate::distribution::Type::OwnWorkload;
-            let touched = self.hub.changed_wildcard(own, Some(&was.agent));
-            self.ready.extend(touched);
             self.pending.push(Input::Workload(uid, None));
             self.former.insert(was, self.registry.len());
             return;
